@@ -1,0 +1,63 @@
+# make demo         train the example with every callback, and keep the checkpoints that pass
+# make test         lint, types and tests (slow, browser and distributed tests: see .ci/run)
+# make tensorboard  open what the demo logged (PORT=6006, LOGDIR=runs/adult)
+# make lint | types | format | clean | distclean
+#
+# Needs Python 3.11 or newer (another one: make PYTHON=/path/to/python3), make and git. Everything goes into .venv.
+
+PYTHON ?=
+PORT   ?= 6006
+LOGDIR ?= runs/adult
+
+# Relative paths only: the folder's own path may hold spaces.
+python := .venv/bin/python
+stamp  := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test tensorboard lint types format clean distclean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(stamp)
+	$(python) examples/adult_income.py
+
+test: lint types
+	$(python) -m pytest -m "not (slow or browser or distributed)"
+
+# Images are thinned out to ten per tag unless TensorBoard is told otherwise.
+tensorboard: $(stamp)
+	$(python) -m tensorboard.main --logdir "$(LOGDIR)" --port "$(PORT)" --samples_per_plugin images=500
+
+lint: $(stamp)
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+types: $(stamp)
+	$(python) -m mypy
+
+format: $(stamp)
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+clean:
+	rm -rf runs lightning_logs checkpoints build dist htmlcov .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find xai_lightning tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv
+
+# The stamp is written last: an installation that was interrupted is taken up again.
+$(stamp): pyproject.toml constraints.txt
+	@set -e; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11); do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then chosen=$$candidate; break; fi; \
+	done; \
+	if [ -z "$${chosen:-}" ]; then \
+	    echo "xai-lightning needs Python 3.11 or newer$(if $(PYTHON),; $(PYTHON) is older or does not run,)." >&2; \
+	    echo "Name one with: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Setting up .venv with $$("$$chosen" --version) (some minutes the first time)"; \
+	"$$chosen" -m venv .venv || { echo "Making .venv failed; on Debian or Ubuntu, install python3-venv." >&2; exit 1; }
+	$(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,examples,lime]"
+	@touch $(stamp)

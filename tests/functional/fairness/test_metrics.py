@@ -1,0 +1,166 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import references_fairness as slow
+from cases_fairness import COMPAS, errors, made_of, metrics, of_guide, tallies, value
+from xai_lightning.functional.fairness import (
+    METRICS,
+    Confusion,
+    confusion,
+    count,
+    estimate,
+    rate,
+    undefined,
+)
+from xai_lightning.functional.intervals import newcombe
+
+
+def test_the_metrics_of_the_user_guide_of_fairlearn():
+    counts = of_guide()
+    assert rate("selection_rate", counts).tolist() == pytest.approx([0.75, 0.5, 0.5])
+    assert rate("true_positive_rate", counts).tolist() == pytest.approx([0.5, 0.6, 0.4])
+    assert rate("false_positive_rate", counts).tolist() == pytest.approx([1, 0, 2 / 3])
+    assert value("demographic_parity_difference", counts) == pytest.approx(0.25)
+    assert value("demographic_parity_ratio", counts) == pytest.approx(2 / 3)
+    assert value("equalized_odds_difference", counts) == pytest.approx(1)
+    assert value("equal_opportunity_difference", counts) == pytest.approx(0.2)
+
+
+def test_the_published_metrics_of_compas():
+    expected = {
+        "demographic_parity_difference": 0.240200,
+        "demographic_parity_ratio": 0.591638,
+        "equalized_odds_difference": 0.213925,
+        "equal_opportunity_difference": 0.197373,
+        "accuracy_difference": 0.031669,
+        "worst_group_accuracy": 0.638258,
+    }
+    assert set(expected) == set(METRICS)
+    for name, published in expected.items():
+        assert value(name, COMPAS) == pytest.approx(published, abs=1e-6), name
+
+
+def test_the_newcombe_intervals_of_compas():
+    false_positives = newcombe(*torch.tensor([805, 1795, 349, 1488]), error=0.025)
+    true_positives = newcombe(*torch.tensor([1369, 1901, 505, 966]), error=0.025)
+    assert [limit.item() for limit in false_positives] == pytest.approx((0.182053, 0.245023), abs=1e-6)
+    assert [limit.item() for limit in true_positives] == pytest.approx((0.159860, 0.234559), abs=1e-6)
+    assert estimate(METRICS["equalized_odds_difference"], COMPAS, error=0.025).bound == false_positives.upper
+
+
+@given(tallies(least=0), metrics, errors, st.floats(1e-4, 0.5))
+def test_an_estimate_equals_its_slow_twin(counts, name, error, level):
+    metric = METRICS[name]
+    squares = torch.stack([counts.tn, counts.fp, counts.fn, counts.tp], -1).reshape(-1, 2, 2).tolist()
+    rates = [[slow.rate(each, square) for square in squares] for each in metric.rates]
+    expected = slow.estimate(rates, metric.aggregation, error, level)
+    got = [part.item() for part in estimate(metric, counts, error=error, level=level)]
+    assert got == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+@given(tallies(), metrics, st.randoms())
+def test_the_order_of_the_groups_changes_nothing(counts, name, random):
+    order = list(range(counts.total.shape[0]))
+    random.shuffle(order)
+    shuffled = Confusion(*(part[order] for part in counts))
+    pairs = [torch.stack(estimate(METRICS[name], each, error=0.01)) for each in (counts, shuffled)]
+    assert torch.allclose(*pairs, rtol=0, atol=1e-12, equal_nan=True)
+
+
+@given(tallies(), metrics, errors)
+def test_the_value_lies_within_its_limits_and_all_lie_between_zero_and_one(counts, name, error):
+    value, lower, upper, bound = estimate(METRICS[name], counts, error=error)
+    if not value.isnan():
+        assert 0 <= lower <= value <= upper <= 1
+        assert value <= bound <= 1 if METRICS[name].best == "low" else 0 <= bound <= value
+
+
+@given(tallies(), metrics, errors, errors)
+def test_a_smaller_error_gives_a_bound_that_is_nearer_to_unfair(counts, name, one, other):
+    strict, lax = (estimate(METRICS[name], counts, error=error).bound for error in sorted((one, other)))
+    assert strict.isnan() or (strict >= lax if METRICS[name].best == "low" else strict <= lax)
+
+
+@given(tallies(), metrics, st.integers(2, 9))
+def test_more_samples_of_the_same_rates_bring_the_bound_nearer_to_the_value(counts, name, factor):
+    few = estimate(METRICS[name], counts, error=0.01)
+    many = estimate(METRICS[name], Confusion(*(part * factor for part in counts)), error=0.01)
+    assert few.value.isnan() or (many.bound - many.value).abs() <= (few.bound - few.value).abs() + 1e-12
+
+
+@given(tallies())
+def test_equalized_odds_are_the_worse_of_two_gaps_and_not_their_mean(counts):
+    gaps = [rate(name, counts) for name in ("true_positive_rate", "false_positive_rate")]
+    gaps = [(each.max() - each.min()).item() for each in gaps]
+    worst = value("equalized_odds_difference", counts)
+    assert worst == pytest.approx(max(gaps))
+    assert worst >= sum(gaps) / 2 - 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_a_fair_model_is_nearer_to_the_ideal_on_the_side_that_is_best(name):
+    """Trap 86: direction and definition."""
+    fair = made_of([100, 100], [0, 0], [0, 0], [100, 100])
+    unfair = made_of([100, 20], [50, 0], [0, 80], [50, 100])
+    metric = METRICS[name]
+    good, bad = (estimate(metric, counts, error=0.05) for counts in (fair, unfair))
+    assert good.value == metric.ideal
+    assert bad.value < good.value if metric.best == "high" else bad.value > good.value
+    assert bad.bound < good.bound if metric.best == "high" else bad.bound > good.bound
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_every_metric_says_in_one_sentence_what_it_hides(name):
+    assert METRICS[name].hides.endswith(".")
+    assert METRICS[name].hides.count(". ") == 0
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_estimates_broadcast_over_leading_dimensions(name):
+    stacked = Confusion(*(torch.stack([part, part * 3]) for part in COMPAS))
+    both = estimate(METRICS[name], stacked, error=0.01)
+    for row, counts in enumerate((COMPAS, Confusion(*(part * 3 for part in COMPAS)))):
+        alone = estimate(METRICS[name], counts, error=0.01)
+        assert all(a[row] == b for a, b in zip(both, alone, strict=True))
+
+
+def fairlearn_values(predictions, targets, groups) -> dict[str, float]:
+    import fairlearn.metrics as peer
+    from sklearn.metrics import accuracy_score
+
+    rows = {"y_true": targets.numpy(), "y_pred": predictions.numpy(), "sensitive_features": groups.numpy()}
+    frame = peer.MetricFrame(metrics=accuracy_score, **rows)
+    names = [name for name in METRICS if hasattr(peer, name)]
+    values = {name: getattr(peer, name)(**rows) for name in names}
+    return values | {"accuracy_difference": frame.difference(), "worst_group_accuracy": frame.group_min()}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_values_agree_with_fairlearn_where_every_group_is_defined(seed):
+    generator = torch.Generator().manual_seed(seed)
+    size, n_groups = 60 + 100 * seed, 2 + seed % 4
+    groups = torch.randint(0, n_groups, (size,), generator=generator)
+    targets, predictions = (torch.randint(0, 2, (size,), generator=generator) for _ in range(2))
+    counts = confusion(count(predictions, targets, groups, classes=2, n_groups=n_groups), positive=1)
+    expected = fairlearn_values(predictions, targets, groups)
+    assert set(expected) == set(METRICS)
+    assert undefined(counts, METRICS) == 0
+    for name, theirs in expected.items():
+        assert value(name, counts) == pytest.approx(theirs, abs=1e-12), name
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_fairlearn_gives_a_group_without_positives_the_rate_zero_and_we_do_not():
+    """Trap 79: 0/0 becomes 0, or vanishes."""
+    targets, predictions = torch.tensor([1, 1, 1, 0, 0, 0]), torch.tensor([1, 1, 0, 1, 0, 0])
+    groups = torch.tensor([0, 0, 0, 0, 1, 1])
+    counts = confusion(count(predictions, targets, groups, classes=2, n_groups=2), positive=1)
+    theirs = fairlearn_values(predictions, targets, groups)
+    assert theirs["equal_opportunity_difference"] == pytest.approx(2 / 3)
+    assert math.isnan(value("equal_opportunity_difference", counts))
+    assert math.isnan(value("equalized_odds_difference", counts))
+    assert value("demographic_parity_difference", counts) == theirs["demographic_parity_difference"]

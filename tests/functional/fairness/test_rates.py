@@ -1,0 +1,60 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+
+import references_fairness as slow
+from cases_fairness import COMPAS, GUIDE, counted, samples, tallies, value
+from xai_lightning.functional.fairness import (
+    RATES,
+    confusion,
+    count,
+    rate,
+)
+
+
+def test_the_published_rates_of_compas():
+    expected = {
+        "false_positive_rate": (0.448468, 0.234543),
+        "false_negative_rate": (0.279853, 0.477226),
+        "positive_predictive_value": (0.629715, 0.591335),
+        "selection_rate": (0.588203, 0.348003),
+        "accuracy": (0.638258, 0.669927),
+    }
+    for name, rates in expected.items():
+        assert rate(name, COMPAS).tolist() == pytest.approx(rates, abs=1e-6), name
+
+
+@given(samples())
+def test_rates_equal_their_slow_twin(rows):
+    squares = counted(rows)
+    counts = confusion(squares, positive=1)
+    for name in RATES:
+        twin = [slow.rate(name, square) for square in squares.tolist()]
+        expected = [successes / total if total else math.nan for successes, total in twin]
+        assert rate(name, counts).tolist() == pytest.approx(expected, nan_ok=True), name
+
+
+@given(tallies())
+def test_the_identity_of_chouldechova_holds_in_every_group(counts):
+    p = (counts.tp + counts.fn).double() / counts.total
+    ppv, fnr = rate("positive_predictive_value", counts), rate("false_negative_rate", counts)
+    usable = (counts.tp > 0) & (counts.fp + counts.tn > 0)
+    right = p / (1 - p) * (1 - ppv) / ppv * (1 - fnr)
+    assert torch.allclose(rate("false_positive_rate", counts)[usable], right[usable], rtol=0, atol=1e-12)
+
+
+def test_exchanging_the_favourable_class_exchanges_the_meaning_of_the_rates():
+    """Trap 85: threshold, positive class, multi-class."""
+    squares = count(GUIDE.predictions, GUIDE.targets, GUIDE.groups, classes=2, n_groups=3)
+    ones, zeros = confusion(squares, positive=1), confusion(squares, positive=0)
+    assert torch.allclose(rate("selection_rate", zeros), 1 - rate("selection_rate", ones))
+    assert torch.allclose(rate("true_positive_rate", zeros), 1 - rate("false_positive_rate", ones))
+    assert torch.equal(rate("accuracy", zeros), rate("accuracy", ones))
+    assert value("demographic_parity_difference", zeros) == pytest.approx(value("demographic_parity_difference", ones))
+
+
+def test_an_unknown_rate_is_refused():
+    with pytest.raises(ValueError, match="got 'precision'"):
+        rate("precision", COMPAS)

@@ -1,0 +1,1 @@
+"""The callbacks: glue between Lightning's hooks and the pure functions."""

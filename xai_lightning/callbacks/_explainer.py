@@ -1,0 +1,199 @@
+"""One method, one network, one way to read outputs: explains rows of the probe."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from xai_lightning._lightning import LightningModule
+from xai_lightning.callbacks._guard import explaining
+from xai_lightning.callbacks._probe import Rows
+from xai_lightning.functional import attribution, drift
+from xai_lightning.functional.attribution import METHODS, Custom, Explained, Variables
+from xai_lightning.functional.attribution.variables import Where
+from xai_lightning.readers import Outputs, Sample, check_space, targets_of
+
+REHEARSED = 64
+
+
+class Explanation(NamedTuple):
+    """Explained rows, on the CPU.
+
+    Args:
+        maps: ``float32[M, D]``, canonical: summed within variables, or pooled over an image's channels and cells.
+        shown: ``float32[S, H, W]`` of the rows asked for, if they are images, else empty: what is drawn.
+        error: ``float64[M]`` completeness errors, NaN where the method has none.
+        forward: rows sent forward through the network.
+        backward: rows sent backward.
+    """
+
+    maps: Tensor
+    shown: Tensor
+    error: Tensor
+    forward: int
+    backward: int
+
+
+class Explainer:
+    """Explains samples of one network.
+
+    Args:
+        method: name in METHODS, or a callable.
+        options: further arguments of captum's ``attribute``.
+        task: ``classification`` or ``regression``.
+        outputs: how to read outputs.
+        baseline: a number, or a tensor ``[...]`` or ``[B, ...]`` in the shape of inputs.
+        features: the variables of a table.
+        seed: of the methods that draw.
+        autocast: keep the surrounding autocast state.
+    """
+
+    def __init__(
+        self,
+        method: str | Custom,
+        *,
+        options: Mapping[str, Any],
+        task: attribution.Task,
+        outputs: Outputs,
+        baseline: float | Tensor,
+        features: Mapping[str, Where] | None,
+        seed: int,
+        autocast: bool,
+    ) -> None:
+        self.method, self.options, self.task, self.outputs = method, dict(options), task, outputs
+        self.baseline, self.features, self.seed, self.autocast = baseline, features, seed, autocast
+        self.spec = METHODS[method] if isinstance(method, str) else None
+        self.variables: Variables | None = None
+        self.blocks: Variables | None = None
+        self.n_classes = 0
+        self._names: tuple[str, ...] = ()
+
+    def learn(self, pl_module: LightningModule, network: nn.Module, sample: Sample) -> None:
+        """Take the shape of inputs and outputs from the first batch, and check what can be checked on it.
+
+        Raises:
+            ValueError: if the method cannot explain such inputs, or outputs or targets are not what was declared.
+        """
+        inputs = sample.inputs[:REHEARSED]
+        if not inputs.is_floating_point() and (self.spec is None or self.spec.gradient):
+            raise ValueError(
+                f"method {self.label!r} differentiates, which integer inputs ({inputs.dtype}) do not allow; use a method that "
+                "switches features off (feature_ablation, occlusion, kernel_shap, lime), or give the network floats"
+            )
+        self._names = tuple(_known_extras(network, sample))
+        self._learn_variables(inputs)
+        extras = [sample.extras[name][:REHEARSED] for name in self._names]
+        with explaining(pl_module, autocast=self.autocast), torch.no_grad():
+            outputs = attribution.output_tensor(
+                network(inputs.detach().clone(), **dict(zip(self._names, extras, strict=True)))
+            )
+        if self.task == "classification":
+            check_space(outputs, self.outputs.space)
+            self.n_classes = 2 if outputs.ndim == 1 or outputs.shape[1] == 1 else int(outputs.shape[1])
+
+    @property
+    def label(self) -> str:
+        """The method's name in what is logged."""
+        return self.method if isinstance(self.method, str) else str(getattr(self.method, "__name__", "custom"))
+
+    def _learn_variables(self, inputs: Tensor) -> None:
+        shape = inputs.shape[1:]
+        if len(shape) == 1:
+            self.variables = attribution.table_variables(shape[0], self.features)
+        elif self.features is not None:
+            raise ValueError(
+                f"features=... names the columns of a table [N, D]; the inputs have the shape {list(inputs.shape)}"
+            )
+        self.blocks = self.variables or attribution.grid_variables(shape)
+
+    def extras(self, sample: Sample) -> list[Tensor]:
+        """The further arguments of the network in ``sample``."""
+        return [sample.extras[name] for name in self._names]
+
+    def targets(self, sample: Sample, fixed: int | None) -> Tensor:
+        """What is explained of each sample: its class, the ``fixed`` one, or the regression target.
+
+        Raises:
+            ValueError: if it is out of range (on the CPU, trap 4), or there is none.
+        """
+        if self.task == "regression":
+            if sample.targets is None:
+                raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
+            return sample.targets.detach().flatten().to(torch.float64)
+        if fixed is not None:
+            return targets_of(torch.full((len(sample),), fixed), self.n_classes)
+        return targets_of(sample.targets, self.n_classes)
+
+    def cost(self, n_variables: int, shape: tuple[int, ...]) -> attribution.Passes | None:
+        """Passes of one sample; None for a callable, which is counted when it runs."""
+        if self.spec is None or not isinstance(self.method, str):
+            return None
+        return self.spec.cost(attribution.resolve_options(self.method, self.options, shape, n_variables), n_variables)
+
+    def explain(self, pl_module: LightningModule, network: nn.Module, rows: Rows, shown: Tensor) -> Explanation:
+        """Explain ``rows`` in one guard, and keep whole maps of those at ``shown``; everything is as before afterwards."""
+        device = pl_module.device
+        with explaining(pl_module, autocast=self.autocast):
+            explained = Explained(
+                network,
+                task=self.task,
+                kind=self.spec.kind if self.spec else "margin",
+                probabilities=self.outputs.space == "probabilities",
+                names=self._names,
+            )
+            inputs = rows.inputs.to(device).clone()
+            targets = rows.targets.to(device)
+            extras = [extra.to(device).clone() for extra in rows.extras]
+            found, error = self._attribute(explained, inputs, targets, extras, rows.hashes)
+        forward = explained.rows
+        canonical = attribution.per_variable(found, self.variables) if self.variables else found
+        pictures = found.cpu()[shown].sum(dim=1).float() if found.ndim == 4 else torch.empty(0)
+        backward = forward if self.spec and self.spec.gradient else 0
+        if self.spec and self.spec.complete:
+            backward = max(0, backward - 2 * len(rows.hashes))
+        return Explanation(drift.pool(canonical).float().cpu(), pictures, error.cpu(), forward, backward)
+
+    def _attribute(
+        self, explained: Explained, inputs: Tensor, targets: Tensor, extras: list[Tensor], hashes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        baselines = self._baselines(inputs)
+        blocks = self.blocks or attribution.grid_variables(inputs.shape[1:])
+        seeds = [(int(h) ^ self.seed) % 2**63 for h in hashes]
+        found = attribution.attribute(
+            self.method,
+            explained,
+            inputs,
+            targets,
+            baselines=baselines,
+            variables=blocks,
+            seeds=seeds,
+            extras=extras,
+            options=self.options,
+        )
+        if not (self.spec and self.spec.complete):
+            return found, torch.full((len(inputs),), float("nan"), dtype=torch.float64)
+        error = attribution.completeness_error(explained, found, inputs, targets, baselines=baselines, extras=extras)
+        return found, error
+
+    def _baselines(self, inputs: Tensor) -> Tensor:
+        if not isinstance(self.baseline, Tensor):
+            return torch.full_like(inputs[:1], self.baseline)
+        baseline = self.baseline.to(inputs)
+        baseline = baseline[None] if baseline.shape == inputs.shape[1:] else baseline
+        if baseline.shape[1:] != inputs.shape[1:]:
+            raise ValueError(
+                f"baseline must have the shape of one input, {list(inputs.shape[1:])}; got {list(self.baseline.shape)}"
+            )
+        return baseline
+
+
+def _known_extras(network: nn.Module, sample: Sample) -> list[str]:
+    """Entries of a dict batch that are arguments of the network's ``forward``, one row per sample each."""
+    forward: Callable[..., Any] = network.forward
+    parameters = list(inspect.signature(forward).parameters)[1:]
+    tensors = {
+        name: x for name, x in sample.extras.items() if isinstance(x, Tensor) and x.ndim and len(x) == len(sample)
+    }
+    return [name for name in parameters if name in tensors and tensors[name] is not sample.inputs]

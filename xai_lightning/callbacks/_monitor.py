@@ -1,0 +1,421 @@
+"""The life of a monitor: one frame for every callback that observes an evaluation."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from xai_lightning import tags
+from xai_lightning._lightning import (
+    Callback,
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+    check_trainer,
+    rank_zero_info,
+)
+from xai_lightning.callbacks._guard import Hooks
+from xai_lightning.callbacks._trainer import Stage, is_last_batch, log_step, stage_of
+from xai_lightning.functional.activation import HistogramSummary
+from xai_lightning.sinks import Picture, Sink, logger_sinks
+
+OnError = Literal["warn", "raise"]
+FAILURES_IN_A_ROW = 3
+STATE_VERSION = 1
+
+
+@dataclass
+class Record:
+    """What one validation of one monitor logs.
+
+    Args:
+        shared: summaries that can be gated; they go through ``self.log`` and are equal on all ranks.
+        direct: numbers per layer, feature or group; they go to the loggers directly.
+        pictures: name to a function that draws it, called on rank zero only.
+        histograms: name to summary.
+    """
+
+    shared: dict[str, float] = field(default_factory=dict)
+    direct: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, Callable[[], Picture]] = field(default_factory=dict)
+    histograms: dict[str, HistogramSummary] = field(default_factory=dict)
+
+
+@dataclass
+class Look:
+    """One evaluation as a monitor sees it.
+
+    Args:
+        stage: ``fit``, ``validate`` or ``test``.
+        sanity: the sanity check: nothing is logged and no state is kept.
+        number: number of this validation within ``fit``, from 1; 0 elsewhere.
+        started: ``callback_metrics`` at its beginning.
+        due: this monitor looks at it; a validation that is left out logs nothing.
+    """
+
+    stage: Stage
+    sanity: bool
+    number: int
+    started: dict[str, Tensor]
+    due: bool
+    batches: int = 0
+    closed: bool = False
+    failure: Exception | None = None
+    seconds: float = 0.0
+    record: Record | None = None
+
+
+def stable(value: object) -> str:
+    """A text for ``value`` that is the same in another process: no addresses."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{stable(k)}: {stable(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(stable, value)) + "]"
+    if value is None or isinstance(value, str | int | float | slice):
+        return repr(value)
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
+
+
+class Monitor(Callback):
+    """Observes evaluations: reads batches, concludes at the end, logs, and never harms the training.
+
+    Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is raised;
+    afterwards a failure is a warning, NaN under every name, and ``xai/errors`` (law 8).
+
+    Args:
+        kind: its name below ``xai/``.
+        identity: the settings that make it another monitor than its neighbour.
+        name: own prefix of all names that it logs.
+        dataloader_idx: the loader that it looks at.
+        on_error: ``"warn"``, or ``"raise"`` to stop training.
+        sinks: further receivers beside the Trainer's loggers.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        identity: Mapping[str, object],
+        *,
+        name: str,
+        dataloader_idx: int,
+        on_error: OnError,
+        sinks: Sequence[Sink],
+    ) -> None:
+        super().__init__()
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be 'warn' or 'raise'; got {on_error!r}")
+        if dataloader_idx < 0:
+            raise ValueError(f"dataloader_idx must not be negative; got {dataloader_idx}")
+        self.kind, self.name, self.dataloader_idx, self.on_error = kind, name, dataloader_idx, on_error
+        self.sinks = list(sinks)
+        self._identity = stable({**identity, "name": name, "dataloader_idx": dataloader_idx})
+        self._hooks = Hooks()
+        self._look: Look | None = None
+        self._number = 0
+        self._failures = 0
+        self._proved = False
+        self._ready = False
+
+    # --- what a subclass fills in
+
+    def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the settings against the trainer and the module, in ``setup``."""
+
+    def _open(self, trainer: Trainer, look: Look) -> None:
+        """Begin an evaluation: forget what the last one accumulated."""
+
+    def _before(self, pl_module: LightningModule, batch: Any) -> None:
+        """Before the user's step: add hooks."""
+
+    def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+        """After the user's step, hooks gone: add up."""
+
+    def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last batch, inside the validation loop: local work."""
+
+    def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """Exchange with the other ranks: fixed shapes, never inside a ``try`` (trap 45)."""
+
+    def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
+        """The record from what was gathered; equal on all ranks."""
+        return Record()
+
+    def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
+        """Names that go through ``self.log``, and names that go to the loggers directly, as far as known by now."""
+        return [], []
+
+    def evidence(self) -> dict[str, Any]:
+        """What a gate stamps into a checkpoint beside its verdict; plain types only."""
+        return {}
+
+    def _save(self) -> dict[str, Any]:
+        return {}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of `_save`."""
+
+    # --- the frame
+
+    @property
+    @override
+    def state_key(self) -> str:
+        # Lightning refuses equal keys in the Trainer's constructor, with a message that does not help; until `setup`, which
+        # says it better, keys differ (trap 39)
+        own = f"{type(self).__qualname__}{self._identity}"
+        return own if self._ready else f"{own}#{id(self)}"
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"version": STATE_VERSION, "number": self._number, **self._save()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.get("version", 0) > STATE_VERSION:
+            warnings.warn(
+                f"{type(self).__name__}: ignored a state of version {state_dict['version']}; this release reads up to "
+                f"{STATE_VERSION}",
+                stacklevel=2,
+            )
+            return
+        self._number = int(state_dict.get("number", 0))
+        self._load(state_dict)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        check_trainer(trainer)
+        self._ready = True
+        self._refuse_twins(trainer)
+        self._set_up(trainer, pl_module)
+        self._refuse_equal_names(trainer)
+
+    def _refuse_twins(self, trainer: Trainer) -> None:
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if other is not self and type(other) is type(self) and other._identity == self._identity:
+                raise MisconfigurationException(
+                    f"two {type(self).__name__} with equal settings {self._identity}; remove one, or change a setting"
+                )
+
+    def _refuse_equal_names(self, trainer: Trainer) -> None:
+        mine = {name for names in self.logged_names() for name in names}
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if other is self or not isinstance(other, Monitor) or not other._ready:
+                continue
+            clash = mine & {name for names in other.logged_names() for name in names}
+            if clash:
+                raise MisconfigurationException(
+                    f"{type(self).__name__} and another {type(other).__name__} would both log {sorted(clash)[0]!r}; give one "
+                    "of them a name=..., which becomes the prefix of all it logs"
+                )
+
+    def _start(self, trainer: Trainer) -> None:
+        stage = stage_of(trainer)
+        counted = stage == "fit" and not trainer.sanity_checking
+        self._number += counted
+        due = not counted or self._due()
+        self._look = Look(stage, trainer.sanity_checking, self._number * counted, dict(trainer.callback_metrics), due)
+        self._attempt(self._open, trainer, self._look)
+
+    def _due(self) -> bool:
+        return True
+
+    def _active(self, dataloader_idx: int | None = None) -> bool:
+        look = self._look
+        if look is None or not look.due or look.failure is not None or self._failures >= FAILURES_IN_A_ROW:
+            return False
+        return dataloader_idx is None or dataloader_idx == self.dataloader_idx
+
+    def _attempt(self, action: Callable[..., Any], *args: Any) -> Any:
+        """Run ``action``; once a real batch has been handled, an exception becomes this validation's failure (law 8)."""
+        look = self._look
+        if look is None or not self._active():
+            return None
+        began = time.perf_counter()
+        try:
+            return action(*args)
+        except Exception as error:
+            self._hooks.remove()
+            if self.on_error == "raise" or not self._proved:
+                raise
+            look.failure = error
+            return None
+        finally:
+            look.seconds += time.perf_counter() - began
+
+    def _batch_start(self, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
+        if self._active(dataloader_idx):
+            self._attempt(self._before, pl_module, batch)
+
+    def _batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, seen: tuple[Any, Any], dataloader_idx: int
+    ) -> None:
+        self._hooks.remove()
+        look = self._look
+        if look is None:
+            return
+        if self._active(dataloader_idx):
+            self._attempt(self._after, trainer, pl_module, *seen)
+            look.batches += 1
+            self._proved |= not look.sanity
+        if is_last_batch(trainer) and not look.sanity:
+            look.closed = True
+            self._attempt(self._close, trainer, pl_module)
+
+    def _epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        look = self._look
+        if look is None or look.sanity or not look.due:
+            return
+        if not look.closed:
+            self._attempt(self._close, trainer, pl_module)
+        if self._unanimous(trainer, look):
+            gathered = self._gather(trainer, pl_module)
+            look.record = self._attempt(self._conclude, trainer, look, gathered)
+        if not self._unanimous(trainer, look) or look.record is None:
+            look.record = self._undefined(look.stage)
+        self._count_failure(look)
+        self._log(trainer, pl_module, look, look.record)
+
+    def _unanimous(self, trainer: Trainer, look: Look) -> bool:
+        ok = look.failure is None and self._failures < FAILURES_IN_A_ROW
+        return bool(trainer.strategy.reduce_boolean_decision(ok, all=True))
+
+    def _undefined(self, stage: Stage) -> Record:
+        shared, direct = self.logged_names(stage)
+        return Record(dict.fromkeys(shared, math.nan), dict.fromkeys(direct, math.nan))
+
+    def _count_failure(self, look: Look) -> None:
+        if look.failure is None:
+            self._failures *= self._failures >= FAILURES_IN_A_ROW
+            return
+        self._failures += 1
+        end = " It stops here." if self._failures == FAILURES_IN_A_ROW else ""
+        warnings.warn(
+            f"{type(self).__name__} failed in this validation and logged NaN: {look.failure!r}.{end} Training goes on; pass "
+            "on_error='raise' to stop it instead.",
+            stacklevel=2,
+        )
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, look: Look, record: Record) -> None:
+        failed = look.failure is not None or self._failures >= FAILURES_IN_A_ROW
+        # each rank adds its part of the sum that Lightning forms over ranks and monitors
+        self._log_one(pl_module, tags.within(self._stage_prefix(look), tags.ERRORS), failed / trainer.world_size, "sum")
+        seconds = self._full(look, tags.xai(self.kind, "seconds"))
+        self._log_one(pl_module, seconds, look.seconds / trainer.world_size, "sum")
+        for name, value in record.shared.items():
+            self._log_one(pl_module, self._full(look, name), value, "mean")
+
+    @staticmethod
+    def _stage_prefix(look: Look) -> str:
+        return "test" if look.stage == "test" else ""
+
+    def _full(self, look: Look, name: str) -> str:
+        return tags.within(self._stage_prefix(look), tags.within(self.name, name))
+
+    @staticmethod
+    def _log_one(pl_module: LightningModule, name: str, value: float, how: str) -> None:
+        exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
+        number = torch.tensor(value, dtype=exact, device=pl_module.device)
+        pl_module.log(
+            name,
+            number,
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=1,
+            reduce_fx=how,
+            add_dataloader_idx=False,
+        )
+
+    def _end(self, trainer: Trainer) -> None:
+        look, self._look = self._look, None
+        if look is None or look.record is None or not trainer.is_global_zero:
+            return
+        step, record = log_step(trainer, look.started), look.record
+        try:
+            for sink in logger_sinks(trainer.loggers):
+                self._write(sink, look, record, record.direct, step)
+            for own in self.sinks:
+                self._write(own, look, record, {**record.shared, **record.direct}, step)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            warnings.warn(f"{type(self).__name__} could not write to a logger: {error!r}", stacklevel=2)
+
+    def _write(self, sink: Sink, look: Look, record: Record, numbers: Mapping[str, float], step: int) -> None:
+        if numbers:
+            sink.scalars({self._full(look, name): value for name, value in numbers.items()}, step)
+        if getattr(sink, "takes_pictures", True):
+            for name, draw in record.pictures.items():
+                sink.picture(self._full(look, name), draw(), step)
+            for name, summary in record.histograms.items():
+                sink.histogram(self._full(look, name), summary, step)
+        sink.flush()
+
+    # --- Lightning's hooks
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._batch_start(pl_module, batch, dataloader_idx)
+
+    on_test_batch_start = on_validation_batch_start
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._batch_end(trainer, pl_module, (outputs, batch), dataloader_idx)
+
+    on_test_batch_end = on_validation_batch_end
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_end(trainer, pl_module)
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_end(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end(trainer)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._hooks.remove()
+        self._look = None
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._hooks.remove()
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.loggers:
+            rank_zero_info(
+                f"{type(self).__name__}: the Trainer has no logger; limits and callback_metrics work, no pictures"
+            )

@@ -1,0 +1,65 @@
+"""The explanations that later ones are compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_lightning import tags
+from xai_lightning.functional import drift
+
+REFERENCES = ("first", "previous")
+
+
+@dataclass
+class References:
+    """Maps of the probe at earlier validations, by name of the reference.
+
+    Args:
+        hashes: ``int64[M]``, which samples the rows are.
+        strata: ``int64[M]``.
+        maps: name to ``float32[M, D]``.
+        shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
+        scale: colour scale of the pictures, frozen; 0 until there is one.
+    """
+
+    hashes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    strata: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    shown: Tensor = field(default_factory=lambda: torch.empty(0))
+    scale: float = 0.0
+
+    def same_probe(self, hashes: Tensor, strata: Tensor) -> bool:
+        """Whether the rows are those of the references."""
+        return torch.equal(self.hashes, hashes) and torch.equal(self.strata, strata)
+
+    def state(self) -> dict[str, Any]:
+        """Plain types and tensors."""
+        return {
+            "hashes": self.hashes,
+            "strata": self.strata,
+            "maps": dict(self.maps),
+            "shown": self.shown,
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "References":
+        """From `state`."""
+        return cls(state["hashes"], state["strata"], dict(state["maps"]), state["shown"], float(state["scale"]))
+
+    def distances(
+        self, method: str, now: Tensor, measures: Sequence[str], wanted: Sequence[str], seed: int
+    ) -> dict[str, float]:
+        """Summaries of the drift of ``now`` ``float32[M, D]`` from each reference there is, by logged name."""
+        found: dict[str, float] = {}
+        for reference in wanted:
+            if reference not in self.maps:
+                continue
+            for measure in measures:
+                distances = drift.MEASURES[measure](now, self.maps[reference])
+                summary = drift.summarise(distances, seed=seed)._asdict()
+                found |= {tags.drift(method, measure, reference, p): float(summary[p]) for p in tags.DRIFT_PARTS}
+        return found

@@ -1,0 +1,54 @@
+"""The strata of the probe: class x group."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.attribution import Task
+from xai_lightning.readers import Sample, Vocabulary
+
+PER_STRATUM = 8
+FIFTHS = 5
+
+
+class Strata:
+    """Which stratum a sample belongs to, and how many samples each may give.
+
+    For regression a stratum is a group alone, with five times the quota: the draw is uniform, so that each fifth of the
+    target has an equal part of it without any rank knowing the others' targets.
+
+    Args:
+        vocabularies: declared groups by attribute.
+        task: ``classification`` or ``regression``.
+        probe_size: how many samples are wanted in all.
+    """
+
+    def __init__(self, vocabularies: Mapping[str, Vocabulary], task: Task, probe_size: int) -> None:
+        self._vocabularies, self._task, self._probe_size = dict(vocabularies), task, probe_size
+        self.n_classes = 0
+
+    @property
+    def quota(self) -> int:
+        """Samples per stratum: an equal part of the probe among declared groups and classes, and at least 8."""
+        least = PER_STRATUM * (FIFTHS if self._task == "regression" else 1)
+        declared = math.prod(len(v.names) for v in self._vocabularies.values()) * max(1, self.n_classes)
+        return max(least, math.ceil(self._probe_size / declared))
+
+    def of(self, sample: Sample, groups: Mapping[str, Tensor]) -> Tensor:
+        """Strata ``int64[N]``; without a value of an attribute a sample counts as missing there."""
+        stratum = torch.zeros(len(sample), dtype=torch.int64, device=sample.inputs.device)
+        if self._task == "classification" and sample.targets is not None:
+            stratum += sample.targets.detach().flatten().to(torch.int64)
+        for attribute, vocabulary in self._vocabularies.items():
+            missing = torch.full_like(stratum, vocabulary.rows.index("missing"))
+            stratum = stratum * len(vocabulary.rows) + groups.get(attribute, missing).to(stratum.device)
+        return stratum
+
+    def names(self) -> list[tuple[str, ...]]:
+        """Name of each stratum, in order: ``(class, group, …)``."""
+        names: list[tuple[str, ...]] = [(f"class_{c}",) for c in range(self.n_classes)] or [("all",)]
+        for vocabulary in self._vocabularies.values():
+            names = [(*name, row) for name in names for row in vocabulary.rows]
+        return names

@@ -1,0 +1,129 @@
+"""What the monitors and the gate ask a ``Trainer``: the step, the stage, the last batch, the network, the positions."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DistributedSampler, SequentialSampler
+
+from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, TrainerFn
+
+Stage = Literal["fit", "validate", "test"]
+
+
+def stage_of(trainer: Trainer) -> Stage:
+    """Whether this evaluation is part of ``fit``, or stands alone."""
+    if trainer.testing:
+        return "test"
+    return "fit" if trainer.state.fn == TrainerFn.FITTING else "validate"
+
+
+def log_step(trainer: Trainer, started: Mapping[str, Tensor]) -> int:
+    """The step that Lightning gives its own metrics of this validation (trap 54).
+
+    Args:
+        trainer: the trainer.
+        started: its ``callback_metrics`` when the validation began; a ``step`` that the user logged since then wins, as
+            it does in Lightning.
+    """
+    logged = trainer.callback_metrics.get("step")
+    if logged is not None and logged is not started.get("step"):
+        return int(logged)
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def is_last_batch(trainer: Trainer) -> bool:
+    """Whether the batch being handled is the last of this evaluation, over all loaders."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if stage_of(trainer) != "fit":
+        loop = trainer.test_loop if trainer.testing else trainer.validate_loop
+    return bool(loop.batch_progress.is_last_batch)
+
+
+def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
+    """The module that maps inputs to outputs.
+
+    By default the LightningModule if it overrides ``forward``, else its only child with parameters.
+
+    Raises:
+        MisconfigurationException: if ``name`` is not a submodule, or none is given and the choice is not obvious.
+    """
+    children = [key for key, child in pl_module.named_children() if next(child.parameters(), None) is not None]
+    if name is not None:
+        if name not in dict(pl_module.named_modules()):
+            raise MisconfigurationException(
+                f"network={name!r} is not a submodule; its children are {', '.join(children)}"
+            )
+        return pl_module.get_submodule(name)
+    if type(pl_module).forward is not LightningModule.forward:
+        return pl_module
+    if len(children) == 1:
+        return pl_module.get_submodule(children[0])
+    raise MisconfigurationException(
+        f"{type(pl_module).__name__} does not override forward and has {len(children)} children with parameters "
+        f"({', '.join(children) or 'none'}); name the network with network=..."
+    )
+
+
+def world(trainer: Trainer) -> tuple[int, int]:
+    """(rank, number of ranks)."""
+    return trainer.global_rank, trainer.world_size
+
+
+def loader_of(trainer: Trainer, dataloader_idx: int) -> Any:
+    """The evaluation loader number ``dataloader_idx``, as Lightning prepared it; None if there is none."""
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if not isinstance(loaders, list | tuple):
+        loaders = [loaders]
+    return loaders[dataloader_idx] if dataloader_idx < len(loaders) else None
+
+
+class Positions:
+    """Dataset rows of the samples of each batch, in the order in which the loader yields them.
+
+    A ``DistributedSampler`` pads: it repeats leading rows so that ranks get equally many. Those are marked, so that nothing
+    is counted twice (trap 44).
+
+    Args:
+        loader: the prepared loader.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._sampler = getattr(loader, "sampler", None)
+        self._seen = 0
+        self._order: Tensor | None = None
+
+    @property
+    def pads(self) -> bool:
+        """Whether the loader may yield samples twice."""
+        return isinstance(self._sampler, DistributedSampler)
+
+    def advance(self, n: int) -> Tensor:
+        """Which of the next ``n`` samples are real, ``bool[N]``; moves on by ``n``."""
+        first, self._seen = self._seen, self._seen + n
+        sampler = self._sampler
+        if not isinstance(sampler, DistributedSampler):
+            return torch.ones(n, dtype=torch.bool)
+        place = torch.arange(first, first + n) * sampler.num_replicas + sampler.rank
+        return place < len(sampler.dataset)  # type: ignore[arg-type]
+
+    def rows(self, n: int) -> Tensor:
+        """Dataset rows ``int64[N]`` of the last ``n`` samples that were advanced over.
+
+        Raises:
+            ValueError: if the loader shuffles, or its order is unknown.
+        """
+        first = self._seen - n
+        if isinstance(self._sampler, SequentialSampler):
+            return torch.arange(first, first + n)
+        if isinstance(self._sampler, DistributedSampler) and not self._sampler.shuffle:
+            if self._order is None:
+                self._order = torch.tensor(list(self._sampler), dtype=torch.int64)
+            return self._order[first : first + n]
+        raise ValueError(
+            f"groups_from=Table(...) needs a validation loader that does not shuffle; this one has the sampler "
+            f"{type(self._sampler).__name__}. Put the attribute into the batch, or use Column(...) or a callable."
+        )

@@ -1,0 +1,352 @@
+"""Keep the best checkpoint among those that satisfy the limits."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import override
+
+from xai_lightning import __version__, tags
+from xai_lightning._lightning import (
+    Checkpoint,
+    LightningModule,
+    MisconfigurationException,
+    ModelCheckpoint,
+    Trainer,
+    check_trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
+from xai_lightning.callbacks import _evidence as evidence
+from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._trainer import log_step, stage_of
+from xai_lightning.functional import gate
+from xai_lightning.functional.tables import choose
+from xai_lightning.sinks import logger_sinks
+
+AUDIT_FILE = "gate_audit.jsonl"
+LAST_NOTE = "Written at the end of every validation, for resuming, whether the gate was open or not; never the best."
+
+
+class GatedCheckpoint(ModelCheckpoint):
+    """A ``ModelCheckpoint`` that keeps the best monitored value among the checkpoints that satisfy its limits.
+
+    It decides once per validation, at its end, from ``trainer.callback_metrics`` alone, unanimously across ranks. A metric
+    that is missing, NaN, infinite, or not of this validation closes the gate. ``last.ckpt`` is written at the end of every
+    validation, gate open or not; it is for resuming and never the best. Each file carries the evidence as one JSON string
+    under ``checkpoint["xai_lightning"]``, and has ``<name>.verdict.json`` beside it with the file's SHA-256; every decision
+    is one line of ``gate_audit.jsonl`` in the same folder. Logs ``gate/open`` and ``gate/violation`` on rank zero. Costs no
+    forward or backward pass.
+
+    With a ``fairness/`` limit the gate also requires ``utility/balanced_accuracy/bound`` to be above chance (1/K): a model
+    that decides the same for everybody is perfectly fair.
+
+    Args:
+        monitor: the metric of which the best value is kept; with None the latest that passes is kept.
+        at_most: metric name to the largest value allowed.
+        at_least: metric name to the smallest value allowed.
+        mode: ``"min"`` or ``"max"``: which monitored value is best.
+        utility_floor: require the balanced accuracy to be above chance if there is a fairness limit.
+        dirpath: folder of the files, on a local disk; by default Lightning's.
+        filename: as in ``ModelCheckpoint``.
+        save_top_k: how many to keep; -1 keeps all that pass, 0 none.
+        auto_insert_metric_name: as in ``ModelCheckpoint``.
+        enable_version_counter: as in ``ModelCheckpoint``.
+        verbose: print every decision.
+        name: prefix of what it logs and of its audit file, to tell two gates apart.
+        every_n_train_steps: refused; decisions are made where metrics are made.
+        train_time_interval: refused, likewise.
+        save_on_train_epoch_end: refused, likewise.
+        save_weights_only: refused; Lightning then calls no callback, so there would be no evidence.
+
+    Raises:
+        ValueError: without limits, on a limit that is not finite, and on what is refused.
+        MisconfigurationException: in ``setup`` without a validation, after the sanity check (else after the first
+            validation) if nobody logs a limit's name.
+
+    Example:
+        >>> gate = GatedCheckpoint("val_loss", at_most={"fairness/sex/demographic_parity_difference/bound": 0.10})
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        *,
+        at_most: Mapping[str, float] | None = None,
+        at_least: Mapping[str, float] | None = None,
+        mode: str = "min",
+        utility_floor: bool = True,
+        dirpath: str | Path | None = None,
+        filename: str | None = None,
+        save_top_k: int = 1,
+        auto_insert_metric_name: bool = True,
+        enable_version_counter: bool = True,
+        verbose: bool = False,
+        name: str = "",
+        every_n_train_steps: int | None = None,
+        train_time_interval: Any = None,
+        save_on_train_epoch_end: bool | None = None,
+        save_weights_only: bool = False,
+    ) -> None:
+        self.limits = gate.limits(at_most, at_least)
+        _refuse(
+            every_n_train_steps=every_n_train_steps,
+            train_time_interval=train_time_interval,
+            save_on_train_epoch_end=save_on_train_epoch_end,
+            save_weights_only=save_weights_only or None,
+        )
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            verbose=verbose,
+            save_last=True,
+            save_top_k=save_top_k,
+            mode=mode,
+            auto_insert_metric_name=auto_insert_metric_name,
+            enable_version_counter=enable_version_counter,
+        )
+        self.name, self.utility_floor = name, utility_floor
+        self._started: dict[str, Tensor] = {}
+        self._decision: dict[str, Any] = {}
+        self._looks = 0
+        self._opened = 0
+        self._closest: dict[str, Any] = {}
+        self._names_checked = False
+
+    @property
+    @override
+    def state_key(self) -> str:
+        limits = [f"{limit.name} {limit.kind} {limit.threshold:g}" for limit in self.limits]
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode, limits=limits, name=self.name)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        own = {"version": 1, "looks": self._looks, "opened": self._opened, "closest": self._closest}
+        return {**super().state_dict(), "gate": own}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        own = state_dict.get("gate", {})
+        self._looks, self._opened = own.get("looks", 0), own.get("opened", 0)
+        self._closest = own.get("closest", {})
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        check_trainer(trainer)
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        if not trainer.enable_validation:
+            raise MisconfigurationException(
+                "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a validation "
+                f"loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
+            )
+        if "://" in str(self.dirpath):
+            raise MisconfigurationException(
+                f"GatedCheckpoint needs a folder on a local disk; got dirpath={self.dirpath!r}"
+            )
+        if type(trainer.strategy.checkpoint_io).__name__ == "AsyncCheckpointIO":
+            raise MisconfigurationException(
+                "GatedCheckpoint hashes each file once it is written; AsyncCheckpointIO writes it later. Use another plugin."
+            )
+        self._name_others(trainer)
+
+    def _name_others(self, trainer: Trainer) -> None:
+        others = [
+            c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoint) and not isinstance(c, GatedCheckpoint)
+        ]
+        if others:
+            names = ", ".join(type(other).__name__ for other in others)
+            rank_zero_warn(f"{names} beside GatedCheckpoint writes files that no gate has seen")
+
+    # --- the decision
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_names(trainer)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = dict(trainer.callback_metrics)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if stage_of(trainer) != "fit" or trainer.sanity_checking:
+            return
+        if not self._names_checked:
+            self._check_names(trainer)
+        verdict = self._decide(trainer)
+        is_open = bool(trainer.strategy.reduce_boolean_decision(verdict.open, all=True))
+        self._looks += 1
+        self._opened += is_open
+        self._decision = self._record(trainer, verdict, is_open)
+        self._remember_closest(verdict)
+        if not trainer.fast_dev_run:
+            self._save(trainer, is_open)
+        self._publish(trainer, verdict)
+
+    def _check_names(self, trainer: Trainer) -> None:
+        known = set(trainer.callback_metrics)
+        for monitor in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(monitor, Monitor):
+                known |= {tags.within(monitor.name, name) for name in monitor.logged_names()[0]}
+        for name in [limit.name for limit in self.limits] + [self.monitor] * (self.monitor is not None):
+            try:
+                choose("metric", str(name), sorted(known))
+            except ValueError as error:
+                raise MisconfigurationException(
+                    f"GatedCheckpoint: nobody logs {name!r} in a validation. {error}"
+                ) from error
+        self._names_checked = True
+
+    def _fairness_prefixes(self) -> list[str]:
+        found = [limit.name.partition("fairness/")[0] for limit in self.limits if "fairness/" in f"/{limit.name}"]
+        return list(dict.fromkeys(found))
+
+    def _all_limits(self, metrics: Mapping[str, float]) -> list[gate.Limit]:
+        """The limits given, that the monitored value exists, and the utility floor."""
+        limits = list(self.limits)
+        if self.monitor is not None:
+            limits.append(gate.Limit(self.monitor, "at_most", math.inf))
+        if self.utility_floor:
+            for prefix in self._fairness_prefixes():
+                chance = metrics.get(prefix + tags.balanced_accuracy("chance"), math.inf)
+                limits.append(gate.Limit(prefix + tags.balanced_accuracy("bound"), "above", chance))
+        return limits
+
+    def _decide(self, trainer: Trainer) -> gate.Verdict:
+        now = trainer.callback_metrics
+        fresh = {name for name, value in now.items() if value is not self._started.get(name)}
+        metrics = {name: float(value) for name, value in now.items()}
+        return gate.decide(self._all_limits(metrics), metrics, fresh)
+
+    def _record(self, trainer: Trainer, verdict: gate.Verdict, is_open: bool) -> dict[str, Any]:
+        monitors = [m.evidence() for m in trainer.callbacks if isinstance(m, Monitor)]  # type: ignore[attr-defined]
+        monitors = [found for found in monitors if found]
+        delta = next((found["delta"] for found in monitors if "delta" in found), None)
+        value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        return {
+            "format": evidence.FORMAT,
+            "xai_lightning": __version__,
+            "gate": "open" if is_open else "closed",
+            "reason": verdict.reason if verdict.open == is_open else "another rank said no",
+            "step": log_step(trainer, self._started),
+            "global_step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "look": self._looks,
+            "monitor": {
+                "name": self.monitor,
+                "mode": self.mode,
+                "value": None if value is None else evidence.finite(float(value)),
+            },
+            "checks": evidence.checks(verdict),
+            "promise": evidence.promise(self.limits, delta),
+            "monitors": monitors,
+        }
+
+    def _remember_closest(self, verdict: gate.Verdict) -> None:
+        violation = verdict.violation
+        if not self._closest or violation < self._closest["violation"]:
+            self._closest = {"violation": violation, "epoch": self._decision["epoch"], "reason": verdict.reason}
+
+    # --- files
+
+    def _save(self, trainer: Trainer, is_open: bool) -> None:
+        candidates = self._monitor_candidates(trainer)
+        before = set(self._kept())
+        if is_open:
+            self._save_topk_checkpoint(trainer, candidates)
+        self._decision["kept"] = next((Path(p).name for p in self._kept() if p not in before), None)
+        self._save_last_checkpoint(trainer, candidates)
+        if trainer.is_global_zero:
+            evidence.append_audit(self.audit_path, self._decision)
+
+    def _kept(self) -> list[str]:
+        return list(self.best_k_models) or [self.best_model_path] * bool(self.best_model_path)
+
+    @property
+    def audit_path(self) -> Path:
+        """The audit file: one JSON line per decision."""
+        return Path(str(self.dirpath)) / (f"{self.name}_{AUDIT_FILE}" if self.name else AUDIT_FILE)
+
+    def _evidence(self, filepath: str) -> dict[str, Any]:
+        is_last = filepath == self.last_model_path
+        role = {"role": "last", "note": LAST_NOTE} if is_last else {"role": "kept"}
+        return role | self._decision
+
+    @override
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        self._writing = self._evidence(filepath)
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        finally:
+            self._writing = None
+        if trainer.is_global_zero:
+            evidence.write_verdict(filepath, self._evidence(filepath))
+
+    _writing: dict[str, Any] | None = None
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._writing is not None:
+            checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(self._writing)
+
+    @override
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._remove_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            evidence.verdict_path(filepath).unlink(missing_ok=True)
+
+    # --- what is shown
+
+    def _publish(self, trainer: Trainer, verdict: gate.Verdict) -> None:
+        decision = self._decision
+        if self.verbose:
+            rank_zero_info(f"Epoch {decision['epoch']}: gate {decision['gate']}: {decision['reason']}")
+        if not trainer.is_global_zero:
+            return
+        numbers = {tags.gate("open"): float(decision["gate"] == "open"), tags.gate("violation"): verdict.violation}
+        shown = {
+            tags.within(self.name, key): value if math.isfinite(value) else math.nan for key, value in numbers.items()
+        }
+        for sink in logger_sinks(trainer.loggers):
+            sink.scalars(shown, decision["step"])
+            sink.flush()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._opened or not self._looks:
+            return
+        closest = self._closest
+        rank_zero_warn(
+            f"No checkpoint passed the gate in {self._looks} validations, so there is no best model (last.ckpt is for resuming "
+            f"only). Closest was epoch {closest['epoch']}: {closest['reason']}."
+        )
+
+    # decisions are made where metrics are made: Lightning's other moments to save are left out (traps 36, 37)
+
+    @override
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        return None
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        return None
+
+
+def _refuse(**options: object) -> None:
+    given = {name: value for name, value in options.items() if value is not None}
+    if given:
+        name, value = next(iter(given.items()))
+        raise ValueError(
+            f"GatedCheckpoint refuses {name}={value!r}: it decides at the end of each validation, where the metrics are made, and "
+            "stamps whole checkpoints"
+        )

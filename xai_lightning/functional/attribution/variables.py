@@ -1,0 +1,125 @@
+"""What the columns and pixels of an input are called, and which of them belong together."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.tables import choose
+
+MAX_NAMED = 64
+GRID = 14
+
+Where = int | Sequence[int] | slice
+
+
+class Variables(NamedTuple):
+    """The variables of one input.
+
+    Args:
+        names: one per variable; empty where variables have no names (pixels).
+        mask: ``int64[1, ...]`` in the shape of an input: the variable that each number belongs to, from 0.
+    """
+
+    names: tuple[str, ...]
+    mask: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of variables."""
+        return int(self.mask.max()) + 1
+
+    @property
+    def sizes(self) -> Tensor:
+        """How many numbers each variable has, ``int64[V]``."""
+        return torch.bincount(self.mask.flatten())
+
+    def indices(self, names: Sequence[str]) -> list[int]:
+        """Positions of the variables called ``names``.
+
+        Raises:
+            ValueError: if there is no such variable; the known ones are listed.
+        """
+        return [self.names.index(choose("feature", name, self.names)) for name in names]
+
+
+def table_variables(columns: int, features: Mapping[str, Where] | None = None) -> Variables:
+    """Variables of a table.
+
+    Args:
+        columns: number of columns.
+        features: name to a column, several columns, or a slice; columns left out become variables of their own. Without it
+            each column is one, named up to 64 of them.
+
+    Returns:
+        The variables; their mask has the shape ``[1, columns]``.
+
+    Raises:
+        ValueError: if a column does not exist or belongs to two variables.
+
+    Example:
+        >>> table_variables(4, {"age": 0, "job": slice(1, 3)}).names
+        ('age', 'job', 'column_3')
+    """
+    mask = torch.full((columns,), -1)
+    if features is None:
+        names = tuple(f"column_{i}" for i in range(columns)) if columns <= MAX_NAMED else ()
+        return Variables(names, torch.arange(columns)[None])
+    for number, (name, where) in enumerate(features.items()):
+        places = _places(name, where, columns)
+        taken = [place for place in places if mask[place] >= 0]
+        if taken:
+            raise ValueError(
+                f"features: column {taken[0]} belongs to {name!r} and to {list(features)[int(mask[taken[0]])]!r}"
+            )
+        mask[places] = number
+    loose = (mask < 0).nonzero().flatten()
+    mask[loose] = len(features) + torch.arange(len(loose))
+    return Variables((*features, *(f"column_{i}" for i in loose.tolist())), mask[None])
+
+
+def _places(name: str, where: Where, columns: int) -> list[int]:
+    places = (
+        [where] if isinstance(where, int) else list(range(columns))[where] if isinstance(where, slice) else list(where)
+    )
+    if not places or not all(isinstance(place, int) and 0 <= place < columns for place in places):
+        raise ValueError(f"features[{name!r}] must name columns in 0 .. {columns - 1}; got {where!r}")
+    return places
+
+
+def grid_variables(shape: Sequence[int]) -> Variables:
+    """Square patches of an image, at most 14 x 14 of them, over all channels; for methods that switch variables off.
+
+    Args:
+        shape: ``(C, H, W)`` of one image, or the shape of any other input, of which each number is a variable.
+
+    Example:
+        >>> grid_variables((3, 28, 28)).count
+        196
+    """
+    if len(shape) != 3:
+        return Variables((), torch.arange(int(torch.tensor(shape).prod())).reshape(1, *shape))
+    channels, height, width = shape
+    cells = [torch.arange(n) * min(GRID, n) // n for n in (height, width)]
+    patches = cells[0][:, None] * min(GRID, width) + cells[1][None, :]
+    return Variables((), patches.expand(1, channels, height, width).contiguous())
+
+
+def per_variable(attributions: Tensor, variables: Variables) -> Tensor:
+    """Attributions summed within each variable, which keeps completeness.
+
+    Args:
+        attributions: floating ``[N, ...]``.
+        variables: V variables of one input.
+
+    Returns:
+        ``[N, V]``.
+
+    Example:
+        >>> per_variable(torch.tensor([[1.0, 2.0, 3.0]]), table_variables(3, {"a": [0, 2], "b": 1}))
+        tensor([[4., 2.]])
+    """
+    flat = attributions.flatten(1)
+    out = torch.zeros(len(flat), variables.count, dtype=flat.dtype, device=flat.device)
+    return out.index_add_(1, variables.mask.flatten().to(flat.device), flat)

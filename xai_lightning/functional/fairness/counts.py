@@ -1,0 +1,154 @@
+"""Samples as integer counts per group: what is added up over batches and ranks."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SQUARE_LIMIT = 64
+"""Up to this many classes counts hold every pair of actual and predicted class."""
+
+
+def count(predictions: Tensor, targets: Tensor, groups: Tensor, *, classes: int, n_groups: int) -> Tensor:
+    """Number of samples per group, actual and predicted class.
+
+    The counts of several batches or ranks add up to the counts of all samples together; nothing else that is formed
+    of predictions does. Each group has its own place whether or not it occurs, so a batch without a group changes
+    nothing for it.
+
+    Args:
+        predictions: Integer or bool [N] (or any shape that all three share), predicted classes in 0..K-1.
+        targets: Like ``predictions``, actual classes in 0..K-1.
+        groups: Like ``predictions``, groups in 0..G-1.
+        classes: Number of classes K, at least 2.
+        n_groups: Number of groups G, at least 1.
+
+    Returns:
+        int64[G, K, K] on the device of the arguments, indexed [group, actual, predicted]; above 64 classes int64[G,
+        K, 3] with, per class, the numbers of samples that are correct, predicted as it and actually of it.
+
+    Raises:
+        ValueError: If shapes differ, a class or group is outside its range, or ``classes`` or ``n_groups`` is too
+            small.
+        TypeError: If a tensor is neither integer nor bool.
+
+    Example:
+        >>> import torch
+        >>> predictions, targets = torch.tensor([1, 0, 1, 1]), torch.tensor([1, 1, 0, 1])
+        >>> groups = torch.tensor([0, 0, 1, 1])
+        >>> count(predictions, targets, groups, classes=2, n_groups=2).tolist()
+        [[[0, 0], [1, 1]], [[0, 1], [0, 1]]]
+    """
+    _check_sizes(classes, n_groups)
+    _check_samples({"predictions": predictions, "targets": targets, "groups": groups}, (classes, classes, n_groups))
+    predicted, actual, group = (x.reshape(-1).long() for x in (predictions, targets, groups))
+    if classes > SQUARE_LIMIT:
+        return _margins(predicted, actual, group, (n_groups, classes, 3))
+    cells = torch.bincount((group * classes + actual) * classes + predicted, minlength=n_groups * classes**2)
+    return cells.reshape(n_groups, classes, classes)
+
+
+class Confusion(NamedTuple):
+    """Counts of one favourable class against all others, each int64[..., G].
+
+    Attributes:
+        tp: Samples of the class that were predicted as it.
+        fp: Samples of other classes that were predicted as it.
+        fn: Samples of the class that were predicted as another.
+        tn: Samples of other classes that were predicted as another.
+        correct: Samples whose class was predicted, over all classes; with two classes tp + tn.
+        total: All samples.
+    """
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    tn: Tensor
+    correct: Tensor
+    total: Tensor
+
+
+def confusion(counts: Tensor, positive: int) -> Confusion:
+    """Counts of the favourable class ``positive`` against all others.
+
+    Args:
+        counts: int64[..., G, K, K] or int64[..., G, K, 3], as made by :func:`count`.
+        positive: The favourable class, in 0..K-1.
+
+    Returns:
+        Six counts, each int64[..., G].
+
+    Raises:
+        ValueError: If ``counts`` has another layout, or ``positive`` is not one of its classes.
+
+    Example:
+        >>> import torch
+        >>> counts = torch.tensor([[[2, 1], [0, 3]]])
+        >>> [int(part) for part in confusion(counts, positive=1)]
+        [3, 1, 0, 2, 5, 6]
+    """
+    correct, predicted, actual = per_class(counts)
+    if not 0 <= positive < correct.shape[-1]:
+        raise ValueError(f"positive must be a class in 0..{correct.shape[-1] - 1}, got {positive!r}")
+    tp, total = correct[..., positive], actual.sum(dim=-1)
+    fp, fn = predicted[..., positive] - tp, actual[..., positive] - tp
+    return Confusion(tp, fp, fn, total - tp - fp - fn, correct.sum(dim=-1), total)
+
+
+def per_class(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples that are correct, predicted as and actually of each class, of both layouts of counts.
+
+    Args:
+        counts: int64[..., K, K] or int64[..., K, 3].
+
+    Returns:
+        Three counts, each int64[..., K].
+
+    Raises:
+        ValueError: If ``counts`` has another layout.
+
+    Example:
+        >>> import torch
+        >>> [part.tolist() for part in per_class(torch.tensor([[2, 1], [0, 3]]))]
+        [[2, 3], [2, 4], [3, 3]]
+    """
+    if counts.ndim >= 2 and counts.shape[-1] == counts.shape[-2]:
+        return counts.diagonal(dim1=-2, dim2=-1), counts.sum(dim=-2), counts.sum(dim=-1)
+    if counts.ndim >= 2 and counts.shape[-1] == 3 and counts.shape[-2] > SQUARE_LIMIT:
+        return counts[..., 0], counts[..., 1], counts[..., 2]
+    raise ValueError(
+        f"counts must end in [K, K], or in [K, 3] above {SQUARE_LIMIT} classes, got shape {list(counts.shape)}"
+    )
+
+
+def _margins(predicted: Tensor, actual: Tensor, group: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Correct, predicted and actual per class by one count; what is not correct falls into a bin behind the last."""
+    n_groups, classes, columns = shape
+    size = n_groups * classes * columns
+    row = (group * classes + actual) * columns
+    correct = torch.where(predicted == actual, row, size)
+    cells = torch.cat([correct, (group * classes + predicted) * columns + 1, row + 2])
+    return torch.bincount(cells, minlength=size + 1)[:size].reshape(shape)
+
+
+def _check_sizes(classes: int, n_groups: int) -> None:
+    if classes < 2:
+        raise ValueError(f"classes must be at least 2, got {classes!r}; a single output has the classes 0 and 1")
+    if n_groups < 1:
+        raise ValueError(f"n_groups must be at least 1, got {n_groups!r}")
+
+
+def _check_samples(named: dict[str, Tensor], sizes: tuple[int, ...]) -> None:
+    shapes = {name: list(tensor.shape) for name, tensor in named.items()}
+    if len({tensor.shape for tensor in named.values()}) > 1:
+        raise ValueError(f"predictions, targets and groups must have one shape, got {shapes}")
+    for name, tensor in named.items():
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise TypeError(f"{name} must be integer indices, got dtype {tensor.dtype}; threshold or argmax them first")
+    if next(iter(named.values())).numel() == 0:
+        return
+    # One transfer for all six edges: each would make the device wait.
+    edges = torch.stack([edge.long() for tensor in named.values() for edge in tensor.aminmax()]).tolist()
+    for name, size, low, high in zip(named, sizes, edges[::2], edges[1::2], strict=True):
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} must lie in 0..{size - 1}, got {low if low < 0 else high}")

@@ -1,0 +1,204 @@
+"""The decision whether a checkpoint may be kept: limits and metrics in, verdict out."""
+
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from numbers import Real
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+Kind = Literal["at_most", "at_least", "above"]
+
+
+class Limit(NamedTuple):
+    """What one metric must keep.
+
+    Attributes:
+        name: Name under which the metric is logged.
+        kind: ``at_most`` and ``at_least`` allow the threshold itself, ``above`` does not.
+        threshold: Finite, in the unit of the metric.
+    """
+
+    name: str
+    kind: Kind
+    threshold: float
+
+
+class Check(NamedTuple):
+    """One limit, held against one metric.
+
+    Attributes:
+        name: Name of the metric.
+        kind: Kind of the limit.
+        threshold: Threshold of the limit.
+        value: The metric; None if it is missing.
+        passed: Whether the limit holds.
+        reason: Why, in words.
+        violation: How far the metric is beyond the threshold, in its unit: 0 if the limit holds, ``inf`` if that is
+            not known.
+    """
+
+    name: str
+    kind: Kind
+    threshold: float
+    value: float | None
+    passed: bool
+    reason: str
+    violation: float
+
+
+class Verdict(NamedTuple):
+    """The decision, with what it rests on.
+
+    Attributes:
+        open: Whether every limit holds.
+        checks: One check per limit, in their order.
+        reason: Why, in words; names every limit that does not hold.
+    """
+
+    open: bool
+    checks: tuple[Check, ...]
+    reason: str
+
+    @property
+    def violation(self) -> float:
+        """The largest violation of any limit: 0 if the gate is open, ``inf`` if a metric is unknown."""
+        return max(check.violation for check in self.checks)
+
+
+def limits(
+    at_most: Mapping[str, float] | None = None, at_least: Mapping[str, float] | None = None
+) -> tuple[Limit, ...]:
+    """Limits from two mappings of metric names to thresholds.
+
+    Args:
+        at_most: Thresholds that a metric may reach and not exceed, for metrics where small is good.
+        at_least: Thresholds that a metric must reach, for metrics where large is good.
+
+    Returns:
+        The limits of ``at_most``, then those of ``at_least``, in the order of the mappings.
+
+    Raises:
+        ValueError: If there is no limit at all, a threshold is not finite, a name is empty, or both limits of one
+            name cannot hold.
+        TypeError: If an argument is not a mapping, a name not a string, or a threshold not a real number.
+
+    Example:
+        >>> limits(at_most={"val_loss": 0.7}, at_least={"val_acc": 0.8})
+        (Limit(name='val_loss', kind='at_most', threshold=0.7), Limit(name='val_acc', kind='at_least', threshold=0.8))
+    """
+    found = (*_read("at_most", at_most), *_read("at_least", at_least))
+    if not found:
+        raise ValueError(
+            f"a gate without limits keeps every checkpoint, got at_most={at_most!r} and at_least={at_least!r}; "
+            "name at least one metric, such as at_least={'val_acc': 0.8}"
+        )
+    highest = {limit.name: limit.threshold for limit in found if limit.kind == "at_most"}
+    for limit in found:
+        if limit.kind == "at_least" and limit.threshold > highest.get(limit.name, math.inf):
+            raise ValueError(
+                f"at_least[{limit.name!r}] must not exceed at_most[{limit.name!r}], "
+                f"got {limit.threshold:g} and {highest[limit.name]:g}"
+            )
+    return found
+
+
+def decide(limits: Sequence[Limit], metrics: Mapping[str, float], fresh: Container[str]) -> Verdict:
+    """Whether all limits hold for the metrics of one validation.
+
+    The gate is open if every limit holds. A metric that is missing, stale (of an earlier validation), NaN or
+    infinite keeps it closed: what is not known is not good. An open gate shows that the limits hold, not that the
+    model is fair or useful beyond them.
+
+    Args:
+        limits: At least one limit.
+        metrics: Metrics by the name they are logged under.
+        fresh: Names of the metrics that this validation logged.
+
+    Returns:
+        The verdict, with one check per limit.
+
+    Raises:
+        ValueError: If there are no limits.
+
+    Example:
+        >>> gate = (Limit("val_loss", "at_most", 0.5), Limit("val_acc", "at_least", 0.8))
+        >>> decide(gate, {"val_loss": 0.75, "val_acc": 0.9}, fresh={"val_loss", "val_acc"}).reason
+        'val_loss 0.75 exceeds 0.5 by 0.25'
+        >>> decide(gate, {"val_loss": 0.25, "val_acc": 0.9}, fresh={"val_loss"}).reason
+        'val_acc is stale: this validation did not log it'
+    """
+    if not limits:
+        raise ValueError(f"limits must hold at least one limit, got {limits!r}")
+    checks = tuple(_check(limit, metrics.get(limit.name), limit.name in fresh) for limit in limits)
+    failures = [check.reason for check in checks if not check.passed]
+    holds = "the only limit holds" if len(checks) == 1 else f"all {len(checks)} limits hold"
+    return Verdict(not failures, checks, "; ".join(failures) or holds)
+
+
+class _Comparison(NamedTuple):
+    """One kind of limit: how far a value is beyond the threshold (above 0: it fails), and words for both cases."""
+
+    excess: Callable[[float, float], float]
+    holds: str
+    fails: str
+
+
+_COMPARISONS: Mapping[Kind, _Comparison] = MappingProxyType(
+    {
+        "at_most": _Comparison(lambda value, threshold: value - threshold, "is at most {}", "exceeds {} by {}"),
+        "at_least": _Comparison(
+            lambda value, threshold: threshold - value, "is at least {}", "falls short of {} by {}"
+        ),
+        "above": _Comparison(
+            # A tie violates a strict limit, by the smallest step there is.
+            lambda value, threshold: threshold - value or math.ulp(threshold),
+            "is above {}",
+            "must be above {}, short by {}",
+        ),
+    }
+)
+
+
+def _check(limit: Limit, value: float | None, fresh: bool) -> Check:
+    unknown = _unknown(value, fresh)
+    if value is None or unknown:
+        return Check(*limit, value, passed=False, reason=f"{limit.name} {unknown}", violation=math.inf)
+    comparison = _COMPARISONS[limit.kind]
+    excess = comparison.excess(value, limit.threshold)
+    words = (comparison.fails if excess > 0 else comparison.holds).format(f"{limit.threshold:g}", f"{excess:.4g}")
+    return Check(*limit, value, excess <= 0, f"{limit.name} {value:.4g} {words}", max(excess, 0.0))
+
+
+def _unknown(value: float | None, fresh: bool) -> str:
+    """What is wrong with a metric before it is compared; empty if nothing is."""
+    if value is None:
+        return "is missing: it was never logged"
+    if not fresh:  # Lightning keeps the values of earlier validations in `callback_metrics`.
+        return "is stale: this validation did not log it"
+    if math.isnan(value):
+        return "is NaN: undefined, or not computed"
+    return "" if math.isfinite(value) else f"is {value}: not finite"
+
+
+def _read(kind: Literal["at_most", "at_least"], thresholds: Mapping[str, float] | None) -> tuple[Limit, ...]:
+    if thresholds is None:
+        return ()
+    if not isinstance(thresholds, Mapping):
+        raise TypeError(f"{kind} must map names of metrics to thresholds, got {thresholds!r}")
+    return tuple(Limit(_name(kind, name), kind, _threshold(kind, name, value)) for name, value in thresholds.items())
+
+
+def _name(kind: str, name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{kind} must be keyed by names of metrics, got {name!r}")
+    if not name.strip():
+        raise ValueError(f"{kind} must be keyed by names of metrics, got the empty name {name!r}")
+    return name
+
+
+def _threshold(kind: str, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{kind}[{name!r}] must be a real number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{kind}[{name!r}] must be finite, got {value!r}")
+    return float(value)

@@ -1,0 +1,21 @@
+"""Choosing from a table by name. Standard library only."""
+
+import difflib
+from collections.abc import Collection
+
+
+def choose(role: str, name: str, known: Collection[str]) -> str:
+    """``name``, if it is known.
+
+    Raises:
+        ValueError: if it is not; the nearest is named and the known ones are listed.
+
+    Example:
+        >>> choose("method", "saliency", ["saliency", "occlusion"])
+        'saliency'
+    """
+    if name in known:
+        return name
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {role} {name!r}.{hint} Known are {', '.join(known)}.")

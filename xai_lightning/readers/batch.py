@@ -1,0 +1,137 @@
+"""A batch, whatever its form, as a `Sample`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INPUT_NAMES = ("x", "input", "inputs", "image", "pixel_values", "input_ids")
+TARGET_NAMES = ("y", "label", "labels", "target")
+
+Field = str | int | Callable[[Any], Any]
+Reader = Mapping[str, Field] | Callable[[Any], "Sample"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the monitors need of a batch.
+
+    Args:
+        inputs: ``[N, ...]``, the tensor that the network receives first.
+        targets: ``[N]`` class indices, 0/1 labels or regression targets; ``None`` if the batch has none.
+        groups: values of sensitive attributes by name, one per sample: tensors, arrays or lists.
+        extras: further entries of a dict batch by name; those that the network's ``forward`` knows are passed to it.
+    """
+
+    inputs: Tensor
+    targets: Tensor | None = None
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.inputs.shape[0])
+
+
+def describe(value: object, depth: int = 2) -> str:
+    """What came, in a few words: types, names and shapes, never values."""
+    if isinstance(value, Tensor):
+        return f"Tensor{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping) and depth:
+        return "{" + ", ".join(f"{k!r}: {describe(v, depth - 1)}" for k, v in list(value.items())[:12]) + "}"
+    if isinstance(value, list | tuple) and depth:
+        return f"{type(value).__name__} of {len(value)} (" + ", ".join(describe(v, depth - 1) for v in value[:4]) + ")"
+    return type(value).__name__
+
+
+def unreadable(batch: object, missing: str) -> ValueError:
+    """The error for a batch in which ``missing`` was not found: what came, and how to describe it."""
+    return ValueError(
+        f"cannot find the {missing} in this batch: {describe(batch)}. Read without help are (x, y), (x, y, groups) and dicts "
+        f"with an input named {'|'.join(INPUT_NAMES)} and a target named {'|'.join(TARGET_NAMES)}. For anything else pass "
+        "reader={'input': 'my_input', 'target': 'my_label'} (names, positions or callables), or reader=a callable that "
+        "returns xai_lightning.Sample(inputs, targets, groups)."
+    )
+
+
+def _pick(batch: Any, where: Field, role: str) -> Any:
+    if callable(where):
+        return where(batch)
+    try:
+        return batch[where]
+    except (KeyError, IndexError, TypeError) as error:
+        raise unreadable(batch, f"{role} (reader says {where!r})") from error
+
+
+def _by_reader(batch: Any, reader: Mapping[str, Field]) -> Sample:
+    if "input" not in reader:
+        raise ValueError(f"reader must name the 'input'; got the keys {sorted(reader)}")
+    picked = {role: _pick(batch, where, role) for role, where in reader.items()}
+    inputs, targets = picked.pop("input"), picked.pop("target", None)
+    extras = {k: v for k, v in batch.items() if isinstance(k, str)} if isinstance(batch, Mapping) else {}
+    return Sample(inputs, targets, {**extras, **picked}, extras)
+
+
+def _by_name(batch: Mapping[str, Any]) -> Sample:
+    inputs = next((batch[name] for name in INPUT_NAMES if name in batch), None)
+    if inputs is None:
+        raise unreadable(batch, "input")
+    targets = next((batch[name] for name in TARGET_NAMES if name in batch), None)
+    used = {next(n for n in INPUT_NAMES if n in batch), *(n for n in TARGET_NAMES if n in batch)}
+    extras = {name: value for name, value in batch.items() if name not in used}
+    return Sample(inputs, targets, extras, extras)
+
+
+def _by_position(batch: list[Any] | tuple[Any, ...]) -> Sample:
+    if len(batch) not in (2, 3):
+        raise unreadable(batch, "input and target")
+    groups = batch[2] if len(batch) == 3 else {}
+    return Sample(batch[0], batch[1], groups if isinstance(groups, Mapping) else {"": groups})
+
+
+def read(batch: Any, reader: Reader | None = None) -> Sample:
+    """The `Sample` in ``batch``.
+
+    ``(x, y)``, ``(x, y, groups)`` and dicts need no reader. In a triple, ``groups`` is a mapping from attribute to values, or
+    the values of the only declared attribute (kept under the empty name).
+
+    Args:
+        batch: what the loader yields.
+        reader: ``None``; a mapping with ``"input"``, optionally ``"target"`` and names of attributes, to names, positions or
+            callables; or a callable that returns a `Sample`.
+
+    Returns:
+        The sample; inputs and targets are the batch's own tensors, not copies.
+
+    Raises:
+        ValueError: if no input tensor is found; says what came and how to describe it.
+
+    Example:
+        >>> read({"pixel_values": torch.zeros(4, 3, 8, 8), "labels": torch.zeros(4)}).inputs.shape
+        torch.Size([4, 3, 8, 8])
+    """
+    if callable(reader):
+        sample = reader(batch)
+        if not isinstance(sample, Sample):
+            raise ValueError(f"reader must return xai_lightning.Sample; {reader!r} returned {describe(sample)}")
+    elif reader is not None:
+        sample = _by_reader(batch, reader)
+    elif isinstance(batch, Mapping):
+        sample = _by_name(batch)
+    elif isinstance(batch, list | tuple):
+        sample = _by_position(batch)
+    else:
+        raise unreadable(batch, "input and target")
+    return _checked(sample, batch)
+
+
+def _checked(sample: Sample, batch: object) -> Sample:
+    if not isinstance(sample.inputs, Tensor) or sample.inputs.ndim == 0:
+        raise unreadable(batch, f"input tensor (found {describe(sample.inputs)})")
+    if sample.targets is None:
+        return sample
+    targets = torch.as_tensor(sample.targets, device=sample.inputs.device)
+    if targets.ndim == 0 or len(targets) != len(sample):
+        raise ValueError(f"expected one target per sample, {len(sample)}; got {describe(targets)}")
+    return Sample(sample.inputs, targets, sample.groups, sample.extras)

@@ -1,0 +1,156 @@
+"""What a step or a network returned, as predicted classes."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning.readers.batch import describe
+
+Space = Literal["logits", "probabilities", "labels"]
+SPACES = ("logits", "probabilities", "labels")
+STEP_KEYS = ("preds", "logits", "probs", "y_hat")
+
+
+class Outputs(NamedTuple):
+    """How outputs become predictions: their space, and the threshold of a single output in that space."""
+
+    space: Space
+    threshold: float
+
+    @classmethod
+    def of(cls, space: Space, threshold: float | None) -> "Outputs":
+        """Fill in the threshold of ``space``: 0 for logits, .5 for probabilities.
+
+        Raises:
+            ValueError: on an unknown space, or a threshold outside it.
+        """
+        if space not in SPACES:
+            raise ValueError(f"outputs must be one of {', '.join(SPACES)}; got {space!r}")
+        threshold = (0.5 if space == "probabilities" else 0.0) if threshold is None else float(threshold)
+        if space == "probabilities" and not 0 < threshold < 1:
+            raise ValueError(f"the threshold of outputs='probabilities' must lie between 0 and 1; got {threshold}")
+        return cls(space, threshold)
+
+
+class Decision(NamedTuple):
+    """Predicted classes ``int64[N]``, which of them come from finite outputs ``bool[N]``, and the number of classes."""
+
+    classes: Tensor
+    finite: Tensor
+    n_classes: int
+
+
+def step_output(outputs: Any, n: int) -> Tensor | None:
+    """The predictions among what ``validation_step`` returned, or None.
+
+    Args:
+        outputs: the step's return value: a mapping with one of ``preds``, ``logits``, ``probs``, ``y_hat``, or a tensor.
+        n: size of the batch; a tensor whose first dimension differs (a loss) holds no predictions.
+    """
+    found = outputs
+    if isinstance(outputs, Mapping):
+        found = next((outputs[key] for key in STEP_KEYS if key in outputs), None)
+    return found if isinstance(found, Tensor) and found.ndim > 0 and len(found) == n else None
+
+
+def _flat(outputs: Tensor) -> Tensor:
+    flat = outputs.squeeze(1) if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
+    if flat.ndim not in (1, 2):
+        raise ValueError(f"expected outputs of shape [N], [N, 1] or [N, K]; got {describe(outputs)}")
+    return flat.detach()
+
+
+def check_space(outputs: Tensor, space: Space) -> None:
+    """Refuse outputs that cannot be, or plainly are not, in the declared space.
+
+    Single outputs between 0 and 1 on both sides of one half are taken for probabilities: as logits they would all be
+    the same class. Values that are not finite are left to the caller.
+
+    Args:
+        outputs: ``[N]``, ``[N, 1]`` or ``[N, K]``.
+        space: what they were declared to be.
+
+    Raises:
+        ValueError: if they are in another space; says which, and the option to set.
+    """
+    flat = _flat(outputs)
+    if space == "labels":
+        if flat.is_floating_point() or flat.ndim != 1:
+            raise ValueError(f"outputs='labels' needs integer classes [N]; got {describe(outputs)}")
+        return
+    if not flat.is_floating_point():
+        raise ValueError(
+            f"outputs={space!r} needs floating point; got {describe(outputs)}. For classes say outputs='labels'."
+        )
+    values = flat[flat.isfinite()] if flat.ndim == 1 else flat[flat.isfinite().all(dim=1)]
+    if values.numel() == 0:
+        return
+    if space == "probabilities":
+        _check_probabilities(values)
+    elif _looks_like_probabilities(values):
+        raise ValueError(
+            f"outputs='logits', but these look like probabilities (all in [{values.min():.3g}, {values.max():.3g}]"
+            f"{', rows sum to 1' if values.ndim == 2 else ', on both sides of one half'}); say outputs='probabilities'"
+        )
+
+
+def _looks_like_probabilities(values: Tensor) -> bool:
+    if bool(values.min() < 0) or bool(values.max() > 1):
+        return False
+    if values.ndim == 2:
+        return bool(((values.sum(dim=1) - 1).abs() < 1e-3).all())
+    return bool(values.min() < 0.5) and bool(values.max() > 0.5)
+
+
+def _check_probabilities(values: Tensor) -> None:
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"outputs='probabilities', but values reach from {low:.4g} to {high:.4g}; say outputs='logits'"
+        )
+    if values.ndim == 2 and bool(((values.sum(dim=1) - 1).abs() > 1e-2).any()):
+        worst = values.sum(dim=1)[(values.sum(dim=1) - 1).abs().argmax()].item()
+        raise ValueError(f"outputs='probabilities', but a row sums to {worst:.4g} instead of 1")
+
+
+def decide(outputs: Tensor, how: Outputs, *, n_classes: int | None = None) -> Decision:
+    """Predicted classes.
+
+    A single output is class 1 if it is greater than the threshold; several outputs are the class of the largest.
+
+    Args:
+        outputs: ``[N]``, ``[N, 1]`` or ``[N, K]``, in the space of ``how``.
+        how: space and threshold.
+        n_classes: number of classes of ``outputs="labels"`` (default 2).
+
+    Returns:
+        The `Decision`; classes of samples whose outputs are not finite are 0 and marked in ``finite``.
+    """
+    flat = _flat(outputs)
+    if how.space == "labels":
+        return Decision(flat.to(torch.int64), torch.ones_like(flat, dtype=torch.bool), n_classes or 2)
+    finite = flat.isfinite() if flat.ndim == 1 else flat.isfinite().all(dim=1)
+    if flat.ndim == 1:
+        return Decision(torch.where(finite, flat > how.threshold, False).to(torch.int64), finite, 2)
+    return Decision(torch.where(finite, flat.argmax(dim=1), 0), finite, int(flat.shape[1]))
+
+
+def targets_of(targets: Tensor | None, n_classes: int) -> Tensor:
+    """Targets as class indices ``int64[N]``, checked on the CPU before any kernel could fail on them (trap 4).
+
+    Raises:
+        ValueError: if there are none, or one is not an integer in ``0 .. n_classes - 1``; the value is shown.
+    """
+    if targets is None:
+        raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
+    flat = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
+    if flat.ndim != 1:
+        raise ValueError(f"expected one class index per sample; got {describe(targets)}")
+    numbers = flat.detach().cpu().to(torch.float64)
+    wrong = ~((numbers >= 0) & (numbers < n_classes) & (numbers == numbers.round()))
+    if bool(wrong.any()):
+        allowed = "0 or 1" if n_classes == 2 else f"an integer in 0 .. {n_classes - 1}"
+        raise ValueError(f"expected each target to be {allowed}; got {numbers[wrong][0].item():g}")
+    return flat.detach().to(torch.int64)

@@ -1,0 +1,95 @@
+"""Every name that is logged, as a function. Standard library only.
+
+A name is a path of parts joined by ``/``. A slash *inside* a part would split it, so that one name could become the path
+prefix of another (law 4); it is replaced by ``_`` here and nowhere else.
+"""
+
+from collections.abc import Iterable
+
+ERRORS = "xai/errors"
+NONFINITE_PREDICTIONS = "xai/nonfinite_predictions"
+ESTIMATE_PARTS = ("value", "lower", "upper", "bound")
+DRIFT_PARTS = ("mean", "lower", "upper", "median", "p90")
+
+
+def part(text: str) -> str:
+    """One part of a name: ``text`` without slashes, never empty."""
+    return text.replace("/", "_").strip() or "_"
+
+
+def join(*parts: str) -> str:
+    """A name made of ``parts``, each freed of slashes."""
+    return "/".join(part(p) for p in parts)
+
+
+def within(prefix: str, name: str) -> str:
+    """``name`` below ``prefix`` (a monitor's own name, or ``test``); unchanged when the prefix is empty."""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def fairness(attribute: str, metric: str, estimate: str) -> str:
+    """``fairness/<attribute>/<metric>/{value,lower,upper,bound}``."""
+    return join("fairness", attribute, metric, estimate)
+
+
+def rate(attribute: str, name: str, group: str) -> str:
+    """``rate/<attribute>/<rate>/<group>``."""
+    return join("rate", attribute, name, group)
+
+
+def count(attribute: str, group: str) -> str:
+    """``count/<attribute>/<group>``."""
+    return join("count", attribute, group)
+
+
+def balanced_accuracy(estimate: str) -> str:
+    """``utility/balanced_accuracy/{value,bound,chance}``."""
+    return join("utility", "balanced_accuracy", estimate)
+
+
+def drift(method: str, measure: str, reference: str, summary: str) -> str:
+    """``drift/<method>/<measure>/<reference>/{mean,lower,upper,median,p90}``."""
+    return join("drift", method, measure, reference, summary)
+
+
+def importance(method: str, feature: str) -> str:
+    """``importance/<method>/<feature>``."""
+    return join("importance", method, feature)
+
+
+def attribution(method: str, what: str) -> str:
+    """``attribution/<method>/<what>``: pictures, and the share on the sensitive variables."""
+    return join("attribution", method, what)
+
+
+def activation(module: str, statistic: str) -> str:
+    """``activation/<module>/<statistic>``; the network itself has the module name ``network``."""
+    return join("activation", module or "network", statistic)
+
+
+def activation_max(statistic: str) -> str:
+    """``activation_max/<statistic>``: the worst layer."""
+    return join("activation_max", statistic)
+
+
+def gate(what: str) -> str:
+    """``gate/<what>``."""
+    return join("gate", what)
+
+
+def xai(monitor: str, *what: str) -> str:
+    """``xai/<monitor>/<what>``: cost, sizes and failures."""
+    return join("xai", monitor, *what)
+
+
+def prefixes(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs (shorter, longer) of names of which the first is a path prefix of the second, or equal to it.
+
+    Example:
+        >>> prefixes(["a/b", "a/b/c", "a/bc"])
+        [('a/b', 'a/b/c')]
+    """
+    ordered = sorted(names, key=lambda name: name.split("/"))
+    return [
+        (a, b) for a, b in zip(ordered, ordered[1:], strict=False) if b.split("/")[: a.count("/") + 1] == a.split("/")
+    ]

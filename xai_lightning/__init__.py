@@ -6,13 +6,13 @@ The terms used throughout:
 * The **probe** is a fixed set of validation samples that is explained at every validation, so that a changed
   attribution means a changed model.
 * **Drift** is the distance between two attributions of the same sample: 0 is unchanged.
-* A **group** is a value of a sensitive attribute; a **rate** is a proportion within a group; a **metric** aggregates a rate
-  over groups.
+* A **group** is a value of a sensitive attribute; a **rate** is a proportion within a group; a **metric** aggregates a
+  rate over groups.
 * A **bound** is the one-sided confidence limit of a metric at the error that this validation may spend.
 * A **gate** decides which checkpoints may be kept; it is **open** when every limit holds.
 
-A **monitor** observes and logs, a **checkpoint** saves, a **sink** receives results. Importing this module imports neither
-torch nor Lightning; each public name does so when it is first used.
+A **monitor** observes and logs, a **checkpoint** saves, a **sink** receives results. Importing this module imports
+neither torch nor Lightning; each public name does so when it is first used.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """Where results go: the `Sink` protocol, TensorBoard, any logger's scalars, and memory.
 
-A sink is any object with the protocol's four methods. Pictures arrive as ``uint8[H, W, 3]``; histograms as the summary of
-`xai_lightning.functional.activation`. This is one of two places where tensors become numpy or plain numbers.
+A sink is any object with the protocol's four methods. Pictures arrive as ``uint8[H, W, 3]``; histograms as the summary
+of `xai_lightning.functional.activation`. This is one of two places where tensors become numpy or plain numbers.
 """
 
 from collections.abc import Mapping, Sequence

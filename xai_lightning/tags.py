@@ -1,9 +1,10 @@
 """Every name that is logged, as a function. Standard library only.
 
-A name is a path of parts joined by ``/``. A slash *inside* a part would split it, so that one name could become the path
-prefix of another (law 4); it is replaced by ``_`` here and nowhere else.
+A name is a path of parts joined by ``/``. A slash *inside* a part would split it, so that one name could become the
+path prefix of another (law 4); it is replaced by ``_`` here and nowhere else.
 """
 
+import itertools
 from collections.abc import Iterable
 
 ERRORS = "xai/errors"
@@ -90,6 +91,4 @@ def prefixes(names: Iterable[str]) -> list[tuple[str, str]]:
         [('a/b', 'a/b/c')]
     """
     ordered = sorted(names, key=lambda name: name.split("/"))
-    return [
-        (a, b) for a, b in zip(ordered, ordered[1:], strict=False) if b.split("/")[: a.count("/") + 1] == a.split("/")
-    ]
+    return [(a, b) for a, b in itertools.pairwise(ordered) if b.split("/")[: a.count("/") + 1] == a.split("/")]

@@ -141,8 +141,9 @@ def test_a_total_of_zero_is_undefined_and_not_zero():
     assert all(limit.isnan().tolist() == [True, False] for limit in wilson(empty, full, 0.05))
     assert all(limit.isnan() for limit in mover_mean(empty, full, 0.05))
     for function in (newcombe, mover_ratio):
-        for counts in ((empty, full, *of(1, 4)), (*of(1, 4), empty, full), (*of(0, 4), empty, full)):
-            assert all(limit.isnan().tolist() == [True, False] for limit in function(*counts, error=0.05))
+        for other in (of(0, 4), of(1, 4), of(4, 4)):
+            assert all(limit.isnan().tolist() == [True, False] for limit in function(empty, full, *other, error=0.05))
+            assert all(limit.isnan().tolist() == [True, False] for limit in function(*other, empty, full, error=0.05))
 
 
 def test_limits_are_infinite_when_no_error_may_be_spent():
@@ -213,6 +214,7 @@ def test_a_longer_resumed_run_divides_what_is_unspent():
 @pytest.mark.parametrize("spent", [0.05, 0.07, sum([0.05 / 49] * 49)])
 def test_nothing_is_left_of_an_error_that_was_spent(spent):
     assert allowance(0.05, 50, 100, spent) == 0
+    assert allowance(0.05, 50, None, spent) == 0
 
 
 def test_a_validation_beyond_the_horizon_may_spend_nothing():

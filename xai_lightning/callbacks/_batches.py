@@ -109,7 +109,8 @@ class NetworkOutput:
         if output is None:
             raise ValueError(
                 f"no predictions: the step returned none (preds, logits, probs, y_hat, or a tensor of {n} rows), and "
-                f"{self._label} was not called with the batch's input. Return them from the step, or name the network with "
+                f"{self._label} was not called with the batch's input. Return them from the step, or name the "
+                f"network with "
                 "network=..."
             )
         tensor = output_tensor(output)

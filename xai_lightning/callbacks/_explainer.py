@@ -79,7 +79,8 @@ class Explainer:
         inputs = sample.inputs[:REHEARSED]
         if not inputs.is_floating_point() and (self.spec is None or self.spec.gradient):
             raise ValueError(
-                f"method {self.label!r} differentiates, which integer inputs ({inputs.dtype}) do not allow; use a method that "
+                f"method {self.label!r} differentiates, which integer inputs ({inputs.dtype}) do not allow; use a "
+                f"method that "
                 "switches features off (feature_ablation, occlusion, kernel_shap, lime), or give the network floats"
             )
         self._names = tuple(_known_extras(network, sample))
@@ -133,7 +134,7 @@ class Explainer:
         return self.spec.cost(attribution.resolve_options(self.method, self.options, shape, n_variables), n_variables)
 
     def explain(self, pl_module: LightningModule, network: nn.Module, rows: Rows, shown: Tensor) -> Explanation:
-        """Explain ``rows`` in one guard, and keep whole maps of those at ``shown``; everything is as before afterwards."""
+        """Explain ``rows`` in one guard that leaves no trace, and keep whole maps of those at ``shown``."""
         device = pl_module.device
         with explaining(pl_module, autocast=self.autocast):
             explained = Explained(

@@ -41,7 +41,7 @@ def gather(
         quota: samples per stratum.
     """
     width = torch.tensor(mine[1].maps.shape[1] if mine else 0, device=pl_module.device)
-    columns = int(trainer.strategy.reduce(width, reduce_op="max"))  # type: ignore[arg-type]
+    columns = int(trainer.strategy.reduce(width, reduce_op="max"))
     keys = torch.zeros(capacity, 3, dtype=torch.int64)
     numbers = torch.zeros(capacity, columns + 1, dtype=torch.float64)
     passes = torch.zeros(2, dtype=torch.float64)
@@ -63,4 +63,4 @@ def _everywhere(trainer: Trainer, pl_module: LightningModule, mine: Tensor) -> T
     if trainer.world_size == 1:
         return mine
     everyone = pl_module.all_gather(mine.to(pl_module.device))
-    return everyone.flatten(0, 1).cpu()  # type: ignore[union-attr]
+    return torch.as_tensor(everyone).flatten(0, 1).cpu()

@@ -57,7 +57,7 @@ def _remember(module: nn.Module) -> _Memory:
     attributes = dict(vars(module))
     containers = [value for value in attributes.values() if isinstance(value, list | dict | set | deque)]
     held = [*attributes.values(), *(item for c in containers for item in (c.values() if isinstance(c, dict) else c))]
-    weights = [p for p in module._parameters.values() if p is not None]
+    weights: list[Tensor] = [p for p in module._parameters.values() if p is not None]
     weights += [p.grad for p in weights if p.grad is not None]
     known = {id(weight) for weight in weights}
     others = [t for t in held if isinstance(t, Tensor) and id(t) not in known and t.layout == torch.strided]
@@ -96,8 +96,8 @@ def _put_back(memory: _Memory) -> None:
 def restored(module: nn.Module) -> Iterator[None]:
     """Put every submodule of ``module`` back as it was: attributes, hooks, flags, buffers, containers (traps 9, 10).
 
-    Hooks live in dicts among the attributes, so they are put back with them; buffers and loose tensors that were written
-    to are copied back.
+    Hooks live in dicts among the attributes, so they are put back with them; buffers and loose tensors that were
+    written to are copied back.
 
     Raises:
         RuntimeError: if a parameter or a gradient was changed, which nothing can undo.

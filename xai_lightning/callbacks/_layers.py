@@ -42,7 +42,7 @@ FUSED = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttentio
 
 
 class Layer(NamedTuple):
-    """A watched module: its name, itself, whether the last dimension of its output holds the units, whether it rectifies."""
+    """A watched module: name, module, whether units stand in the last dimension of its output, whether it rectifies."""
 
     name: str
     module: nn.Module
@@ -59,8 +59,8 @@ def find_layers(pl_module: LightningModule, patterns: Sequence[str] | None, most
 
     Args:
         pl_module: where to look.
-        patterns: glob patterns of module names; None for the outputs of non-linearities (or, where all are functional, of the
-            modules with weights), evenly spaced if there are more than ``most``.
+        patterns: glob patterns of module names; None for the outputs of non-linearities (or, where all are functional,
+            of the modules with weights), evenly spaced if there are more than ``most``.
         most: how many at most, without patterns.
 
     Raises:

@@ -4,11 +4,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from xai_lightning import tags
@@ -21,72 +19,17 @@ from xai_lightning._lightning import (
     rank_zero_info,
 )
 from xai_lightning.callbacks._guard import Hooks
+from xai_lightning.callbacks._publish import log_equal, log_sum, write
+from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
 from xai_lightning.callbacks._trainer import Stage, is_last_batch, log_step, stage_of
-from xai_lightning.functional.activation import HistogramSummary
-from xai_lightning.sinks import Picture, Sink, logger_sinks
-
-OnError = Literal["warn", "raise"]
-FAILURES_IN_A_ROW = 3
-STATE_VERSION = 1
-
-
-@dataclass
-class Record:
-    """What one validation of one monitor logs.
-
-    Args:
-        shared: summaries that can be gated; they go through ``self.log`` and are equal on all ranks.
-        direct: numbers per layer, feature or group; they go to the loggers directly.
-        pictures: name to a function that draws it, called on rank zero only.
-        histograms: name to summary.
-    """
-
-    shared: dict[str, float] = field(default_factory=dict)
-    direct: dict[str, float] = field(default_factory=dict)
-    pictures: dict[str, Callable[[], Picture]] = field(default_factory=dict)
-    histograms: dict[str, HistogramSummary] = field(default_factory=dict)
-
-
-@dataclass
-class Look:
-    """One evaluation as a monitor sees it.
-
-    Args:
-        stage: ``fit``, ``validate`` or ``test``.
-        sanity: the sanity check: nothing is logged and no state is kept.
-        number: number of this validation within ``fit``, from 1; 0 elsewhere.
-        started: ``callback_metrics`` at its beginning.
-        due: this monitor looks at it; a validation that is left out logs nothing.
-    """
-
-    stage: Stage
-    sanity: bool
-    number: int
-    started: dict[str, Tensor]
-    due: bool
-    batches: int = 0
-    closed: bool = False
-    failure: Exception | None = None
-    seconds: float = 0.0
-    record: Record | None = None
-
-
-def stable(value: object) -> str:
-    """A text for ``value`` that is the same in another process: no addresses."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{stable(k)}: {stable(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(stable, value)) + "]"
-    if value is None or isinstance(value, str | int | float | slice):
-        return repr(value)
-    return str(getattr(value, "__qualname__", type(value).__qualname__))
+from xai_lightning.sinks import Sink, logger_sinks
 
 
 class Monitor(Callback):
     """Observes evaluations: reads batches, concludes at the end, logs, and never harms the training.
 
-    Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is raised;
-    afterwards a failure is a warning, NaN under every name, and ``xai/errors`` (law 8).
+    Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is
+    raised; afterwards a failure is a warning, NaN under every name, and ``xai/errors`` (law 8).
 
     Args:
         kind: its name below ``xai/``.
@@ -165,8 +108,8 @@ class Monitor(Callback):
     @property
     @override
     def state_key(self) -> str:
-        # Lightning refuses equal keys in the Trainer's constructor, with a message that does not help; until `setup`, which
-        # says it better, keys differ (trap 39)
+        # Lightning refuses equal keys in the Trainer's constructor with a message that does not help (trap 39);
+        # until `setup`, which says it better, keys differ
         own = f"{type(self).__qualname__}{self._identity}"
         return own if self._ready else f"{own}#{id(self)}"
 
@@ -209,7 +152,8 @@ class Monitor(Callback):
             clash = mine & {name for names in other.logged_names() for name in names}
             if clash:
                 raise MisconfigurationException(
-                    f"{type(self).__name__} and another {type(other).__name__} would both log {sorted(clash)[0]!r}; give one "
+                    f"{type(self).__name__} and another {type(other).__name__} would both log {sorted(clash)[0]!r}; "
+                    f"give one "
                     "of them a name=..., which becomes the prefix of all it logs"
                 )
 
@@ -231,7 +175,7 @@ class Monitor(Callback):
         return dataloader_idx is None or dataloader_idx == self.dataloader_idx
 
     def _attempt(self, action: Callable[..., Any], *args: Any) -> Any:
-        """Run ``action``; once a real batch has been handled, an exception becomes this validation's failure (law 8)."""
+        """Run ``action``; once a real batch was handled, an exception is this validation's failure (law 8)."""
         look = self._look
         if look is None or not self._active():
             return None
@@ -295,66 +239,36 @@ class Monitor(Callback):
         self._failures += 1
         end = " It stops here." if self._failures == FAILURES_IN_A_ROW else ""
         warnings.warn(
-            f"{type(self).__name__} failed in this validation and logged NaN: {look.failure!r}.{end} Training goes on; pass "
+            f"{type(self).__name__} failed in this validation and logged NaN: {look.failure!r}.{end} Training goes "
+            f"on; pass "
             "on_error='raise' to stop it instead.",
             stacklevel=2,
         )
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, look: Look, record: Record) -> None:
         failed = look.failure is not None or self._failures >= FAILURES_IN_A_ROW
-        # each rank adds its part of the sum that Lightning forms over ranks and monitors
-        self._log_one(pl_module, tags.within(self._stage_prefix(look), tags.ERRORS), failed / trainer.world_size, "sum")
-        seconds = self._full(look, tags.xai(self.kind, "seconds"))
-        self._log_one(pl_module, seconds, look.seconds / trainer.world_size, "sum")
+        log_sum(pl_module, trainer, self._full(look, tags.xai(self.kind, "seconds")), look.seconds)
+        log_sum(pl_module, trainer, tags.within("test" if look.stage == "test" else "", tags.ERRORS), float(failed))
         for name, value in record.shared.items():
-            self._log_one(pl_module, self._full(look, name), value, "mean")
-
-    @staticmethod
-    def _stage_prefix(look: Look) -> str:
-        return "test" if look.stage == "test" else ""
+            log_equal(pl_module, self._full(look, name), value)
 
     def _full(self, look: Look, name: str) -> str:
-        return tags.within(self._stage_prefix(look), tags.within(self.name, name))
-
-    @staticmethod
-    def _log_one(pl_module: LightningModule, name: str, value: float, how: str) -> None:
-        exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
-        number = torch.tensor(value, dtype=exact, device=pl_module.device)
-        pl_module.log(
-            name,
-            number,
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            batch_size=1,
-            reduce_fx=how,
-            add_dataloader_idx=False,
-        )
+        return tags.within("test" if look.stage == "test" else "", tags.within(self.name, name))
 
     def _end(self, trainer: Trainer) -> None:
         look, self._look = self._look, None
         if look is None or look.record is None or not trainer.is_global_zero:
             return
-        step, record = log_step(trainer, look.started), look.record
+        step, record = log_step(trainer, look.started), look.record.renamed(partial(self._full, look))
         try:
             for sink in logger_sinks(trainer.loggers):
-                self._write(sink, look, record, record.direct, step)
+                write(sink, record, record.direct, step)
             for own in self.sinks:
-                self._write(own, look, record, {**record.shared, **record.direct}, step)
+                write(own, record, {**record.shared, **record.direct}, step)
         except Exception as error:
             if self.on_error == "raise":
                 raise
             warnings.warn(f"{type(self).__name__} could not write to a logger: {error!r}", stacklevel=2)
-
-    def _write(self, sink: Sink, look: Look, record: Record, numbers: Mapping[str, float], step: int) -> None:
-        if numbers:
-            sink.scalars({self._full(look, name): value for name, value in numbers.items()}, step)
-        if getattr(sink, "takes_pictures", True):
-            for name, draw in record.pictures.items():
-                sink.picture(self._full(look, name), draw(), step)
-            for name, summary in record.histograms.items():
-                sink.histogram(self._full(look, name), summary, step)
-        sink.flush()
 
     # --- Lightning's hooks
 

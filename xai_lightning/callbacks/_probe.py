@@ -43,7 +43,7 @@ def sample_hash(inputs: Tensor, seed: int) -> Tensor:
 
 
 class Rows(NamedTuple):
-    """Samples on the CPU: hash and stratum ``int64[M]``, inputs ``[M, ...]``, targets ``[M]``, further network arguments."""
+    """Samples on the CPU: hash and stratum ``int64[M]``, inputs ``[M, ...]``, targets ``[M]``, further arguments."""
 
     hashes: Tensor
     strata: Tensor
@@ -53,13 +53,19 @@ class Rows(NamedTuple):
 
     def take(self, index: Tensor) -> "Rows":
         """The rows at ``index``."""
-        return Rows(*(column[index] for column in self[:4]), tuple(extra[index] for extra in self.extras))
+        hashes, strata, inputs, targets, extras = self
+        kept = tuple(extra[index] for extra in extras)
+        return Rows(hashes[index], strata[index], inputs[index], targets[index], kept)
 
     def join(self, other: "Rows") -> "Rows":
         """These rows, then ``other``."""
-        columns = [torch.cat(pair) for pair in zip(self[:4], other[:4], strict=True)]
-        extras = tuple(torch.cat(pair) for pair in zip(self.extras, other.extras, strict=True))
-        return Rows(*columns, extras)
+        return Rows(
+            torch.cat([self.hashes, other.hashes]),
+            torch.cat([self.strata, other.strata]),
+            torch.cat([self.inputs, other.inputs]),
+            torch.cat([self.targets, other.targets]),
+            tuple(torch.cat(pair) for pair in zip(self.extras, other.extras, strict=True)),
+        )
 
 
 def smallest(hashes: Tensor, strata: Tensor, quota: int) -> Tensor:

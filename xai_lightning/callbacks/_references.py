@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning import tags
-from xai_lightning.functional import drift
+from xai_lightning.functional import drift, render
 
 REFERENCES = ("first", "previous")
 
@@ -34,6 +34,11 @@ class References:
     def same_probe(self, hashes: Tensor, strata: Tensor) -> bool:
         """Whether the rows are those of the references."""
         return torch.equal(self.hashes, hashes) and torch.equal(self.strata, strata)
+
+    def show(self, maps: Tensor) -> None:
+        """Compare later pictures with ``maps`` ``float32[S, H, W]``, unless there is something to compare with."""
+        if self.shown.shape != maps.shape:
+            self.shown, self.scale = maps, render.colour_scale(maps)
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""

@@ -84,8 +84,8 @@ def loader_of(trainer: Trainer, dataloader_idx: int) -> Any:
 class Positions:
     """Dataset rows of the samples of each batch, in the order in which the loader yields them.
 
-    A ``DistributedSampler`` pads: it repeats leading rows so that ranks get equally many. Those are marked, so that nothing
-    is counted twice (trap 44).
+    A ``DistributedSampler`` pads: it repeats leading rows so that ranks get equally many. Those are marked, so that
+    nothing is counted twice (trap 44).
 
     Args:
         loader: the prepared loader.
@@ -108,7 +108,8 @@ class Positions:
         if not isinstance(sampler, DistributedSampler):
             return torch.ones(n, dtype=torch.bool)
         place = torch.arange(first, first + n) * sampler.num_replicas + sampler.rank
-        return place < len(sampler.dataset)  # type: ignore[arg-type]
+        real: Tensor = place < len(sampler.dataset)  # type: ignore[arg-type]
+        return real
 
     def rows(self, n: int) -> Tensor:
         """Dataset rows ``int64[N]`` of the last ``n`` samples that were advanced over.

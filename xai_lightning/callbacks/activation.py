@@ -11,8 +11,9 @@ from typing_extensions import override
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_warn
 from xai_lightning.callbacks._layers import Layer, find_layers
-from xai_lightning.callbacks._monitor import Look, Monitor, OnError, Record
+from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._probe import sample_hash
+from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
 from xai_lightning.functional import activation
 from xai_lightning.functional.attribution import output_tensor
@@ -25,15 +26,16 @@ STATISTICS = ("mean", "std", "rms", "zero_share", "dead_share")
 class ActivationMonitor(Monitor):
     """Statistics of the outputs of chosen modules, reduced in a hook while the user's own validation step runs.
 
-    Logs ``activation_max/<statistic>`` (the worst layer; of the mean its absolute value) through ``self.log`` on every rank,
-    equal on all, and ``activation/<module>/<statistic>`` with a histogram per module on rank zero. Hooks exist during a step
-    only. Costs no forward or backward pass. Definitions: `xai_lightning.functional.activation`; ``dead_share`` is the share of
-    units that were never positive on the samples seen, and is undefined (NaN) for modules whose output need not be zero.
+    Logs ``activation_max/<statistic>`` (the worst layer; of the mean its absolute value) through ``self.log`` on every
+    rank, equal on all, and ``activation/<module>/<statistic>`` with a histogram per module on rank zero. Hooks exist
+    during a step only. Costs no forward or backward pass. Definitions: `xai_lightning.functional.activation`;
+    ``dead_share`` is the share of units that were never positive on the samples seen, and is undefined (NaN) for
+    modules whose output need not be zero.
 
     Args:
         layers: glob patterns of module names, such as ``["encoder.*.act", "head"]``; by default the outputs of
-            non-linearities, 16 at most. Modules inside torch's own transformer layers are left out unless named, since a
-            hook there switches their fused path off, which changes the last bit of the validation metrics.
+            non-linearities, 16 at most. Modules inside torch's own transformer layers are left out unless named, since
+            a hook there switches their fused path off, which changes the last bit of the validation metrics.
         max_layers: how many layers at most, without ``layers``.
         share: share of the samples that is looked at, chosen by their hash, between 0 and 1.
         reader: how to read a batch; needed for ``share`` below 1 only.
@@ -131,12 +133,12 @@ class ActivationMonitor(Monitor):
             return self._moments
         device = pl_module.device
         mine = [len(self._moments[layer.name].mean) if layer.name in self._moments else 0 for layer in self._layers]
-        units = trainer.strategy.reduce(torch.tensor(mine, device=device), reduce_op="max").tolist()  # type: ignore[union-attr]
+        units = trainer.strategy.reduce(torch.tensor(mine, device=device), reduce_op="max").tolist()
         merged: dict[str, activation.Moments] = {}
         for layer, size in zip(self._layers, units, strict=True):
             if size:
                 own = activation.pack(self._moments.get(layer.name, activation.empty(size))).to(device)
-                parts = [activation.unpack(part.cpu(), size) for part in pl_module.all_gather(own)]  # type: ignore[union-attr]
+                parts = [activation.unpack(part.cpu(), size) for part in pl_module.all_gather(own)]
                 merged[layer.name] = parts[0]
                 for part in parts[1:]:
                     merged[layer.name] = activation.merge(merged[layer.name], part)
@@ -144,7 +146,7 @@ class ActivationMonitor(Monitor):
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
-        record, worst = Record(), {statistic: math.nan for statistic in STATISTICS}
+        record, worst = Record(), dict.fromkeys(STATISTICS, math.nan)
         for layer in self._layers:
             moments = gathered.get(layer.name)
             if moments is None:
@@ -164,7 +166,8 @@ class ActivationMonitor(Monitor):
         if silent and not self._warned:
             self._warned = True
             rank_zero_warn(
-                f"ActivationMonitor: these modules were never called in a validation step and log NaN: {', '.join(silent)}"
+                f"ActivationMonitor: these modules were never called in a validation step and log NaN: "
+                f"{', '.join(silent)}"
             )
 
 

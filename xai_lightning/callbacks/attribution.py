@@ -11,16 +11,18 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from xai_lightning.callbacks._attribution_record import bars, grid, summary
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._explainer import Explainer, Explanation
 from xai_lightning.callbacks._gathered import Gathered, gather
-from xai_lightning.callbacks._monitor import Look, Monitor, OnError, Record
+from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._probe import Candidates, Rows
+from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._strata import Strata
 from xai_lightning.callbacks._trainer import Stage, loader_of, resolve_network
-from xai_lightning.functional import drift, render
-from xai_lightning.functional.attribution import METHODS, Custom, Task, check_method
+from xai_lightning.functional import drift
+from xai_lightning.functional.attribution import Custom, Task, check_method
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.rng import isolated
 from xai_lightning.functional.tables import choose
@@ -38,9 +40,10 @@ class AttributionMonitor(Monitor):
     The probe is drawn at the first validation: per stratum (class x group) the samples with the smallest seeded hash of
     their own input, which does not depend on order, batching or ranks. Logs
     ``drift/<method>/<measure>/<reference>/{mean,lower,upper,median,p90}``, ``attribution/<method>/sensitive_share`` and
-    ``xai/<method>/…`` through ``self.log`` on every rank, equal on all; ``importance/<method>/<feature>`` and the pictures on
-    rank zero. Each rank explains its own share. The cost in passes is said once and logged. Under ``validate`` and ``test``
-    there is no drift. Definitions: `xai_lightning.functional.attribution` and `xai_lightning.functional.drift`.
+    ``xai/<method>/…`` through ``self.log`` on every rank, equal on all; ``importance/<method>/<feature>`` and the
+    pictures on rank zero. Each rank explains its own share. The cost in passes is said once and logged. Under
+    ``validate`` and ``test`` there is no drift. Definitions: `xai_lightning.functional.attribution` and
+    `xai_lightning.functional.drift`.
 
     Args:
         method: a name from `xai_lightning.functional.attribution.METHODS`, or a callable, see ``attribute`` there.
@@ -113,8 +116,8 @@ class AttributionMonitor(Monitor):
         self._explainer = Explainer(
             method,
             options=options,
-            task=choose("task", task, ("classification", "regression")),  # type: ignore[arg-type]
-            outputs=Outputs.of(choose("output space", outputs, ("logits", "probabilities")), None),  # type: ignore[arg-type]
+            task=choose("task", task, ("classification", "regression")),
+            outputs=Outputs.of(choose("output space", outputs, ("logits", "probabilities")), None),
             baseline=baseline,
             features=features,
             seed=seed,
@@ -208,11 +211,12 @@ class AttributionMonitor(Monitor):
             explainer.variables.indices(self.sensitive)
         self._strata.n_classes = explainer.n_classes
         self._learned = True
-        variables = explainer.blocks.count if explainer.blocks else 0
+        variables = explainer.blocks.number if explainer.blocks else 0
         cost = explainer.cost(variables, tuple(sample.inputs.shape[1:]))
         if cost is not None:
             rank_zero_info(
-                f"AttributionMonitor({self.method!r}) explains up to {self._strata.quota * len(self._strata.names())} samples at each validation, "
+                f"AttributionMonitor({self.method!r}) explains up to "
+                f"{self._strata.quota * len(self._strata.names())} samples at each validation, "
                 f"with {cost.forward} forward and {cost.backward} backward passes per sample"
             )
 
@@ -279,10 +283,10 @@ class AttributionMonitor(Monitor):
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         reduce = trainer.strategy.reduce
         known = torch.tensor(self._strata.n_classes, device=pl_module.device)
-        self._strata.n_classes = int(reduce(known, reduce_op="max"))  # type: ignore[arg-type]
-        spread = reduce(self._spread.clone().to(pl_module.device), reduce_op="sum").cpu()  # type: ignore[union-attr]
+        self._strata.n_classes = int(reduce(known, reduce_op="max"))
+        spread = reduce(self._spread.clone().to(pl_module.device), reduce_op="sum").cpu()
         held = torch.tensor(len(self._mine[0].hashes) if self._mine else 0, device=pl_module.device)
-        capacity = int(reduce(held, reduce_op="max"))  # type: ignore[arg-type]
+        capacity = int(reduce(held, reduce_op="max"))
         quota = self._strata.quota if self.probe is None else EVERY
         return spread, gather(trainer, pl_module, self._mine, capacity, quota)
 
@@ -295,9 +299,8 @@ class AttributionMonitor(Monitor):
             if self._candidates is not None and not (look.stage == "fit" and self._references.maps):
                 self._scale = _standard_deviation(spread)
             found = found._replace(maps=found.maps / self._scale)
-        record = Record()
         self._settle(found, look)
-        self._add_summary(record, found)
+        record = summary(self.method, found, self._explainer, self._strata, self.sensitive)
         if look.stage == "fit":
             self._take_up_references(found)
             self._add_drift(record, found, look.number)
@@ -325,7 +328,8 @@ class AttributionMonitor(Monitor):
         if not references.same_probe(found.hashes, found.strata):
             if references.maps:
                 rank_zero_warn(
-                    f"AttributionMonitor({self.method!r}): the validation data changed since the references were made (other "
+                    f"AttributionMonitor({self.method!r}): the validation data changed since the references were "
+                    f"made (other "
                     "samples are drawn for the probe); drift starts anew"
                 )
             self._references = References(found.hashes, found.strata)
@@ -336,56 +340,19 @@ class AttributionMonitor(Monitor):
             references.maps["first"] = found.maps
         record.shared |= references.distances(self.method, found.maps, self.measures, self.references, self.seed)
 
-    def _add_summary(self, record: Record, found: Gathered) -> None:
-        maps, variables = found.maps, self._explainer.variables
-        finite = maps.isfinite().all(dim=1)
-        numbers = {
-            "forward_passes": float(found.passes[0]),
-            "backward_passes": float(found.passes[1]),
-            "probe_size": float(len(maps)),
-            "zero_maps": float((maps.abs().sum(dim=1) <= drift.ZERO_MAP).double().mean()),
-            "nonfinite_maps": float((~finite).double().mean()),
-        }
-        if self._explainer.spec is not None and self._explainer.spec.complete:
-            numbers["completeness_error"] = float(found.error.nanmean())
-        record.shared |= {tags.xai(self.method, what): value for what, value in numbers.items()}
-        if variables is not None and variables.names:
-            importance = drift.global_importance(maps).tolist()
-            record.direct |= {
-                tags.importance(self.method, f): v for f, v in zip(variables.names, importance, strict=True)
-            }
-        if variables is not None and self.sensitive:
-            share = drift.share(maps, variables.indices(self.sensitive))
-            record.shared[tags.attribution(self.method, "sensitive_share")] = share
-        for stratum, names in enumerate(self._strata.names()):
-            record.direct[tags.xai(self.method, "probe", *names)] = float((found.strata == stratum).sum())
-
     def _add_pictures(self, record: Record, found: Gathered) -> None:
-        variables, first = self._explainer.variables, self._references.maps.get("first")
+        variables, references = self._explainer.variables, self._references
         if variables is not None and variables.names:
-            now = drift.global_importance(found.maps).tolist()
-            before = None if first is None else drift.global_importance(first).tolist()
-            record.pictures[tags.attribution(self.method, "importance")] = lambda: render.bar_chart(
-                variables.names,
-                now,
-                title=f"mean |attribution|, {self.method}",
-                reference=before,
-                highlight=self.sensitive,
-            )
-        if self._shown is not None:
-            self._add_grid(record, *self._shown)
-
-    def _add_grid(self, record: Record, rows: Rows, maps: Tensor) -> None:
-        now, references = maps / self._scale, self._references
-        if references.shown.shape != now.shape:
-            references.shown, references.scale = now, render.colour_scale(now)
-        reference, scale = references.shown, references.scale
-        names = self._strata.names()
-        labels = [" ".join(names[int(stratum)]) for stratum in rows.strata]
-        record.direct[tags.xai(self.method, "colour_scale")] = scale
-        record.pictures[tags.attribution(self.method, "maps")] = lambda: render.attribution_grid(
-            rows.inputs, reference, now, labels=labels, scale=scale
-        )
+            draw = bars(self.method, variables, found.maps, references.maps.get("first"), self.sensitive)
+            record.pictures[tags.attribution(self.method, "importance")] = draw
+        if self._shown is None:
+            return
+        rows, maps = self._shown
+        references.show(maps / self._scale)
+        labels = [" ".join(self._strata.names()[int(stratum)]) for stratum in rows.strata]
+        record.direct[tags.xai(self.method, "colour_scale")] = references.scale
+        draw = grid(rows.inputs, references.shown, maps / self._scale, labels, references.scale)
+        record.pictures[tags.attribution(self.method, "maps")] = draw
 
 
 def _gallery(n: int) -> Tensor:

@@ -10,7 +10,6 @@ from typing_extensions import override
 
 from xai_lightning import __version__, tags
 from xai_lightning._lightning import (
-    Checkpoint,
     LightningModule,
     MisconfigurationException,
     ModelCheckpoint,
@@ -19,11 +18,10 @@ from xai_lightning._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
+from xai_lightning.callbacks import _decision as decision
 from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._trainer import log_step, stage_of
 from xai_lightning.functional import gate
-from xai_lightning.functional.tables import choose
 from xai_lightning.sinks import logger_sinks
 
 AUDIT_FILE = "gate_audit.jsonl"
@@ -33,15 +31,15 @@ LAST_NOTE = "Written at the end of every validation, for resuming, whether the g
 class GatedCheckpoint(ModelCheckpoint):
     """A ``ModelCheckpoint`` that keeps the best monitored value among the checkpoints that satisfy its limits.
 
-    It decides once per validation, at its end, from ``trainer.callback_metrics`` alone, unanimously across ranks. A metric
-    that is missing, NaN, infinite, or not of this validation closes the gate. ``last.ckpt`` is written at the end of every
-    validation, gate open or not; it is for resuming and never the best. Each file carries the evidence as one JSON string
-    under ``checkpoint["xai_lightning"]``, and has ``<name>.verdict.json`` beside it with the file's SHA-256; every decision
-    is one line of ``gate_audit.jsonl`` in the same folder. Logs ``gate/open`` and ``gate/violation`` on rank zero. Costs no
-    forward or backward pass.
+    It decides once per validation, at its end, from ``trainer.callback_metrics`` alone, unanimously across ranks. A
+    metric that is missing, NaN, infinite, or not of this validation closes the gate. ``last.ckpt`` is written at the
+    end of every validation, gate open or not; it is for resuming and never the best. Each file carries the evidence as
+    one JSON string under ``checkpoint["xai_lightning"]``, and has ``<name>.verdict.json`` beside it with the file's
+    SHA-256; every decision is one line of ``gate_audit.jsonl`` in the same folder. Logs ``gate/open`` and
+    ``gate/violation`` on rank zero. Costs no forward or backward pass.
 
-    With a ``fairness/`` limit the gate also requires ``utility/balanced_accuracy/bound`` to be above chance (1/K): a model
-    that decides the same for everybody is perfectly fair.
+    With a ``fairness/`` limit the gate also requires ``utility/balanced_accuracy/bound`` to be above chance (1/K): a
+    model that decides the same for everybody is perfectly fair.
 
     Args:
         monitor: the metric of which the best value is kept; with None the latest that passes is kept.
@@ -142,7 +140,8 @@ class GatedCheckpoint(ModelCheckpoint):
             return
         if not trainer.enable_validation:
             raise MisconfigurationException(
-                "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a validation "
+                "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a "
+                "validation "
                 f"loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
             )
         if "://" in str(self.dirpath):
@@ -151,14 +150,13 @@ class GatedCheckpoint(ModelCheckpoint):
             )
         if type(trainer.strategy.checkpoint_io).__name__ == "AsyncCheckpointIO":
             raise MisconfigurationException(
-                "GatedCheckpoint hashes each file once it is written; AsyncCheckpointIO writes it later. Use another plugin."
+                "GatedCheckpoint hashes each file once it is written; AsyncCheckpointIO writes it later. Use another "
+                "plugin."
             )
         self._name_others(trainer)
 
     def _name_others(self, trainer: Trainer) -> None:
-        others = [
-            c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoint) and not isinstance(c, GatedCheckpoint)
-        ]
+        others = [other for other in trainer.checkpoint_callbacks if not isinstance(other, GatedCheckpoint)]
         if others:
             names = ", ".join(type(other).__name__ for other in others)
             rank_zero_warn(f"{names} beside GatedCheckpoint writes files that no gate has seen")
@@ -185,50 +183,26 @@ class GatedCheckpoint(ModelCheckpoint):
         self._opened += is_open
         self._decision = self._record(trainer, verdict, is_open)
         self._remember_closest(verdict)
-        if not trainer.fast_dev_run:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save(trainer, is_open)
         self._publish(trainer, verdict)
 
     def _check_names(self, trainer: Trainer) -> None:
-        known = set(trainer.callback_metrics)
-        for monitor in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(monitor, Monitor):
-                known |= {tags.within(monitor.name, name) for name in monitor.logged_names()[0]}
-        for name in [limit.name for limit in self.limits] + [self.monitor] * (self.monitor is not None):
-            try:
-                choose("metric", str(name), sorted(known))
-            except ValueError as error:
-                raise MisconfigurationException(
-                    f"GatedCheckpoint: nobody logs {name!r} in a validation. {error}"
-                ) from error
+        wanted = [limit.name for limit in self.limits] + ([] if self.monitor is None else [self.monitor])
+        decision.check_names(trainer, wanted)
         self._names_checked = True
-
-    def _fairness_prefixes(self) -> list[str]:
-        found = [limit.name.partition("fairness/")[0] for limit in self.limits if "fairness/" in f"/{limit.name}"]
-        return list(dict.fromkeys(found))
-
-    def _all_limits(self, metrics: Mapping[str, float]) -> list[gate.Limit]:
-        """The limits given, that the monitored value exists, and the utility floor."""
-        limits = list(self.limits)
-        if self.monitor is not None:
-            limits.append(gate.Limit(self.monitor, "at_most", math.inf))
-        if self.utility_floor:
-            for prefix in self._fairness_prefixes():
-                chance = metrics.get(prefix + tags.balanced_accuracy("chance"), math.inf)
-                limits.append(gate.Limit(prefix + tags.balanced_accuracy("bound"), "above", chance))
-        return limits
 
     def _decide(self, trainer: Trainer) -> gate.Verdict:
         now = trainer.callback_metrics
         fresh = {name for name, value in now.items() if value is not self._started.get(name)}
         metrics = {name: float(value) for name, value in now.items()}
-        return gate.decide(self._all_limits(metrics), metrics, fresh)
+        limits = decision.all_limits(self.limits, self.monitor, metrics, utility_floor=self.utility_floor)
+        return gate.decide(limits, metrics, fresh)
 
     def _record(self, trainer: Trainer, verdict: gate.Verdict, is_open: bool) -> dict[str, Any]:
-        monitors = [m.evidence() for m in trainer.callbacks if isinstance(m, Monitor)]  # type: ignore[attr-defined]
-        monitors = [found for found in monitors if found]
-        delta = next((found["delta"] for found in monitors if "delta" in found), None)
         value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        shown = None if value is None else evidence.finite(float(value))
+        found = decision.evidence_of(trainer)
         return {
             "format": evidence.FORMAT,
             "xai_lightning": __version__,
@@ -238,14 +212,10 @@ class GatedCheckpoint(ModelCheckpoint):
             "global_step": trainer.global_step,
             "epoch": trainer.current_epoch,
             "look": self._looks,
-            "monitor": {
-                "name": self.monitor,
-                "mode": self.mode,
-                "value": None if value is None else evidence.finite(float(value)),
-            },
+            "monitor": {"name": self.monitor, "mode": self.mode, "value": shown},
             "checks": evidence.checks(verdict),
-            "promise": evidence.promise(self.limits, delta),
-            "monitors": monitors,
+            "promise": evidence.promise(self.limits, next((m["delta"] for m in found if "delta" in m), None)),
+            "monitors": found,
         }
 
     def _remember_closest(self, verdict: gate.Verdict) -> None:
@@ -304,17 +274,17 @@ class GatedCheckpoint(ModelCheckpoint):
     # --- what is shown
 
     def _publish(self, trainer: Trainer, verdict: gate.Verdict) -> None:
-        decision = self._decision
+        decided = self._decision
         if self.verbose:
-            rank_zero_info(f"Epoch {decision['epoch']}: gate {decision['gate']}: {decision['reason']}")
+            rank_zero_info(f"Epoch {decided['epoch']}: gate {decided['gate']}: {decided['reason']}")
         if not trainer.is_global_zero:
             return
-        numbers = {tags.gate("open"): float(decision["gate"] == "open"), tags.gate("violation"): verdict.violation}
+        numbers = {tags.gate("open"): float(decided["gate"] == "open"), tags.gate("violation"): verdict.violation}
         shown = {
             tags.within(self.name, key): value if math.isfinite(value) else math.nan for key, value in numbers.items()
         }
         for sink in logger_sinks(trainer.loggers):
-            sink.scalars(shown, decision["step"])
+            sink.scalars(shown, decided["step"])
             sink.flush()
 
     @override
@@ -323,7 +293,8 @@ class GatedCheckpoint(ModelCheckpoint):
             return
         closest = self._closest
         rank_zero_warn(
-            f"No checkpoint passed the gate in {self._looks} validations, so there is no best model (last.ckpt is for resuming "
+            f"No checkpoint passed the gate in {self._looks} validations, so there is no best model (last.ckpt is "
+            f"for resuming "
             f"only). Closest was epoch {closest['epoch']}: {closest['reason']}."
         )
 
@@ -347,6 +318,7 @@ def _refuse(**options: object) -> None:
     if given:
         name, value = next(iter(given.items()))
         raise ValueError(
-            f"GatedCheckpoint refuses {name}={value!r}: it decides at the end of each validation, where the metrics are made, and "
+            f"GatedCheckpoint refuses {name}={value!r}: it decides at the end of each validation, where the metrics "
+            f"are made, and "
             "stamps whole checkpoints"
         )

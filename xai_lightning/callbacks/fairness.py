@@ -12,7 +12,8 @@ from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer
 from xai_lightning.callbacks._batches import Batches, NetworkOutput
 from xai_lightning.callbacks._horizon import planned_validations
-from xai_lightning.callbacks._monitor import Look, Monitor, OnError, Record
+from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._trainer import Stage, loader_of, resolve_network
 from xai_lightning.functional import fairness
 from xai_lightning.functional.intervals import allowance
@@ -27,17 +28,19 @@ DEFAULT_METRICS = tuple(fairness.METRICS)
 class FairnessMonitor(Monitor):
     """Counts who gets what, over the whole validation set, and logs rates, metrics and their confidence limits.
 
-    Logs ``fairness/<attribute>/<metric>/{value,lower,upper,bound}`` and ``utility/balanced_accuracy/{value,bound,chance}``
-    through ``self.log`` on every rank, equal on all; ``rate/<attribute>/<rate>/<group>`` and ``count/<attribute>/<group>`` on
-    rank zero. ``lower`` and ``upper`` are a 95 % interval for watching; ``bound`` is the one-sided limit at the error that
-    this validation may spend, for gating. Costs no forward or backward pass.
+    Logs ``fairness/<attribute>/<metric>/{value,lower,upper,bound}`` and
+    ``utility/balanced_accuracy/{value,bound,chance}`` through ``self.log`` on every rank, equal on all;
+    ``rate/<attribute>/<rate>/<group>`` and ``count/<attribute>/<group>`` on rank zero. ``lower`` and ``upper`` are a
+    95 % interval for watching; ``bound`` is the one-sided limit at the error that this validation may spend, for
+    gating. Costs no forward or backward pass.
 
-    A group without the samples that a rate needs makes the metrics of that rate NaN, and a prediction that is not finite
+    A group without the samples that a rate needs makes the metrics of that rate NaN, and a prediction that is not
+    finite
     makes all of them NaN: undefined is never fair. Definitions: `xai_lightning.functional.fairness`.
 
     Args:
-        groups: attribute to its groups: a list of names (matches strings, and integers as positions), or a dict from code
-            to name. None, NaN and -1 count as ``missing``.
+        groups: attribute to its groups: a list of names (matches strings, and integers as positions), or a dict from
+            code to name. None, NaN and -1 count as ``missing``.
         groups_from: where the attribute is, if no entry of the batch has its name: `Column`, `Table`, a callable of the
             batch, or a mapping from attribute to these.
         metrics: names from `xai_lightning.functional.fairness.METRICS`.
@@ -48,8 +51,8 @@ class FairnessMonitor(Monitor):
         n_classes: number of classes of ``outputs="labels"``.
         positive_class: the class whose prediction is the favourable decision; 1 of two by default.
         delta: error probability that all bounds of one ``fit`` share.
-        horizon: number of validations that share it; by default from the Trainer's limits; without any, validation t may
-            spend ``6 delta / (pi t)^2``.
+        horizon: number of validations that share it; by default from the Trainer's limits; without any, validation t
+            may spend ``6 delta / (pi t)^2``.
         undeclared: what an undeclared group value is: an ``"error"``, or counted as ``"unknown"``.
         dataloader_idx: the validation loader it looks at.
         name: prefix of everything it logs, to tell two alike apart.
@@ -200,7 +203,8 @@ class FairnessMonitor(Monitor):
         chosen = self.positive_class
         if chosen is None and n_classes != 2 and self._rates != ("accuracy",):
             raise ValueError(
-                f"{n_classes} classes: name the class whose prediction is the favourable decision with positive_class=..."
+                f"{n_classes} classes: name the class whose prediction is the favourable decision with "
+                f"positive_class=..."
             )
         chosen = min(1, n_classes - 1) if chosen is None else chosen
         if not 0 <= chosen < n_classes:
@@ -211,14 +215,14 @@ class FairnessMonitor(Monitor):
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         reduce, device = trainer.strategy.reduce, pl_module.device
         sizes = torch.tensor([self._classes, self._nonfinite], device=device)
-        classes = int(reduce(sizes[0].clone(), reduce_op="max"))  # type: ignore[arg-type]
-        nonfinite = int(reduce(sizes[1].clone(), reduce_op="sum"))  # type: ignore[arg-type]
+        classes = int(reduce(sizes[0].clone(), reduce_op="max"))
+        nonfinite = int(reduce(sizes[1].clone(), reduce_op="sum"))
         total = {}
         for attribute, vocabulary in self._batches.vocabularies.items():
             width = classes if classes <= fairness.SQUARE_LIMIT else 3
             none = torch.zeros(len(vocabulary.rows), classes, width, dtype=torch.int64)
             mine = self._counts.get(attribute, none).to(device)
-            total[attribute] = reduce(mine.clone(), reduce_op="sum").cpu()  # type: ignore[union-attr]
+            total[attribute] = reduce(mine.clone(), reduce_op="sum").cpu()
         return classes, nonfinite, total
 
     @override

@@ -247,11 +247,11 @@ def allowance(delta: float, number: int, horizon: int | None, spent: float) -> f
         O. J. Dunn, Multiple comparisons among means, Journal of the American Statistical Association 56, 1961.
     """
     _check_spending(delta, number, horizon, spent)
-    unspent = max(0.0, delta - spent)
+    unspent = delta - spent
+    if unspent < _ROUNDING * delta or (horizon is not None and number > horizon):
+        return 0.0
     if horizon is None:
         return min(unspent, 6 * delta / (math.pi * number) ** 2)
-    if number > horizon or unspent < _ROUNDING * delta:
-        return 0.0
     share, planned = unspent / (horizon - number + 1), delta / horizon
     # The sum of what was spent carries rounding, which would let the shares of an undisturbed run wander.
     return planned if math.isclose(share, planned, rel_tol=_ROUNDING) else share

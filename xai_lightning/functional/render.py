@@ -1,12 +1,12 @@
 """Attributions as pictures: ``uint8[H, W, 3]``, so that TensorBoard neither rescales nor clips them (trap 64).
 
-Each is drawn on a ``Figure`` of its own, never through ``pyplot`` (trap 65), in Matplotlib's default style whatever the
-user has set. Values that are not finite are shown as such and break nothing (trap 32).
+Each has a ``Figure`` of its own, never ``pyplot`` (trap 65), and Matplotlib's default style, whatever the user has set.
+Values that are not finite are shown as such and break nothing (trap 32).
 """
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,15 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 Picture = npt.NDArray[np.uint8]
-
 MOST_BARS, MOST_ROWS = 40, 8
 NEUTRAL, UNDEFINED = (247, 247, 247), (150, 150, 150)
-
-_DPI = 100
-_INK, _FAINT, _FRAME = "#222222", "#6f6f6f", 205
-_PLAIN, _HIGHLIGHTED = "#5b8db8", "#e07b39"
-_DIVERGING = LinearSegmentedColormap.from_list(
-    "attribution", ["#0b3c7d", "#3f83bf", "#a9cfe5", "#f7f7f7", "#f6b79b", "#d0553f", "#7f0d20"], N=257
-)
+_INK, _FAINT, _PLAIN, _HIGHLIGHTED = "#222222", "#6f6f6f", "#5b8db8", "#e07b39"
+_ANCHORS = ["#0b3c7d", "#3f83bf", "#a9cfe5", "#f7f7f7", "#f6b79b", "#d0553f", "#7f0d20"]
+_COLOURS = torch.tensor(LinearSegmentedColormap.from_list("", _ANCHORS, N=257)(np.arange(257), bytes=True)[:, :3])
+_GREY = torch.tensor(UNDEFINED, dtype=torch.uint8)
 _COLUMNS = ("input", "reference", "now", "difference")
-_TOP, _BOTTOM, _GAP, _LARGEST_TILE, _TALLEST = 28, 44, 6, 150, 700
+_TOP, _BOTTOM, _GAP, _FRAME = 28, 44, 6, 205
+_TALLEST, _LARGEST_TILE, _NARROWEST, _LOWEST = 700, 150, 66, 28
 
 
 def bar_chart(
@@ -50,7 +47,7 @@ def bar_chart(
 
     Args:
         names: The variables.
-        values: Their mean absolute attributions, in units of the explained scalar; NaN is written as "undefined".
+        values: Their mean absolute attributions, in units of the explained scalar; NaN and infinity are "undefined".
         title: What is shown.
         reference: The values to compare with; NaN has no outline.
         highlight: Variables to draw in another colour (sensitive ones); names that are no variable are ignored.
@@ -65,21 +62,21 @@ def bar_chart(
         >>> bar_chart(["age", "sex"], [0.4, 0.1], title="importance", highlight={"sex"}).shape[1:]
         (560, 3)
     """
-    before = [math.nan] * len(names) if reference is None else list(reference)
-    lengths = [len(names), len(values), len(before)]
-    if len(set(lengths)) > 1 or not names:
-        raise ValueError(f"`names`, `values` and `reference` must have one length above 0, got lengths {lengths}.")
-    sensitive = [name in highlight for name in names]
-    shown = _largest(values, sensitive) if reference is None else _ordered(before, sensitive)
-    bars = [_Bar(_short(names[i], 32), float(values[i]), float(before[i]), sensitive[i]) for i in shown]
+    before = [math.nan] * len(names) if reference is None else reference
+    if not 0 < len(names) == len(values) == len(before):
+        got = f"{len(names)}, {len(values)} and {len(before)}"
+        raise ValueError(f"`names`, `values` and `reference` must have one length above 0, got {got}.")
+    every = [
+        _Bar(_short(x, 32), _drawable(values[i]), _drawable(before[i]), x in highlight) for i, x in enumerate(names)
+    ]
+    bars = _chosen(every, by_value=reference is None)
+    note = f"\n{len(every) - len(bars)} variables with smaller values are left out" if len(bars) < len(every) else ""
     with style.context("default"):
-        figure = Figure(figsize=_inches(560, _chart_height(len(bars))), dpi=_DPI, layout="constrained")
+        figure = Figure(_inches(560, 96 + len(bars) * max(14, min(26, 560 // len(bars)))), layout="constrained")
         axes = figure.add_subplot()
         _draw_bars(axes, bars)
         _label_bars(axes, bars)
         _legend(figure, bars)
-        hidden = len(names) - len(bars)
-        note = f"\n{hidden} variables with smaller values are left out" if hidden else ""
         axes.set_title(title + note, fontsize=10, color=_INK, loc="left", parse_math=False)
         return _pixels(figure)
 
@@ -119,7 +116,7 @@ def attribution_grid(inputs: Tensor, reference: Tensor, now: Tensor, *, labels: 
     maps = [_coloured(_resized(x, grid), scale) for x in (then, current, current - then)]
     canvas = _composed(grid, [_stretched(_resized(pictures, grid)), *maps], scale)
     with style.context("default"):
-        figure = Figure(figsize=_inches(canvas.shape[1], canvas.shape[0]), dpi=_DPI)
+        figure = Figure(_inches(canvas.shape[1], canvas.shape[0]))
         figure.figimage(canvas, origin="upper")
         _caption(figure, grid, scale, strange=not (current - then).isfinite().all())
         return _pixels(figure)
@@ -128,7 +125,7 @@ def attribution_grid(inputs: Tensor, reference: Tensor, now: Tensor, *, labels: 
 def colour_scale(maps: Tensor) -> float:
     """A colour scale that a few extreme values do not stretch: the 99.5 % percentile of absolute values.
 
-    Take it once, from the maps of the reference, and keep it: pictures on different scales are not comparable.
+    Take it once, from the maps of the reference, and keep it: only pictures on one scale are comparable.
 
     Args:
         maps: float[N, C, H, W] (channels are summed) or float[N, H, W].
@@ -162,50 +159,44 @@ class _Grid(NamedTuple):
     width: int
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
-        return _TOP + row * (self.height + _GAP), self.left + column * (self.width + _GAP)
+        height, width = max(self.height, _LOWEST), max(self.width, _NARROWEST)
+        return _TOP + row * (height + _GAP), self.left + column * (width + _GAP)
 
 
-def _largest(values: Sequence[float], first: Sequence[bool]) -> list[int]:
-    return sorted(_ordered(values, first))
+def _chosen(bars: Sequence[_Bar], *, by_value: bool) -> list[_Bar]:
+    sizes = [bar.value if by_value else bar.reference for bar in bars]
+    ranked = sorted(range(len(bars)), key=lambda i: math.inf if math.isnan(sizes[i]) else -sizes[i])
+    kept = sorted(ranked, key=lambda i: not bars[i].highlighted)[:MOST_BARS]
+    return [bars[i] for i in (sorted(kept) if by_value else ranked) if i in kept]
 
 
-def _ordered(values: Sequence[float], first: Sequence[bool]) -> list[int]:
-    ranked = sorted(range(len(values)), key=lambda i: -values[i] if math.isfinite(values[i]) else math.inf)
-    kept = sorted(ranked, key=lambda i: not first[i])[:MOST_BARS]
-    return [i for i in ranked if i in kept]
-
-
-def _chart_height(bars: int) -> int:
-    return 96 + bars * max(14, min(26, 560 // bars))
+def _drawable(value: float) -> float:
+    return float(value) if abs(value) < 1e100 else math.nan
 
 
 def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
-    now = [(row, bar.value) for row, bar in enumerate(bars) if math.isfinite(bar.value)]
-    before = [(row, bar.reference) for row, bar in enumerate(bars) if math.isfinite(bar.reference)]
-    colours = [_HIGHLIGHTED if bars[row].highlighted else _PLAIN for row, _ in now]
-    axes.barh(*_columns(now), height=0.6, color=colours)
-    axes.barh(*_columns(before), height=0.84, facecolor="none", edgecolor=_INK, linewidth=0.8)
-    ends = [0.0, *(value for _, value in now + before)]
-    limit = _rounded_up(1.14 * max(map(abs, ends)))
-    axes.set(xlim=(-limit if min(ends) < 0 else 0.0, limit), ylim=(len(bars) - 0.4, -0.6))
-
-
-def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [row for row, _ in pairs], [value for _, value in pairs]
+    rows, now, before = np.arange(len(bars)), np.array([b.value for b in bars]), np.array([b.reference for b in bars])
+    colours = np.array([_HIGHLIGHTED if bar.highlighted else _PLAIN for bar in bars])
+    known, compared = np.isfinite(now), np.isfinite(before)
+    axes.barh(rows[known], now[known], height=0.6, color=colours[known])
+    axes.barh(rows[compared], before[compared], height=0.84, facecolor="none", edgecolor=_INK, linewidth=0.8)
+    ends = np.concatenate([[0.0], now[known], before[compared]])
+    limit = _rounded_up(1.14 * float(np.abs(ends).max()))
+    axes.set(xlim=(-limit if ends.min() < 0 else 0.0, limit), ylim=(len(bars) - 0.4, -0.6), axisbelow=True)
 
 
 def _label_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
     size = 10 if len(bars) <= 24 else 7.5
     axes.set_yticks(range(len(bars)), labels=[bar.name for bar in bars], fontsize=size, color=_INK, parse_math=False)
-    faint: dict[str, Any] = {"fontsize": size - 1, "color": _FAINT, "in_layout": False}
     for row, bar in enumerate(bars):
-        end = max(x if math.isfinite(x) else 0.0 for x in (bar.value, bar.reference, 0.0))
-        text = f"{bar.value:.3g}" if math.isfinite(bar.value) else "undefined"
-        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", **faint)
+        end = max(0.0 if math.isnan(x) else x for x in (bar.value, bar.reference, 0.0))
+        text = "undefined" if math.isnan(bar.value) else f"{bar.value:.3g}"
+        place = axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", size=size - 1)
+        place.set(color=_FAINT, in_layout=False)
+    axes.locator_params(axis="x", nbins=6)
     axes.tick_params(axis="x", labelsize=8, labelcolor=_FAINT, length=0)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
@@ -213,7 +204,7 @@ def _legend(figure: Figure, bars: Sequence[_Bar]) -> None:
     kinds = [Patch(color=_PLAIN, label="now")]
     if any(bar.highlighted for bar in bars):
         kinds.append(Patch(color=_HIGHLIGHTED, label="now, sensitive"))
-    if any(math.isfinite(bar.reference) for bar in bars):
+    if not all(math.isnan(bar.reference) for bar in bars):
         kinds.append(Patch(facecolor="none", edgecolor=_INK, linewidth=0.8, label="reference"))
     if len(kinds) > 1:
         figure.legend(handles=kinds, loc="outside lower right", ncols=3, fontsize=8.5, frameon=False)
@@ -221,15 +212,14 @@ def _legend(figure: Figure, bars: Sequence[_Bar]) -> None:
 
 def _rounded_up(value: float) -> float:
     # Round limits change seldom from one picture to the next.
-    power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    power = 10.0 ** math.floor(math.log10(value)) if value > 1e-100 else 1.0
     return next(step * power for step in (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 10, 12.5) if step * power >= value)
 
 
 def _images(x: Tensor) -> Tensor:
     if x.dim() not in (3, 4) or 0 in x.shape[1:]:
         raise ValueError(f"Images must be [N, C, H, W] or [N, H, W], and not empty, got shape {tuple(x.shape)}.")
-    images = x.detach().double().cpu()
-    return images if images.dim() == 4 else images.unsqueeze(1)
+    return (x if x.dim() == 4 else x.unsqueeze(1)).detach().double().cpu()
 
 
 def _grid(labels: Sequence[str], size: Sequence[int]) -> _Grid:
@@ -237,15 +227,15 @@ def _grid(labels: Sequence[str], size: Sequence[int]) -> _Grid:
     longest = max(len(line) for text in texts for line in text.split("\n"))
     tallest = min(_LARGEST_TILE, (_TALLEST - _TOP - _BOTTOM) // len(texts) - _GAP)
     zoom = min(tallest / size[0], _LARGEST_TILE / size[1])
-    return _Grid(texts, 18 + math.ceil(7.4 * longest), max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom)))
+    height, width = (max(1, round(side * zoom)) for side in size)
+    return _Grid(texts, 18 + max(30, math.ceil(7.4 * longest)), height, width)
 
 
 def _resized(images: Tensor, grid: _Grid) -> Tensor:
-    size = (grid.height, grid.width)
-    shrunk = (min(images.shape[2], size[0]), min(images.shape[3], size[1]))
+    shrunk = (min(images.shape[2], grid.height), min(images.shape[3], grid.width))
     # Shrinking averages, so that nothing vanishes between pixels; enlarging repeats, so that cells keep their edges.
     tiles = torch.nn.functional.adaptive_avg_pool2d(images[: len(grid.labels)], shrunk)
-    return torch.nn.functional.interpolate(tiles, size, mode="nearest-exact").permute(0, 2, 3, 1)
+    return torch.nn.functional.interpolate(tiles, (grid.height, grid.width), mode="nearest-exact").permute(0, 2, 3, 1)
 
 
 def _stretched(tiles: Tensor) -> Tensor:
@@ -253,17 +243,13 @@ def _stretched(tiles: Tensor) -> Tensor:
     finite = tiles.isfinite()
     low = tiles.masked_fill(~finite, math.inf).amin((1, 2, 3), keepdim=True)
     high = tiles.masked_fill(~finite, -math.inf).amax((1, 2, 3), keepdim=True)
-    gray = ((tiles - low) / (high - low)).nan_to_num(0.5).mul(255).round().clamp(0, 255).to(torch.uint8)
-    return gray.expand(*tiles.shape[:3], 3).where(
-        finite.all(-1, keepdim=True), torch.tensor(UNDEFINED, dtype=torch.uint8)
-    )
+    bright = ((tiles - low) / (high - low)).nan_to_num(0.5).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return bright.expand(*tiles.shape[:3], 3).where(finite.all(-1, keepdim=True), _GREY)
 
 
 def _coloured(tiles: Tensor, scale: float) -> Tensor:
-    table = torch.from_numpy(_DIVERGING(np.arange(257), bytes=True)[:, :3].copy())
-    values = tiles[..., 0]
-    positions = (128 + 128 * (values / scale).clamp(-1, 1)).nan_to_num(128).round().long()
-    return table[positions].where(values.isfinite().unsqueeze(-1), torch.tensor(UNDEFINED, dtype=torch.uint8))
+    positions = (128 + 128 * (tiles / scale).clamp(-1, 1)).nan_to_num(128).round().long()
+    return _COLOURS[positions.squeeze(-1)].where(tiles.isfinite(), _GREY)
 
 
 def _composed(grid: _Grid, columns: Sequence[Tensor], scale: float) -> Picture:
@@ -287,16 +273,15 @@ def _caption(figure: Figure, grid: _Grid, scale: float, *, strange: bool) -> Non
         _write(figure, name, grid.corner(0, column)[1] + grid.width / 2, 14, "center")
     for row, label in enumerate(grid.labels):
         _write(figure, label, 8, grid.corner(row, 0)[0] + grid.height / 2, "left")
-    for x, text, side in ((start, f"{-scale:.3g}", "left"), (stop, f"+{scale:.3g}", "right")):
-        _write(figure, text, x, below + 9, side)
-    _write(figure, "0", (start + stop) / 2, below + 9, "center")
+    for x, value, side in ((start, -scale, "left"), ((start + stop) / 2, 0.0, "center"), (stop, scale, "right")):
+        _write(figure, f"{value:+.3g}" if value else "0", x, below + 9, side)
     if strange:
         _write(figure, "grey: not finite", 8, below - 6, "left")
 
 
 def _write(figure: Figure, text: str, x: float, y: float, side: str) -> None:
-    width, height = figure.bbox.size
-    figure.text(x / width, 1 - y / height, text, ha=side, va="center", fontsize=9, color=_INK, parse_math=False)
+    place = (x / figure.bbox.width, 1 - y / figure.bbox.height)
+    figure.text(*place, text, ha=side, va="center", size=9, color=_INK, parse_math=False)
 
 
 def _short(text: str, most: int) -> str:
@@ -305,12 +290,11 @@ def _short(text: str, most: int) -> str:
 
 
 def _inches(width: float, height: float) -> tuple[float, float]:
-    # Half a pixel more, since the canvas rounds down.
-    return (width + 0.5) / _DPI, (height + 0.5) / _DPI
+    # At 100 pixels per inch, and half a pixel more, since the canvas rounds down.
+    return (width + 0.5) / 100, (height + 0.5) / 100
 
 
 def _pixels(figure: Figure) -> Picture:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    drawn = np.asarray(canvas.buffer_rgba(), dtype=np.uint8)  # type: ignore[no-untyped-call]
-    return np.ascontiguousarray(drawn[..., :3])
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]

@@ -2,9 +2,12 @@
 
 import difflib
 from collections.abc import Collection
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=str)
 
 
-def choose(role: str, name: str, known: Collection[str]) -> str:
+def choose(role: str, name: Name, known: Collection[str]) -> Name:
     """``name``, if it is known.
 
     Raises:

@@ -48,8 +48,10 @@ def describe(value: object, depth: int = 2) -> str:
 def unreadable(batch: object, missing: str) -> ValueError:
     """The error for a batch in which ``missing`` was not found: what came, and how to describe it."""
     return ValueError(
-        f"cannot find the {missing} in this batch: {describe(batch)}. Read without help are (x, y), (x, y, groups) and dicts "
-        f"with an input named {'|'.join(INPUT_NAMES)} and a target named {'|'.join(TARGET_NAMES)}. For anything else pass "
+        f"cannot find the {missing} in this batch: {describe(batch)}. Read without help are (x, y), (x, y, groups) "
+        f"and dicts "
+        f"with an input named {'|'.join(INPUT_NAMES)} and a target named {'|'.join(TARGET_NAMES)}. For anything else "
+        f"pass "
         "reader={'input': 'my_input', 'target': 'my_label'} (names, positions or callables), or reader=a callable that "
         "returns xai_lightning.Sample(inputs, targets, groups)."
     )
@@ -93,13 +95,13 @@ def _by_position(batch: list[Any] | tuple[Any, ...]) -> Sample:
 def read(batch: Any, reader: Reader | None = None) -> Sample:
     """The `Sample` in ``batch``.
 
-    ``(x, y)``, ``(x, y, groups)`` and dicts need no reader. In a triple, ``groups`` is a mapping from attribute to values, or
-    the values of the only declared attribute (kept under the empty name).
+    ``(x, y)``, ``(x, y, groups)`` and dicts need no reader. In a triple, ``groups`` is a mapping from attribute to
+    values, or the values of the only declared attribute (kept under the empty name).
 
     Args:
         batch: what the loader yields.
-        reader: ``None``; a mapping with ``"input"``, optionally ``"target"`` and names of attributes, to names, positions or
-            callables; or a callable that returns a `Sample`.
+        reader: ``None``; a mapping with ``"input"``, optionally ``"target"`` and names of attributes, to names,
+            positions or callables; or a callable that returns a `Sample`.
 
     Returns:
         The sample; inputs and targets are the batch's own tensors, not copies.
@@ -127,8 +129,9 @@ def read(batch: Any, reader: Reader | None = None) -> Sample:
 
 
 def _checked(sample: Sample, batch: object) -> Sample:
-    if not isinstance(sample.inputs, Tensor) or sample.inputs.ndim == 0:
-        raise unreadable(batch, f"input tensor (found {describe(sample.inputs)})")
+    inputs: object = sample.inputs
+    if not isinstance(inputs, Tensor) or inputs.ndim == 0:
+        raise unreadable(batch, f"input tensor (found {describe(inputs)})")
     if sample.targets is None:
         return sample
     targets = torch.as_tensor(sample.targets, device=sample.inputs.device)

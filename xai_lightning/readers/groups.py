@@ -59,7 +59,8 @@ class Table:
         """The values at ``positions`` ``int64[N]``."""
         if int(positions.max()) >= len(self.values):
             raise ValueError(
-                f"Table has {len(self.values)} values, but the validation set has a row {int(positions.max())}; give one "
+                f"Table has {len(self.values)} values, but the validation set has a row {int(positions.max())}; give "
+                f"one "
                 "value per row, in dataset order"
             )
         if isinstance(self.values, Tensor):
@@ -140,7 +141,8 @@ class Vocabulary:
     def _unexpected(self, value: object) -> ValueError:
         known = list(self.names) if self.positional else dict(self.codes)
         return ValueError(
-            f"attribute {self.attribute!r}: undeclared group value {value!r}; declared are {known}. Declare it, or pass "
+            f"attribute {self.attribute!r}: undeclared group value {value!r}; declared are {known}. Declare it, or "
+            f"pass "
             "undeclared='unknown' to count such values apart."
         )
 
@@ -151,7 +153,8 @@ def vocabularies(
     """A `Vocabulary` per attribute from its declaration.
 
     Args:
-        groups: attribute to a list of names (matches strings, and integers as positions) or to a dict from code to name.
+        groups: attribute to a list of names (matches strings, and integers as positions) or to a dict from code to
+            name.
         undeclared: ``"error"`` or ``"unknown"``.
 
     Raises:
@@ -171,7 +174,8 @@ def _vocabulary(attribute: str, declared: Declared, undeclared: Literal["error",
     names = tuple(declared.values()) if isinstance(declared, Mapping) else tuple(declared)
     if isinstance(declared, str) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(
-            f"groups[{attribute!r}] must be a list of names such as ['Female', 'Male'], or a dict from code to name such as "
+            f"groups[{attribute!r}] must be a list of names such as ['Female', 'Male'], or a dict from code to name "
+            f"such as "
             f"{{0: 'Female', 1: 'Male'}}; got {declared!r}"
         )
     if len({tags.part(name) for name in names}) < len(names):

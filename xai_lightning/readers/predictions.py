@@ -46,7 +46,8 @@ def step_output(outputs: Any, n: int) -> Tensor | None:
     """The predictions among what ``validation_step`` returned, or None.
 
     Args:
-        outputs: the step's return value: a mapping with one of ``preds``, ``logits``, ``probs``, ``y_hat``, or a tensor.
+        outputs: the step's return value: a mapping with one of ``preds``, ``logits``, ``probs``, ``y_hat``, or a
+            tensor.
         n: size of the batch; a tensor whose first dimension differs (a loss) holds no predictions.
     """
     found = outputs

@@ -119,6 +119,17 @@ def test_every_metric_says_in_one_sentence_what_it_hides(name):
     assert METRICS[name].hides.count(". ") == 0
 
 
+def test_no_group_is_compared_with_itself():
+    counts = made_of(
+        [5, 5000], [0, 0], [0, 0], [5, 5000]
+    )  # the small group, against itself, would look the least certain
+    gap, ratio = (
+        estimate(METRICS[f"demographic_parity_{kind}"], counts, error=0.05) for kind in ("difference", "ratio")
+    )
+    assert gap.bound.item() == pytest.approx(slow.newcombe((5, 10), (5000, 10000), 0.05)[1])
+    assert ratio.bound.item() == pytest.approx(slow.mover_ratio((5, 10), (5000, 10000), 0.05)[0])
+
+
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_estimates_broadcast_over_leading_dimensions(name):
     stacked = Confusion(*(torch.stack([part, part * 3]) for part in COMPAS))

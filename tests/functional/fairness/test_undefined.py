@@ -62,7 +62,7 @@ def test_no_threshold_is_met_when_no_error_may_be_spent(name):
 
 
 def test_rates_without_denominator_are_counted_once_however_many_metrics_use_them():
-    counts = made_of([0, 3], [2, 0], [0, 3], [2, 0])
+    counts = made_of([0, 0], [2, 0], [0, 3], [2, 0])
     assert undefined(counts, ["equalized_odds_difference"]) == 2
     assert undefined(counts, ["equalized_odds_difference", "equal_opportunity_difference"]) == 2
     assert undefined(counts, ["demographic_parity_ratio"]) == 0

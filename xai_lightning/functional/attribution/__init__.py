@@ -1,5 +1,6 @@
-"""Attributions: which input variables moved the explained scalar of a sample, by how much. captum is imported here only."""
+"""Attributions: how much each input variable moved the explained scalar of a sample. Only here is captum used."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,8 +69,8 @@ def attribute(
         options: further arguments of captum's ``attribute``.
 
     Returns:
-        Floating ``[N, ...]`` in the shape of the inputs, detached; a masked method's number for a variable is spread evenly
-        over its columns, so that sums within variables are right.
+        Floating ``[N, ...]`` in the shape of the inputs, detached; a masked method's number for a variable is spread
+        evenly over its columns, so that sums within variables are right.
 
     Raises:
         ValueError: if a callable returns another shape.
@@ -81,7 +82,7 @@ def attribute(
     if callable(method):
         parts = [_custom(method, explained, *row, baselines, seed) for row, seed in zip(rows, seeds, strict=True)]
         return torch.cat(parts)
-    resolved = resolve_options(method, options or {}, inputs.shape[1:], variables.count)
+    resolved = resolve_options(method, options or {}, inputs.shape[1:], variables.number)
     spec = METHODS[method]
     if spec.random:
         parts = []
@@ -100,7 +101,7 @@ def attribute(
 
 
 def _samples_at_once(spec: Method, inputs: Tensor, options: Mapping[str, Any], variables: Variables) -> int:
-    per_sample = max(1, inputs[0].numel()) * (max(spec.cost(options, variables.count)) if spec.gradient else 1)
+    per_sample = max(1, inputs[0].numel()) * (max(spec.cost(options, variables.number)) if spec.gradient else 1)
     return max(1, NUMBERS_AT_ONCE // per_sample)
 
 
@@ -123,10 +124,14 @@ def _captum(
         given["feature_mask"] = variables.mask.to(inputs.device)
     if not spec.gradient:
         at_once = max(1, NUMBERS_AT_ONCE // max(1, inputs.numel()))
-        given.setdefault("perturbations_per_eval", min(at_once, spec.cost(options, variables.count).forward))
+        given.setdefault("perturbations_per_eval", min(at_once, spec.cost(options, variables.number).forward))
     inputs = inputs.detach().clone()
     inputs = inputs.requires_grad_(True) if spec.gradient else inputs
-    with torch.set_grad_enabled(spec.gradient):
+    with warnings.catch_warnings(), torch.set_grad_enabled(spec.gradient):
+        # captum announces hooks and attributes that it sets; the caller's guard puts them back
+        warnings.filterwarnings(
+            "ignore", message=r"(?s).*Setting forward, backward hooks and attributes", category=UserWarning
+        )
         found: Tensor = spec.make(explained).attribute(inputs, **given)
     found = found.detach()
     if spec.masked:
@@ -145,10 +150,11 @@ def _custom(
 ) -> Tensor:
     def forward(x: Tensor) -> Tensor:
         repeated = [extra.expand(len(x), *extra.shape[1:]) for extra in extras]
-        return explained(x, targets.expand(len(x)), *repeated)  # type: ignore[no-any-return]
+        scalars: Tensor = explained(x, targets.expand(len(x)), *repeated)
+        return scalars
 
     with isolated(seed):
-        found = method(forward, inputs.detach().clone(), baselines)
+        found: object = method(forward, inputs.detach().clone(), baselines)
     if not isinstance(found, Tensor) or found.shape != inputs.shape:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"the method must return attributions of shape {list(inputs.shape)}; got {shape}")
@@ -166,8 +172,8 @@ def completeness_error(
 ) -> Tensor:
     """How far attributions miss what they should add up to, per sample.
 
-    ``|sum of attributions - (f(x) - f(b))| / max(|f(x) - f(b)|, median of |f(x) - f(b)| / 10)``; 0 is exact. A small error does
-    not show that the attribution is right, a large one shows that it is not.
+    ``|sum of attributions - (f(x) - f(b))| / max(|f(x) - f(b)|, median of |f(x) - f(b)| / 10)``; 0 is exact. A small
+    error does not show that the attribution is right, a large one shows that it is not.
 
     Args:
         explained: network and scalar; called twice.
@@ -186,5 +192,6 @@ def completeness_error(
     with torch.no_grad():
         change = explained(inputs, targets, *extras) - explained(baselines[:1].expand_as(inputs), targets, *extras)
     change, total = change.double(), attributions.flatten(1).double().sum(dim=1)
-    floor = change.abs().median() / 10
-    return (total - change).abs() / torch.maximum(change.abs(), floor)
+    scale: Tensor = torch.maximum(change.abs(), change.abs().median() / 10)
+    error: Tensor = (total - change).abs() / scale
+    return error

@@ -4,9 +4,10 @@ import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import captum.attr
+import torch
 from captum._utils.models.linear_model import SkLearnLinearRegression
 
 from xai_lightning.functional.attribution.scalars import Kind
@@ -35,10 +36,11 @@ class Method(NamedTuple):
     """One row of the table.
 
     Args:
-        make: builds captum's object from the explained module; a new one per call, since captum's gather handles (trap 11).
+        make: builds captum's object from the explained module; a new one per call, since captum's gather handles (trap
+            11).
         cost: passes of one sample, from the options and the number of variables.
-        defaults: options where captum's are too noisy for drift or depend on the input; from the shape of one input and the
-            number of variables.
+        defaults: options where captum's are too noisy for drift or depend on the input; from the shape of one input
+            and the number of variables.
         kind: the explained scalar.
         baseline: whether it compares with a baseline.
         gradient: whether it differentiates, so needs floating-point inputs.
@@ -145,15 +147,12 @@ def check_method(name: str, options: Options) -> None:
 
 
 def _option_names(method: Method) -> list[str]:
-    attribute = method.make(lambda x: x) if method.make not in _NEEDS_MODULE else method.make
-    return [p for p in inspect.signature(attribute.attribute).parameters if p not in RESERVED]
-
-
-_NEEDS_MODULE = (captum.attr.DeepLift,)
+    built = method.make(torch.nn.Identity())
+    return [name for name in inspect.signature(built.attribute).parameters if name not in RESERVED]
 
 
 def resolve_options(name: str, options: Options, shape: Sequence[int], variables: int) -> dict[str, Any]:
-    """The options with which ``name`` runs on inputs of ``shape`` with that many variables: given ones over defaults."""
+    """The options with which ``name`` runs on inputs of ``shape``: given ones over defaults."""
     resolved = {**METHODS[name].defaults(shape, variables), **options}
     if name == "occlusion":
         resolved["windows"] = _count_windows(shape, resolved)
@@ -164,6 +163,3 @@ def _count_windows(shape: Sequence[int], options: Options) -> int:
     windows, strides = options["sliding_window_shapes"], options.get("strides") or (1,) * len(shape)
     strides = (strides,) * len(shape) if isinstance(strides, int) else strides
     return math.prod(1 + math.ceil(max(n - w, 0) / s) for n, w, s in zip(shape, windows, strides, strict=True))
-
-
-Baseline = Literal["zero", "mean"]

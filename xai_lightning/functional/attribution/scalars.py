@@ -28,10 +28,10 @@ def output_tensor(output: Any) -> Tensor:
 
 
 def margin(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-odds of the target: ``z_c - logsumexp of the others``; for a single logit z, +z for class 1 and -z for class 0.
+    """Log-odds of the target: ``z_c - logsumexp of the others``; of a single logit z, +z for class 1 and -z for 0.
 
-    Adding the same function to all logits changes no prediction and leaves the margin as it is, unlike a raw logit; and it
-    does not saturate with confidence, unlike a probability.
+    Adding the same function to all logits changes no prediction and leaves the margin as it is, unlike a raw logit;
+    and it does not saturate with confidence, unlike a probability.
 
     Args:
         logits: floating ``[N]``, ``[N, 1]`` or ``[N, K]``.
@@ -45,8 +45,8 @@ def margin(logits: Tensor, targets: Tensor) -> Tensor:
         tensor([1.5000])
 
     References:
-        S. Srinivas, F. Fleuret, Rethinking the role of gradient-based attribution methods for model interpretability, ICLR
-        2021.
+        S. Srinivas, F. Fleuret, Rethinking the role of gradient-based attribution methods for model interpretability,
+        ICLR 2021.
     """
     single = _single(logits)
     if single is not None:
@@ -59,8 +59,8 @@ def margin(logits: Tensor, targets: Tensor) -> Tensor:
 def centred(logits: Tensor, targets: Tensor) -> Tensor:
     """The target's logit minus the mean of all logits: linear in the logits, for methods with layer rules.
 
-    The margin's logsumexp would break such rules: their completeness error grows with the number of classes. For a single
-    logit it is the margin.
+    The margin's logsumexp would break such rules: their completeness error grows with the number of classes. For a
+    single logit it is the margin.
 
     Args:
         logits: floating ``[N]``, ``[N, 1]`` or ``[N, K]``.
@@ -88,7 +88,7 @@ def _single(outputs: Tensor) -> Tensor | None:
 
 
 def log_odds(probabilities: Tensor) -> Tensor:
-    """Logits of probabilities ``[N]`` or ``[N, 1]``; log-probabilities of ``[N, K]``, of which the margin is the log-odds."""
+    """Logits of ``[N]`` or ``[N, 1]`` probabilities; logarithms of ``[N, K]``, whose margin is the log-odds."""
     p = probabilities.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     return p.log() if p.ndim == 2 and p.shape[1] > 1 else torch.logit(p)
 
@@ -103,11 +103,10 @@ class Explained(nn.Module):
 
     Args:
         network: maps inputs to outputs.
-        task: ``classification``, or ``regression`` (the single output over ``scale``).
+        task: ``classification``, or ``regression`` (the single output).
         kind: which scalar of a classifier.
         probabilities: the outputs are probabilities, not logits.
         names: keyword names of the extras, in order.
-        scale: standard deviation of the regression targets.
     """
 
     def __init__(
@@ -118,11 +117,10 @@ class Explained(nn.Module):
         kind: Kind = "margin",
         probabilities: bool = False,
         names: tuple[str, ...] = (),
-        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.network, self.task, self.kind = network, task, kind
-        self.probabilities, self.names, self.scale = probabilities, names, scale
+        self.probabilities, self.names = probabilities, names
         self.rows = 0
 
     def forward(self, inputs: Tensor, targets: Tensor, *extras: Any) -> Tensor:
@@ -133,5 +131,5 @@ class Explained(nn.Module):
             single = _single(outputs)
             if single is None:
                 raise ValueError(f"regression needs one output per sample; got {list(outputs.shape)}")
-            return single / self.scale
+            return single
         return KINDS[self.kind](log_odds(outputs) if self.probabilities else outputs, targets)

@@ -26,7 +26,7 @@ class Variables(NamedTuple):
     mask: Tensor
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """Number of variables."""
         return int(self.mask.max()) + 1
 
@@ -49,8 +49,8 @@ def table_variables(columns: int, features: Mapping[str, Where] | None = None) -
 
     Args:
         columns: number of columns.
-        features: name to a column, several columns, or a slice; columns left out become variables of their own. Without it
-            each column is one, named up to 64 of them.
+        features: name to a column, several columns, or a slice; columns left out become variables of their own.
+            Without it each column is one, named up to 64 of them.
 
     Returns:
         The variables; their mask has the shape ``[1, columns]``.
@@ -83,7 +83,7 @@ def _places(name: str, where: Where, columns: int) -> list[int]:
     places = (
         [where] if isinstance(where, int) else list(range(columns))[where] if isinstance(where, slice) else list(where)
     )
-    if not places or not all(isinstance(place, int) and 0 <= place < columns for place in places):
+    if not places or not all(0 <= place < columns for place in places):
         raise ValueError(f"features[{name!r}] must name columns in 0 .. {columns - 1}; got {where!r}")
     return places
 
@@ -95,7 +95,7 @@ def grid_variables(shape: Sequence[int]) -> Variables:
         shape: ``(C, H, W)`` of one image, or the shape of any other input, of which each number is a variable.
 
     Example:
-        >>> grid_variables((3, 28, 28)).count
+        >>> grid_variables((3, 28, 28)).number
         196
     """
     if len(shape) != 3:
@@ -121,5 +121,5 @@ def per_variable(attributions: Tensor, variables: Variables) -> Tensor:
         tensor([[4., 2.]])
     """
     flat = attributions.flatten(1)
-    out = torch.zeros(len(flat), variables.count, dtype=flat.dtype, device=flat.device)
+    out = torch.zeros(len(flat), variables.number, dtype=flat.dtype, device=flat.device)
     return out.index_add_(1, variables.mask.flatten().to(flat.device), flat)

@@ -7,13 +7,48 @@ from typing import Any
 from xai_lightning import tags
 from xai_lightning._lightning import MisconfigurationException, Trainer
 from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._trainer import callbacks_of
 from xai_lightning.functional.gate import Limit
 from xai_lightning.functional.tables import choose
 
 
 def monitors(trainer: Trainer) -> list[Monitor]:
     """The monitors among the Trainer's callbacks."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, Monitor)]  # type: ignore[attr-defined]
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, Monitor)]
+
+
+def check_can_decide(trainer: Trainer, dirpath: object) -> None:
+    """Refuse a Trainer under which no decision could be made, or no evidence be written.
+
+    Raises:
+        MisconfigurationException: says which, and what to change.
+    """
+    if not trainer.enable_validation:
+        raise MisconfigurationException(
+            "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a validation "
+            f"loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
+        )
+    if "://" in str(dirpath):
+        raise MisconfigurationException(f"GatedCheckpoint needs a folder on a local disk; got dirpath={dirpath!r}")
+    plugin = type(trainer.strategy.checkpoint_io).__name__
+    if plugin == "AsyncCheckpointIO":
+        raise MisconfigurationException(
+            f"GatedCheckpoint hashes each file once it is written; {plugin} writes it later. Use another plugin."
+        )
+
+
+def refuse(**options: object) -> None:
+    """Refuse options of ``ModelCheckpoint`` under which files would be written that no gate has decided on.
+
+    Raises:
+        ValueError: if one is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"GatedCheckpoint refuses {name}={value!r}: it decides at the end of each validation, where the metrics "
+                "are made, and stamps whole checkpoints"
+            )
 
 
 def check_names(trainer: Trainer, wanted: Sequence[str]) -> None:

@@ -1,15 +1,15 @@
 """One method, one network, one way to read outputs: explains rows of the probe."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xai_lightning._lightning import LightningModule
+from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._guard import explaining
-from xai_lightning.callbacks._probe import Rows
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import METHODS, Custom, Explained, Variables
 from xai_lightning.functional.attribution.variables import Where
@@ -127,11 +127,12 @@ class Explainer:
             return targets_of(torch.full((len(sample),), fixed), self.n_classes)
         return targets_of(sample.targets, self.n_classes)
 
-    def cost(self, n_variables: int, shape: tuple[int, ...]) -> attribution.Passes | None:
-        """Passes of one sample; None for a callable, which is counted when it runs."""
-        if self.spec is None or not isinstance(self.method, str):
+    def cost(self, shape: Sequence[int]) -> attribution.Passes | None:
+        """Passes of one sample of ``shape``; None for a callable, which is counted when it runs."""
+        if self.spec is None or not isinstance(self.method, str) or self.blocks is None:
             return None
-        return self.spec.cost(attribution.resolve_options(self.method, self.options, shape, n_variables), n_variables)
+        number = self.blocks.number
+        return self.spec.cost(attribution.resolve_options(self.method, self.options, shape, number), number)
 
     def explain(self, pl_module: LightningModule, network: nn.Module, rows: Rows, shown: Tensor) -> Explanation:
         """Explain ``rows`` in one guard that leaves no trace, and keep whole maps of those at ``shown``."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from xai_lightning._lightning import LightningModule, Trainer
+from xai_lightning.callbacks._draw import Rows, smallest
 from xai_lightning.callbacks._explainer import Explanation
-from xai_lightning.callbacks._probe import Rows, smallest
 
 
 class Gathered(NamedTuple):

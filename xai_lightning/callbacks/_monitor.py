@@ -21,7 +21,7 @@ from xai_lightning._lightning import (
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
-from xai_lightning.callbacks._trainer import Stage, is_last_batch, log_step, stage_of
+from xai_lightning.callbacks._trainer import Stage, callbacks_of, is_last_batch, log_step, stage_of
 from xai_lightning.sinks import Sink, logger_sinks
 
 
@@ -133,29 +133,27 @@ class Monitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_trainer(trainer)
         self._ready = True
-        self._refuse_twins(trainer)
+        others = [other for other in callbacks_of(trainer) if isinstance(other, Monitor) and other is not self]
+        self._refuse_twins(others)
         self._set_up(trainer, pl_module)
-        self._refuse_equal_names(trainer)
+        self._refuse_equal_names([other for other in others if other._ready])
 
-    def _refuse_twins(self, trainer: Trainer) -> None:
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            if other is not self and type(other) is type(self) and other._identity == self._identity:
-                raise MisconfigurationException(
-                    f"two {type(self).__name__} with equal settings {self._identity}; remove one, or change a setting"
-                )
+    def _full_names(self) -> set[str]:
+        return {tags.within(self.name, name) for names in self.logged_names() for name in names}
 
-    def _refuse_equal_names(self, trainer: Trainer) -> None:
-        mine = {name for names in self.logged_names() for name in names}
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            if other is self or not isinstance(other, Monitor) or not other._ready:
-                continue
-            clash = mine & {name for names in other.logged_names() for name in names}
-            if clash:
-                raise MisconfigurationException(
-                    f"{type(self).__name__} and another {type(other).__name__} would both log {sorted(clash)[0]!r}; "
-                    f"give one "
-                    "of them a name=..., which becomes the prefix of all it logs"
-                )
+    def _refuse_twins(self, others: Sequence["Monitor"]) -> None:
+        if any(type(other) is type(self) and other._identity == self._identity for other in others):
+            raise MisconfigurationException(
+                f"two {type(self).__name__} with equal settings {self._identity}; remove one, or change a setting"
+            )
+
+    def _refuse_equal_names(self, others: Sequence["Monitor"]) -> None:
+        clash = sorted(self._full_names() & {name for other in others for name in other._full_names()})
+        if clash:
+            raise MisconfigurationException(
+                f"{type(self).__name__} and another monitor would both log {clash[0]!r}; give one of them a name=..., "
+                "which becomes the prefix of all it logs"
+            )
 
     def _start(self, trainer: Trainer) -> None:
         stage = stage_of(trainer)

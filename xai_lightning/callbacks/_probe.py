@@ -1,125 +1,122 @@
-"""The fixed samples that are explained: a uniform draw per stratum that every order of the data finds again."""
+"""The fixed samples that are explained."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-_MIX = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
-_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+from xai_lightning.callbacks._batches import Batches
+from xai_lightning.callbacks._draw import Candidates, Rows
+from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._strata import Strata
+from xai_lightning.functional.rng import isolated
+from xai_lightning.readers import Sample
 
-
-def _shifted(words: Tensor, by: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (words >> by) & ((1 << (64 - by)) - 1)
-
-
-def _mixed(words: Tensor) -> Tensor:
-    """The finaliser of splitmix64, in wrapping int64 arithmetic, which is exact on every device."""
-    words = (words ^ _shifted(words, 30)) * _MIX[1]
-    words = (words ^ _shifted(words, 27)) * _MIX[2]
-    return words ^ _shifted(words, 31)
+EVERY = 2**31
+SHOWN = 8
 
 
-def sample_hash(inputs: Tensor, seed: int) -> Tensor:
-    """A seeded 64-bit hash of the bits of each sample.
+class Probe:
+    """Draws the probe during one evaluation, and keeps this rank's share of it for the next ones.
 
     Args:
-        inputs: ``[N, ...]``, any type.
-        seed: chooses the draw.
-
-    Returns:
-        ``int64[N]``, the same in any batching and on any device.
-
-    References:
-        G. L. Steele, D. Lea, C. H. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
-    """
-    flat = inputs.detach().reshape(len(inputs), -1)
-    words = flat.view(_WORDS[flat.element_size()]) if flat.is_floating_point() else flat
-    place = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=torch.int64)
-    each = _mixed(words.to(torch.int64) + place * _MIX[0] + seed)
-    return _mixed(each.sum(dim=1))
-
-
-class Rows(NamedTuple):
-    """Samples on the CPU: hash and stratum ``int64[M]``, inputs ``[M, ...]``, targets ``[M]``, further arguments."""
-
-    hashes: Tensor
-    strata: Tensor
-    inputs: Tensor
-    targets: Tensor
-    extras: tuple[Tensor, ...]
-
-    def take(self, index: Tensor) -> "Rows":
-        """The rows at ``index``."""
-        hashes, strata, inputs, targets, extras = self
-        kept = tuple(extra[index] for extra in extras)
-        return Rows(hashes[index], strata[index], inputs[index], targets[index], kept)
-
-    def join(self, other: "Rows") -> "Rows":
-        """These rows, then ``other``."""
-        return Rows(
-            torch.cat([self.hashes, other.hashes]),
-            torch.cat([self.strata, other.strata]),
-            torch.cat([self.inputs, other.inputs]),
-            torch.cat([self.targets, other.targets]),
-            tuple(torch.cat(pair) for pair in zip(self.extras, other.extras, strict=True)),
-        )
-
-
-def smallest(hashes: Tensor, strata: Tensor, quota: int) -> Tensor:
-    """Indices of the ``quota`` smallest distinct hashes of each stratum, ordered by stratum and hash.
-
-    Args:
-        hashes: ``int64[M]``.
-        strata: ``int64[M]``.
-        quota: how many of each stratum.
-
-    Returns:
-        ``int64[R]``; of equal rows the first.
-    """
-    order = hashes.argsort(stable=True)
-    order = order[strata[order].argsort(stable=True)]
-    h, s = hashes[order], strata[order]
-    if len(order) == 0:
-        return order
-    new = torch.ones_like(h, dtype=torch.bool)
-    new[1:] = (h[1:] != h[:-1]) | (s[1:] != s[:-1])
-    order, s = order[new], s[new]
-    begins = torch.ones_like(s, dtype=torch.bool)
-    begins[1:] = s[1:] != s[:-1]
-    start = torch.where(begins, torch.arange(len(s)), 0).cummax(dim=0).values
-    return order[torch.arange(len(s)) - start < quota]
-
-
-class Candidates:
-    """The best candidates for the probe among the samples seen so far; memory is bounded by strata times quota.
-
-    Args:
-        quota: samples per stratum.
+        batches: reads the loader's batches.
+        explainer: knows targets and further arguments of the network.
+        size: how many samples to draw.
+        given: a batch, dataset or loader to explain instead of drawn samples.
+        target: the class explained for every sample; None for each one's own.
         seed: chooses the draw.
     """
 
-    def __init__(self, quota: int, seed: int) -> None:
-        self.quota, self._seed = quota, seed
-        self.rows: Rows | None = None
+    def __init__(
+        self, batches: Batches, explainer: Explainer, *, size: int, given: Any, target: int | None, seed: int
+    ) -> None:
+        self.batches, self.strata = batches, Strata(batches.vocabularies, explainer.task, size)
+        self._explainer, self._given, self._target, self._seed = explainer, given, target, seed
+        self._candidates: Candidates | None = None
+        self._kept: Rows | None = None
+        self._spread = torch.zeros(3, dtype=torch.float64)
 
-    def offer(self, inputs: Tensor, targets: Tensor, strata: Tensor, extras: Sequence[Tensor], real: Tensor) -> None:
-        """Consider one batch.
+    @property
+    def drawing(self) -> bool:
+        """Whether this evaluation draws a probe, rather than using the one that is kept."""
+        return self._candidates is not None
 
-        Args:
-            inputs: ``[N, ...]``.
-            targets: ``[N]``.
-            strata: ``int64[N]``.
-            extras: further arguments of the network, one row per sample.
-            real: ``bool[N]``, samples that are not padding.
-        """
-        hashes, strata = sample_hash(inputs, self._seed).cpu(), strata.cpu()
-        promising = real.cpu().nonzero().flatten()
-        promising = promising[smallest(hashes[promising], strata[promising], self.quota)]
-        where = promising.to(inputs.device)
-        columns = [x.detach()[where].cpu().clone() for x in (inputs, targets, *extras)]
-        new = Rows(hashes[promising], strata[promising], columns[0], columns[1], tuple(columns[2:]))
-        joined = new if self.rows is None else self.rows.join(new)
-        self.rows = joined.take(smallest(joined.hashes, joined.strata, self.quota))
+    @property
+    def quota(self) -> int:
+        """Samples per stratum."""
+        return EVERY if self._given is not None else self.strata.quota
+
+    @property
+    def spread(self) -> Tensor:
+        """Count, sum and sum of squares ``float64[3]`` of the regression targets seen while drawing."""
+        return self._spread
+
+    def open(self, loader: Any, *, draw: bool, fresh: bool) -> None:
+        """Begin an evaluation of ``loader``; draw a probe if there is none, or a ``fresh`` one is wanted."""
+        self.batches.open(loader)
+        self._candidates = Candidates(0, self._seed) if draw and (fresh or self._kept is None) else None
+        self._spread = torch.zeros(3, dtype=torch.float64)
+
+    def first(self, batch: Any) -> Rows:
+        """The first sample of ``batch`` alone."""
+        sample = self.batches.sample(batch)
+        targets = self._explainer.targets(sample, self._target)
+        columns = [x.detach()[:1].cpu().clone() for x in (sample.inputs, targets, *self._explainer.extras(sample))]
+        zero = torch.zeros(1, dtype=torch.int64)
+        return Rows(zero, zero, columns[0], columns[1], tuple(columns[2:]))
+
+    def see(self, batch: Any) -> None:
+        """Consider the samples of the next batch, if a probe is drawn from the loader."""
+        if self._candidates is None or self._given is not None:
+            return
+        reading = self.batches.read(batch)
+        self._candidates.quota = self.quota
+        strata = self.strata.of(reading.sample, reading.groups)
+        targets = self._offer(self._candidates, reading.sample, strata, reading.real)
+        if self._explainer.task == "regression":
+            real = targets[reading.real.to(targets.device)].double().cpu()
+            self._spread += torch.stack([torch.tensor(float(len(real))).double(), real.sum(), real.square().sum()])
+
+    def take_given(self, rank: int, world: int) -> None:
+        """Take this rank's share of the samples that were given, if any were."""
+        if self._candidates is None or self._given is None:
+            return
+        given = DataLoader(self._given, batch_size=64) if isinstance(self._given, Dataset) else self._given
+        self._candidates.quota = self.quota
+        with isolated():
+            for batch in given if isinstance(given, DataLoader) else [given]:
+                sample = self.batches.sample(batch)
+                mine = torch.arange(len(sample)) % world == rank
+                self._offer(self._candidates, sample, self.strata.of(sample, {}), mine)
+
+    def _offer(self, candidates: Candidates, sample: Sample, strata: Tensor, real: Tensor) -> Tensor:
+        targets = self._explainer.targets(sample, self._target)
+        candidates.offer(sample.inputs, targets, strata, self._explainer.extras(sample), real)
+        return targets
+
+    def rows(self) -> Rows | None:
+        """This rank's samples: all candidates while drawing, else its share of the probe."""
+        rows = self._candidates.rows if self._candidates is not None else self._kept
+        return rows if rows is not None and len(rows.hashes) else None
+
+    def settle(self, rows: Rows, hashes: Tensor, *, keep: bool) -> Tensor:
+        """Which of ``rows`` are among ``hashes``, the probe of all ranks, ``int64[M]``; they are kept if ``keep``."""
+        chosen = torch.isin(rows.hashes, hashes).nonzero().flatten()
+        if self.drawing and keep:
+            self._kept = rows.take(chosen)
+        return chosen
+
+
+def gallery(n: int) -> Tensor:
+    """Positions of up to eight of ``n`` rows, evenly spread over the strata, to be shown."""
+    return torch.linspace(0, max(n - 1, 0), min(SHOWN, n)).round().long()
+
+
+def standard_deviation(spread: Tensor) -> float:
+    """Standard deviation from count, sum and sum of squares; 1 where all targets are equal."""
+    n, total, squares = spread.tolist()
+    variance = max(0.0, squares / n - (total / n) ** 2) if n else 0.0
+    return math.sqrt(variance) or 1.0

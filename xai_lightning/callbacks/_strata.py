@@ -30,6 +30,11 @@ class Strata:
         self.n_classes = 0
 
     @property
+    def size(self) -> int:
+        """How many samples the probe has if each declared group has enough of each class."""
+        return self.quota * math.prod(len(v.names) for v in self._vocabularies.values()) * max(1, self.n_classes)
+
+    @property
     def quota(self) -> int:
         """Samples per stratum: an equal part of the probe among declared groups and classes, and at least 8."""
         least = PER_STRATUM * (FIFTHS if self._task == "regression" else 1)

@@ -7,9 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler, SequentialSampler
 
-from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, TrainerFn
+from xai_lightning._lightning import Callback, LightningModule, MisconfigurationException, Trainer, TrainerFn
 
 Stage = Literal["fit", "validate", "test"]
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The Trainer's callbacks, in order."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def stage_of(trainer: Trainer) -> Stage:

@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_warn
+from xai_lightning.callbacks._draw import sample_hash
 from xai_lightning.callbacks._layers import Layer, find_layers
 from xai_lightning.callbacks._monitor import Monitor
-from xai_lightning.callbacks._probe import sample_hash
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
 from xai_lightning.functional import activation

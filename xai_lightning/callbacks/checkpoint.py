@@ -11,7 +11,6 @@ from typing_extensions import override
 from xai_lightning import __version__, tags
 from xai_lightning._lightning import (
     LightningModule,
-    MisconfigurationException,
     ModelCheckpoint,
     Trainer,
     check_trainer,
@@ -89,7 +88,7 @@ class GatedCheckpoint(ModelCheckpoint):
         save_weights_only: bool = False,
     ) -> None:
         self.limits = gate.limits(at_most, at_least)
-        _refuse(
+        decision.refuse(
             every_n_train_steps=every_n_train_steps,
             train_time_interval=train_time_interval,
             save_on_train_epoch_end=save_on_train_epoch_end,
@@ -138,24 +137,7 @@ class GatedCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if not trainer.enable_validation:
-            raise MisconfigurationException(
-                "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a "
-                "validation "
-                f"loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
-            )
-        if "://" in str(self.dirpath):
-            raise MisconfigurationException(
-                f"GatedCheckpoint needs a folder on a local disk; got dirpath={self.dirpath!r}"
-            )
-        if type(trainer.strategy.checkpoint_io).__name__ == "AsyncCheckpointIO":
-            raise MisconfigurationException(
-                "GatedCheckpoint hashes each file once it is written; AsyncCheckpointIO writes it later. Use another "
-                "plugin."
-            )
-        self._name_others(trainer)
-
-    def _name_others(self, trainer: Trainer) -> None:
+        decision.check_can_decide(trainer, self.dirpath)
         others = [other for other in trainer.checkpoint_callbacks if not isinstance(other, GatedCheckpoint)]
         if others:
             names = ", ".join(type(other).__name__ for other in others)
@@ -311,14 +293,3 @@ class GatedCheckpoint(ModelCheckpoint):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         return None
-
-
-def _refuse(**options: object) -> None:
-    given = {name: value for name, value in options.items() if value is not None}
-    if given:
-        name, value = next(iter(given.items()))
-        raise ValueError(
-            f"GatedCheckpoint refuses {name}={value!r}: it decides at the end of each validation, where the metrics "
-            f"are made, and "
-            "stamps whole checkpoints"
-        )

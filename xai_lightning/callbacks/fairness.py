@@ -14,7 +14,7 @@ from xai_lightning.callbacks._batches import Batches, NetworkOutput
 from xai_lightning.callbacks._horizon import planned_validations
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
-from xai_lightning.callbacks._trainer import Stage, loader_of, resolve_network
+from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network
 from xai_lightning.functional import fairness
 from xai_lightning.functional.intervals import allowance
 from xai_lightning.functional.tables import choose
@@ -145,7 +145,7 @@ class FairnessMonitor(Monitor):
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        kin = [c for c in trainer.callbacks if isinstance(c, FairnessMonitor) and c.name == self.name]  # type: ignore[attr-defined]
+        kin = [c for c in callbacks_of(trainer) if isinstance(c, FairnessMonitor) and c.name == self.name]
         self._leads = kin[0] is self
         self._output = None
         try:

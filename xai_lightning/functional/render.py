@@ -181,7 +181,7 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
     axes.barh(rows[known], now[known], height=0.6, color=colours[known])
     axes.barh(rows[compared], before[compared], height=0.84, facecolor="none", edgecolor=_INK, linewidth=0.8)
     ends = np.concatenate([[0.0], now[known], before[compared]])
-    limit = _rounded_up(1.14 * float(np.abs(ends).max()))
+    limit = _rounded_up(1.2 * float(np.abs(ends).max()))
     axes.set(xlim=(-limit if ends.min() < 0 else 0.0, limit), ylim=(len(bars) - 0.4, -0.6), axisbelow=True)
 
 

@@ -1,0 +1,83 @@
+"""Slow twins of `xai_lightning.functional.drift`: plain loops over Python floats, written from the definitions."""
+
+import math
+from collections.abc import Sequence
+
+Map = Sequence[float]
+
+
+def pool(image: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    """One image [C][H][W]."""
+    height, width = len(image[0]), len(image[0][0])
+    plane = [[math.fsum(channel[y][x] for channel in image) for x in range(width)] for y in range(height)]
+    cells = [
+        math.fsum(plane[y][x] for y in rows for x in columns) / (len(rows) * len(columns))
+        for rows in _windows(height)
+        for columns in _windows(width)
+    ]
+    largest = max(abs(cell) for cell in cells)
+    return [0.0 if abs(cell) < 1e-6 * largest else cell for cell in cells]
+
+
+def _windows(side: int) -> list[range]:
+    cells = min(side, 14)
+    return [range(i * side // cells, -(-(i + 1) * side // cells)) for i in range(cells)]
+
+
+def cosine(a: Map, b: Map) -> float:
+    if (known := _settled(a, b, 1.0)) is not None:
+        return known
+    product = math.fsum(x * y for x, y in zip(a, b, strict=True))
+    return 1.0 - product / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
+
+
+def weighted_jaccard(a: Map, b: Map) -> float:
+    if (known := _settled(a, b, 1.0)) is not None:
+        return known
+    size_a, size_b = math.fsum(map(abs, a)), math.fsum(map(abs, b))
+    smaller = larger = 0.0
+    for x, y in zip(a, b, strict=True):
+        p, q = abs(x) / size_a, abs(y) / size_b
+        smaller += min(p, q) if (x > 0) == (y > 0) else 0.0
+        larger += max(p, q)
+    return 1.0 - smaller / larger
+
+
+def top_k(a: Map, b: Map) -> float:
+    features = len(a)
+    k = min(max(5, math.ceil(features / 10)), features // 2)
+    if k == 0:
+        return math.nan
+    if (known := _settled(a, b, 1.0)) is not None:
+        return known
+    overlap = math.fsum(min(w, v) for w, v in zip(membership(a, k), membership(b, k), strict=True)) / k
+    chance = k / features
+    return 1.0 - (overlap - chance) / (1.0 - chance)
+
+
+def membership(values: Map, k: int) -> list[float]:
+    largest = max(abs(value) for value in values)
+    steps = [round(abs(value) / largest / 1e-5) for value in values]
+    return [_place(step, steps, k) for step in steps]
+
+
+def _place(step: int, steps: list[int], k: int) -> float:
+    above = sum(other > step for other in steps)
+    ties = sum(other == step for other in steps)
+    return min(1.0, max(0.0, (k - above) / ties))
+
+
+def magnitude(a: Map, b: Map) -> float:
+    if (known := _settled(a, b, math.nan)) is not None:
+        return known
+    return abs(math.log(math.fsum(map(abs, a)) / math.fsum(map(abs, b))))
+
+
+def _settled(a: Map, b: Map, against_zero: float) -> float | None:
+    if not all(map(math.isfinite, [*a, *b])):
+        return math.nan
+    zero_a, zero_b = (math.fsum(map(abs, values)) <= 1e-12 for values in (a, b))
+    return 0.0 if zero_a and zero_b else against_zero if zero_a or zero_b else None
+
+
+MEASURES = {"cosine": cosine, "weighted_jaccard": weighted_jaccard, "top_k": top_k, "magnitude": magnitude}

@@ -1,0 +1,125 @@
+"""A uniform draw of samples per stratum that every order of the data finds again."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MIX = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def _shifted(words: Tensor, by: int) -> Tensor:
+    """Logical right shift of int64."""
+    return (words >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mixed(words: Tensor) -> Tensor:
+    """The finaliser of splitmix64, in wrapping int64 arithmetic, which is exact on every device."""
+    words = (words ^ _shifted(words, 30)) * _MIX[1]
+    words = (words ^ _shifted(words, 27)) * _MIX[2]
+    return words ^ _shifted(words, 31)
+
+
+def sample_hash(inputs: Tensor, seed: int) -> Tensor:
+    """A seeded 64-bit hash of the bits of each sample.
+
+    Args:
+        inputs: ``[N, ...]``, any type.
+        seed: chooses the draw.
+
+    Returns:
+        ``int64[N]``, the same in any batching and on any device.
+
+    References:
+        G. L. Steele, D. Lea, C. H. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    """
+    flat = inputs.detach().reshape(len(inputs), -1)
+    words = flat.view(_WORDS[flat.element_size()]) if flat.is_floating_point() else flat
+    place = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=torch.int64)
+    each = _mixed(words.to(torch.int64) + place * _MIX[0] + seed)
+    return _mixed(each.sum(dim=1))
+
+
+class Rows(NamedTuple):
+    """Samples on the CPU: hash and stratum ``int64[M]``, inputs ``[M, ...]``, targets ``[M]``, further arguments."""
+
+    hashes: Tensor
+    strata: Tensor
+    inputs: Tensor
+    targets: Tensor
+    extras: tuple[Tensor, ...]
+
+    def take(self, index: Tensor) -> "Rows":
+        """The rows at ``index``."""
+        hashes, strata, inputs, targets, extras = self
+        kept = tuple(extra[index] for extra in extras)
+        return Rows(hashes[index], strata[index], inputs[index], targets[index], kept)
+
+    def join(self, other: "Rows") -> "Rows":
+        """These rows, then ``other``."""
+        return Rows(
+            torch.cat([self.hashes, other.hashes]),
+            torch.cat([self.strata, other.strata]),
+            torch.cat([self.inputs, other.inputs]),
+            torch.cat([self.targets, other.targets]),
+            tuple(torch.cat(pair) for pair in zip(self.extras, other.extras, strict=True)),
+        )
+
+
+def smallest(hashes: Tensor, strata: Tensor, quota: int) -> Tensor:
+    """Indices of the ``quota`` smallest distinct hashes of each stratum, ordered by stratum and hash.
+
+    Args:
+        hashes: ``int64[M]``.
+        strata: ``int64[M]``.
+        quota: how many of each stratum.
+
+    Returns:
+        ``int64[R]``; of equal rows the first.
+    """
+    order = hashes.argsort(stable=True)
+    order = order[strata[order].argsort(stable=True)]
+    h, s = hashes[order], strata[order]
+    if len(order) == 0:
+        return order
+    new = torch.ones_like(h, dtype=torch.bool)
+    new[1:] = (h[1:] != h[:-1]) | (s[1:] != s[:-1])
+    order, s = order[new], s[new]
+    begins = torch.ones_like(s, dtype=torch.bool)
+    begins[1:] = s[1:] != s[:-1]
+    start = torch.where(begins, torch.arange(len(s)), 0).cummax(dim=0).values
+    return order[torch.arange(len(s)) - start < quota]
+
+
+class Candidates:
+    """The best candidates for the probe among the samples seen so far; memory is bounded by strata times quota.
+
+    Args:
+        quota: samples per stratum.
+        seed: chooses the draw.
+    """
+
+    def __init__(self, quota: int, seed: int) -> None:
+        self.quota, self._seed = quota, seed
+        self.rows: Rows | None = None
+
+    def offer(self, inputs: Tensor, targets: Tensor, strata: Tensor, extras: Sequence[Tensor], real: Tensor) -> None:
+        """Consider one batch.
+
+        Args:
+            inputs: ``[N, ...]``.
+            targets: ``[N]``.
+            strata: ``int64[N]``.
+            extras: further arguments of the network, one row per sample.
+            real: ``bool[N]``, samples that are not padding.
+        """
+        hashes, strata = sample_hash(inputs, self._seed).cpu(), strata.cpu()
+        promising = real.cpu().nonzero().flatten()
+        promising = promising[smallest(hashes[promising], strata[promising], self.quota)]
+        where = promising.to(inputs.device)
+        columns = [x.detach()[where].cpu().clone() for x in (inputs, targets, *extras)]
+        new = Rows(hashes[promising], strata[promising], columns[0], columns[1], tuple(columns[2:]))
+        joined = new if self.rows is None else self.rows.join(new)
+        self.rows = joined.take(smallest(joined.hashes, joined.strata, self.quota))

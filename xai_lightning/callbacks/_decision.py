@@ -25,8 +25,8 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
     """
     if not trainer.enable_validation:
         raise MisconfigurationException(
-            "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a validation "
-            f"loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
+            "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a "
+            f"validation loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
         )
     if "://" in str(dirpath):
         raise MisconfigurationException(f"GatedCheckpoint needs a folder on a local disk; got dirpath={dirpath!r}")
@@ -46,8 +46,8 @@ def refuse(**options: object) -> None:
     for name, value in options.items():
         if value is not None:
             raise ValueError(
-                f"GatedCheckpoint refuses {name}={value!r}: it decides at the end of each validation, where the metrics "
-                "are made, and stamps whole checkpoints"
+                f"GatedCheckpoint refuses {name}={value!r}: it decides at the end of each validation, where the "
+                "metrics are made, and stamps whole checkpoints"
             )
 
 

@@ -11,13 +11,13 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import (
-    Callback,
     LightningModule,
     MisconfigurationException,
     Trainer,
     check_trainer,
     rank_zero_info,
 )
+from xai_lightning.callbacks._evaluation import EvaluationHooks
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
@@ -25,7 +25,7 @@ from xai_lightning.callbacks._trainer import Stage, callbacks_of, is_last_batch,
 from xai_lightning.sinks import Sink, logger_sinks
 
 
-class Monitor(Callback):
+class Monitor(EvaluationHooks):
     """Observes evaluations: reads batches, concludes at the end, logs, and never harms the training.
 
     Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is
@@ -268,53 +268,7 @@ class Monitor(Callback):
                 raise
             warnings.warn(f"{type(self).__name__} could not write to a logger: {error!r}", stacklevel=2)
 
-    # --- Lightning's hooks
-
-    @override
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer)
-
-    @override
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer)
-
-    @override
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._batch_start(pl_module, batch, dataloader_idx)
-
-    on_test_batch_start = on_validation_batch_start
-
-    @override
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._batch_end(trainer, pl_module, (outputs, batch), dataloader_idx)
-
-    on_test_batch_end = on_validation_batch_end
-
-    @override
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_end(trainer, pl_module)
-
-    @override
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_end(trainer, pl_module)
-
-    @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer)
-
-    @override
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer)
+    # --- what Lightning calls beside evaluations
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

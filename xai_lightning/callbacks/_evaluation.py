@@ -1,0 +1,74 @@
+"""Lightning's hooks of validation and test, which are the same to a monitor."""
+
+from typing import Any
+
+from typing_extensions import override
+
+from xai_lightning._lightning import Callback, LightningModule, Trainer
+
+
+class EvaluationHooks(Callback):
+    """Sends the hooks of validation and of test to the same five methods."""
+
+    def _start(self, trainer: Trainer) -> None:
+        """An evaluation begins."""
+
+    def _batch_start(self, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
+        """The user's step comes."""
+
+    def _batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, seen: tuple[Any, Any], dataloader_idx: int
+    ) -> None:
+        """The user's step is done; ``seen`` is what it returned, and its batch."""
+
+    def _epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All batches are done; here ``self.log`` is allowed (trap 41)."""
+
+    def _end(self, trainer: Trainer) -> None:
+        """Lightning's own metrics of this evaluation are final."""
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._batch_start(pl_module, batch, dataloader_idx)
+
+    on_test_batch_start = on_validation_batch_start
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._batch_end(trainer, pl_module, (outputs, batch), dataloader_idx)
+
+    on_test_batch_end = on_validation_batch_end
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_end(trainer, pl_module)
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_end(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end(trainer)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end(trainer)

@@ -3,9 +3,14 @@
 from types import SimpleNamespace
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from xai_lightning.functional.fairness import METRICS, Confusion, confusion, count, estimate
+
+# A deadline per example measures the load of the machine, not the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 GUIDE = SimpleNamespace(  # the user guide of fairlearn, docs/user_guide/assessment
     targets=torch.tensor([0, 1, 1, 1, 1, 0, 1, 0, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1]),

@@ -108,10 +108,10 @@ def test_a_large_activation_is_reduced_in_blocks_to_the_same_state(monkeypatch):
     assert blocks == [2] * 11 + [1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_variance_survives_a_large_mean_and_half_types(dtype):
+@pytest.mark.parametrize(("dtype", "spread"), [(torch.float32, 1.0), (torch.float16, 100.0), (torch.bfloat16, 1e3)])
+def test_the_variance_survives_a_large_mean_and_half_types(dtype, spread):
     """Trap 93: sums of squares cancel, and half types stall."""
-    h = (1e4 + noise(4096, 3)).to(dtype)
+    h = (1e4 + spread * noise(4096, 3)).to(dtype)
     state = reduce(merge, [observe(part, 1) for part in h.split(100)])
     torch.testing.assert_close(state.m2 / state.count, h.double().var(0, correction=0), rtol=1e-9, atol=0)
     torch.testing.assert_close(state.mean, h.double().mean(0), rtol=1e-12, atol=0)

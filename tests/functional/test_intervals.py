@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import references_fairness as slow
+from cases_fairness import errors
 from xai_lightning.functional.intervals import allowance, mover_mean, mover_ratio, newcombe, wilson
 
 NORMAL = 0.025  # of each limit: two-sided 95 %
@@ -27,9 +28,6 @@ def numbers(interval: tuple[torch.Tensor, torch.Tensor]) -> list[float]:
 def observed(draw: st.DrawFn) -> tuple[int, int]:
     total = draw(st.integers(1, 2000))
     return draw(st.integers(0, total)), total
-
-
-errors = st.floats(1e-6, 0.49)
 
 
 @pytest.mark.parametrize(

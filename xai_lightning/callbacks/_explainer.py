@@ -66,7 +66,7 @@ class Explainer:
         self.baseline, self.features, self.seed, self.autocast = baseline, features, seed, autocast
         self.spec = METHODS[method] if isinstance(method, str) else None
         self.variables: Variables | None = None
-        self.blocks: Variables | None = None
+        self.blocks = attribution.grid_variables((1,))
         self.n_classes = 0
         self._names: tuple[str, ...] = ()
 
@@ -107,7 +107,7 @@ class Explainer:
             raise ValueError(
                 f"features=... names the columns of a table [N, D]; the inputs have the shape {list(inputs.shape)}"
             )
-        self.blocks = self.variables or attribution.grid_variables(shape)
+        self.blocks = self.variables or attribution.grid_variables(shape, self.spec.cells if self.spec else 14)
 
     def extras(self, sample: Sample) -> list[Tensor]:
         """The further arguments of the network in ``sample``."""
@@ -129,7 +129,7 @@ class Explainer:
 
     def cost(self, shape: Sequence[int]) -> attribution.Passes | None:
         """Passes of one sample of ``shape``; None for a callable, which is counted when it runs."""
-        if self.spec is None or not isinstance(self.method, str) or self.blocks is None:
+        if self.spec is None or not isinstance(self.method, str):
             return None
         number = self.blocks.number
         return self.spec.cost(attribution.resolve_options(self.method, self.options, shape, number), number)
@@ -146,7 +146,7 @@ class Explainer:
                 names=self._names,
             )
             inputs = rows.inputs.to(device).clone()
-            targets = rows.targets.to(device)
+            targets = rows.targets.to(device).clone()
             extras = [extra.to(device).clone() for extra in rows.extras]
             found, error = self._attribute(explained, inputs, targets, extras, rows.hashes)
         forward = explained.rows
@@ -161,7 +161,6 @@ class Explainer:
         self, explained: Explained, inputs: Tensor, targets: Tensor, extras: list[Tensor], hashes: Tensor
     ) -> tuple[Tensor, Tensor]:
         baselines = self._baselines(inputs)
-        blocks = self.blocks or attribution.grid_variables(inputs.shape[1:])
         seeds = [(int(h) ^ self.seed) % 2**63 for h in hashes]
         found = attribution.attribute(
             self.method,
@@ -169,7 +168,7 @@ class Explainer:
             inputs,
             targets,
             baselines=baselines,
-            variables=blocks,
+            variables=self.blocks,
             seeds=seeds,
             extras=extras,
             options=self.options,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from typing_extensions import override
 
 from xai_lightning import tags
@@ -179,7 +180,9 @@ class Monitor(EvaluationHooks):
             return None
         began = time.perf_counter()
         try:
-            return action(*args)
+            # tensors made in inference mode could not be used in an explanation later (trap 1)
+            with torch.inference_mode(False), torch.no_grad():
+                return action(*args)
         except Exception as error:
             self._hooks.remove()
             if self.on_error == "raise" or not self._proved:

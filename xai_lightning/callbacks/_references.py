@@ -22,7 +22,7 @@ class References:
         strata: ``int64[M]``.
         maps: name to ``float32[M, D]``.
         shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
-        scale: colour scale of the pictures, frozen; 0 until there is one.
+        scale: colour scale of the pictures: the largest needed so far, so that it never narrows.
     """
 
     hashes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -36,9 +36,10 @@ class References:
         return torch.equal(self.hashes, hashes) and torch.equal(self.strata, strata)
 
     def show(self, maps: Tensor) -> None:
-        """Compare later pictures with ``maps`` ``float32[S, H, W]``, unless there is something to compare with."""
+        """Show ``maps`` ``float32[S, H, W]``: compare later pictures with them if there is nothing yet, widen the scale."""
         if self.shown.shape != maps.shape:
-            self.shown, self.scale = maps, render.colour_scale(maps)
+            self.shown, self.scale = maps, 0.0
+        self.scale = max(self.scale, render.colour_scale(maps))
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""

@@ -76,12 +76,12 @@ class AttributionMonitor(Monitor):
 
     def __init__(
         self,
-        method: str | Custom = "integrated_gradients",
+        method: Custom | str = "integrated_gradients",
         *,
         features: Mapping[str, Where] | None = None,
         sensitive: Sequence[str] = (),
         groups: Mapping[str, Declared] | None = None,
-        groups_from: Mapping[str, GroupSource] | GroupSource | None = None,
+        groups_from: GroupSource | Mapping[str, GroupSource] | None = None,
         reader: Reader | None = None,
         network: str | None = None,
         task: Task = "classification",

@@ -70,7 +70,7 @@ class FairnessMonitor(Monitor):
         self,
         groups: Mapping[str, Declared],
         *,
-        groups_from: Mapping[str, GroupSource] | GroupSource | None = None,
+        groups_from: GroupSource | Mapping[str, GroupSource] | None = None,
         metrics: Sequence[str] = DEFAULT_METRICS,
         reader: Reader | None = None,
         network: str | None = None,

@@ -79,12 +79,18 @@ def test_an_empty_batch_counts_nothing():
     assert not counts.any()
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32])
-def test_narrow_types_count_like_wide_ones(dtype):
-    columns = [torch.tensor(column).repeat(200) for column in ([1, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0])]
-    narrow = count(*(column.to(dtype) for column in columns), classes=2, n_groups=2)
-    assert torch.equal(narrow, count(*columns, classes=2, n_groups=2))
-    assert narrow.sum() == 800
+@pytest.mark.parametrize(
+    ("dtype", "classes"), [(torch.bool, 2), (torch.uint8, 20), (torch.int8, 65), (torch.int32, 20)]
+)
+def test_narrow_types_count_like_wide_ones_and_do_not_overflow(dtype, classes):
+    predictions, targets, groups = (
+        torch.tensor(x).repeat(200) * (classes - 1) for x in ([1, 0, 1, 1], [1, 1, 0, 1], [0])
+    )
+    columns = predictions, targets, groups.repeat(4)
+    columns[2][1::2] = 1
+    narrow = count(*(column.to(dtype) for column in columns), classes=classes, n_groups=2)
+    assert torch.equal(narrow, count(*columns, classes=classes, n_groups=2))
+    assert narrow.dtype == torch.int64
 
 
 def test_pictures_of_classes_count_every_pixel():

@@ -45,6 +45,7 @@ class Method(NamedTuple):
         baseline: whether it compares with a baseline.
         gradient: whether it differentiates, so needs floating-point inputs.
         masked: whether it switches whole variables off; captum then repeats a variable's number on each of its columns.
+        cells: into how many patches per side an image is cut where whole variables are switched off.
         random: whether it draws; then each sample is explained alone, with its own seed.
         signed: whether the sign means something.
         complete: whether attributions add up to f(x) - f(baseline).
@@ -58,6 +59,7 @@ class Method(NamedTuple):
     baseline: bool = True
     gradient: bool = True
     masked: bool = False
+    cells: int = 14
     random: bool = False
     signed: bool = True
     complete: bool = False
@@ -77,7 +79,8 @@ def _windows(options: Options, variables: int) -> Passes:
 
 
 def _draws(shape: Sequence[int], variables: int) -> Options:
-    return {"n_samples": min(2**variables, 16 * variables + 64) if variables < 20 else 16 * variables + 64}
+    enough = 4 * variables + 64
+    return {"n_samples": min(2**variables, enough) if variables < 20 else enough}
 
 
 def _lime(explained: Any) -> Any:
@@ -115,6 +118,7 @@ METHODS: dict[str, Method] = {
         defaults=_draws,
         gradient=False,
         masked=True,
+        cells=7,
         random=True,
         complete=True,
         package="sklearn",
@@ -125,6 +129,7 @@ METHODS: dict[str, Method] = {
         defaults=_draws,
         gradient=False,
         masked=True,
+        cells=7,
         random=True,
         package="sklearn",
     ),

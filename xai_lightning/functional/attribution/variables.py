@@ -9,7 +9,6 @@ from torch import Tensor
 from xai_lightning.functional.tables import choose
 
 MAX_NAMED = 64
-GRID = 14
 
 Where = int | Sequence[int] | slice
 
@@ -88,11 +87,12 @@ def _places(name: str, where: Where, columns: int) -> list[int]:
     return places
 
 
-def grid_variables(shape: Sequence[int]) -> Variables:
-    """Square patches of an image, at most 14 x 14 of them, over all channels; for methods that switch variables off.
+def grid_variables(shape: Sequence[int], cells: int = 14) -> Variables:
+    """Patches of an image over all channels, at most ``cells`` per side; for methods that switch variables off.
 
     Args:
         shape: ``(C, H, W)`` of one image, or the shape of any other input, of which each number is a variable.
+        cells: patches per side.
 
     Example:
         >>> grid_variables((3, 28, 28)).number
@@ -101,8 +101,8 @@ def grid_variables(shape: Sequence[int]) -> Variables:
     if len(shape) != 3:
         return Variables((), torch.arange(int(torch.tensor(shape).prod())).reshape(1, *shape))
     channels, height, width = shape
-    cells = [torch.arange(n) * min(GRID, n) // n for n in (height, width)]
-    patches = cells[0][:, None] * min(GRID, width) + cells[1][None, :]
+    down, across = (torch.arange(n) * min(cells, n) // n for n in (height, width))
+    patches = down[:, None] * min(cells, width) + across[None, :]
     return Variables((), patches.expand(1, channels, height, width).contiguous())
 
 

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xai_lightning._lightning import LightningModule, Trainer
+from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._draw import Rows, smallest
 from xai_lightning.callbacks._explainer import Explanation
+from xai_lightning.callbacks._trainer import everywhere, summed
 
 
 class Gathered(NamedTuple):
@@ -28,20 +29,16 @@ class Gathered(NamedTuple):
     passes: Tensor
 
 
-def gather(
-    trainer: Trainer, pl_module: LightningModule, mine: tuple[Rows, Explanation] | None, capacity: int, quota: int
-) -> Gathered:
+def gather(trainer: Trainer, mine: tuple[Rows, Explanation] | None, capacity: int, quota: int) -> Gathered:
     """Put the ranks' shares together: fixed shapes, called by every rank alike (trap 45).
 
     Args:
         trainer: the trainer.
-        pl_module: its module.
         mine: this rank's rows and their explanation; None if it saw no batch.
         capacity: the most rows that one rank can hold; equal on all ranks.
         quota: samples per stratum.
     """
-    width = torch.tensor(mine[1].maps.shape[1] if mine else 0, device=pl_module.device)
-    columns = int(trainer.strategy.reduce(width, reduce_op="max"))
+    columns = int(summed(trainer, torch.tensor(mine[1].maps.shape[1] if mine else 0), "max"))
     keys = torch.zeros(capacity, 3, dtype=torch.int64)
     numbers = torch.zeros(capacity, columns + 1, dtype=torch.float64)
     passes = torch.zeros(2, dtype=torch.float64)
@@ -51,16 +48,10 @@ def gather(
         keys[:n] = torch.stack([rows.hashes, rows.strata, torch.ones_like(rows.strata)], dim=1)
         numbers[:n] = torch.cat([explanation.maps.double(), explanation.error[:, None]], dim=1)
         passes += torch.tensor([explanation.forward, explanation.backward])
-    keys, numbers, passes = (_everywhere(trainer, pl_module, x) for x in (keys, numbers, passes[None]))
+    keys, numbers, passes = (everywhere(trainer, x) for x in (keys, numbers, passes))
+    keys, numbers = keys.flatten(0, 1), numbers.flatten(0, 1)
     held = keys[:, 2] == 1
     keys, numbers = keys[held], numbers[held]
     order = smallest(keys[:, 0], keys[:, 1], quota)
     keys, numbers = keys[order], numbers[order]
     return Gathered(keys[:, 0], keys[:, 1], numbers[:, :-1].float(), numbers[:, -1], passes.sum(dim=0))
-
-
-def _everywhere(trainer: Trainer, pl_module: LightningModule, mine: Tensor) -> Tensor:
-    if trainer.world_size == 1:
-        return mine
-    everyone = pl_module.all_gather(mine.to(pl_module.device))
-    return torch.as_tensor(everyone).flatten(0, 1).cpu()

@@ -36,7 +36,7 @@ class References:
         return torch.equal(self.hashes, hashes) and torch.equal(self.strata, strata)
 
     def show(self, maps: Tensor) -> None:
-        """Show ``maps`` ``float32[S, H, W]``: compare later pictures with them if there is nothing yet, widen the scale."""
+        """Widen the scale to ``maps`` ``float32[S, H, W]``, and compare later ones with them if there are none yet."""
         if self.shown.shape != maps.shape:
             self.shown, self.scale = maps, 0.0
         self.scale = max(self.scale, render.colour_scale(maps))

@@ -71,9 +71,24 @@ def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
     )
 
 
-def world(trainer: Trainer) -> tuple[int, int]:
-    """(rank, number of ranks)."""
-    return trainer.global_rank, trainer.world_size
+def everywhere(trainer: Trainer, mine: Tensor) -> Tensor:
+    """What each rank holds, ``[ranks, ...]`` on the CPU and equal on all: a collective, so every rank must call it.
+
+    A sum over ranks of which each fills its own place is exact, and every strategy offers it; Lightning's
+    ``all_gather`` calls what torch has deprecated.
+
+    Args:
+        trainer: the trainer.
+        mine: of equal shape and type on all ranks.
+    """
+    places = torch.zeros(trainer.world_size, *mine.shape, dtype=mine.dtype)
+    places[trainer.global_rank] = mine.cpu()
+    return summed(trainer, places, "sum")
+
+
+def summed(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor:
+    """Sum or maximum over ranks, on the CPU; a collective."""
+    return trainer.strategy.reduce(mine.clone().to(trainer.strategy.root_device), reduce_op=how).cpu()
 
 
 def loader_of(trainer: Trainer, dataloader_idx: int) -> Any:

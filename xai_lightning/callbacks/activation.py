@@ -14,7 +14,7 @@ from xai_lightning.callbacks._draw import sample_hash
 from xai_lightning.callbacks._layers import Layer, find_layers
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
-from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
+from xai_lightning.callbacks._trainer import Positions, Stage, everywhere, loader_of, summed
 from xai_lightning.functional import activation
 from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Reader, read
@@ -131,14 +131,13 @@ class ActivationMonitor(Monitor):
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         if trainer.world_size == 1:
             return self._moments
-        device = pl_module.device
         mine = [len(self._moments[layer.name].mean) if layer.name in self._moments else 0 for layer in self._layers]
-        units = trainer.strategy.reduce(torch.tensor(mine, device=device), reduce_op="max").tolist()
+        units = summed(trainer, torch.tensor(mine), "max").tolist()
         merged: dict[str, activation.Moments] = {}
         for layer, size in zip(self._layers, units, strict=True):
             if size:
-                own = activation.pack(self._moments.get(layer.name, activation.empty(size))).to(device)
-                parts = [activation.unpack(part.cpu(), size) for part in pl_module.all_gather(own)]
+                own = activation.pack(self._moments.get(layer.name, activation.empty(size)))
+                parts = [activation.unpack(part, size) for part in everywhere(trainer, own)]
                 merged[layer.name] = parts[0]
                 for part in parts[1:]:
                     merged[layer.name] = activation.merge(merged[layer.name], part)

@@ -1,6 +1,6 @@
 """What the model looks at, on a fixed probe, and whether that drifts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -18,12 +18,12 @@ from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
-from xai_lightning.callbacks._trainer import Stage, loader_of, resolve_network
+from xai_lightning.callbacks._trainer import Stage, loader_of, resolve_network, summed
 from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import Custom, Task, check_method
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
-from xai_lightning.readers import GroupSource, Outputs, Reader, Space
+from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
 
@@ -76,12 +76,13 @@ class AttributionMonitor(Monitor):
 
     def __init__(
         self,
-        method: Custom | str = "integrated_gradients",
+        method: str | Custom = "integrated_gradients",
         *,
         features: Mapping[str, Where] | None = None,
         sensitive: Sequence[str] = (),
         groups: Mapping[str, Declared] | None = None,
-        groups_from: GroupSource | Mapping[str, GroupSource] | None = None,
+        # A mapping would take `class_path:` of a YAML file for an attribute; the command line tries in this order (trap 58).
+        groups_from: Column | Table | Mapping[str, GroupSource] | Callable[[Any], Any] | None = None,
         reader: Reader | None = None,
         network: str | None = None,
         task: Task = "classification",
@@ -229,13 +230,11 @@ class AttributionMonitor(Monitor):
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        reduce, strata = trainer.strategy.reduce, self._probe.strata
-        known = torch.tensor(strata.n_classes, device=pl_module.device)
-        strata.n_classes = int(reduce(known, reduce_op="max"))
-        spread = reduce(self._probe.spread.clone().to(pl_module.device), reduce_op="sum").cpu()
-        held = torch.tensor(len(self._explained[0].hashes) if self._explained else 0, device=pl_module.device)
-        capacity = int(reduce(held, reduce_op="max"))
-        return spread, gather(trainer, pl_module, self._explained, capacity, self._probe.quota)
+        strata = self._probe.strata
+        strata.n_classes = int(summed(trainer, torch.tensor(strata.n_classes), "max"))
+        spread = summed(trainer, self._probe.spread, "sum")
+        capacity = int(summed(trainer, torch.tensor(len(self._explained[0].hashes) if self._explained else 0), "max"))
+        return spread, gather(trainer, self._explained, capacity, self._probe.quota)
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:

@@ -1,7 +1,7 @@
 """Group fairness of every validation, counted on all of it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,11 +14,11 @@ from xai_lightning.callbacks._batches import Batches, NetworkOutput
 from xai_lightning.callbacks._horizon import planned_validations
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
-from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network
+from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network, summed
 from xai_lightning.functional import fairness
 from xai_lightning.functional.intervals import allowance
 from xai_lightning.functional.tables import choose
-from xai_lightning.readers import GroupSource, Outputs, Reader, Space, check_space, decide, targets_of
+from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table, check_space, decide, targets_of
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
 
@@ -70,7 +70,8 @@ class FairnessMonitor(Monitor):
         self,
         groups: Mapping[str, Declared],
         *,
-        groups_from: GroupSource | Mapping[str, GroupSource] | None = None,
+        # A mapping would take `class_path:` of a YAML file for an attribute; the command line tries in this order (trap 58).
+        groups_from: Column | Table | Mapping[str, GroupSource] | Callable[[Any], Any] | None = None,
         metrics: Sequence[str] = DEFAULT_METRICS,
         reader: Reader | None = None,
         network: str | None = None,
@@ -213,16 +214,13 @@ class FairnessMonitor(Monitor):
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        reduce, device = trainer.strategy.reduce, pl_module.device
-        sizes = torch.tensor([self._classes, self._nonfinite], device=device)
-        classes = int(reduce(sizes[0].clone(), reduce_op="max"))
-        nonfinite = int(reduce(sizes[1].clone(), reduce_op="sum"))
+        classes = int(summed(trainer, torch.tensor(self._classes), "max"))
+        nonfinite = int(summed(trainer, torch.tensor(self._nonfinite), "sum"))
         total = {}
         for attribute, vocabulary in self._batches.vocabularies.items():
             width = classes if classes <= fairness.SQUARE_LIMIT else 3
             none = torch.zeros(len(vocabulary.rows), classes, width, dtype=torch.int64)
-            mine = self._counts.get(attribute, none).to(device)
-            total[attribute] = reduce(mine.clone(), reduce_op="sum").cpu()
+            total[attribute] = summed(trainer, self._counts.get(attribute, none), "sum")
         return classes, nonfinite, total
 
     @override

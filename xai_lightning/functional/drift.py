@@ -162,7 +162,7 @@ def magnitude(current: Tensor, reference: Tensor) -> Tensor:
         tensor([0.6931], dtype=torch.float64)
     """
     a, b = _pair(current, reference)
-    return _conventional((a.abs().sum(1).log() - b.abs().sum(1).log()).abs(), a, b)
+    return _conventional((a.abs().sum(1).log() - b.abs().sum(1).log()).abs(), a, b, against_zero=math.nan)
 
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

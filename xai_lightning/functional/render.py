@@ -131,18 +131,18 @@ def colour_scale(maps: Tensor) -> float:
         maps: float[N, C, H, W] (channels are summed) or float[N, H, W].
 
     Returns:
-        A positive number; if the percentile is 0 the maximum, if that is 0 or no value is finite, 1.
+        The percentile, or the maximum if that is 0; at least 1e-12, which maps that show nothing get.
 
     Raises:
         ValueError: If ``maps`` has another number of dimensions.
 
     Example:
-        >>> colour_scale(torch.zeros(1, 8, 8))
-        1.0
+        >>> colour_scale(torch.full((1, 8, 8), -0.5))
+        0.5
     """
     summed = _images(maps).sum(1)
     sizes = summed[summed.isfinite()].abs().numpy()
-    return float(np.quantile(sizes, 0.995)) or float(sizes.max()) or 1.0 if sizes.size else 1.0
+    return max(float(np.quantile(sizes, 0.995)) or float(sizes.max()), 1e-12) if sizes.size else 1e-12
 
 
 class _Bar(NamedTuple):

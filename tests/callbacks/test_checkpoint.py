@@ -1,0 +1,278 @@
+"""What the gate keeps, refuses, writes and says. Laws 3 and 10."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, TensorDataset
+
+from xai_lightning import GatedCheckpoint
+
+# most of these gates never open, which is said, and tested below
+pytestmark = pytest.mark.filterwarnings("ignore:No checkpoint passed:UserWarning")
+
+NAN = math.nan
+LOADER = DataLoader(TensorDataset(torch.arange(8.0)[:, None]), batch_size=4)
+
+
+class Scripted(pl.LightningModule):
+    """Logs given values at its validations; its weight counts training steps, so that files can be told apart."""
+
+    def __init__(self, gaps: Sequence[float | None], losses: Sequence[float]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.gaps, self.losses, self.looks = gaps, losses, 0
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        return self.weight
+
+    def validation_step(self, batch: Any) -> None:
+        if self.trainer.sanity_checking:
+            self.log_dict({"val_loss": 0.0, "gap": 0.0})
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        gap, loss = self.gaps[self.looks], self.losses[self.looks]
+        self.looks += 1
+        self.log("val_loss", torch.tensor(loss, dtype=torch.float64))
+        if gap is not None:
+            self.log("gap", torch.tensor(gap, dtype=torch.float64))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0, maximize=True)
+
+
+def fit(
+    folder: Path,
+    gaps: Sequence[float | None],
+    losses: Sequence[float] | None = None,
+    *,
+    gate: GatedCheckpoint | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    **options: Any,
+) -> tuple[pl.Trainer, GatedCheckpoint]:
+    """One training with a validation per given gap."""
+    losses = losses or [1.0 / (1 + i) for i in range(len(gaps))]
+    gate = gate or GatedCheckpoint("val_loss", dirpath=folder, at_most={"gap": 0.1})
+    chosen = {"max_epochs": len(gaps), "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(callbacks=[gate, *callbacks], default_root_dir=folder, **{**chosen, **options})
+    trainer.fit(Scripted(gaps, losses), LOADER, LOADER)
+    return trainer, gate
+
+
+def weight(path: str | Path) -> float:
+    """Training steps taken when the file was written (every training step adds one)."""
+    return float(torch.load(path, weights_only=True)["state_dict"]["weight"])
+
+
+def audit(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "gate_audit.jsonl").read_text().splitlines()]
+
+
+def test_the_best_of_those_that_pass_is_kept_not_the_best_of_all(tmp_path: Path) -> None:
+    _, gate = fit(tmp_path, gaps=[0.2, 0.05, 0.3, 0.08], losses=[0.9, 0.5, 0.1, 0.6])
+    assert weight(gate.best_model_path) == 4
+    assert float(gate.best_model_score) == 0.5
+    assert [line["gate"] for line in audit(tmp_path)] == ["closed", "open", "closed", "open"]
+    assert [line["kept"] is not None for line in audit(tmp_path)] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("gap", [0.11, NAN, math.inf, None], ids=["too large", "nan", "infinite", "missing"])
+def test_a_gap_that_is_too_large_undefined_or_stale_closes_the_gate(tmp_path: Path, gap: float | None) -> None:
+    """Law 3. A gap that is logged at the first validation only is stale at the second (trap 37)."""
+    _, gate = fit(tmp_path, gaps=[0.05, gap], losses=[0.9, 0.1])
+    assert weight(gate.best_model_path) == 2
+    reasons = {0.11: "exceeds 0.1 by 0.01", None: "stale"}
+    expected = reasons.get(gap, "NaN" if gap is not None and math.isnan(gap) else "not finite")
+    assert expected.lower() in audit(tmp_path)[1]["reason"].lower()
+
+
+def test_a_monitored_value_that_is_nan_is_never_the_best(tmp_path: Path) -> None:
+    """Trap 36: ModelCheckpoint would save it as infinite."""
+    _, gate = fit(tmp_path, gaps=[0.05, 0.05], losses=[NAN, NAN])
+    assert gate.best_model_path == ""
+    assert "val_loss" in audit(tmp_path)[0]["reason"]
+
+
+def test_without_a_pass_there_is_no_best_and_the_closest_is_named(tmp_path: Path) -> None:
+    """Trap 38."""
+    with pytest.warns(UserWarning, match=r"No checkpoint passed.*epoch 1: gap 0\.15 exceeds 0\.1 by 0\.05"):
+        trainer, gate = fit(tmp_path, gaps=[0.3, 0.15, 0.2])
+    assert gate.best_model_path == ""
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+    with pytest.raises(ValueError, match="best"):
+        trainer.validate(Scripted([0.1], [1.0]), LOADER, ckpt_path="best", verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        ({"monitor": "val_loss", "save_top_k": 1}, {4}),
+        ({"monitor": "val_loss", "save_top_k": 2}, {4, 6}),
+        ({"monitor": "val_loss", "save_top_k": -1}, {2, 4, 6}),
+        ({"monitor": "val_loss", "save_top_k": 0}, set()),
+        ({"monitor": "val_loss", "mode": "max"}, {2}),
+        ({"monitor": None}, {6}),
+        ({"monitor": None, "save_top_k": -1}, {2, 4, 6}),
+    ],
+    ids=str,
+)
+def test_whatever_is_saved_passed_the_gate(tmp_path: Path, options: dict[str, Any], files: set[int]) -> None:
+    """Trap 36: validations 1 to 3 pass, 4 and 5 do not, and are the best and the worst of all."""
+    gate = GatedCheckpoint(dirpath=tmp_path, at_most={"gap": 0.1}, **options)
+    fit(tmp_path, gaps=[0.1, 0.0, 0.05, 0.2, 0.2], losses=[0.9, 0.5, 0.7, 0.01, 5.0], gate=gate)
+    kept = {int(weight(path)) for path in tmp_path.glob("*.ckpt") if path.name != "last.ckpt"}
+    assert kept == files
+    assert {p.stem for p in tmp_path.glob("*.ckpt")} == {p.name.split(".")[0] for p in tmp_path.glob("*.verdict.json")}
+
+
+def test_last_is_written_at_every_validation_and_says_what_it_is(tmp_path: Path) -> None:
+    fit(tmp_path, gaps=[0.05, 0.5])
+    evidence = json.loads(torch.load(tmp_path / "last.ckpt", weights_only=True)["xai_lightning"])
+    assert weight(tmp_path / "last.ckpt") == 4
+    assert (evidence["role"], evidence["gate"]) == ("last", "closed")
+    assert "never the best" in evidence["note"]
+
+
+def test_checkpoint_side_file_and_audit_line_are_one_record(tmp_path: Path) -> None:
+    """Law 10."""
+    trainer, gate = fit(tmp_path, gaps=[0.3, 0.05])
+    path = Path(gate.best_model_path)
+    inside = json.loads(torch.load(path, weights_only=True)["xai_lightning"])
+    beside = json.loads(path.with_suffix(".verdict.json").read_text())
+    line = audit(tmp_path)[1]
+    assert beside.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert beside.pop("file") == path.name == line.pop("kept")
+    assert inside == beside == {"role": "kept", **line}
+    assert line["checks"][0]["value"] == float(trainer.callback_metrics["gap"]) == 0.05
+    assert line["step"] == trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_validations_within_an_epoch_are_decided_on_the_weights_they_saw(tmp_path: Path, passes: bool) -> None:
+    """Trap 37: val_check_interval=0.5, two validations per epoch, of which the first or the second passes."""
+    gaps = [0.05, 0.5] if passes else [0.5, 0.05]
+    _, gate = fit(tmp_path, gaps=gaps, max_epochs=1, val_check_interval=0.5)
+    assert weight(gate.best_model_path) == (1 if passes else 2)
+
+
+def test_epochs_without_a_validation_are_not_decided(tmp_path: Path) -> None:
+    fit(tmp_path, gaps=[0.05, 0.05], max_epochs=4, check_val_every_n_epoch=2)
+    assert [line["epoch"] for line in audit(tmp_path)] == [1, 3]
+
+
+class Raises(pl.Callback):
+    """Fails in the second epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("planted")
+
+
+def test_an_exception_saves_nothing_that_no_gate_has_seen(tmp_path: Path) -> None:
+    gate = GatedCheckpoint("val_loss", dirpath=tmp_path, at_most={"gap": 0.1})
+    with pytest.raises(RuntimeError, match="planted"):
+        fit(tmp_path, gaps=[0.5, 0.5, 0.5], gate=gate, callbacks=[Raises()])
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+
+
+def test_fast_dev_run_decides_and_writes_no_file(tmp_path: Path) -> None:
+    _, gate = fit(tmp_path, gaps=[0.05], fast_dev_run=True)
+    assert gate._opened == 1
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_another_checkpoint_callback_is_named_in_one_warning(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="ModelCheckpoint beside GatedCheckpoint writes files that no gate has seen"):
+        fit(tmp_path, gaps=[0.05], callbacks=[ModelCheckpoint(dirpath=tmp_path / "other")])
+
+
+def test_two_gates_keep_their_own_files(tmp_path: Path) -> None:
+    """Trap 39."""
+    strict = GatedCheckpoint("val_loss", dirpath=tmp_path / "strict", at_most={"gap": 0.01}, name="strict")
+    loose = GatedCheckpoint("val_loss", dirpath=tmp_path / "loose", at_most={"gap": 0.1})
+    with pytest.warns(UserWarning, match="No checkpoint passed"):
+        fit(tmp_path, gaps=[0.05], gate=loose, callbacks=[strict])
+    assert loose.best_model_path
+    assert not strict.best_model_path
+    assert (tmp_path / "strict" / "strict_gate_audit.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "without limits"),
+        ({"at_most": {"gap": NAN}}, "finite"),
+        ({"at_most": {"gap": math.inf}}, "finite"),
+        ({"at_most": {"gap": 0.1}, "every_n_train_steps": 5}, "refuses every_n_train_steps=5"),
+        ({"at_most": {"gap": 0.1}, "train_time_interval": timedelta(1)}, "refuses train_time_interval"),
+        ({"at_most": {"gap": 0.1}, "save_on_train_epoch_end": True}, "refuses save_on_train_epoch_end=True"),
+        ({"at_most": {"gap": 0.1}, "save_weights_only": True}, "refuses save_weights_only=True"),
+        ({"at_most": {"gap": 0.1}, "at_least": {"gap": 0.2}}, "must not exceed"),
+    ],
+    ids=str,
+)
+def test_the_constructor_refuses_what_cannot_be_gated(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GatedCheckpoint("val_loss", **options)
+
+
+@pytest.mark.parametrize("options", [{"limit_val_batches": 0}, {"limit_val_batches": 0.0}])
+def test_a_trainer_without_validation_is_refused_in_setup(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(MisconfigurationException, match="this Trainer makes none"):
+        fit(tmp_path, gaps=[0.05], **options)
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+@pytest.mark.parametrize("wrong", ["limit", "monitor"])
+def test_a_name_that_nobody_logs_is_an_error_that_names_the_nearest(tmp_path: Path, sanity: int, wrong: str) -> None:
+    limit, monitor = ("gapp", "val_loss") if wrong == "limit" else ("gap", "val_los")
+    gate = GatedCheckpoint(monitor, dirpath=tmp_path, at_most={limit: 0.1})
+    with pytest.raises(MisconfigurationException, match=r"nobody logs.*Did you mean '(gap|val_loss)'"):
+        fit(tmp_path, gaps=[0.05, 0.05], gate=gate, num_sanity_val_steps=sanity)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from callbacks.test_checkpoint import *
+class Kill(pl.Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+fit(Path(sys.argv[1]), gaps=[0.4, 0.3, 0.2, 0.2], callbacks=[Kill()])
+"""
+
+
+def test_a_run_whose_gate_never_opened_is_killed_and_resumed_from_last(tmp_path: Path) -> None:
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(tests.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(tests)], env=environment, check=False, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL
+    gate = GatedCheckpoint("val_loss", dirpath=tmp_path, at_most={"gap": 0.1})
+    module = Scripted([0.25, 0.05], [0.3, 0.2])
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(callbacks=[gate], max_epochs=4, default_root_dir=tmp_path, **options)
+    with pytest.warns(UserWarning, match="exists and is not empty"):
+        trainer.fit(module, LOADER, LOADER, ckpt_path="last")
+    assert [line["look"] for line in audit(tmp_path)] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in audit(tmp_path)] == [0, 1, 2, 3]
+    assert weight(gate.best_model_path) == 8
+    assert sorted(path.name for path in tmp_path.glob("last*.ckpt")) == ["last.ckpt"]

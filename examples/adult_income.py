@@ -1,11 +1,11 @@
-"""Two trainings on the Adult census data under one gate: a plain one, and one with a fairness penalty in the loss.
+"""Two trainings on the Adult census data under one gate: a plain one, and one with a fairness penalty in its loss.
 
     python examples/adult_income.py
 
-The four callbacks are attached in `train`, and nothing else here or in `adult_model.py` knows of them. A checkpoint is
-kept only if the gap between the shares of women and men that the model predicts to earn more than 50,000 dollars is
-surely at most 0.10. Plain training never gets there; a demographic-parity penalty does. The 16,281 official test rows
-are read once, at the end, for the checkpoint that was kept.
+The four callbacks are attached in `train`; neither the network nor the data know of them. A checkpoint is kept only if
+the gap between the shares of men and of women whom the model predicts to earn more than 50,000 dollars is surely at
+most 0.10. Plain training never gets there; with a demographic-parity penalty it does. The 16,281 official test rows are
+read once, at the end, for the checkpoint that was kept.
 """
 
 import argparse
@@ -22,9 +22,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 from typing_extensions import override
 
+import adult_report as report
 from adult_data import SEXES, AdultDataModule
 from adult_model import IncomeClassifier
-from adult_report import GAP, introduction, kept_checkpoint, paragraph, table, test_report
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint
 
 OUT = Path("runs/adult")
@@ -36,7 +36,7 @@ LEAST_ACCURACY = 0.80
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what made it, and the folder that holds its record."""
+    """One training: what took part in it, and the folder that holds its record."""
 
     trainer: pl.Trainer
     module: IncomeClassifier
@@ -54,14 +54,14 @@ class Progress(pl.Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seconds = time.perf_counter() - self._began
-        losses = "   ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in ("train_loss", "val_loss"))
-        print(f"  epoch {trainer.current_epoch:>2}   {losses}   {seconds:4.1f} s", flush=True)
+        losses = {name: float(trainer.callback_metrics[name]) for name in ("train_loss", "val_loss")}
+        shown = "   ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        print(f"{trainer.current_epoch:>7}   {shown}   {time.perf_counter() - self._began:4.1f} s", flush=True)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what Lightning says about itself and the machine; warnings about the training stay."""
+    """Leave out what Lightning says about itself and the machine; what concerns the training is still said."""
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.WARNING)
@@ -69,10 +69,8 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # All rows are in memory; a worker would only copy them.
             warnings.filterwarnings("ignore", ".* does not have many workers", UserWarning)
-            # The callbacks and their record are the same on the CPU, and so are the figures on every machine.
+            # The CPU is asked for: so small a network gains nothing elsewhere.
             warnings.filterwarnings("ignore", ".* available but not used", UserWarning)
-            # Fewer batches than the default of 50 between two lines of the log, when an epoch is cut short.
-            warnings.filterwarnings("ignore", "The number of training batches .* is smaller", UserWarning)
             # Lightning 2.6 asks for leaves of a pytree in a way that torch 2.13 deprecates.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             yield
@@ -81,62 +79,57 @@ def quiet() -> Iterator[None]:
 
 
 def train(penalty: float = 0.0, epochs: int = EPOCHS, out: Path = OUT / "plain") -> Run:
-    """Train once with all four callbacks, into the folder `out`: event file, checkpoints, verdicts and audit file.
+    """Train once with all four callbacks; event file, checkpoints, verdicts and audit file go into the folder `out`.
 
     Args:
         penalty: weight of the demographic-parity penalty in the training loss; 0 trains plainly.
-        epochs: each ends with a validation, at which the gate decides.
+        epochs: each ends with a validation, after which the gate decides.
         out: a new or empty folder; TensorBoard shows it as one run.
     """
     pl.seed_everything(0, workers=True, verbose=False)
     data = AdultDataModule()
     module = IncomeClassifier(data.width, penalty=penalty)
     groups = {"sex": list(SEXES)}
+    explanations = AttributionMonitor(
+        method=report.METHOD,
+        features=data.features,
+        sensitive=["sex", "race"],
+        groups=groups,  # explains as many women as men of each class
+    )
     gate = GatedCheckpoint(
         monitor="val_loss",
-        at_most={f"{GAP}/bound": LARGEST_GAP},
+        at_most={f"{report.GAP}/bound": LARGEST_GAP},
         at_least={"val_acc": LEAST_ACCURACY},
     )
-    monitors: list[pl.Callback] = [
-        AttributionMonitor(
-            method="integrated_gradients",
-            features=data.features,
-            sensitive=["sex", "race"],
-            groups=groups,  # with the class they are the strata of the probe
-        ),
-        ActivationMonitor(),
-        FairnessMonitor(groups),
-    ]
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        devices=1,
-        logger=TensorBoardLogger(out.parent, name="", version=out.name, default_hp_metric=False),
-        callbacks=[*monitors, gate, Progress()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     with quiet():
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            devices=1,
+            logger=TensorBoardLogger(out.parent, name="", version=out.name, default_hp_metric=False),
+            callbacks=[explanations, ActivationMonitor(), FairnessMonitor(groups), gate, Progress()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.fit(module, data)
     return Run(trainer, module, data, gate, out)
 
 
-def test(run: Run) -> None:
+def evaluate(run: Run) -> None:
     """Evaluate the kept checkpoint on the official test rows, which are read here and nowhere else."""
     with quiet():
         run.trainer.test(run.module, run.data, ckpt_path="best", weights_only=True, verbose=False)
 
 
 def train_and_show(title: str, penalty: float, epochs: int, out: Path) -> Run:
-    """Train, and print the table of all epochs and what the training warned of."""
-    print(f"\n{title}", flush=True)
+    """Train; print the table of its epochs, and what it warned of."""
+    print(f"\n{title}\n", flush=True)
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
+        warnings.simplefilter("always", UserWarning)
         run = train(penalty, epochs, out)
-    print()
-    print(table(run.folder))
+    print(f"\n{report.table(out)}")
     for warning in caught:
-        print(f"\n{paragraph(f'Warning: {warning.message}')}")
+        print(f"\n{report.warning(str(warning.message))}")
     return run
 
 
@@ -148,25 +141,27 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, default=OUT, help="its folders plain and fair are replaced (default: %(default)s)"
     )
     given = parser.parse_args(arguments)
+    if given.epochs < 1:
+        parser.error(f"--epochs must be at least 1; got {given.epochs}")
     plain, fair = given.out / "plain", given.out / "fair"
     for folder in (plain, fair):
-        # A second run would append to the audit file of the first.
-        shutil.rmtree(folder, ignore_errors=True)
+        # Otherwise a second run would append to the audit and event files of the first.
+        if folder.exists():
+            shutil.rmtree(folder)
 
-    print(introduction(LARGEST_GAP, LEAST_ACCURACY))
-    train_and_show("1. Plain training", 0.0, given.epochs, plain)
-    title = f"2. Training with a demographic-parity penalty of {given.penalty:g} in the loss"
+    print(report.introduction(LARGEST_GAP, LEAST_ACCURACY))
+    train_and_show("1. PLAIN TRAINING", 0.0, given.epochs, plain)
+    title = f"2. TRAINING WITH A DEMOGRAPHIC-PARITY PENALTY OF {given.penalty:g} IN THE LOSS"
     run = train_and_show(title, given.penalty, given.epochs, fair)
 
-    print("\n3. What was kept")
+    print("\n3. THE CHECKPOINT THAT WAS KEPT\n")
     if run.gate.best_model_path:
-        test(run)
-        print(test_report(run.folder))
-        print(kept_checkpoint(run.folder))
+        evaluate(run)
+        print("\n\n".join((report.kept(fair), report.evaluation(fair), report.recall(plain))))
     else:
-        print("  Nothing: no epoch of either training passed the gate, so the test rows were not read.")
+        print("  None: no epoch of the second training passed the gate, so the test rows were not read.")
     command = "make tensorboard" if given.out == OUT else f'make tensorboard LOGDIR="{given.out}"'
-    print(f"\nTo see explanations, neurons and fairness of both trainings by epoch: {command}")
+    print(f"\nTo see explanations, neurons and fairness of both trainings by epoch:  {command}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -181,6 +182,34 @@ def fit(
     train = loader(rows(), shuffle=True) if train is None else train
     made.fit(model, train, loader(rows(seed=1)) if val is None else val, ckpt_path=ckpt_path)
     return made
+
+
+class Ledger(Logger):
+    """A logger that keeps every number, by step and name: quicker than an event file.
+
+    Example:
+        >>> ledger = Ledger()
+        >>> ledger.log_metrics({"val_loss": 0.5}, step=3)
+        >>> ledger.numbers
+        {3: {'val_loss': 0.5}}
+    """
+
+    name, version = "ledger", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[int, dict[str, float]] = {}
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        assert step is not None
+        self.numbers.setdefault(step, {}).update(metrics)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to keep."""
+
+    def validations(self) -> list[dict[str, float]]:
+        """What was logged at each validation, in order."""
+        return [found for _, found in sorted(self.numbers.items()) if "val_loss" in found]
 
 
 def events(folder: Path | str) -> EventAccumulator:

@@ -1,0 +1,106 @@
+"""Take pictures of TensorBoard over a log folder, in headless Chromium: how the pictures of the README were made.
+
+Usage: python tools/screenshot.py LOGDIR OUTPUT_FOLDER
+"""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import quote
+
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+WATCHED = (
+    "fairness/sex/demographic_parity_difference/(value|bound)|gate/open|utility/balanced_accuracy/bound|^attribution"
+    "|^drift/.*/cosine/first/mean|^activation_max/dead_share|^activation/network.1/histogram"
+)
+VIEWS = {
+    "tensorboard": f"?smoothing=0&tagFilter={quote(WATCHED)}#timeseries",
+    "tensorboard_images": "#images",
+}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextlib.contextmanager
+def tensorboard(logdir: Path, *options: str) -> Iterator[str]:
+    """The address of a real TensorBoard over ``logdir``, once it answers; stopped on leaving."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(logdir),
+        "--port",
+        str(port),
+        "--host=127.0.0.1",
+    ]
+    server = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(240):
+            with contextlib.suppress(URLError, ConnectionError, TimeoutError):
+                if b"[" in urllib.request.urlopen(f"{address}data/runs", timeout=5).read():
+                    break
+            time.sleep(0.25)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def missing_browser() -> str:
+    """Why no browser can be started, or nothing if one can."""
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"not installed: {', '.join(missing)} (Debian packages chromium and chromium-driver)" if missing else ""
+
+
+@contextlib.contextmanager
+def browser(width: int = 1500, height: int = 1050) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium with a profile of its own."""
+    with tempfile.TemporaryDirectory() as profile:
+        options = Options()
+        quiet = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
+        for flag in [*quiet.split(), "disable-sync", f"user-data-dir={profile}", f"window-size={width},{height}"]:
+            options.add_argument(f"--{flag}")
+        driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        try:
+            yield driver
+        finally:
+            driver.quit()
+
+
+def main() -> None:
+    """Save one picture per view."""
+    logdir, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    with tensorboard(logdir, "--samples_per_plugin", "images=500") as address, browser() as driver:
+        for name, view in VIEWS.items():
+            driver.get("about:blank")
+            driver.get(address + view)
+            time.sleep(8)
+            for button in driver.find_elements(By.CSS_SELECTOR, "button.settings-button.checked"):
+                button.click()
+            time.sleep(1)
+            driver.save_screenshot(str(folder / f"{name}.png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""Attributions against closed forms, captum called sample by sample, and the laws of partition and seed."""
+
+import math
+from typing import Any
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from xai_lightning.functional.attribution import (
+    METHODS,
+    Explained,
+    Variables,
+    attribute,
+    centred,
+    check_method,
+    completeness_error,
+    grid_variables,
+    margin,
+    per_variable,
+    resolve_options,
+    table_variables,
+)
+
+COMPARING = [name for name, method in METHODS.items() if method.baseline]
+
+
+class Function(nn.Module):
+    """A network that is a given function of its input's columns."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(*x.unbind(dim=1))
+
+
+def explain(method: str, network: nn.Module, x: Tensor, **options: Any) -> Tensor:
+    """Attributions to class 1 of a single logit, with baseline 0 unless given."""
+    baselines = options.pop("baselines", torch.zeros_like(x[:1]))
+    variables = options.pop("variables", table_variables(x.shape[1]))
+    return attribute(
+        method,
+        Explained(network, kind=METHODS[method].kind),
+        x,
+        torch.ones(len(x), dtype=torch.int64),
+        baselines=baselines,
+        variables=variables,
+        seeds=list(range(len(x))),
+        options=options,
+    )
+
+
+@pytest.fixture
+def linear() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A linear model, its weights, inputs and a baseline."""
+    generator = torch.Generator().manual_seed(5)
+    w, x, b = (torch.randn(n, 6, generator=generator) for n in (1, 4, 1))
+    network = nn.Linear(6, 1)
+    network.weight.data = w
+    return network, w, x, b
+
+
+@pytest.mark.parametrize("method", COMPARING)
+def test_a_linear_model_is_explained_by_weight_times_change(
+    method: str, linear: tuple[nn.Module, Tensor, Tensor, Tensor]
+) -> None:
+    """For every baseline, also when columns belong to one variable (trap 28)."""
+    network, w, x, b = linear
+    variables = table_variables(6, {"a": 0, "b": slice(1, 4)})
+    found = explain(method, network, x, baselines=b, variables=variables)
+    expected = per_variable(w * (x - b), variables)
+    torch.testing.assert_close(per_variable(found, variables), expected, atol=2e-5, rtol=2e-5)
+
+
+def test_gradients_of_a_linear_model_are_its_weights(linear: tuple[nn.Module, Tensor, Tensor, Tensor]) -> None:
+    network, w, x, _ = linear
+    torch.testing.assert_close(explain("saliency", network, x), w.abs().expand_as(x))
+    torch.testing.assert_close(explain("saliency", network, x, abs=False), w.expand_as(x))
+    torch.testing.assert_close(explain("input_x_gradient", network, x), w * x)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [(lambda a, b: a * b, (3.0, 3.0)), (lambda a, b: a**2 * b, (8.0, 4.0))],
+    ids=["x1 x2", "x1^2 x2"],
+)
+def test_integrated_gradients_of_polynomials(function: Any, expected: tuple[float, float]) -> None:
+    found = explain("integrated_gradients", Function(function), torch.tensor([[2.0, 3.0]]))
+    torch.testing.assert_close(found, torch.tensor([expected]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: torch.relu(torch.relu(a) - 1 - torch.relu(b)),
+        lambda a, b: torch.relu(torch.relu(a - 1) - torch.relu(b)),
+    ],
+    ids=["BasicModel2", "BasicModel3"],
+)
+def test_integrated_gradients_do_not_depend_on_the_implementation(function: Any) -> None:
+    found = explain("integrated_gradients", Function(function), torch.tensor([[3.0, 1.0]]), n_steps=2000)
+    torch.testing.assert_close(found, torch.tensor([[1.5, -0.5]]), atol=2e-3, rtol=0)
+
+
+def test_integrated_gradients_of_a_saturated_function_are_complete() -> None:
+    found = explain(
+        "integrated_gradients", Function(lambda a: 1 - torch.relu(1 - a)), torch.tensor([[2.0]]), n_steps=500
+    )
+    torch.testing.assert_close(found, torch.tensor([[1.0]]), atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("game", "values"),
+    [
+        (lambda a, b, c: a * torch.maximum(b, c), (2 / 3, 1 / 6, 1 / 6)),
+        (lambda a, b, c: (a + b + c >= 2).float(), (1 / 3, 1 / 3, 1 / 3)),
+    ],
+    ids=["glove", "majority"],
+)
+def test_kernel_shap_with_every_coalition_gives_the_shapley_values(game: Any, values: tuple[float, ...]) -> None:
+    found = explain("kernel_shap", Function(game), torch.ones(1, 3), n_samples=2000)
+    torch.testing.assert_close(found, torch.tensor([values]), atol=0.03, rtol=0)
+
+
+def small_net(classes: int) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, classes)).double()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_agrees_with_captum_on_one_sample_at_a_time(method: str) -> None:
+    network, x = small_net(3), torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).double()
+    targets, spec = torch.tensor([0, 1, 2, 1]), METHODS[method]
+    scalar = margin if spec.kind == "margin" else centred
+    found = attribute(
+        method,
+        Explained(network, kind=spec.kind),
+        x,
+        targets,
+        baselines=torch.full((1, 5), 0.1).double(),
+        variables=table_variables(5),
+        seeds=[11, 12, 13, 14],
+    )
+    options = {k: v for k, v in resolve_options(method, {}, (5,), 5).items() if k != "windows"}
+    if spec.baseline:
+        options["baselines"] = torch.full((1, 5), 0.1).double()
+    for i in range(4):
+        torch.manual_seed(11 + i)
+        np.random.seed(11 + i)
+        one = Wrapped(network, targets[i : i + 1], scalar)
+        with pytest.warns(UserWarning, match="Setting forward") if method == "deep_lift" else torch.enable_grad():
+            expected = spec.make(one).attribute(x[i : i + 1].clone().requires_grad_(spec.gradient), **options)
+        torch.testing.assert_close(found[i : i + 1], expected.detach(), atol=1e-9, rtol=1e-7)
+
+
+class Wrapped(nn.Module):
+    """The scalar of one target, whatever the number of rows."""
+
+    def __init__(self, network: nn.Module, target: Tensor, scalar: Any) -> None:
+        super().__init__()
+        self.network, self.target, self.scalar = network, target, scalar
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scalar(self.network(x), self.target.expand(len(x)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_depends_on_the_batch_or_on_the_global_generators(method: str) -> None:
+    """Laws 2 and 6, traps 19 and 34."""
+    network, x = small_net(2), torch.randn(7, 5, generator=torch.Generator().manual_seed(3)).double()
+    targets = torch.tensor([0, 1, 0, 1, 1, 0, 1])
+
+    def run(rows: slice) -> Tensor:
+        seeds = list(range(100, 107))[rows]
+        explained = Explained(network, kind=METHODS[method].kind)
+        return attribute(
+            method,
+            explained,
+            x[rows],
+            targets[rows],
+            baselines=torch.zeros(1, 5).double(),
+            variables=table_variables(5),
+            seeds=seeds,
+        )
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    whole = run(slice(0, 7))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(99)
+    parts = torch.cat([run(slice(0, 3)), run(slice(3, 4)), run(slice(4, 7))])
+    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_deep_lift_is_complete_on_the_centred_logit_at_any_number_of_classes(classes: int) -> None:
+    """The margin's logsumexp would break its rules: 12 % error at 3 classes, 41 % at 10."""
+    network, x = small_net(classes), torch.randn(16, 5).double()
+    targets, b = torch.arange(16) % classes, torch.zeros(1, 5).double()
+    explained = Explained(network, kind="centred")
+    arguments: dict[str, Any] = {"baselines": b, "variables": table_variables(5), "seeds": range(16)}
+    found = attribute("deep_lift", explained, x, targets, **arguments)
+    assert float(completeness_error(explained, found, x, targets, baselines=b).max()) < 1e-6
+
+
+def test_a_custom_method_is_called_once_per_sample_with_its_own_seed() -> None:
+    network, x = nn.Linear(5, 1), torch.randn(3, 5)
+    sizes: list[int] = []
+
+    def noise(forward: Any, inputs: Tensor, baselines: Tensor) -> Tensor:
+        sizes.append(len(inputs))
+        assert forward(inputs.expand(4, -1)).shape == (4,)
+        return torch.randn_like(inputs)
+
+    def run(seeds: list[int]) -> Tensor:
+        arguments: dict[str, Any] = {"baselines": torch.zeros(1, 5), "variables": table_variables(5), "seeds": seeds}
+        return attribute(noise, Explained(network), x, torch.ones(3, dtype=torch.int64), **arguments)
+
+    assert torch.equal(run([1, 2, 3]), run([1, 2, 3]))
+    assert torch.equal(run([1, 2, 3])[1], run([9, 2, 9])[1])
+    assert set(sizes) == {1}
+
+
+def test_a_custom_method_of_another_shape_is_refused() -> None:
+    arguments: dict[str, Any] = {"baselines": torch.zeros(1, 5), "variables": table_variables(5), "seeds": [0]}
+    with pytest.raises(ValueError, match=r"shape \[1, 5\]; got \[1\]"):
+        attribute(
+            lambda f, x, b: x.sum(1), Explained(nn.Linear(5, 1)), torch.ones(1, 5), torch.ones(1).long(), **arguments
+        )
+
+
+# --- the explained scalar
+
+
+def test_the_margin_is_the_log_odds_and_does_not_see_a_shift_of_all_logits() -> None:
+    logits, targets = torch.randn(6, 4).double(), torch.arange(6) % 4
+    p = logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(margin(logits, targets), torch.log(p / (1 - p)))
+    for scalar in (margin, centred):
+        torch.testing.assert_close(scalar(logits + 7.5, targets), scalar(logits, targets))
+
+
+def test_probabilities_are_explained_as_log_odds() -> None:
+    x, targets = torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
+    logits = nn.Sequential(nn.Linear(3, 1))
+    single = Explained(nn.Sequential(logits, nn.Sigmoid()), probabilities=True)
+    torch.testing.assert_close(single(x, targets), Explained(logits)(x, targets), atol=1e-5, rtol=1e-5)
+    several = nn.Linear(3, 4)
+    found = Explained(nn.Sequential(several, nn.Softmax(dim=1)), probabilities=True)(x, targets)
+    torch.testing.assert_close(found, Explained(several)(x, targets), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 4)])
+def test_outputs_of_more_dimensions_are_refused_with_their_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\[2, 3, 4"):
+        margin(torch.zeros(shape), torch.zeros(2, dtype=torch.int64))
+
+
+# --- variables
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 3), st.integers(1, 14))
+def test_patches_cover_an_image_once_and_are_at_most_so_many(
+    height: int, width: int, channels: int, cells: int
+) -> None:
+    variables = grid_variables((channels, height, width), cells)
+    assert variables.mask.shape == (1, channels, height, width)
+    assert variables.number == min(cells, height) * min(cells, width)
+    assert (variables.sizes > 0).all()
+    assert torch.equal(variables.mask[:, :1].expand_as(variables.mask), variables.mask)
+
+
+def test_sums_within_variables_keep_the_total() -> None:
+    variables = table_variables(5, {"b": [3, 1], "a": 0})
+    assert variables.names == ("b", "a", "column_2", "column_4")
+    found = per_variable(torch.tensor([[1.0, 2, 4, 8, 16]]), variables)
+    assert found.tolist() == [[10.0, 1.0, 4.0, 16.0]]
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"a": 0, "b": [0, 1]}, "column 0 belongs to 'b' and to 'a'"),
+        ({"a": 5}, r"0 \.\. 4; got 5"),
+        ({"a": slice(7, 9)}, r"got slice\(7, 9"),
+    ],
+)
+def test_features_that_do_not_fit_the_table_are_refused(features: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        table_variables(5, features)
+
+
+def test_unknown_features_methods_and_options_name_the_nearest() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'age'"):
+        Variables(("age", "job"), torch.tensor([[0, 1]])).indices(["ages"])
+    with pytest.raises(ValueError, match=r"Did you mean 'integrated_gradients'.*saliency"):
+        check_method("integrated_gradient", {})
+    with pytest.raises(ValueError, match="Did you mean 'n_steps'"):
+        check_method("integrated_gradients", {"steps": 3})
+
+
+def test_a_missing_package_is_named_in_the_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 18."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs sklearn; install xai-lightning\[lime\]"):
+        check_method("lime", {})
+    check_method("saliency", {})
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "saliency"])
+def test_the_stated_cost_is_the_number_of_rows_sent_forward(method: str) -> None:
+    """Law 7."""
+    explained = Explained(small_net(2), kind=METHODS[method].kind)
+    x = torch.randn(3, 5).double()
+    arguments: dict[str, Any] = {
+        "baselines": torch.zeros(1, 5).double(),
+        "variables": table_variables(5),
+        "seeds": range(3),
+    }
+    attribute(method, explained, x, torch.ones(3, dtype=torch.int64), **arguments)
+    stated = METHODS[method].cost(resolve_options(method, {}, (5,), 5), 5)
+    assert explained.rows <= 3 * stated.forward
+    assert explained.rows >= 3 * (stated.forward - 1)
+
+
+def test_the_completeness_error_is_relative_to_the_change_of_the_scalar() -> None:
+    network = nn.Linear(2, 1, bias=False)
+    network.weight.data = torch.tensor([[1.0, 1.0]])
+    explained, x, ones = Explained(network), torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.ones(2, dtype=torch.int64)
+    error = completeness_error(explained, torch.tensor([[1.0, 0.0], [2.0, 2.0]]), x, ones, baselines=torch.zeros(1, 2))
+    assert error.tolist() == [0.5, 0.0]
+    assert math.isclose(float(captum.attr.IntegratedGradients(network).attribute(x).sum()), 6.0, rel_tol=1e-5)

@@ -56,7 +56,7 @@ class Progress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         losses = {name: float(trainer.callback_metrics[name]) for name in ("train_loss", "val_loss")}
         shown = "   ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        print(f"{trainer.current_epoch:>7}   {shown}   {time.perf_counter() - self._began:4.1f} s", flush=True)
+        print(f"  epoch {trainer.current_epoch:>2}   {shown}   {time.perf_counter() - self._began:4.1f} s", flush=True)
 
 
 @contextmanager

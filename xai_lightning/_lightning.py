@@ -68,6 +68,5 @@ def check_trainer(trainer: object) -> None:
     if not isinstance(trainer, Trainer):
         raise MisconfigurationException(
             f"xai_lightning was imported with {HOME!r}, but the Trainer comes from {type(trainer).__module__!r}. "
-            f"Import "
-            "Lightning from one place, and before xai_lightning."
+            "Import Lightning from one place, and before xai_lightning."
         )

@@ -156,7 +156,7 @@ def test_checkpoint_side_file_and_audit_line_are_one_record(tmp_path: Path) -> N
     beside = json.loads(path.with_suffix(".verdict.json").read_text())
     line = audit(tmp_path)[1]
     assert beside.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert beside.pop("file") == path.name == line.pop("kept")
+    assert beside.pop("file") == path.name == line["kept"]
     assert inside == beside == {"role": "kept", **line}
     assert line["checks"][0]["value"] == float(trainer.callback_metrics["gap"]) == 0.05
     assert line["step"] == trainer.fit_loop.epoch_loop._batches_that_stepped - 1

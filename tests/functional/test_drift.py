@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import references_drift as slow
@@ -19,6 +19,8 @@ from xai_lightning.functional.drift import (
     weighted_jaccard,
 )
 
+# How long an example takes depends on what else the machine does.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SHAPE_BLIND = ["cosine", "weighted_jaccard", "top_k"]
 every_measure = pytest.mark.parametrize("name", list(MEASURES))
 
@@ -43,6 +45,7 @@ def pairs_of_maps(draw: st.DrawFn, values: st.SearchStrategy[float] = anything) 
 
 
 @every_measure
+@unhurried
 @given(maps=pairs_of_maps())
 def test_every_measure_agrees_with_its_definition(name, maps):
     a, b = maps
@@ -51,6 +54,15 @@ def test_every_measure_agrees_with_its_definition(name, maps):
 
 
 @every_measure
+@pytest.mark.parametrize("features", [50, 51, 75, 196])
+def test_every_measure_agrees_with_its_definition_on_large_maps(name, features):
+    a, b = noise(3, features, seed=1), noise(3, features, seed=2)
+    expected = [slow.MEASURES[name](x.tolist(), y.tolist()) for x, y in zip(a, b, strict=True)]
+    assert MEASURES[name](a, b).tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@every_measure
+@unhurried
 @given(maps=pairs_of_maps(st.floats(-1e6, 1e6)))
 def test_the_distance_of_a_map_to_itself_is_exactly_zero(name, maps):
     """Trap 98: an unchanged model has no drift, not 6e-7 of it."""
@@ -59,6 +71,7 @@ def test_the_distance_of_a_map_to_itself_is_exactly_zero(name, maps):
 
 
 @every_measure
+@unhurried
 @given(maps=pairs_of_maps())
 def test_every_measure_is_symmetric(name, maps):
     forward, backward = MEASURES[name](*maps), MEASURES[name](*reversed(maps))
@@ -66,6 +79,7 @@ def test_every_measure_is_symmetric(name, maps):
 
 
 @pytest.mark.parametrize("name", SHAPE_BLIND)
+@unhurried
 @given(maps=pairs_of_maps(whole), factor=st.floats(1e-3, 1e3))
 def test_a_positive_factor_changes_no_measure_but_the_magnitude(name, maps, factor):
     a, b = maps
@@ -73,11 +87,13 @@ def test_a_positive_factor_changes_no_measure_but_the_magnitude(name, maps, fact
     assert distances[0].item() == pytest.approx(distances[1].item(), abs=1e-9, nan_ok=True)
 
 
+@unhurried
 @given(maps=pairs_of_maps(st.floats(0.01, 100)), factor=st.floats(1e-3, 1e3))
 def test_a_factor_changes_the_magnitude_by_its_logarithm(maps, factor):
     assert magnitude(maps[0] * factor, maps[0]).item() == pytest.approx(abs(math.log(factor)), abs=1e-9)
 
 
+@unhurried
 @given(maps=pairs_of_maps(whole))
 def test_a_flipped_sign_is_the_opposite_direction_shares_no_mass_and_keeps_the_ranking(maps):
     a = maps[0]
@@ -88,6 +104,7 @@ def test_a_flipped_sign_is_the_opposite_direction_shares_no_mass_and_keeps_the_r
 
 
 @every_measure
+@unhurried
 @given(maps=pairs_of_maps())
 def test_every_measure_stays_within_its_range(name, maps):
     features = maps[0].shape[1]
@@ -95,6 +112,11 @@ def test_every_measure_stays_within_its_range(name, maps):
     highest = {"cosine": 2.0, "weighted_jaccard": 1.0, "top_k": 1 / (1 - chance), "magnitude": math.inf}[name]
     distance = MEASURES[name](*maps).item()
     assert math.isnan(distance) or 0.0 <= distance <= highest + 1e-12
+
+
+def test_rounding_takes_no_cosine_distance_beyond_two():
+    a = noise(1000, 50)
+    assert (cosine(a, -a) <= 2.0).all()
 
 
 def test_the_weighted_jaccard_of_the_worked_example_is_six_elevenths():
@@ -203,6 +225,7 @@ def test_maps_without_features_are_refused_with_their_shape(shape):
         pool(torch.ones(shape))
 
 
+@unhurried
 @given(values=st.lists(st.one_of(st.just(0.0), st.just(math.nan)), max_size=20))
 def test_the_summary_of_zeros_is_exactly_zero_and_counts_what_it_dropped(values):
     summary = summarise(torch.tensor(values, dtype=torch.float64), repeats=50)

@@ -99,7 +99,7 @@ def test_maps_of_every_kind_are_drawn(maps):
         torch.full((2, 1, 8, 8), 0.3),
         torch.full((2, 3, 8, 8), torch.nan),
         noise(2, 1, 90, 6),
-        noise(2, 1, 2, 400),
+        noise(2, 1, 1, 400),
         noise(2, 3, 8, 8).bfloat16().requires_grad_(),
     ],
     ids=["rgb", "gray", "five channels", "plane", "uint8", "constant", "nan", "tall", "wide", "bfloat16"],
@@ -108,6 +108,27 @@ def test_inputs_of_every_kind_are_drawn(inputs):
     """Trap 32: standardised, single-channel and integer images."""
     maps = noise(2, 4, 4)
     assert_a_picture(attribution_grid(inputs, maps, maps, labels=["a", "b"], scale=1.0))
+
+
+def test_inputs_of_other_than_three_channels_are_shown_by_their_mean():
+    inputs, maps = noise(1, 5, 8, 8), torch.zeros(1, 2, 2)
+    mean = inputs.double().mean(1)
+    several, one = (attribution_grid(x, maps, maps, labels=["a"], scale=1.0) for x in (inputs, mean))
+    assert np.array_equal(several, one)
+
+
+def test_maps_of_several_channels_are_summed():
+    inputs, maps = torch.zeros(1, 1, 8, 8), noise(2, 1, 3, 4, 4)
+    several = attribution_grid(inputs, maps[0], maps[1], labels=["a"], scale=1.0)
+    summed = maps.double().sum(2)
+    assert np.array_equal(several, attribution_grid(inputs, summed[0], summed[1], labels=["a"], scale=1.0))
+
+
+def test_a_constant_input_is_of_middle_brightness_and_a_broken_one_grey():
+    maps = torch.zeros(1, 2, 2)
+    constant, broken = (torch.full((1, 1, 4, 4), value) for value in (7.0, torch.nan))
+    assert count(attribution_grid(constant, maps, maps, labels=["a"], scale=1.0), (128, 128, 128)) >= 150 * 150
+    assert count(attribution_grid(broken, maps, maps, labels=["a"], scale=1.0), UNDEFINED) >= 150 * 150
 
 
 def test_an_input_is_stretched_between_its_own_extremes():
@@ -120,7 +141,7 @@ def test_an_input_is_stretched_between_its_own_extremes():
 
 def test_values_that_are_not_finite_are_grey_and_only_they():
     maps = torch.zeros(1, 10, 10)
-    assert count(grid(maps, maps), UNDEFINED) == 0
+    assert count(grid(maps, maps), UNDEFINED) < 100  # edges of letters
     broken = maps.clone()
     broken[0, 0, 0], broken[0, 5, 5] = torch.nan, torch.inf
     assert 4 * 15 * 15 <= count(grid(maps, broken), UNDEFINED) < 4 * 15 * 15 + 200
@@ -155,14 +176,20 @@ def test_a_grid_that_does_not_fit_is_refused_with_its_shapes(inputs, reference, 
 def test_the_colour_scale_is_the_percentile_of_absolute_values_summed_over_channels():
     maps = torch.zeros(1, 2, 10, 100)
     maps[0, 0] = torch.arange(1000.0).view(10, 100)
-    maps[0, 1] = -2 * maps[0, 0]
-    assert colour_scale(maps) == pytest.approx(0.995 * 999)
+    maps[0, 1] = -3 * maps[0, 0]
+    assert colour_scale(maps) == pytest.approx(2 * 0.995 * 999)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, -0.0, 1e-30, -2.0, float("nan"), float("inf")]), min_size=4, max_size=4))
 def test_the_colour_scale_is_always_positive_and_finite(values):
     scale = colour_scale(torch.tensor(values, dtype=torch.float64).view(1, 2, 2))
     assert 0 < scale < float("inf")
+
+
+def test_maps_that_show_nothing_do_not_set_the_scale_of_later_ones():
+    """Trap 32: a network that is dead at first has zero maps, and the largest of several scales is kept."""
+    assert colour_scale(torch.zeros(1, 4, 4)) < colour_scale(torch.full((1, 4, 4), 1e-9))
 
 
 def test_one_extreme_value_does_not_stretch_the_scale():
@@ -180,6 +207,7 @@ def test_a_sparse_map_has_its_maximum_as_the_scale():
 def test_highlighted_variables_have_their_own_colour_and_a_legend():
     names, values = ["age", "sex", "income"], [0.3, 0.2, 0.1]
     plain, marked = (bar_chart(names, values, title="t", highlight=x) for x in ((), {"sex", "unheard of"}))
+    assert plain.shape[1] == 560
     assert count(plain, ORANGE) == 0
     assert count(marked, ORANGE) > 1000
 
@@ -224,8 +252,8 @@ def test_of_many_variables_the_highlighted_and_the_largest_are_shown():
 
 
 def test_names_are_shown_as_they_are_written():
-    names = ["cost_in_$", "a$b$c", r"\frac", "native-country=Holand-Netherlands and more", "two\nlines", "ü"]
-    assert_a_picture(bar_chart(names, [0.1] * 6, title="50 % of $x_"))
+    names = ["cost_in_$", r"$\frac$", "a$b$c", "native-country=Holand-Netherlands and more", "two\nlines", "ü"]
+    assert_a_picture(bar_chart(names, [0.1] * 6, title=r"50 % of $\frac$"))
     maps = noise(6, 4, 4)
     assert_a_picture(attribution_grid(maps, maps, maps, labels=[*names[:5], ""], scale=1.0))
 

@@ -110,8 +110,7 @@ class NetworkOutput:
             raise ValueError(
                 f"no predictions: the step returned none (preds, logits, probs, y_hat, or a tensor of {n} rows), and "
                 f"{self._label} was not called with the batch's input. Return them from the step, or name the "
-                f"network with "
-                "network=..."
+                "network with network=..."
             )
         tensor = output_tensor(output)
         if tensor.ndim == 0 or len(tensor) != n:

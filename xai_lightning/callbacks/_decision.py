@@ -74,7 +74,7 @@ def all_limits(
     """The limits given, that the monitored value exists, and the utility floors of fairness limits."""
     limits = list(given)
     if monitor is not None:
-        limits.append(Limit(monitor, "at_most", math.inf))
+        limits.append(Limit(monitor, "finite", math.nan))
     if utility_floor:
         for prefix in _fairness_prefixes(given):
             chance = metrics.get(prefix + tags.balanced_accuracy("chance"), math.inf)

@@ -30,10 +30,10 @@ def promise(limits: Sequence[Limit], delta: float | None) -> str:
             "something else than a bound."
         )
     return (
-        f"Each fairness limit was kept by a confidence bound. Over one whole run, the probability that any "
-        f"checkpoint is kept "
-        f"whose true gap breaks such a limit is at most {delta:g} (approximately: Wilson and Newcombe limits), if the "
-        "validation rows are an independent sample of the population meant and did not steer the training."
+        "Each fairness limit was kept by a confidence bound. Over this whole run, the probability that any checkpoint "
+        f"is kept whose true gap breaks such a limit is at most {delta:g} (approximately: Wilson and Newcombe limits), "
+        "if the validation rows are an independent sample of the population meant and did not steer the training. "
+        "Several runs on the same validation rows share that error: R runs need delta / R each."
     )
 
 

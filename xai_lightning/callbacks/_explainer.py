@@ -1,8 +1,9 @@
 """One method, one network, one way to read outputs: explains rows of the probe."""
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from xai_lightning._lightning import LightningModule
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._guard import explaining
 from xai_lightning.functional import attribution, drift
-from xai_lightning.functional.attribution import METHODS, Custom, Explained, Variables
+from xai_lightning.functional.attribution import METHODS, Custom, Explained, Variables, check_method
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.readers import Outputs, Sample, check_space, targets_of
 
@@ -34,6 +35,27 @@ class Explanation(NamedTuple):
     error: Tensor
     forward: int
     backward: int
+
+
+def resolve_method(method: str | Custom, options: Mapping[str, Any]) -> str | Custom:
+    """A name of METHODS, checked; or a callable, given itself or as its dotted path, for configuration files (trap 58).
+
+    Raises:
+        ValueError: on an unknown name or option, or a path that leads to nothing callable.
+    """
+    if not isinstance(method, str):
+        return method
+    module, dot, name = method.rpartition(".")
+    if not dot:
+        check_method(method, options)
+        return method
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"method {method!r} is a dotted path that cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"method {method!r} must lead to a callable; got {type(found).__name__}")
+    return cast(Custom, found)
 
 
 class Explainer:
@@ -80,8 +102,8 @@ class Explainer:
         if not inputs.is_floating_point() and (self.spec is None or self.spec.gradient):
             raise ValueError(
                 f"method {self.label!r} differentiates, which integer inputs ({inputs.dtype}) do not allow; use a "
-                f"method that "
-                "switches features off (feature_ablation, occlusion, kernel_shap, lime), or give the network floats"
+                "method that switches features off (feature_ablation, occlusion, kernel_shap, lime), or give the "
+                "network floats"
             )
         self._names = tuple(_known_extras(network, sample))
         self._learn_variables(inputs)

@@ -241,8 +241,7 @@ class Monitor(EvaluationHooks):
         end = " It stops here." if self._failures == FAILURES_IN_A_ROW else ""
         warnings.warn(
             f"{type(self).__name__} failed in this validation and logged NaN: {look.failure!r}.{end} Training goes "
-            f"on; pass "
-            "on_error='raise' to stop it instead.",
+            "on; pass on_error='raise' to stop it instead.",
             stacklevel=2,
         )
 

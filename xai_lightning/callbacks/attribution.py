@@ -12,7 +12,7 @@ from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info, r
 from xai_lightning.callbacks._attribution_record import bars, grid, summary
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explainer import Explainer, Explanation
+from xai_lightning.callbacks._explainer import Explainer, Explanation, resolve_method
 from xai_lightning.callbacks._gathered import Gathered, gather
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
@@ -20,7 +20,7 @@ from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._trainer import Stage, loader_of, resolve_network, summed
 from xai_lightning.functional import drift
-from xai_lightning.functional.attribution import Custom, Task, check_method
+from xai_lightning.functional.attribution import Custom, Task
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table
@@ -40,7 +40,8 @@ class AttributionMonitor(Monitor):
     `xai_lightning.functional.drift`.
 
     Args:
-        method: a name from `xai_lightning.functional.attribution.METHODS`, or a callable, see ``attribute`` there.
+        method: a name from `xai_lightning.functional.attribution.METHODS`, or a callable (or its dotted path), see
+            ``attribute`` there.
         features: names of a table's variables: name to a column, columns, or a slice.
         sensitive: names of variables whose share of the attribution is logged.
         groups: as in `FairnessMonitor`; only for the strata of the probe.
@@ -81,7 +82,7 @@ class AttributionMonitor(Monitor):
         features: Mapping[str, Where] | None = None,
         sensitive: Sequence[str] = (),
         groups: Mapping[str, Declared] | None = None,
-        # A mapping would take `class_path:` of a YAML file for an attribute; the command line tries in this order (trap 58).
+        # jsonargparse tries in this order; a mapping first would take YAML's class_path for an attribute (trap 58)
         groups_from: Column | Table | Mapping[str, GroupSource] | Callable[[Any], Any] | None = None,
         reader: Reader | None = None,
         network: str | None = None,
@@ -104,10 +105,8 @@ class AttributionMonitor(Monitor):
         sinks: Sequence[Sink] = (),
     ) -> None:
         options = dict(options or {})
-        if isinstance(method, str):
-            check_method(method, options)
         self._explainer = Explainer(
-            method,
+            resolve_method(method, options),
             options=options,
             task=choose("task", task, ("classification", "regression")),
             outputs=Outputs.of(choose("output space", outputs, ("logits", "probabilities")), None),

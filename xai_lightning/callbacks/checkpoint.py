@@ -196,6 +196,7 @@ class GatedCheckpoint(ModelCheckpoint):
             "look": self._looks,
             "monitor": {"name": self.monitor, "mode": self.mode, "value": shown},
             "checks": evidence.checks(verdict),
+            "kept": None,
             "promise": evidence.promise(self.limits, next((m["delta"] for m in found if "delta" in m), None)),
             "monitors": found,
         }
@@ -209,16 +210,11 @@ class GatedCheckpoint(ModelCheckpoint):
 
     def _save(self, trainer: Trainer, is_open: bool) -> None:
         candidates = self._monitor_candidates(trainer)
-        before = set(self._kept())
         if is_open:
             self._save_topk_checkpoint(trainer, candidates)
-        self._decision["kept"] = next((Path(p).name for p in self._kept() if p not in before), None)
         self._save_last_checkpoint(trainer, candidates)
         if trainer.is_global_zero:
             evidence.append_audit(self.audit_path, self._decision)
-
-    def _kept(self) -> list[str]:
-        return list(self.best_k_models) or [self.best_model_path] * bool(self.best_model_path)
 
     @property
     def audit_path(self) -> Path:
@@ -226,9 +222,10 @@ class GatedCheckpoint(ModelCheckpoint):
         return Path(str(self.dirpath)) / (f"{self.name}_{AUDIT_FILE}" if self.name else AUDIT_FILE)
 
     def _evidence(self, filepath: str) -> dict[str, Any]:
-        is_last = filepath == self.last_model_path
-        role = {"role": "last", "note": LAST_NOTE} if is_last else {"role": "kept"}
-        return role | self._decision
+        if filepath == self.last_model_path:
+            return {"role": "last", "note": LAST_NOTE} | self._decision
+        self._decision["kept"] = Path(filepath).name
+        return {"role": "kept"} | self._decision
 
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
@@ -274,10 +271,10 @@ class GatedCheckpoint(ModelCheckpoint):
         if self._opened or not self._looks:
             return
         closest = self._closest
+        looks = f"{self._looks} validation{'s' if self._looks > 1 else ''}"
         rank_zero_warn(
-            f"No checkpoint passed the gate in {self._looks} validations, so there is no best model (last.ckpt is "
-            f"for resuming "
-            f"only). Closest was epoch {closest['epoch']}: {closest['reason']}."
+            f"No checkpoint passed the gate in {looks}, so there is no best model (last.ckpt is for resuming only). "
+            f"Closest was epoch {closest['epoch']}: {closest['reason']}."
         )
 
     # decisions are made where metrics are made: Lightning's other moments to save are left out (traps 36, 37)

@@ -70,7 +70,7 @@ class FairnessMonitor(Monitor):
         self,
         groups: Mapping[str, Declared],
         *,
-        # A mapping would take `class_path:` of a YAML file for an attribute; the command line tries in this order (trap 58).
+        # jsonargparse tries in this order; a mapping first would take YAML's class_path for an attribute (trap 58)
         groups_from: Column | Table | Mapping[str, GroupSource] | Callable[[Any], Any] | None = None,
         metrics: Sequence[str] = DEFAULT_METRICS,
         reader: Reader | None = None,
@@ -106,6 +106,7 @@ class FairnessMonitor(Monitor):
         self._total: dict[str, Tensor] = {}
         self._nonfinite, self._classes = 0, 0
         self._spent, self._fixed_horizon = 0.0, horizon
+        self._estimates: dict[str, dict[str, dict[str, float | None]]] = {}
         self._leads = True
 
     @override
@@ -127,6 +128,7 @@ class FairnessMonitor(Monitor):
         return {
             "monitor": "fairness",
             "groups": {attribute: list(vocabulary.rows) for attribute, vocabulary in vocabularies.items()},
+            "metrics": self._estimates,
             "counts_group_actual_predicted": {attribute: counts.tolist() for attribute, counts in self._total.items()},
             "outputs": self._how._asdict(),
             "positive_class": self._positive(self._classes) if self._classes else None,
@@ -254,10 +256,13 @@ class FairnessMonitor(Monitor):
     def _add_metrics(
         self, record: Record, attribute: str, confusion: fairness.Confusion, error: float, nonfinite: int
     ) -> None:
+        stamped = self._estimates[attribute] = {}
         for metric in self.metrics:
             estimate = fairness.estimate(fairness.METRICS[metric], confusion, error=error)
             for part, value in estimate._asdict().items():
-                record.shared[tags.fairness(attribute, metric, part)] = math.nan if nonfinite else float(value)
+                number = math.nan if nonfinite else float(value)
+                record.shared[tags.fairness(attribute, metric, part)] = number
+                stamped.setdefault(metric, {})[part] = number if math.isfinite(number) else None
 
     def _add_rates(self, record: Record, attribute: str, confusion: fairness.Confusion) -> None:
         vocabulary = self._batches.vocabularies[attribute]

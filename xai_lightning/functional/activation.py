@@ -132,7 +132,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     part_a, part_b = (state.count.double() / sums["count"].clamp(min=1) for state in (a, b))
     return Moments(
         mean=part_a * a.mean + part_b * b.mean,
-        m2=a.m2 + b.m2 + (b.mean - a.mean).square() * (part_a * b.count),
+        m2=a.m2 + b.m2 + (b.mean - a.mean).square() * (part_a * part_b * sums["count"]),
         minimum=torch.minimum(a.minimum, b.minimum),
         maximum=torch.maximum(a.maximum, b.maximum),
         **sums,

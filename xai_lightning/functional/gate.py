@@ -6,7 +6,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-Kind = Literal["at_most", "at_least", "above"]
+Kind = Literal["at_most", "at_least", "above", "finite"]
 
 
 class Limit(NamedTuple):
@@ -14,8 +14,9 @@ class Limit(NamedTuple):
 
     Attributes:
         name: Name under which the metric is logged.
-        kind: ``at_most`` and ``at_least`` allow the threshold itself, ``above`` does not.
-        threshold: Finite, in the unit of the metric.
+        kind: ``at_most`` and ``at_least`` allow the threshold itself, ``above`` does not; ``finite`` asks only that
+            there is a number, of this validation.
+        threshold: In the unit of the metric; nothing is compared with that of ``finite``.
     """
 
     name: str
@@ -155,6 +156,7 @@ _COMPARISONS: Mapping[Kind, _Comparison] = MappingProxyType(
             "is above {}",
             "must be above {}, short by {}",
         ),
+        "finite": _Comparison(lambda value, threshold: 0.0, "is a finite number", ""),
     }
 )
 
@@ -165,8 +167,13 @@ def _check(limit: Limit, value: float | None, fresh: bool) -> Check:
         return Check(*limit, value, passed=False, reason=f"{limit.name} {unknown}", violation=math.inf)
     comparison = _COMPARISONS[limit.kind]
     excess = comparison.excess(value, limit.threshold)
-    words = (comparison.fails if excess > 0 else comparison.holds).format(f"{limit.threshold:g}", f"{excess:.4g}")
-    return Check(*limit, value, excess <= 0, f"{limit.name} {value:.4g} {words}", max(excess, 0.0))
+    words = (comparison.fails if excess > 0 else comparison.holds).format(f"{limit.threshold:g}", _shown(excess))
+    return Check(*limit, value, excess <= 0, f"{limit.name} {_shown(value)} {words}", max(excess, 0.0))
+
+
+def _shown(value: float) -> str:
+    """Four decimals at most where they say enough, else four digits."""
+    return f"{round(value, 4):g}" if abs(value) >= 1e-2 else f"{value:.4g}"
 
 
 def _unknown(value: float | None, fresh: bool) -> str:

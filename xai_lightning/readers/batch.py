@@ -49,9 +49,8 @@ def unreadable(batch: object, missing: str) -> ValueError:
     """The error for a batch in which ``missing`` was not found: what came, and how to describe it."""
     return ValueError(
         f"cannot find the {missing} in this batch: {describe(batch)}. Read without help are (x, y), (x, y, groups) "
-        f"and dicts "
-        f"with an input named {'|'.join(INPUT_NAMES)} and a target named {'|'.join(TARGET_NAMES)}. For anything else "
-        f"pass "
+        f"and dicts with an input named {'|'.join(INPUT_NAMES)} and a target named {'|'.join(TARGET_NAMES)}. For "
+        f"anything else pass "
         "reader={'input': 'my_input', 'target': 'my_label'} (names, positions or callables), or reader=a callable that "
         "returns xai_lightning.Sample(inputs, targets, groups)."
     )

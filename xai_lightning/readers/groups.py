@@ -60,8 +60,7 @@ class Table:
         if int(positions.max()) >= len(self.values):
             raise ValueError(
                 f"Table has {len(self.values)} values, but the validation set has a row {int(positions.max())}; give "
-                f"one "
-                "value per row, in dataset order"
+                "one value per row, in dataset order"
             )
         if isinstance(self.values, Tensor):
             return self.values[positions.to(self.values.device)]
@@ -142,8 +141,7 @@ class Vocabulary:
         known = list(self.names) if self.positional else dict(self.codes)
         return ValueError(
             f"attribute {self.attribute!r}: undeclared group value {value!r}; declared are {known}. Declare it, or "
-            f"pass "
-            "undeclared='unknown' to count such values apart."
+            "pass undeclared='unknown' to count such values apart."
         )
 
 
@@ -175,8 +173,7 @@ def _vocabulary(attribute: str, declared: Declared, undeclared: Literal["error",
     if isinstance(declared, str) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(
             f"groups[{attribute!r}] must be a list of names such as ['Female', 'Male'], or a dict from code to name "
-            f"such as "
-            f"{{0: 'Female', 1: 'Male'}}; got {declared!r}"
+            f"such as {{0: 'Female', 1: 'Male'}}; got {declared!r}"
         )
     if len({tags.part(name) for name in names}) < len(names):
         raise ValueError(f"groups[{attribute!r}] must be distinct, also with '/' read as '_'; got {list(names)}")

@@ -1,7 +1,7 @@
 """Small models and data for tests of the glue: a fit takes a fraction of a second.
 
-Everything can be chosen by keyword, and everything is equal from call to call: weights come from ``Classifier(seed=…)``,
-rows from ``rows(seed=…)``, and `fit` seeds the generators that shuffling and dropout draw from.
+Everything can be chosen by keyword, and everything is equal from call to call: weights come from
+``Classifier(seed=…)``, rows from ``rows(seed=…)``, and `fit` seeds what shuffling and dropout draw from.
 
 Example:
     >>> from pathlib import Path

@@ -113,6 +113,8 @@ OUT_OF_RANGE = {
     "undeclared": (lambda: FairnessMonitor(SEX, undeclared="ignore"), "'ignore'"),
     "groups": (lambda: FairnessMonitor({}), "{}"),
     "groups['sex']": (lambda: FairnessMonitor({"sex": "Female"}), "'Female'"),
+    "sinks": (lambda: ActivationMonitor(sinks=[print]), "print"),
+    "method": (lambda: AttributionMonitor(3), "3"),
     "on_error": (lambda: ActivationMonitor(on_error="ignore"), "'ignore'"),
     "dataloader_idx": (lambda: ActivationMonitor(dataloader_idx=-1), "-1"),
 }
@@ -121,7 +123,7 @@ OUT_OF_RANGE = {
 @pytest.mark.parametrize("argument", OUT_OF_RANGE)
 def test_a_setting_that_cannot_be_is_refused_by_name_and_value(argument):
     make, shown = OUT_OF_RANGE[argument]
-    with pytest.raises(ValueError, match=re.escape(argument)) as caught:
+    with pytest.raises((ValueError, TypeError), match=re.escape(argument)) as caught:
         make()
     assert shown in str(caught.value)
 
@@ -164,12 +166,23 @@ def test_two_monitors_with_equal_settings_are_refused(kind, tmp_path):
         fit(Classifier(), [TWINS[kind](), TWINS[kind]()], tmp_path)
 
 
+def two_nets() -> Classifier:
+    """A model with a second network that could be explained."""
+    model = Classifier()
+    model.other = nn.Linear(6, 2)
+    return model
+
+
 DIFFERENT = {
     "activation": lambda name: [ActivationMonitor(["net.2"], name=name), ActivationMonitor(["net.0"])],
     "attribution": lambda name: [AttributionMonitor("saliency"), AttributionMonitor("input_x_gradient")],
     "options": lambda name: [
         AttributionMonitor(options={"n_steps": 3}, measures=["cosine"], name=name),
         AttributionMonitor(options={"n_steps": 4}, measures=["cosine"]),
+    ],
+    "network": lambda name: [
+        AttributionMonitor("saliency", network="net", name=name),
+        AttributionMonitor("saliency", network="other"),
     ],
     "fairness": lambda name: [
         FairnessMonitor(SEX),
@@ -180,8 +193,8 @@ DIFFERENT = {
 
 @pytest.mark.parametrize("kind", DIFFERENT)
 def test_monitors_with_different_settings_have_their_own_state_and_names(kind, tmp_path):
-    pair, ledger = DIFFERENT[kind]("mine"), Ledger()
-    made = fit(Classifier(), pair, tmp_path, logger=ledger)
+    pair = DIFFERENT[kind]("mine")
+    made = fit(two_nets(), pair, tmp_path)
     assert pair[0].state_key != pair[1].state_key
     made.save_checkpoint(tmp_path / "saved.ckpt")
     states = torch.load(tmp_path / "saved.ckpt", weights_only=True)["callbacks"]
@@ -189,10 +202,10 @@ def test_monitors_with_different_settings_have_their_own_state_and_names(kind, t
     assert made.callback_metrics["xai/errors"] == 0
 
 
-@pytest.mark.parametrize("kind", ["activation", "options"])
+@pytest.mark.parametrize("kind", ["activation", "options", "network"])
 def test_monitors_that_would_log_the_same_names_are_told_to_take_one(kind, tmp_path):
     with pytest.raises(MisconfigurationException, match=r"would both log '.*name=\.\.\."):
-        fit(Classifier(), DIFFERENT[kind](""), tmp_path)
+        fit(two_nets(), DIFFERENT[kind](""), tmp_path)
 
 
 def test_a_pattern_that_matches_no_module_is_refused(tmp_path):
@@ -388,6 +401,29 @@ def test_what_needs_a_batch_fails_at_the_first(what, sanity, tmp_path):
     make, options, said = ON_SIGHT[what]
     with pytest.raises((ValueError, RuntimeError), match=said):
         fit(Classifier(**options), [make()], tmp_path, num_sanity_val_steps=sanity)
+
+
+class TakesABatch(Classifier):
+    """Its forward takes the whole batch, its child the inputs."""
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.net(batch["x"])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(self(batch), batch["y"])
+
+    def evaluate(self, batch: Any, stage: str) -> Any:
+        return {"preds": self(batch)}
+
+
+@at_once
+@readers
+def test_a_network_that_does_not_take_the_inputs_must_be_named(make, sanity, tmp_path):
+    """Traps 5 and 6: the raw error of indexing a tensor by a string says nothing."""
+    if "Attribution" in repr(make()):
+        with pytest.raises((ValueError, TypeError, RuntimeError), match=r"network="):
+            fit(TakesABatch(), [make()], tmp_path / "default", num_sanity_val_steps=sanity)
+    fit(TakesABatch(), [make(network="net")], tmp_path, num_sanity_val_steps=sanity)
 
 
 @at_once

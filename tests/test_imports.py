@@ -18,11 +18,12 @@ LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_ut
 BELOW = {
     "tags": set(),
     "_lightning": set(),
+    "_version": set(),
     "functional": {"tags"},
     "readers": {"tags", "functional"},
     "sinks": {"tags", "functional", "_lightning"},
-    "callbacks": {"tags", "functional", "readers", "sinks", "_lightning"},
-    "__init__": {"callbacks", "readers", "sinks"},
+    "callbacks": {"tags", "functional", "readers", "sinks", "_lightning", "_version"},
+    "__init__": {"callbacks", "readers", "sinks", "_version"},
 }
 
 

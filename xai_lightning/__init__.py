@@ -18,6 +18,8 @@ neither torch nor Lightning; each public name does so when it is first used.
 import importlib
 from typing import TYPE_CHECKING
 
+from xai_lightning._version import __version__
+
 if TYPE_CHECKING:
     from xai_lightning.callbacks.activation import ActivationMonitor
     from xai_lightning.callbacks.attribution import AttributionMonitor
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from xai_lightning.callbacks.fairness import FairnessMonitor
     from xai_lightning.readers import Column, Sample, Table
     from xai_lightning.sinks import MemorySink, Sink
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ActivationMonitor",
@@ -38,6 +38,7 @@ __all__ = [
     "Sample",
     "Sink",
     "Table",
+    "__version__",
 ]
 
 _HOMES = {

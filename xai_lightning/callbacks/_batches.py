@@ -77,19 +77,18 @@ class NetworkOutput:
     """Catches what the network returned for a batch: the last call whose first argument is the batch's input.
 
     Args:
-        network: the module to listen to.
-        label: how to call it in messages.
+        label: how to call the network in messages.
     """
 
-    def __init__(self, network: nn.Module, label: str) -> None:
-        self._network, self._label = network, label
+    def __init__(self, label: str) -> None:
+        self._label = label
         self._input: Tensor | None = None
         self._output: Any = None
 
-    def listen(self, hooks: Hooks, inputs: Tensor) -> None:
-        """Listen during the coming step, for calls on ``inputs``."""
+    def listen(self, hooks: Hooks, network: nn.Module, inputs: Tensor) -> None:
+        """Listen during the coming step, for calls of ``network`` on ``inputs``."""
         self._input, self._output = inputs, None
-        hooks.add(self._network, self._hear)
+        hooks.add(network, self._hear)
 
     def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         first = args[0] if args else next(iter(kwargs.values()), None)

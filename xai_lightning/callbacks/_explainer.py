@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -12,11 +13,12 @@ from xai_lightning._lightning import LightningModule
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._guard import explaining
 from xai_lightning.functional import attribution, drift
-from xai_lightning.functional.attribution import METHODS, Custom, Explained, Variables, check_method
+from xai_lightning.functional.attribution import METHODS, Custom, Explained, Method, Variables, check_method
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.readers import Outputs, Sample, check_space, targets_of
 
 REHEARSED = 64
+TAKEN = {"activation", "errors", "fairness", "nonfinite_predictions"}
 
 
 class Explanation(NamedTuple):
@@ -69,7 +71,7 @@ class Explainer:
         baseline: a number, or a tensor ``[...]`` or ``[B, ...]`` in the shape of inputs.
         features: the variables of a table.
         seed: of the methods that draw.
-        autocast: keep the surrounding autocast state.
+        autocast: explain under the Trainer's mixed precision.
     """
 
     def __init__(
@@ -86,10 +88,10 @@ class Explainer:
     ) -> None:
         self.method, self.options, self.task, self.outputs = method, dict(options), task, outputs
         self.baseline, self.features, self.seed, self.autocast = baseline, features, seed, autocast
-        self.spec = METHODS[method] if isinstance(method, str) else None
         self.variables: Variables | None = None
         self.blocks = attribution.grid_variables((1,))
         self.n_classes = 0
+        self.pictured = False
         self._names: tuple[str, ...] = ()
 
     def learn(self, pl_module: LightningModule, network: nn.Module, sample: Sample) -> None:
@@ -108,21 +110,29 @@ class Explainer:
         self._names = tuple(_known_extras(network, sample))
         self._learn_variables(inputs)
         extras = [sample.extras[name][:REHEARSED] for name in self._names]
-        with explaining(pl_module, autocast=self.autocast), torch.no_grad():
-            outputs = attribution.output_tensor(
-                network(inputs.detach().clone(), **dict(zip(self._names, extras, strict=True)))
-            )
+        with self._explaining(pl_module), torch.no_grad():
+            named = {name: extra.clone() for name, extra in zip(self._names, extras, strict=True)}
+            outputs = attribution.output_tensor(network(inputs.detach().clone(), **named))
         if self.task == "classification":
             check_space(outputs, self.outputs.space)
             self.n_classes = 2 if outputs.ndim == 1 or outputs.shape[1] == 1 else int(outputs.shape[1])
 
     @property
+    def spec(self) -> Method | None:
+        """The method's row of the table; None for a callable."""
+        return METHODS[self.method] if isinstance(self.method, str) else None
+
+    @property
     def label(self) -> str:
-        """The method's name in what is logged."""
-        return self.method if isinstance(self.method, str) else str(getattr(self.method, "__name__", "custom"))
+        """The method's name in what is logged; a callable's own, unless it is taken below ``xai/``."""
+        if isinstance(self.method, str):
+            return self.method
+        name = str(getattr(self.method, "__name__", "custom"))
+        return f"{name}_method" if name in TAKEN or name in METHODS else name
 
     def _learn_variables(self, inputs: Tensor) -> None:
         shape = inputs.shape[1:]
+        self.pictured = len(shape) == 3
         if len(shape) == 1:
             self.variables = attribution.table_variables(shape[0], self.features)
         elif self.features is not None:
@@ -159,7 +169,7 @@ class Explainer:
     def explain(self, pl_module: LightningModule, network: nn.Module, rows: Rows, shown: Tensor) -> Explanation:
         """Explain ``rows`` in one guard that leaves no trace, and keep whole maps of those at ``shown``."""
         device = pl_module.device
-        with explaining(pl_module, autocast=self.autocast):
+        with self._explaining(pl_module):
             explained = Explained(
                 network,
                 task=self.task,
@@ -178,6 +188,10 @@ class Explainer:
         if self.spec and self.spec.complete:
             backward = max(0, backward - 2 * len(rows.hashes))
         return Explanation(drift.pool(canonical).float().cpu(), pictures, error.cpu(), forward, backward)
+
+    def _explaining(self, pl_module: LightningModule) -> AbstractContextManager[None]:
+        context = pl_module.trainer.precision_plugin.forward_context() if self.autocast else None
+        return explaining(pl_module, seed=self.seed, precision=context)
 
     def _attribute(
         self, explained: Explained, inputs: Tensor, targets: Tensor, extras: list[Tensor], hashes: Tensor

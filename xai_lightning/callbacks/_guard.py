@@ -4,7 +4,7 @@ import copy
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -53,10 +53,23 @@ class _Memory(NamedTuple):
     tensors: list[_Kept]
 
 
+def _items(container: Any) -> list[Any]:
+    return list(container.values() if isinstance(container, dict) else container)
+
+
+def _containers(value: Any, found: dict[int, Any]) -> dict[int, Any]:
+    """All lists, dicts, sets and deques within ``value``, however deep, by identity."""
+    if isinstance(value, list | dict | set | deque) and id(value) not in found:
+        found[id(value)] = value
+        for item in _items(value):
+            _containers(item, found)
+    return found
+
+
 def _remember(module: nn.Module) -> _Memory:
     attributes = dict(vars(module))
-    containers = [value for value in attributes.values() if isinstance(value, list | dict | set | deque)]
-    held = [*attributes.values(), *(item for c in containers for item in (c.values() if isinstance(c, dict) else c))]
+    containers = list(_containers(attributes, {}).values())
+    held = [item for container in containers for item in _items(container)]
     weights: list[Tensor] = [p for p in module._parameters.values() if p is not None]
     weights += [p.grad for p in weights if p.grad is not None]
     known = {id(weight) for weight in weights}
@@ -64,7 +77,7 @@ def _remember(module: nn.Module) -> _Memory:
     return _Memory(
         module,
         attributes,
-        [(container, copy.copy(container)) for container in containers],
+        [(container, copy.copy(container)) for container in containers[1:]],
         [_keep(weight, copied=False) for weight in weights],
         [_keep(tensor, copied=True) for tensor in others],
     )
@@ -121,45 +134,54 @@ def _evaluate(module: nn.Module) -> None:
         child.training = False
 
 
-def _silence(module: nn.Module) -> None:
-    """Let ``self.log`` inside ``forward`` log nothing: it would enter the user's own metrics."""
+@contextmanager
+def _silent(module: nn.Module) -> Iterator[None]:
+    """Let ``self.log`` within ``forward`` log nothing: it would enter the user's own metrics."""
 
     def mute(*_: Any, **__: Any) -> None:
         return None
 
-    for name in ("log", "log_dict"):
-        if hasattr(module, name):
-            vars(module)[name] = mute
+    results = getattr(getattr(module, "_trainer", None), "_results", None)
+    if results is None:
+        yield
+        return
+    vars(results)["log"] = mute
+    try:
+        yield
+    finally:
+        del vars(results)["log"]
 
 
 @contextmanager
-def explaining(module: nn.Module, *, autocast: bool = False) -> Iterator[None]:
+def explaining(
+    module: nn.Module, *, seed: int = 0, precision: AbstractContextManager[Any] | None = None
+) -> Iterator[None]:
     """Everything an explanation needs, and nothing of it afterwards (step 5 of a validation).
 
     Inference mode is left and gradients are on; the random generators are isolated; modules are in evaluation mode;
-    autocast is off unless ``autocast``; cuDNN is off if a recurrent net is inside (trap 21); compiled nets run eagerly
-    (trap 22). On leaving, `restored` puts the module back.
+    autocast is off unless ``precision`` says otherwise; cuDNN is off if a recurrent net is inside (trap 21); compiled
+    nets run eagerly (trap 22). On leaving, `restored` puts the module back.
 
     Args:
         module: the outermost module that an explanation may touch: the LightningModule.
-        autocast: keep the surrounding autocast state.
+        seed: of the global generators inside, for a network that draws in ``forward``.
+        precision: the Trainer's context for forward passes, to explain under its mixed precision.
 
     Raises:
         RuntimeError: if a parameter or a gradient was changed.
     """
     device = next((p.device.type for p in module.parameters()), "cpu")
     with ExitStack() as stack:
-        stack.enter_context(isolated())
+        stack.enter_context(isolated(seed))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(restored(module))
         _evaluate(module)
-        _silence(module)
+        stack.enter_context(_silent(module))
         # nothing can be compiled before this module is loaded, and loading it takes seconds
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if not autocast:
-            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(precision or torch.autocast(device, enabled=False))
         if any(isinstance(child, nn.RNNBase) for child in module.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         token = _EXPLAINING.set(True)
@@ -169,6 +191,9 @@ def explaining(module: nn.Module, *, autocast: bool = False) -> Iterator[None]:
 
 class Hooks:
     """Forward hooks for one step: mute while anything is explained (trap 8), removed after it or on any exception."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_handles": []}
 
     def __init__(self) -> None:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []

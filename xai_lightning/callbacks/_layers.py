@@ -42,10 +42,10 @@ FUSED = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttentio
 
 
 class Layer(NamedTuple):
-    """A watched module: name, module, whether units stand in the last dimension of its output, whether it rectifies."""
+    """A watched module: name, type, whether units stand in the last dimension of its output, whether it rectifies."""
 
     name: str
-    module: nn.Module
+    kind: type[nn.Module]
     units_last: bool
     rectified: bool
 
@@ -69,14 +69,11 @@ def find_layers(pl_module: LightningModule, patterns: Sequence[str] | None, most
     layers = _all(pl_module)
     if patterns is not None:
         return _matching(layers, patterns)
-    inside = [f"{name}." for name, module in pl_module.named_modules() if isinstance(module, FUSED)]
-    found = [
-        layer for layer in layers if isinstance(layer.module, NON_LINEAR) and not layer.name.startswith(tuple(inside))
-    ]
+    fused = tuple(f"{name}." for name, module in pl_module.named_modules() if isinstance(module, FUSED))
+    layers = [layer for layer in layers if not layer.name.startswith(fused)]
+    found = [layer for layer in layers if issubclass(layer.kind, NON_LINEAR)]
     if not found:
-        found = [
-            layer for layer in layers if _is_weighted_leaf(layer.module) and not layer.name.startswith(tuple(inside))
-        ]
+        found = [layer for layer in layers if _is_weighted_leaf(pl_module.get_submodule(layer.name))]
         rank_zero_info("ActivationMonitor: no non-linearity is a module; it watches the layers with weights instead")
     if not found:
         raise MisconfigurationException(
@@ -104,7 +101,7 @@ def _all(pl_module: LightningModule) -> list[Layer]:
         if _is_weighted_leaf(module):
             units_last = not isinstance(module, CHANNELS_FIRST)
         if name:
-            layers.append(Layer(name, module, units_last, isinstance(module, RECTIFIED)))
+            layers.append(Layer(name, type(module), units_last, isinstance(module, RECTIFIED)))
     return layers
 
 

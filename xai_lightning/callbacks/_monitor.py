@@ -22,7 +22,15 @@ from xai_lightning.callbacks._evaluation import EvaluationHooks
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
-from xai_lightning.callbacks._trainer import Stage, callbacks_of, is_last_batch, log_step, stage_of
+from xai_lightning.callbacks._trainer import (
+    Stage,
+    callbacks_of,
+    is_last_batch,
+    loader_of,
+    loaders_of,
+    log_step,
+    stage_of,
+)
 from xai_lightning.sinks import Sink, logger_sinks
 
 
@@ -65,6 +73,10 @@ class Monitor(EvaluationHooks):
         self._failures = 0
         self._proved = False
         self._ready = False
+        self._named = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_look": None}
 
     # --- what a subclass fills in
 
@@ -120,10 +132,10 @@ class Monitor(EvaluationHooks):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict.get("version", 0) > STATE_VERSION:
+        version = state_dict.get("version")
+        if version != STATE_VERSION:
             warnings.warn(
-                f"{type(self).__name__}: ignored a state of version {state_dict['version']}; this release reads up to "
-                f"{STATE_VERSION}",
+                f"{type(self).__name__}: ignored a state of version {version!r}; this release reads {STATE_VERSION}",
                 stacklevel=2,
             )
             return
@@ -161,8 +173,17 @@ class Monitor(EvaluationHooks):
         counted = stage == "fit" and not trainer.sanity_checking
         self._number += counted
         due = not counted or self._due()
-        self._look = Look(stage, trainer.sanity_checking, self._number * counted, dict(trainer.callback_metrics), due)
+        self._look = Look(stage, trainer.sanity_checking, self._number * counted, dict(trainer.logged_metrics), due)
+        if not self._proved:
+            loader_of(trainer, self.dataloader_idx)
+            self._name_left_out(len(loaders_of(trainer)))
         self._attempt(self._open, trainer, self._look)
+
+    def _name_left_out(self, loaders: int) -> None:
+        left_out = ", ".join(str(i) for i in range(loaders) if i != self.dataloader_idx)
+        if left_out and not self._named:
+            rank_zero_info(f"{type(self).__name__} looks at dataloader {self.dataloader_idx}; left out: {left_out}")
+            self._named = True
 
     def _due(self) -> bool:
         return True
@@ -260,15 +281,18 @@ class Monitor(EvaluationHooks):
         if look is None or look.record is None or not trainer.is_global_zero:
             return
         step, record = log_step(trainer, look.started), look.record.renamed(partial(self._full, look))
+        for sink in logger_sinks(trainer.loggers):
+            self._write(sink, record, record.direct, step)
+        for own in self.sinks:
+            self._write(own, record, {**record.shared, **record.direct}, step)
+
+    def _write(self, sink: Sink, record: Record, numbers: Mapping[str, float], step: int) -> None:
         try:
-            for sink in logger_sinks(trainer.loggers):
-                write(sink, record, record.direct, step)
-            for own in self.sinks:
-                write(own, record, {**record.shared, **record.direct}, step)
+            write(sink, record, numbers, step)
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            warnings.warn(f"{type(self).__name__} could not write to a logger: {error!r}", stacklevel=2)
+            warnings.warn(f"{type(self).__name__} could not write to {type(sink).__name__}: {error!r}", stacklevel=2)
 
     # --- what Lightning calls beside evaluations
 

@@ -1,12 +1,14 @@
 """The fixed samples that are explained."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Candidates, Rows
 from xai_lightning.callbacks._explainer import Explainer
@@ -80,17 +82,30 @@ class Probe:
             real = targets[reading.real.to(targets.device)].double().cpu()
             self._spread += torch.stack([torch.tensor(float(len(real))).double(), real.sum(), real.square().sum()])
 
-    def take_given(self, rank: int, world: int) -> None:
+    def first_given(self, trainer: Trainer) -> Rows | None:
+        """The first sample that was given, with every target of its batch checked; None if none was given."""
+        with isolated():
+            batch = next(iter(self._given_batches(trainer)), None)
+        return None if batch is None else self.first(batch)
+
+    def take_given(self, trainer: Trainer) -> None:
         """Take this rank's share of the samples that were given, if any were."""
         if self._candidates is None or self._given is None:
             return
-        given = DataLoader(self._given, batch_size=64) if isinstance(self._given, Dataset) else self._given
         self._candidates.quota = self.quota
         with isolated():
-            for batch in given if isinstance(given, DataLoader) else [given]:
+            for batch in self._given_batches(trainer):
                 sample = self.batches.sample(batch)
-                mine = torch.arange(len(sample)) % world == rank
+                mine = torch.arange(len(sample)) % trainer.world_size == trainer.global_rank
                 self._offer(self._candidates, sample, self.strata.of(sample, {}), mine)
+
+    def _given_batches(self, trainer: Trainer) -> Iterator[Any]:
+        """The batches that were given, in the precision of the loader's."""
+        if self._given is None:
+            return
+        given = DataLoader(self._given, batch_size=64) if isinstance(self._given, Dataset) else self._given
+        for batch in given if isinstance(given, DataLoader) else [given]:
+            yield trainer.precision_plugin.convert_input(batch)
 
     def _offer(self, candidates: Candidates, sample: Sample, strata: Tensor, real: Tensor) -> Tensor:
         targets = self._explainer.targets(sample, self._target)

@@ -49,7 +49,7 @@ class Look:
         stage: ``fit``, ``validate`` or ``test``.
         sanity: the sanity check: nothing is logged and no state is kept.
         number: number of this validation within ``fit``, from 1; 0 elsewhere.
-        started: ``callback_metrics`` at its beginning.
+        started: ``logged_metrics`` at its beginning.
         due: this monitor looks at it; a validation that is left out logs nothing.
     """
 

@@ -1,5 +1,6 @@
 """The explanations that later ones are compared with."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,13 +60,12 @@ class References:
     def distances(
         self, method: str, now: Tensor, measures: Sequence[str], wanted: Sequence[str], seed: int
     ) -> dict[str, float]:
-        """Summaries of the drift of ``now`` ``float32[M, D]`` from each reference there is, by logged name."""
+        """Summaries of the drift of ``now`` ``float32[M, D]`` by logged name; NaN from a reference that is missing."""
         found: dict[str, float] = {}
         for reference in wanted:
-            if reference not in self.maps:
-                continue
+            before = self.maps.get(reference, torch.full_like(now, math.nan))
             for measure in measures:
-                distances = drift.MEASURES[measure](now, self.maps[reference])
+                distances = drift.MEASURES[measure](now, before)
                 summary = drift.summarise(distances, seed=seed)._asdict()
                 found |= {tags.drift(method, measure, reference, p): float(summary[p]) for p in tags.DRIFT_PARTS}
         return found

@@ -29,10 +29,10 @@ def log_step(trainer: Trainer, started: Mapping[str, Tensor]) -> int:
 
     Args:
         trainer: the trainer.
-        started: its ``callback_metrics`` when the validation began; a ``step`` that the user logged since then wins, as
+        started: its ``logged_metrics`` when the validation began; a ``step`` that the user logged since then wins, as
             it does in Lightning.
     """
-    logged = trainer.callback_metrics.get("step")
+    logged = trainer.logged_metrics.get("step")
     if logged is not None and logged is not started.get("step"):
         return int(logged)
     return trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -91,14 +91,26 @@ def summed(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor
     return trainer.strategy.reduce(mine.clone().to(trainer.strategy.root_device), reduce_op=how).cpu()
 
 
-def loader_of(trainer: Trainer, dataloader_idx: int) -> Any:
-    """The evaluation loader number ``dataloader_idx``, as Lightning prepared it; None if there is none."""
+def loaders_of(trainer: Trainer) -> list[Any]:
+    """The evaluation loaders, as Lightning prepared them."""
     loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    if not isinstance(loaders, list | tuple):
-        loaders = [loaders]
-    return loaders[dataloader_idx] if dataloader_idx < len(loaders) else None
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+
+
+def loader_of(trainer: Trainer, dataloader_idx: int) -> Any:
+    """The evaluation loader number ``dataloader_idx``.
+
+    Raises:
+        MisconfigurationException: if there is none.
+    """
+    loaders = loaders_of(trainer)
+    if dataloader_idx >= len(loaders):
+        raise MisconfigurationException(
+            f"dataloader_idx={dataloader_idx}, but there are {len(loaders)} loaders, from 0 on"
+        )
+    return loaders[dataloader_idx]
 
 
 class Positions:

@@ -101,7 +101,7 @@ class ActivationMonitor(Monitor):
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
         self._keep = self._chosen(batch) if self.share < 1 or self._positions.pads else None
         for layer in self._layers:
-            self._hooks.add(layer.module, self._hook(layer))
+            self._hooks.add(pl_module.get_submodule(layer.name), self._hook(layer))
 
     def _chosen(self, batch: Any) -> Tensor:
         """Which samples are looked at, ``bool[N]``: those that are not padding, and by hash their share."""

@@ -125,10 +125,7 @@ class AttributionMonitor(Monitor):
         self.sensitive = [choose("feature", s, features) if features else s for s in sensitive]
         self.network, self.reference_after, self.seed = network, reference_after, seed
         self.every_n_validations = every_n_validations
-        batches, fixed = (
-            Batches(reader, groups or {}, groups_from, "unknown"),
-            None if target == "label" else int(target),
-        )
+        batches, fixed = Batches(reader, groups or {}, groups_from, "unknown"), _fixed_class(target)
         self._probe = Probe(batches, self._explainer, size=probe_size, given=probe, target=fixed, seed=seed)
         self._explained: tuple[Rows, Explanation] | None = None
         self._references, self._scale, self._learned = References(), 1.0, False
@@ -146,6 +143,7 @@ class AttributionMonitor(Monitor):
             shared += [tags.drift(self.method, *part) for part in parts]
         variables = self._explainer.variables
         direct = [tags.importance(self.method, feature) for feature in (variables.names if variables else ())]
+        direct += [tags.xai(self.method, "colour_scale")] if self._explainer.pictured else []
         return shared, direct + [tags.xai(self.method, "probe", *name) for name in self._probe.strata.names()]
 
     # --- state
@@ -184,6 +182,9 @@ class AttributionMonitor(Monitor):
             # one sample of the first batch is explained, so that what cannot work fails now (law 8)
             rows = self._probe.first(batch)
             self._explain(pl_module, rows, gallery(len(rows.hashes)))
+            given = self._probe.first_given(trainer)
+            if given is not None:
+                self._explain(pl_module, given, gallery(1))
         self._probe.see(batch)
 
     def _learn(self, pl_module: LightningModule, batch: Any) -> None:
@@ -205,7 +206,7 @@ class AttributionMonitor(Monitor):
 
     @override
     def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._probe.take_given(trainer.global_rank, trainer.world_size)
+        self._probe.take_given(trainer)
         rows = self._probe.rows()
         if rows is not None:
             # which candidates stay is known only after the exchange with other ranks
@@ -270,7 +271,9 @@ class AttributionMonitor(Monitor):
         references = self._references
         if "first" not in references.maps and number >= self.reference_after:
             references.maps["first"] = found.maps
-        record.shared |= references.distances(self.method, found.maps, self.measures, self.references, self.seed)
+        # names are fixed from the second validation on, also where a failure left nothing to compare with (law 4)
+        wanted = [name for name in self.references if name in references.maps or (name == "previous" and number > 1)]
+        record.shared |= references.distances(self.method, found.maps, self.measures, wanted, self.seed)
 
     def _add_bars(self, record: Record, found: Gathered, references: References) -> None:
         variables = self._explainer.variables
@@ -294,6 +297,14 @@ class AttributionMonitor(Monitor):
         record.direct[tags.xai(self.method, "colour_scale")] = references.scale
         draw = grid(rows.inputs[shown], references.shown, maps, labels, references.scale)
         record.pictures[tags.attribution(self.method, "maps")] = draw
+
+
+def _fixed_class(target: object) -> int | None:
+    if target == "label":
+        return None
+    if isinstance(target, bool) or not isinstance(target, int) or target < 0:
+        raise ValueError(f"target must be 'label' or the number of a class; got {target!r}")
+    return target
 
 
 def _check_numbers(**numbers: int) -> None:

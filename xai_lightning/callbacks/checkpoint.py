@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
-from xai_lightning import __version__, tags
+from xai_lightning import tags
 from xai_lightning._lightning import (
     LightningModule,
     ModelCheckpoint,
@@ -17,6 +17,7 @@ from xai_lightning._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
+from xai_lightning._version import __version__
 from xai_lightning.callbacks import _decision as decision
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._trainer import log_step, stage_of
@@ -107,6 +108,7 @@ class GatedCheckpoint(ModelCheckpoint):
         )
         self.name, self.utility_floor = name, utility_floor
         self._started: dict[str, Tensor] = {}
+        self._logged: dict[str, Tensor] = {}
         self._decision: dict[str, Any] = {}
         self._looks = 0
         self._opened = 0
@@ -151,7 +153,7 @@ class GatedCheckpoint(ModelCheckpoint):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = dict(trainer.callback_metrics)
+        self._started, self._logged = dict(trainer.callback_metrics), dict(trainer.logged_metrics)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -190,7 +192,7 @@ class GatedCheckpoint(ModelCheckpoint):
             "xai_lightning": __version__,
             "gate": "open" if is_open else "closed",
             "reason": verdict.reason if verdict.open == is_open else "another rank said no",
-            "step": log_step(trainer, self._started),
+            "step": log_step(trainer, self._logged),
             "global_step": trainer.global_step,
             "epoch": trainer.current_epoch,
             "look": self._looks,

@@ -101,7 +101,7 @@ class FairnessMonitor(Monitor):
         self.positive_class, self.n_classes, self.network = positive_class, n_classes, network
         self._how = Outputs.of(outputs, threshold)
         self._batches = Batches(reader, groups, groups_from, undeclared)
-        self._output: NetworkOutput | None = None
+        self._output, self._listens = NetworkOutput(f"network={network!r}"), True
         self._counts: dict[str, Tensor] = {}
         self._total: dict[str, Tensor] = {}
         self._nonfinite, self._classes = 0, 0
@@ -150,13 +150,13 @@ class FairnessMonitor(Monitor):
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         kin = [c for c in callbacks_of(trainer) if isinstance(c, FairnessMonitor) and c.name == self.name]
         self._leads = kin[0] is self
-        self._output = None
         try:
-            self._output = NetworkOutput(resolve_network(pl_module, self.network), f"network={self.network!r}")
+            resolve_network(pl_module, self.network)
         except MisconfigurationException:
             # without an obvious network the step must return predictions; the first batch will tell
             if self.network is not None:
                 raise
+            self._listens = False
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -174,15 +174,15 @@ class FairnessMonitor(Monitor):
 
     @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
-        if self._output is not None:
-            self._output.listen(self._hooks, self._batches.sample(batch).inputs)
+        if self._listens:
+            network = resolve_network(pl_module, self.network)
+            self._output.listen(self._hooks, network, self._batches.sample(batch).inputs)
 
     @override
     def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
         reading = self._batches.read(batch)
         n = len(reading.sample)
-        catcher = self._output or NetworkOutput(pl_module, "the network")
-        found = catcher.take(outputs, n)
+        found = self._output.take(outputs, n)
         if not self._proved:
             check_space(found, self._how.space)
         decision = decide(found, self._how, n_classes=self.n_classes)

@@ -138,7 +138,7 @@ class Vocabulary:
         return UNKNOWN
 
     def _unexpected(self, value: object) -> ValueError:
-        known = list(self.names) if self.positional else dict(self.codes)
+        known = list(self.names) if self.positional else {code: self.names[i] for code, i in self.codes.items()}
         return ValueError(
             f"attribute {self.attribute!r}: undeclared group value {value!r}; declared are {known}. Declare it, or "
             "pass undeclared='unknown' to count such values apart."
@@ -164,6 +164,8 @@ def vocabularies(
     """
     if undeclared not in ("error", "unknown"):
         raise ValueError(f"undeclared must be 'error' or 'unknown'; got {undeclared!r}")
+    if len({tags.part(attribute) for attribute in groups}) < len(groups):
+        raise ValueError(f"attributes must be distinct, also with '/' read as '_'; got {list(groups)}")
     return {attribute: _vocabulary(attribute, declared, undeclared) for attribute, declared in groups.items()}
 
 

@@ -1,5 +1,6 @@
 """Attributions: how much each input variable moved the explained scalar of a sample. Only here is captum used."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -132,7 +133,13 @@ def _captum(
         warnings.filterwarnings(
             "ignore", message=r"(?s).*Setting forward, backward hooks and attributes", category=UserWarning
         )
-        found: Tensor = spec.make(explained).attribute(inputs, **given)
+        try:
+            found: Tensor = spec.make(explained).attribute(inputs, **given)
+        except ValueError:
+            # scikit-learn refuses to fit what is not finite; such a map is undefined
+            if not explained.nonfinite:
+                raise
+            found = torch.full_like(inputs, math.nan)
     found = found.detach()
     if spec.masked:
         found = found / variables.sizes.to(found.device)[variables.mask.to(found.device)]

@@ -122,6 +122,7 @@ class Explained(nn.Module):
         self.network, self.task, self.kind = network, task, kind
         self.probabilities, self.names = probabilities, names
         self.rows = 0
+        self.nonfinite = False
 
     def forward(self, inputs: Tensor, targets: Tensor, *extras: Any) -> Tensor:
         """The scalar ``[N]`` of each sample."""
@@ -131,5 +132,9 @@ class Explained(nn.Module):
             single = _single(outputs)
             if single is None:
                 raise ValueError(f"regression needs one output per sample; got {list(outputs.shape)}")
-            return single
-        return KINDS[self.kind](log_odds(outputs) if self.probabilities else outputs, targets)
+            return self._noted(single)
+        return self._noted(KINDS[self.kind](log_odds(outputs) if self.probabilities else outputs, targets))
+
+    def _noted(self, scalars: Tensor) -> Tensor:
+        self.nonfinite |= not bool(scalars.isfinite().all())
+        return scalars

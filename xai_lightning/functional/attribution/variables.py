@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xai_lightning import tags
 from xai_lightning.functional.tables import choose
 
 MAX_NAMED = 64
@@ -75,7 +76,10 @@ def table_variables(columns: int, features: Mapping[str, Where] | None = None) -
         mask[places] = number
     loose = (mask < 0).nonzero().flatten()
     mask[loose] = len(features) + torch.arange(len(loose))
-    return Variables((*features, *(f"column_{i}" for i in loose.tolist())), mask[None])
+    names = (*features, *(f"column_{i}" for i in loose.tolist()))
+    if len({tags.part(name) for name in names}) < len(names):
+        raise ValueError(f"features: names must be distinct, also with '/' read as '_'; got {list(names)}")
+    return Variables(names, mask[None])
 
 
 def _places(name: str, where: Where, columns: int) -> list[int]:

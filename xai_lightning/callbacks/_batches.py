@@ -85,6 +85,9 @@ class NetworkOutput:
         self._input: Tensor | None = None
         self._output: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_input": None, "_output": None}
+
     def listen(self, hooks: Hooks, network: nn.Module, inputs: Tensor) -> None:
         """Listen during the coming step, for calls of ``network`` on ``inputs``."""
         self._input, self._output = inputs, None

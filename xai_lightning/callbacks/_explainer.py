@@ -45,8 +45,10 @@ def resolve_method(method: str | Custom, options: Mapping[str, Any]) -> str | Cu
     Raises:
         ValueError: on an unknown name or option, or a path that leads to nothing callable.
     """
-    if not isinstance(method, str):
+    if callable(method):
         return method
+    if not isinstance(method, str):
+        raise TypeError(f"method must be a name or a callable; got {method!r}")
     module, dot, name = method.rpartition(".")
     if not dot:
         check_method(method, options)
@@ -92,6 +94,7 @@ class Explainer:
         self.blocks = attribution.grid_variables((1,))
         self.n_classes = 0
         self.pictured = False
+        self.shape: tuple[int, ...] = ()
         self._names: tuple[str, ...] = ()
 
     def learn(self, pl_module: LightningModule, network: nn.Module, sample: Sample) -> None:
@@ -110,9 +113,10 @@ class Explainer:
         self._names = tuple(_known_extras(network, sample))
         self._learn_variables(inputs)
         extras = [sample.extras[name][:REHEARSED] for name in self._names]
+        self.shape = tuple(inputs.shape[1:])
+        named = {name: extra.clone() for name, extra in zip(self._names, extras, strict=True)}
         with self._explaining(pl_module), torch.no_grad():
-            named = {name: extra.clone() for name, extra in zip(self._names, extras, strict=True)}
-            outputs = attribution.output_tensor(network(inputs.detach().clone(), **named))
+            outputs = _called(network, inputs.detach().clone(), named)
         if self.task == "classification":
             check_space(outputs, self.outputs.space)
             self.n_classes = 2 if outputs.ndim == 1 or outputs.shape[1] == 1 else int(outputs.shape[1])
@@ -224,6 +228,18 @@ class Explainer:
                 f"baseline must have the shape of one input, {list(inputs.shape[1:])}; got {list(self.baseline.shape)}"
             )
         return baseline
+
+
+def _called(network: nn.Module, inputs: Tensor, named: Mapping[str, Tensor]) -> Tensor:
+    try:
+        output = network(inputs, **named)
+    except Exception as error:
+        given = ", ".join(["the input", *named])
+        raise ValueError(
+            f"{type(network).__name__} cannot be called with {given} alone ({error!r}); name the module that can with "
+            "network=..., or say what the input is with reader=..."
+        ) from error
+    return attribution.output_tensor(output)
 
 
 def _known_extras(network: nn.Module, sample: Sample) -> list[str]:

@@ -42,10 +42,17 @@ FUSED = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttentio
 
 
 class Layer(NamedTuple):
-    """A watched module: name, type, whether units stand in the last dimension of its output, whether it rectifies."""
+    """A watched module: its name, and what it is.
+
+    Args:
+        name: its name; modules may be made anew, so it is looked up when a hook is added (trap 97).
+        non_linear: it is a non-linearity.
+        units_last: the last dimension of its output holds the units, else the second.
+        rectified: its output is zero wherever its input is not positive.
+    """
 
     name: str
-    kind: type[nn.Module]
+    non_linear: bool
     units_last: bool
     rectified: bool
 
@@ -71,7 +78,7 @@ def find_layers(pl_module: LightningModule, patterns: Sequence[str] | None, most
         return _matching(layers, patterns)
     fused = tuple(f"{name}." for name, module in pl_module.named_modules() if isinstance(module, FUSED))
     layers = [layer for layer in layers if not layer.name.startswith(fused)]
-    found = [layer for layer in layers if issubclass(layer.kind, NON_LINEAR)]
+    found = [layer for layer in layers if layer.non_linear]
     if not found:
         found = [layer for layer in layers if _is_weighted_leaf(pl_module.get_submodule(layer.name))]
         rank_zero_info("ActivationMonitor: no non-linearity is a module; it watches the layers with weights instead")
@@ -101,7 +108,7 @@ def _all(pl_module: LightningModule) -> list[Layer]:
         if _is_weighted_leaf(module):
             units_last = not isinstance(module, CHANNELS_FIRST)
         if name:
-            layers.append(Layer(name, type(module), units_last, isinstance(module, RECTIFIED)))
+            layers.append(Layer(name, isinstance(module, NON_LINEAR), units_last, isinstance(module, RECTIFIED)))
     return layers
 
 

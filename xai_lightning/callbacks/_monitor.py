@@ -60,6 +60,10 @@ class Monitor(EvaluationHooks):
         sinks: Sequence[Sink],
     ) -> None:
         super().__init__()
+        given: Sequence[object] = sinks
+        strangers = [sink for sink in given if not isinstance(sink, Sink)]
+        if strangers:
+            raise TypeError(f"sinks need the methods scalars, picture, histogram and flush; got {strangers[0]!r}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error must be 'warn' or 'raise'; got {on_error!r}")
         if dataloader_idx < 0:
@@ -76,7 +80,8 @@ class Monitor(EvaluationHooks):
         self._named = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_look": None}
+        # Lightning hands each callback the module's own log, and with it the module (trap 56)
+        return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {"_look": None}
 
     # --- what a subclass fills in
 
@@ -133,6 +138,8 @@ class Monitor(EvaluationHooks):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         version = state_dict.get("version")
+        if not state_dict:
+            return
         if version != STATE_VERSION:
             warnings.warn(
                 f"{type(self).__name__}: ignored a state of version {version!r}; this release reads {STATE_VERSION}",

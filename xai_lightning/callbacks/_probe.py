@@ -41,6 +41,9 @@ class Probe:
         self._kept: Rows | None = None
         self._spread = torch.zeros(3, dtype=torch.float64)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_candidates": None, "_kept": None}
+
     @property
     def drawing(self) -> bool:
         """Whether this evaluation draws a probe, rather than using the one that is kept."""
@@ -86,7 +89,12 @@ class Probe:
         """The first sample that was given, with every target of its batch checked; None if none was given."""
         with isolated():
             batch = next(iter(self._given_batches(trainer)), None)
-        return None if batch is None else self.first(batch)
+        if batch is None:
+            return None
+        shape, expected = list(self.batches.sample(batch).inputs.shape[1:]), list(self._explainer.shape)
+        if shape != expected:
+            raise ValueError(f"samples of probe=... must have the shape of the loader's, {expected}; got {shape}")
+        return self.first(batch)
 
     def take_given(self, trainer: Trainer) -> None:
         """Take this rank's share of the samples that were given, if any were."""

@@ -128,6 +128,9 @@ class Positions:
         self._seen = 0
         self._order: Tensor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_sampler": None}
+
     @property
     def pads(self) -> bool:
         """Whether the loader may yield samples twice."""

@@ -116,7 +116,8 @@ class AttributionMonitor(Monitor):
             autocast=autocast,
         )
         self.method = self._explainer.label
-        identity = {"method": self.method, "options": options, "target": target, "baseline": baseline, "seed": seed}
+        identity: dict[str, object] = {"method": self.method, "options": options, "target": target, "seed": seed}
+        identity |= {"baseline": baseline, "network": network}
         common: Any = {"name": name, "dataloader_idx": dataloader_idx, "on_error": on_error, "sinks": sinks}
         super().__init__(self.method, identity, **common)
         _check_numbers(probe_size=probe_size, reference_after=reference_after, every_n_validations=every_n_validations)
@@ -158,6 +159,9 @@ class AttributionMonitor(Monitor):
         self._scale = float(state["target_scale"])
 
     # --- one validation
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_explained": None}
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:

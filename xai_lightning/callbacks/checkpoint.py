@@ -115,6 +115,10 @@ class GatedCheckpoint(ModelCheckpoint):
         self._closest: dict[str, Any] = {}
         self._names_checked = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Lightning hands each callback the module's own log, and with it the module (trap 56)
+        return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
+
     @property
     @override
     def state_key(self) -> str:

@@ -88,6 +88,7 @@ class FairnessMonitor(Monitor):
         sinks: Sequence[Sink] = (),
     ) -> None:
         identity = {"groups": groups, "metrics": metrics, "outputs": outputs, "positive_class": positive_class}
+        identity["network"] = network
         super().__init__("fairness", identity, name=name, dataloader_idx=dataloader_idx, on_error=on_error, sinks=sinks)
         if not groups:
             raise ValueError(

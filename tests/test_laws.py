@@ -1164,6 +1164,24 @@ class Recurrent(Traced):
         return super().forward(self.rnn(x[:, None])[0][:, 0])
 
 
+def test_explanations_are_made_in_evaluation_mode_whatever_a_module_says(tmp_path):
+    """Trap 29: this one answers ``eval()`` with training mode."""
+    seen = SeenBy()
+
+    class Spy(Traced):
+        def __init__(self):
+            super().__init__()
+            self.drop = AlwaysDropsOut(0.3)
+
+        def forward(self, x):
+            if not self.training or not self.notes.stepping:
+                seen.add((self.notes.stepping, self.drop.training))
+            return super().forward(x)
+
+    fit(Spy(), [explainer()], tmp_path)
+    assert seen.values == {(True, True), (False, False)}
+
+
 def test_cudnn_is_off_while_a_recurrent_net_is_explained(tmp_path):
     """Trap 21: its kernels have no backward in evaluation mode; elsewhere it stays on."""
     seen = SeenBy()

@@ -22,8 +22,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 WATCHED = (
-    "fairness/sex/demographic_parity_difference/(value|bound)|gate/open|utility/balanced_accuracy/bound|^attribution"
-    "|^drift/.*/cosine/first/mean|^activation_max/dead_share|^activation/network.1/histogram"
+    "^fairness/sex/demographic_parity_difference/(value|bound)|^gate/open|^attribution/.*share|^drift/.*/cosine/first/mean"
+    "|^utility/balanced_accuracy/bound"
 )
 VIEWS = {
     "tensorboard": f"?smoothing=0&tagFilter={quote(WATCHED)}#timeseries",
@@ -73,7 +73,7 @@ def missing_browser() -> str:
 
 
 @contextlib.contextmanager
-def browser(width: int = 1500, height: int = 1050) -> Iterator[webdriver.Chrome]:
+def browser(width: int = 1500, height: int = 1140) -> Iterator[webdriver.Chrome]:
     """A headless Chromium with a profile of its own."""
     with tempfile.TemporaryDirectory() as profile:
         options = Options()

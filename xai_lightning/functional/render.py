@@ -77,7 +77,7 @@ def bar_chart(
         _draw_bars(axes, bars)
         _label_bars(axes, bars)
         _legend(figure, bars)
-        axes.set_title(title + note, fontsize=10, color=_INK, loc="left", parse_math=False)
+        axes.set_title(title + note, fontsize=12, color=_INK, loc="left", parse_math=False)
         return _pixels(figure)
 
 
@@ -179,14 +179,14 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
     colours = np.array([_HIGHLIGHTED if bar.highlighted else _PLAIN for bar in bars])
     known, compared = np.isfinite(now), np.isfinite(before)
     axes.barh(rows[known], now[known], height=0.6, color=colours[known])
-    axes.barh(rows[compared], before[compared], height=0.84, facecolor="none", edgecolor=_INK, linewidth=0.8)
+    axes.barh(rows[compared], before[compared], height=0.84, facecolor="none", edgecolor=_INK, linewidth=1.8)
     ends = np.concatenate([[0.0], now[known], before[compared]])
     limit = _rounded_up(1.2 * float(np.abs(ends).max()))
     axes.set(xlim=(-limit if ends.min() < 0 else 0.0, limit), ylim=(len(bars) - 0.4, -0.6), axisbelow=True)
 
 
 def _label_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
-    size = 10 if len(bars) <= 24 else 7.5
+    size = 12 if len(bars) <= 24 else 7.5
     axes.set_yticks(range(len(bars)), labels=[bar.name for bar in bars], fontsize=size, color=_INK, parse_math=False)
     for row, bar in enumerate(bars):
         end = max(0.0 if math.isnan(x) else x for x in (bar.value, bar.reference, 0.0))
@@ -194,7 +194,7 @@ def _label_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
         place = axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", size=size - 1)
         place.set(color=_FAINT, in_layout=False)
     axes.locator_params(axis="x", nbins=6)
-    axes.tick_params(axis="x", labelsize=8, labelcolor=_FAINT, length=0)
+    axes.tick_params(axis="x", labelsize=10, labelcolor=_FAINT, length=0)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -205,9 +205,9 @@ def _legend(figure: Figure, bars: Sequence[_Bar]) -> None:
     if any(bar.highlighted for bar in bars):
         kinds.append(Patch(color=_HIGHLIGHTED, label="now, sensitive"))
     if not all(math.isnan(bar.reference) for bar in bars):
-        kinds.append(Patch(facecolor="none", edgecolor=_INK, linewidth=0.8, label="reference"))
+        kinds.append(Patch(facecolor="none", edgecolor=_INK, linewidth=1.8, label="reference"))
     if len(kinds) > 1:
-        figure.legend(handles=kinds, loc="outside lower right", ncols=3, fontsize=8.5, frameon=False)
+        figure.legend(handles=kinds, loc="outside lower right", ncols=3, fontsize=10.5, frameon=False)
 
 
 def _rounded_up(value: float) -> float:

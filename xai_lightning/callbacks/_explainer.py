@@ -2,8 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -184,7 +184,8 @@ class Explainer:
             inputs = rows.inputs.to(device).clone()
             targets = rows.targets.to(device).clone()
             extras = [extra.to(device).clone() for extra in rows.extras]
-            found, error = self._attribute(explained, inputs, targets, extras, rows.hashes)
+            with _hint_at_inference_mode(network):
+                found, error = self._attribute(explained, inputs, targets, extras, rows.hashes)
         forward = explained.rows
         canonical = attribution.per_variable(found, self.variables) if self.variables else found
         pictures = found.cpu()[shown].sum(dim=1).float() if found.ndim == 4 else torch.empty(0)
@@ -228,6 +229,20 @@ class Explainer:
                 f"baseline must have the shape of one input, {list(inputs.shape[1:])}; got {list(self.baseline.shape)}"
             )
         return baseline
+
+
+@contextmanager
+def _hint_at_inference_mode(network: nn.Module) -> Iterator[None]:
+    """Say what to do where the network cached tensors in inference mode (trap 2)."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Inference tensors cannot be saved" not in str(error):
+            raise
+        raise RuntimeError(
+            f"the network {type(network).__name__} keeps tensors that it made in inference mode (a cached table, say), "
+            "so nothing can be differentiated through it; use Trainer(inference_mode=False)"
+        ) from error
 
 
 def _called(network: nn.Module, inputs: Tensor, named: Mapping[str, Tensor]) -> Tensor:

@@ -18,8 +18,8 @@ from xai_lightning._lightning import (
     check_trainer,
     rank_zero_info,
 )
-from xai_lightning.callbacks._evaluation import EvaluationHooks
 from xai_lightning.callbacks._guard import Hooks
+from xai_lightning.callbacks._observer import Observer
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
 from xai_lightning.callbacks._trainer import (
@@ -34,7 +34,7 @@ from xai_lightning.callbacks._trainer import (
 from xai_lightning.sinks import Sink, logger_sinks
 
 
-class Monitor(EvaluationHooks):
+class Monitor(Observer):
     """Observes evaluations: reads batches, concludes at the end, logs, and never harms the training.
 
     Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is
@@ -83,46 +83,6 @@ class Monitor(EvaluationHooks):
         # Lightning hands each callback the module's own log, and with it the module (trap 56)
         return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {"_look": None}
 
-    # --- what a subclass fills in
-
-    def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the settings against the trainer and the module, in ``setup``."""
-
-    def _open(self, trainer: Trainer, look: Look) -> None:
-        """Begin an evaluation: forget what the last one accumulated."""
-
-    def _before(self, pl_module: LightningModule, batch: Any) -> None:
-        """Before the user's step: add hooks."""
-
-    def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
-        """After the user's step, hooks gone: add up."""
-
-    def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After the last batch, inside the validation loop: local work."""
-
-    def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        """Exchange with the other ranks: fixed shapes, never inside a ``try`` (trap 45)."""
-
-    def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
-        """The record from what was gathered; equal on all ranks."""
-        return Record()
-
-    def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
-        """Names that go through ``self.log``, and names that go to the loggers directly, as far as known by now."""
-        return [], []
-
-    def evidence(self) -> dict[str, Any]:
-        """What a gate stamps into a checkpoint beside its verdict; plain types only."""
-        return {}
-
-    def _save(self) -> dict[str, Any]:
-        return {}
-
-    def _load(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of `_save`."""
-
-    # --- the frame
-
     @property
     @override
     def state_key(self) -> str:
@@ -154,26 +114,22 @@ class Monitor(EvaluationHooks):
         check_trainer(trainer)
         self._ready = True
         others = [other for other in callbacks_of(trainer) if isinstance(other, Monitor) and other is not self]
-        self._refuse_twins(others)
-        self._set_up(trainer, pl_module)
-        self._refuse_equal_names([other for other in others if other._ready])
-
-    def _full_names(self) -> set[str]:
-        return {tags.within(self.name, name) for names in self.logged_names() for name in names}
-
-    def _refuse_twins(self, others: Sequence["Monitor"]) -> None:
-        if any(type(other) is type(self) and other._identity == self._identity for other in others):
+        twins = [other for other in others if type(other) is type(self) and other._identity == self._identity]
+        if twins:
             raise MisconfigurationException(
                 f"two {type(self).__name__} with equal settings {self._identity}; remove one, or change a setting"
             )
-
-    def _refuse_equal_names(self, others: Sequence["Monitor"]) -> None:
-        clash = sorted(self._full_names() & {name for other in others for name in other._full_names()})
+        self._set_up(trainer, pl_module)
+        clash = sorted(self.full_names() & {name for other in others if other._ready for name in other.full_names()})
         if clash:
             raise MisconfigurationException(
                 f"{type(self).__name__} and another monitor would both log {clash[0]!r}; give one of them a name=..., "
                 "which becomes the prefix of all it logs"
             )
+
+    def full_names(self) -> set[str]:
+        """All names that it logs within ``fit``, with its own prefix."""
+        return {tags.within(self.name, name) for names in self.logged_names() for name in names}
 
     def _start(self, trainer: Trainer) -> None:
         stage = stage_of(trainer)

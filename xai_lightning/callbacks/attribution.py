@@ -18,6 +18,7 @@ from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
+from xai_lightning.callbacks._settings import check_counts, fixed_class
 from xai_lightning.callbacks._trainer import Stage, loader_of, resolve_network, summed
 from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import Custom, Task
@@ -120,13 +121,13 @@ class AttributionMonitor(Monitor):
         identity |= {"baseline": baseline, "network": network}
         common: Any = {"name": name, "dataloader_idx": dataloader_idx, "on_error": on_error, "sinks": sinks}
         super().__init__(self.method, identity, **common)
-        _check_numbers(probe_size=probe_size, reference_after=reference_after, every_n_validations=every_n_validations)
+        check_counts(probe_size=probe_size, reference_after=reference_after, every_n_validations=every_n_validations)
         self.measures = [choose("measure", measure, drift.MEASURES) for measure in measures]
         self.references = [choose("reference", reference, REFERENCES) for reference in references]
         self.sensitive = [choose("feature", s, features) if features else s for s in sensitive]
         self.network, self.reference_after, self.seed = network, reference_after, seed
         self.every_n_validations = every_n_validations
-        batches, fixed = Batches(reader, groups or {}, groups_from, "unknown"), _fixed_class(target)
+        batches, fixed = Batches(reader, groups or {}, groups_from, "unknown"), fixed_class(target)
         self._probe = Probe(batches, self._explainer, size=probe_size, given=probe, target=fixed, seed=seed)
         self._explained: tuple[Rows, Explanation] | None = None
         self._references, self._scale, self._learned = References(), 1.0, False
@@ -221,16 +222,7 @@ class AttributionMonitor(Monitor):
             )
 
     def _explain(self, pl_module: LightningModule, rows: Rows, shown: Tensor) -> Explanation:
-        network = resolve_network(pl_module, self.network)
-        try:
-            return self._explainer.explain(pl_module, network, rows, shown)
-        except RuntimeError as error:
-            if "Inference tensors cannot be saved" not in str(error):
-                raise
-            raise RuntimeError(
-                f"the network {type(network).__name__} keeps tensors that it made in inference mode (a cached table, "
-                "say), so nothing can be differentiated through it; use Trainer(inference_mode=False)"
-            ) from error
+        return self._explainer.explain(pl_module, resolve_network(pl_module, self.network), rows, shown)
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
@@ -301,17 +293,3 @@ class AttributionMonitor(Monitor):
         record.direct[tags.xai(self.method, "colour_scale")] = references.scale
         draw = grid(rows.inputs[shown], references.shown, maps, labels, references.scale)
         record.pictures[tags.attribution(self.method, "maps")] = draw
-
-
-def _fixed_class(target: object) -> int | None:
-    if target == "label":
-        return None
-    if isinstance(target, bool) or not isinstance(target, int) or target < 0:
-        raise ValueError(f"target must be 'label' or the number of a class; got {target!r}")
-    return target
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")

@@ -1,0 +1,49 @@
+"""What each monitor fills in of the life that all share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xai_lightning._lightning import LightningModule, Trainer
+from xai_lightning.callbacks._evaluation import EvaluationHooks
+from xai_lightning.callbacks._record import Look, Record
+from xai_lightning.callbacks._trainer import Stage
+
+
+class Observer(EvaluationHooks):
+    """Does nothing at each moment of an evaluation, in the order of the methods below."""
+
+    def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the settings against the trainer and the module, in ``setup``."""
+
+    def _open(self, trainer: Trainer, look: Look) -> None:
+        """Begin an evaluation: forget what the last one accumulated."""
+
+    def _before(self, pl_module: LightningModule, batch: Any) -> None:
+        """Before the user's step: add hooks."""
+
+    def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+        """After the user's step, hooks gone: add up."""
+
+    def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last batch, inside the validation loop: local work."""
+
+    def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """Exchange with the other ranks: fixed shapes, never inside a ``try`` (trap 45)."""
+
+    def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
+        """The record from what was gathered; equal on all ranks."""
+        return Record()
+
+    def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
+        """Names that go through ``self.log``, and names that go to the loggers directly, as far as known by now."""
+        return [], []
+
+    def evidence(self) -> dict[str, Any]:
+        """What a gate stamps into a checkpoint beside its verdict; plain types only."""
+        return {}
+
+    def _save(self) -> dict[str, Any]:
+        return {}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of `_save`."""

@@ -23,7 +23,7 @@ demo: $(stamp)
 	$(python) examples/adult_income.py
 
 test: lint types
-	$(python) -m pytest -m "not (slow or browser or distributed)"
+	OMP_NUM_THREADS=1 $(python) -m pytest -n auto -m "not (slow or browser or distributed)"
 
 # Images are thinned out to ten per tag unless TensorBoard is told otherwise.
 tensorboard: $(stamp)

@@ -8,6 +8,7 @@ from xai_lightning import tags
 from xai_lightning._lightning import MisconfigurationException, Trainer
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._trainer import callbacks_of
+from xai_lightning.functional.fairness import METRICS
 from xai_lightning.functional.gate import Limit
 from xai_lightning.functional.tables import choose
 
@@ -35,6 +36,23 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
         raise MisconfigurationException(
             f"GatedCheckpoint hashes each file once it is written; {plugin} writes it later. Use another plugin."
         )
+
+
+def check_directions(limits: Sequence[Limit]) -> None:
+    """Refuse a fairness limit on the wrong side, which would keep the least fair model (trap 86).
+
+    Raises:
+        ValueError: if a metric of which high values are good has an ``at_most``, or the reverse.
+    """
+    for limit in limits:
+        parts = limit.name.split("/")
+        metric = METRICS.get(parts[-2]) if len(parts) > 3 and "fairness" in parts[:-3] else None
+        right = "at_most" if metric is None or metric.best == "low" else "at_least"
+        if metric is not None and limit.kind != right:
+            raise ValueError(
+                f"{limit.kind}[{limit.name!r}]: {metric.best} values of {parts[-2]} are good (ideal {metric.ideal:g}), "
+                f"so its limit belongs into {right}; got {limit.threshold:g}"
+            )
 
 
 def refuse(**options: object) -> None:

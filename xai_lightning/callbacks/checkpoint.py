@@ -60,7 +60,7 @@ class GatedCheckpoint(ModelCheckpoint):
         save_weights_only: refused; Lightning then calls no callback, so there would be no evidence.
 
     Raises:
-        ValueError: without limits, on a limit that is not finite, and on what is refused.
+        ValueError: without limits, on a limit that is not finite or on the wrong side of a metric, on what is refused.
         MisconfigurationException: in ``setup`` without a validation, after the sanity check (else after the first
             validation) if nobody logs a limit's name.
 
@@ -89,6 +89,7 @@ class GatedCheckpoint(ModelCheckpoint):
         save_weights_only: bool = False,
     ) -> None:
         self.limits = gate.limits(at_most, at_least)
+        decision.check_directions(self.limits)
         decision.refuse(
             every_n_train_steps=every_n_train_steps,
             train_time_interval=train_time_interval,
@@ -203,7 +204,7 @@ class GatedCheckpoint(ModelCheckpoint):
             "monitor": {"name": self.monitor, "mode": self.mode, "value": shown},
             "checks": evidence.checks(verdict),
             "kept": None,
-            "promise": evidence.promise(self.limits, next((m["delta"] for m in found if "delta" in m), None)),
+            "promise": evidence.promise(self.limits, max((m["delta"] for m in found if "delta" in m), default=None)),
             "monitors": found,
         }
 

@@ -6,6 +6,7 @@ laws follow by number, then the traps that need a whole training, then the contr
 
 import gc
 import io
+import json
 import math
 import pickle
 import random
@@ -392,6 +393,48 @@ class Spectral(Traced):
             nn.utils.parametrizations.spectral_norm(self.net[0])
 
 
+class OwnGenerators(Traced):
+    """Draws from generators of its own, in evaluation mode too."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.of_torch, self.of_numpy = torch.Generator().manual_seed(1), np.random.default_rng(1)
+        self.of_python = random.Random(1)
+
+    def forward(self, x):
+        scale = 1 + 0.1 * self.of_numpy.random() + 0.1 * self.of_python.random()
+        return super().forward(x * scale + 0.1 * torch.randn(x.shape, generator=self.of_torch))
+
+    def diary(self):
+        return self.of_numpy.random(), self.of_python.random(), bits(self.of_torch.get_state())
+
+
+class ReadOnly(dict):
+    """A configuration that cannot be changed, as some libraries keep on their modules."""
+
+    def refuse(self, *args, **more):
+        raise TypeError("read-only")
+
+    __setitem__ = __delitem__ = update = clear = pop = popitem = setdefault = refuse
+
+
+class Configured(Traced):
+    """Keeps a configuration that refuses to be written, and a layer that was never initialised."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.config, self.unused = ReadOnly(width=8, names=["a", "b"]), nn.LazyLinear(3)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net.parameters(), lr=self.lr)
+
+    def named_parameters(self, *args, **more):
+        return ((name, p) for name, p in super().named_parameters(*args, **more) if "unused" not in name)
+
+    def diary(self):
+        return dict(self.config)
+
+
 class FrozenNorm(Traced):
     """Trains with its BatchNorm in evaluation mode, and its first layer without gradients."""
 
@@ -403,7 +446,19 @@ class FrozenNorm(Traced):
         return super().training_step(batch, batch_idx)
 
 
-ODD = [LogsInForward, HandsOutItsLog, Appends, AppendsDeeper, Counts, Measures, MonteCarlo, Spectral, FrozenNorm]
+ODD = [
+    LogsInForward,
+    HandsOutItsLog,
+    Appends,
+    AppendsDeeper,
+    Counts,
+    Measures,
+    MonteCarlo,
+    OwnGenerators,
+    Configured,
+    Spectral,
+    FrozenNorm,
+]
 
 
 @pytest.mark.parametrize("model", ODD, ids=lambda model: model.__name__)
@@ -415,6 +470,30 @@ def test_models_that_misbehave_in_forward_notice_nothing(model, tmp_path):
         watched = traced(lambda made=made: made.append(model()) or made[0], callbacks, tmp_path / str(i))
         diary = made[0].diary() if hasattr(made[0], "diary") else None
         found.append({**watched, "diary": diary})
+    assert differences(found[1], found[0]) == []
+
+
+class Words(Classifier):
+    """An embedding whose gradients are sparse, and are there while a validation runs."""
+
+    def __init__(self):
+        super().__init__(net=lambda: nn.Sequential(nn.Embedding(9, 3, sparse=True), nn.Flatten(), nn.Linear(18, 2)))
+
+    def forward(self, x):
+        return super().forward((2 * x.abs()).long().clamp(max=8))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_sparse_gradients_survive_a_validation_in_mid_accumulation(tmp_path):
+    """Trap 35: they have no storage that could be compared."""
+    found = []
+    for method in (None, "feature_ablation"):
+        model = Words()
+        watching = [explainer(method), *build("FairnessMonitor")] if method else []
+        fit(model, watching, tmp_path / str(method), train=loader(rows(), batch_size=8), **ACCUMULATE)
+        found.append(bits(dict(model.named_parameters())))
     assert differences(found[1], found[0]) == []
 
 
@@ -499,6 +578,18 @@ def test_one_event_file_holds_scalars_pictures_and_histograms_under_distinct_pat
     assert all(kinds)
     assert tags.prefixes(tag for names in kinds for tag in names) == []
     assert len(list(tmp_path.rglob("events*"))) == 1
+
+
+def test_pictures_and_histograms_are_on_disk_when_the_validation_ends(tmp_path):
+    """Trap 69: a crash of the next epoch loses nothing of this one; scalars are flushed by Lightning's logger."""
+    seen = []
+
+    class Reads(Classifier):
+        def on_validation_end(self):
+            seen.append([events(tmp_path).Tags()[kind] for kind in ("images", "histograms")])
+
+    recorded([explainer(), xai_lightning.ActivationMonitor()], tmp_path, Reads(), max_epochs=1)
+    assert seen == [[["attribution/integrated_gradients/importance"], ["activation/net.2/histogram"]]]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, method: str, when: Callable[[int], bool]) -> list[Boom]:
@@ -654,13 +745,21 @@ def drifts(records: list[tuple[int, str, float]]) -> dict[str, float]:
     return {f"{name} at {step}": value for step, name, value in records if name.startswith("drift/")}
 
 
+class Draws(Classifier):
+    """Its training draws from every global generator."""
+
+    def training_step(self, batch, batch_idx):
+        scale = 1 + random.random() + np.random.rand() + torch.rand(())
+        return super().training_step(batch, batch_idx) * float(scale)
+
+
 def plain_net() -> nn.Module:
     """No BatchNorm, whose statistics move even where no weight does."""
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
 
 
 def coin(forward: Any, inputs: Tensor, baselines: Tensor) -> Tensor:
-    """A user's own method, which draws from every global generator."""
+    """A user's own method, which draws from every global generator, as the training does."""
     noise = torch.rand_like(inputs) + float(np.random.rand()) + random.random()
     return (inputs - baselines) * noise * forward(inputs)
 
@@ -672,7 +771,7 @@ def test_an_unchanged_model_does_not_drift_at_all(method, tmp_path):
     sink = xai_lightning.MemorySink()
     monitor = xai_lightning.AttributionMonitor(method, probe_size=8, sinks=[sink])
     val = loader(rows(24, seed=1), shuffle=True, batch_size=5)
-    fit(Classifier(net=plain_net, lr=0.0), [monitor], tmp_path, val=val, max_epochs=3)
+    fit(Draws(net=plain_net, lr=0.0), [monitor], tmp_path, val=val, max_epochs=3)
     found = drifts(sink.records)
     assert len(found) > 20
     assert set(found.values()) == {0.0}
@@ -772,6 +871,21 @@ def test_nothing_grows_from_the_third_validation_to_the_thirtieth(shape, tmp_pat
     assert grown == {}
 
 
+def test_nothing_grows_from_batch_to_batch_of_one_validation(tmp_path):
+    """Trap 92: once the probe has its candidates, which are a few per stratum."""
+
+    class PerBatch(Census):
+        def on_validation_batch_end(self, outputs, batch, batch_idx):
+            if batch_idx in (30, 58):
+                found = self.census()
+                self.tallies.found[batch_idx] = {key: found[key] for key in ("tensors", "bytes", "handles", "hooks")}
+
+    model = PerBatch()
+    callbacks = [explainer(probe_size=8), *(c for n in MONITORS if n != "AttributionMonitor" for c in build(n))]
+    fit(model, callbacks, tmp_path, val=loader(rows(240, seed=1), batch_size=4), max_epochs=1)
+    assert model.tallies.found[58] == model.tallies.found[30]
+
+
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "lime"])
 def test_the_forward_passes_that_are_logged_are_those_that_were_made(method, tmp_path):
     """Cost is known and logged, in rows that go through the network."""
@@ -841,6 +955,19 @@ def test_errors_at_a_later_batch_do_not(name, monkeypatch, tmp_path):
         made = fit(Classifier(), build(name), tmp_path)
     assert made.current_epoch == 2
     assert made.callback_metrics[tags.ERRORS] == 0
+
+
+def test_evidence_of_a_monitor_that_failed_is_not_that_of_an_earlier_validation(monkeypatch, tmp_path):
+    """Law 3: what is stale is not evidence; ``last.ckpt`` must not be stamped with counts of another model."""
+    failing(monkeypatch, "FairnessMonitor", "_conclude", lambda call: call == 2)
+    gate = xai_lightning.GatedCheckpoint(at_least={"val_acc": 0.0})
+    with pytest.warns(UserWarning, match="FairnessMonitor failed"):
+        fit(Classifier(), [*build("FairnessMonitor"), gate], tmp_path, max_epochs=3)
+    stamped = [json.loads(line)["monitors"] for line in gate.audit_path.read_text().splitlines()]
+    counts = [found[0].get("counts_group_actual_predicted") if found else None for found in stamped]
+    assert counts[0]
+    assert not counts[1]
+    assert counts[2]
 
 
 def test_errors_are_counted_over_all_monitors(monkeypatch, tmp_path):
@@ -1291,7 +1418,9 @@ def test_the_sanity_check_logs_nothing_and_keeps_no_state(case, tmp_path):
 def test_repeated_fits_and_validations_count_everything_once(tmp_path):
     """Trap 57: ``setup`` runs at each entry; nothing is registered twice."""
     sink, model = xai_lightning.MemorySink(), Traced()
-    made = trainer(build("all", sinks=[sink]), tmp_path, max_epochs=1)
+    callbacks = build("all", sinks=[sink])
+    callbacks[NAMES.index("FairnessMonitor")].horizon = 2
+    made = trainer(callbacks, tmp_path, max_epochs=1)
     train, val = loader(rows()), loader(rows(seed=1))
     made.fit(model, train, val)
     made.validate(model, val, verbose=False)

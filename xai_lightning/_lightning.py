@@ -25,7 +25,7 @@ HOME = home()
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
-    from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+    from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
     from pytorch_lightning.loggers import Logger, TensorBoardLogger
     from pytorch_lightning.trainer.states import TrainerFn
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -35,6 +35,7 @@ else:
     Callback, LightningModule, Trainer = _pl.Callback, _pl.LightningModule, _pl.Trainer
     _callbacks = importlib.import_module(f"{HOME}.callbacks")
     Checkpoint, ModelCheckpoint = _callbacks.Checkpoint, _callbacks.ModelCheckpoint
+    GradientAccumulationScheduler = _callbacks.GradientAccumulationScheduler
     _loggers = importlib.import_module(f"{HOME}.loggers")
     Logger, TensorBoardLogger = _loggers.Logger, _loggers.TensorBoardLogger
     TrainerFn = importlib.import_module(f"{HOME}.trainer.states").TrainerFn
@@ -46,6 +47,7 @@ __all__ = [
     "HOME",
     "Callback",
     "Checkpoint",
+    "GradientAccumulationScheduler",
     "LightningModule",
     "Logger",
     "MisconfigurationException",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._trainer import Positions
-from xai_lightning.functional.attribution.scalars import output_tensor
+from xai_lightning.functional.attribution.scalars import output_tensor, rows
 from xai_lightning.readers import GroupSource, Reader, Sample, read, step_output, vocabularies
 from xai_lightning.readers.groups import Declared, Vocabulary, group_values
 
@@ -114,7 +114,7 @@ class NetworkOutput:
                 f"{self._label} was not called with the batch's input. Return them from the step, or name the "
                 "network with network=..."
             )
-        tensor = output_tensor(output)
+        tensor = rows(output_tensor(output), n)
         if tensor.ndim == 0 or len(tensor) != n:
             raise ValueError(
                 f"{self._label} returned {tuple(tensor.shape)} for a batch of {n}; expected one row per sample"

@@ -6,6 +6,7 @@ from typing import Any
 
 from xai_lightning import tags
 from xai_lightning._lightning import MisconfigurationException, Trainer
+from xai_lightning.callbacks._evidence import is_fairness
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._trainer import callbacks_of
 from xai_lightning.functional.fairness import METRICS
@@ -46,7 +47,7 @@ def check_directions(limits: Sequence[Limit]) -> None:
     """
     for limit in limits:
         parts = limit.name.split("/")
-        metric = METRICS.get(parts[-2]) if len(parts) > 3 and "fairness" in parts[:-3] else None
+        metric = METRICS.get(parts[-2]) if is_fairness(limit.name) else None
         right = "at_most" if metric is None or metric.best == "low" else "at_least"
         if metric is not None and limit.kind != right:
             raise ValueError(
@@ -102,8 +103,18 @@ def all_limits(
 
 def _fairness_prefixes(limits: Sequence[Limit]) -> list[str]:
     """What stands before ``fairness/`` in the limits' names: the names of monitors, each with a slash, or nothing."""
-    found = [limit.name.partition("fairness/")[0] for limit in limits if "fairness/" in f"/{limit.name}"]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(limit.name.partition("fairness/")[0] for limit in limits if is_fairness(limit.name)))
+
+
+def promised_delta(trainer: Trainer, limits: Sequence[Limit]) -> float | None:
+    """The largest error that a monitor with one of the fairness bounds may spend; None if one bound is nobody's."""
+    deltas = []
+    for limit in limits:
+        if is_fairness(limit.name):
+            owners = [monitor for monitor in monitors(trainer) if limit.name in monitor.full_names()]
+            deltas.append(getattr(owners[0], "delta", None) if owners else None)
+    known = [delta for delta in deltas if delta is not None]
+    return max(known) if known and len(known) == len(deltas) else None
 
 
 def evidence_of(trainer: Trainer) -> list[dict[str, Any]]:

@@ -14,6 +14,12 @@ FORMAT = 1
 CHECKPOINT_KEY = "xai_lightning"
 
 
+def is_fairness(name: str) -> bool:
+    """Whether ``name`` has the form ``[…/]fairness/<attribute>/<metric>/<part>``."""
+    parts = name.split("/")
+    return len(parts) >= 4 and parts[-4] == "fairness"
+
+
 def promise(limits: Sequence[Limit], delta: float | None) -> str:
     """What an open gate says about the model, in words that claim no more than is true.
 
@@ -21,13 +27,13 @@ def promise(limits: Sequence[Limit], delta: float | None) -> str:
         limits: the limits of the gate.
         delta: the error that the fairness bounds of this run share; None if nobody accounts for it.
     """
-    fairness = [limit for limit in limits if "fairness/" in f"/{limit.name}"]
+    fairness = [limit for limit in limits if is_fairness(limit.name)]
     if not fairness:
         return "The logged values of one validation kept the limits: no error probability."
     if delta is None or not all(limit.name.endswith("/bound") for limit in fairness):
         return (
             "The logged values of one validation kept the limits: no error probability, since a fairness limit is on "
-            "something else than a bound."
+            "something else than a bound of a FairnessMonitor."
         )
     return (
         "Each fairness limit was kept by a confidence bound. Over this whole run, the probability that any checkpoint "

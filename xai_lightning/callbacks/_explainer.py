@@ -14,6 +14,7 @@ from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._guard import explaining
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import METHODS, Custom, Explained, Method, Variables, check_method
+from xai_lightning.functional.attribution.scalars import rows
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.readers import Outputs, Sample, check_space, targets_of
 
@@ -170,8 +171,8 @@ class Explainer:
         number = self.blocks.number
         return self.spec.cost(attribution.resolve_options(self.method, self.options, shape, number), number)
 
-    def explain(self, pl_module: LightningModule, network: nn.Module, rows: Rows, shown: Tensor) -> Explanation:
-        """Explain ``rows`` in one guard that leaves no trace, and keep whole maps of those at ``shown``."""
+    def explain(self, pl_module: LightningModule, network: nn.Module, probe: Rows, shown: Tensor) -> Explanation:
+        """Explain ``probe`` in one guard that leaves no trace, and keep whole maps of those at ``shown``."""
         device = pl_module.device
         with self._explaining(pl_module):
             explained = Explained(
@@ -181,17 +182,17 @@ class Explainer:
                 probabilities=self.outputs.space == "probabilities",
                 names=self._names,
             )
-            inputs = rows.inputs.to(device).clone()
-            targets = rows.targets.to(device).clone()
-            extras = [extra.to(device).clone() for extra in rows.extras]
+            inputs = probe.inputs.to(device).clone()
+            targets = probe.targets.to(device).clone()
+            extras = [extra.to(device).clone() for extra in probe.extras]
             with _hint_at_inference_mode(network):
-                found, error = self._attribute(explained, inputs, targets, extras, rows.hashes)
+                found, error = self._attribute(explained, inputs, targets, extras, probe.hashes)
         forward = explained.rows
         canonical = attribution.per_variable(found, self.variables) if self.variables else found
         pictures = found.cpu()[shown].sum(dim=1).float() if found.ndim == 4 else torch.empty(0)
         backward = forward if self.spec and self.spec.gradient else 0
         if self.spec and self.spec.complete:
-            backward = max(0, backward - 2 * len(rows.hashes))
+            backward = max(0, backward - 2 * len(probe.hashes))
         return Explanation(drift.pool(canonical).float().cpu(), pictures, error.cpu(), forward, backward)
 
     def _explaining(self, pl_module: LightningModule) -> AbstractContextManager[None]:
@@ -254,7 +255,7 @@ def _called(network: nn.Module, inputs: Tensor, named: Mapping[str, Tensor]) -> 
             f"{type(network).__name__} cannot be called with {given} alone ({error!r}); name the module that can with "
             "network=..., or say what the input is with reader=..."
         ) from error
-    return attribution.output_tensor(output)
+    return rows(attribution.output_tensor(output), len(inputs))
 
 
 def _known_extras(network: nn.Module, sample: Sample) -> list[str]:

@@ -1,6 +1,6 @@
 """Which modules are watched, and which dimension of their output holds the units."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -103,13 +103,33 @@ def _matching(layers: Sequence[Layer], patterns: Sequence[str]) -> list[Layer]:
 
 
 def _all(pl_module: LightningModule) -> list[Layer]:
-    layers, units_last = [], True
-    for name, module in pl_module.named_modules():
-        if _is_weighted_leaf(module):
-            units_last = not isinstance(module, CHANNELS_FIRST)
+    modules = dict(pl_module.named_modules())
+    weighted = [name for name, module in modules.items() if _is_weighted_leaf(module)]
+    order = {name: place for place, name in enumerate(modules)}
+    layers = []
+    for name, module in modules.items():
         if name:
-            layers.append(Layer(name, isinstance(module, NON_LINEAR), units_last, isinstance(module, RECTIFIED)))
+            near = _nearest(name, weighted, order)
+            units_last = near is None or not isinstance(modules[near], CHANNELS_FIRST)
+            rectified = isinstance(module, RECTIFIED)
+            layers.append(Layer(name, isinstance(module, NON_LINEAR), units_last, rectified))
     return layers
+
+
+def _nearest(name: str, weighted: Sequence[str], order: Mapping[str, int]) -> str | None:
+    """The module with weights whose output ``name`` most likely sees.
+
+    It is the last one before it within the same parent, else the first one after it there (an activation may be made
+    before the layers that it serves), else the last one before it anywhere.
+    """
+    parent = name.rpartition(".")[0]
+    inside = [other for other in weighted if not parent or other.startswith(f"{parent}.")]
+    before = [other for other in inside if order[other] <= order[name]]
+    earlier = [other for other in weighted if order[other] <= order[name]]
+    if before or not inside:
+        found = before or earlier
+        return found[-1] if found else None
+    return inside[0]
 
 
 def _is_weighted_leaf(module: nn.Module) -> bool:

@@ -76,7 +76,7 @@ class Monitor(Observer):
         self._number = 0
         self._failures = 0
         self._proved = False
-        self._ready = False
+        self._ready, self._entry = False, "fit"
         self._named = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,7 +98,8 @@ class Monitor(Observer):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         version = state_dict.get("version")
-        if not state_dict:
+        # Lightning loads callbacks for validate and test too, which would roll back what this run has seen and spent
+        if not state_dict or self._entry != "fit":
             return
         if version != STATE_VERSION:
             warnings.warn(
@@ -106,13 +107,13 @@ class Monitor(Observer):
                 stacklevel=2,
             )
             return
-        self._number = int(state_dict.get("number", 0))
+        self._number = max(self._number, int(state_dict.get("number", 0)))
         self._load(state_dict)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_trainer(trainer)
-        self._ready = True
+        self._ready, self._entry = True, stage
         others = [other for other in callbacks_of(trainer) if isinstance(other, Monitor) and other is not self]
         twins = [other for other in others if type(other) is type(self) and other._identity == self._identity]
         if twins:

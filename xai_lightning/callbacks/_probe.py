@@ -1,6 +1,5 @@
 """The fixed samples that are explained."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Candidates, Rows
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._strata import Strata
+from xai_lightning.functional import activation
 from xai_lightning.functional.rng import isolated
 from xai_lightning.readers import Sample
 
@@ -39,7 +39,7 @@ class Probe:
         self._explainer, self._given, self._target, self._seed = explainer, given, target, seed
         self._candidates: Candidates | None = None
         self._kept: Rows | None = None
-        self._spread = torch.zeros(3, dtype=torch.float64)
+        self._spread = activation.empty(1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_candidates": None, "_kept": None}
@@ -56,14 +56,18 @@ class Probe:
 
     @property
     def spread(self) -> Tensor:
-        """Count, sum and sum of squares ``float64[3]`` of the regression targets seen while drawing."""
-        return self._spread
+        """Packed moments of the regression targets seen while drawing."""
+        return activation.pack(self._spread)
+
+    def forget(self) -> None:
+        """Draw anew at the next validation, which may be of other data."""
+        self._kept = None
 
     def open(self, loader: Any, *, draw: bool, fresh: bool) -> None:
         """Begin an evaluation of ``loader``; draw a probe if there is none, or a ``fresh`` one is wanted."""
         self.batches.open(loader)
         self._candidates = Candidates(0, self._seed) if draw and (fresh or self._kept is None) else None
-        self._spread = torch.zeros(3, dtype=torch.float64)
+        self._spread = activation.empty(1)
 
     def first(self, batch: Any) -> Rows:
         """The first sample of ``batch`` alone."""
@@ -82,8 +86,8 @@ class Probe:
         strata = self.strata.of(reading.sample, reading.groups)
         targets = self._offer(self._candidates, reading.sample, strata, reading.real)
         if self._explainer.task == "regression":
-            real = targets[reading.real.to(targets.device)].double().cpu()
-            self._spread += torch.stack([torch.tensor(float(len(real))).double(), real.sum(), real.square().sum()])
+            seen = activation.observe(targets.double().cpu()[:, None], 1, reading.real.cpu())
+            self._spread = activation.merge(self._spread, seen)
 
     def first_given(self, trainer: Trainer) -> Rows | None:
         """The first sample that was given, with every target of its batch checked; None if none was given."""
@@ -139,7 +143,9 @@ def gallery(n: int) -> Tensor:
 
 
 def standard_deviation(spread: Tensor) -> float:
-    """Standard deviation from count, sum and sum of squares; 1 where all targets are equal."""
-    n, total, squares = spread.tolist()
-    variance = max(0.0, squares / n - (total / n) ** 2) if n else 0.0
-    return math.sqrt(variance) or 1.0
+    """Standard deviation from the packed moments of each rank ``float64[ranks, …]``; 1 where all targets are equal."""
+    merged = activation.empty(1)
+    for part in spread:
+        merged = activation.merge(merged, activation.unpack(part, 1))
+    deviation = activation.statistics(merged, rectified=False)["std"]
+    return deviation if deviation > 0 else 1.0

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DistributedSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
 
 from xai_lightning._lightning import Callback, LightningModule, MisconfigurationException, Trainer, TrainerFn
 
@@ -124,26 +124,37 @@ class Positions:
     """
 
     def __init__(self, loader: Any) -> None:
-        self._sampler = getattr(loader, "sampler", None)
+        batches = getattr(loader, "batch_sampler", None)
+        self._in_order = batches is None or type(batches) is BatchSampler
+        inner = getattr(batches, "sampler", None)
+        self._sampler = getattr(loader, "sampler", None) if self._in_order else inner
+        # without automatic batching the sampler's indices are those of whole batches
+        self._by_batch = loader is not None and batches is None
         self._seen = 0
         self._order: Tensor | None = None
+        if self.pads and not self._in_order:
+            raise ValueError(
+                f"batches drawn by {type(batches).__name__} over a DistributedSampler that repeats rows: which samples "
+                "would be counted twice is unknown; make the length of the data a multiple of the number of ranks"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_sampler": None}
 
     @property
     def pads(self) -> bool:
-        """Whether the loader may yield samples twice."""
-        return isinstance(self._sampler, DistributedSampler)
+        """Whether the loader yields samples twice."""
+        sampler = self._sampler
+        return isinstance(sampler, DistributedSampler) and sampler.total_size > len(sampler.dataset)  # type: ignore[arg-type]
 
     def advance(self, n: int) -> Tensor:
         """Which of the next ``n`` samples are real, ``bool[N]``; moves on by ``n``."""
-        first, self._seen = self._seen, self._seen + n
+        first, self._seen = self._seen, self._seen + (1 if self._by_batch else n)
         sampler = self._sampler
         if not isinstance(sampler, DistributedSampler):
             return torch.ones(n, dtype=torch.bool)
-        place = torch.arange(first, first + n) * sampler.num_replicas + sampler.rank
-        real: Tensor = place < len(sampler.dataset)  # type: ignore[arg-type]
+        local = torch.full((n,), first) if self._by_batch else torch.arange(first, first + n)
+        real: Tensor = local * sampler.num_replicas + sampler.rank < len(sampler.dataset)  # type: ignore[arg-type]
         return real
 
     def rows(self, n: int) -> Tensor:
@@ -153,6 +164,11 @@ class Positions:
             ValueError: if the loader shuffles, or its order is unknown.
         """
         first = self._seen - n
+        if self._by_batch or not self._in_order:
+            raise ValueError(
+                f"groups_from=Table(...) needs a loader that makes its batches (of {n} here) of rows in order; this one "
+                "does not. Put the attribute into the batch, or use Column(...) or a callable."
+            )
         if isinstance(self._sampler, SequentialSampler):
             return torch.arange(first, first + n)
         if isinstance(self._sampler, DistributedSampler) and not self._sampler.shuffle:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._trainer import Positions, Stage, everywhere, loader_of, summed
 from xai_lightning.functional import activation
+from xai_lightning.functional.activation_widths import combined, combined_histogram
 from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Reader, read
 from xai_lightning.sinks import Sink
 
+WIDTHS = 8
 STATISTICS = ("mean", "std", "rms", "zero_share", "dead_share")
 
 
@@ -78,7 +81,7 @@ class ActivationMonitor(Monitor):
         )
         self.layers, self.max_layers, self.share, self.reader, self.seed = layers, max_layers, share, reader, seed
         self._layers: list[Layer] = []
-        self._moments: dict[str, activation.Moments] = {}
+        self._moments: dict[tuple[str, int], activation.Moments] = {}
         self._positions = Positions(None)
         self._keep: Tensor | None = None
         self._warned = False
@@ -124,44 +127,44 @@ class ActivationMonitor(Monitor):
         h = h.unsqueeze(1) if h.ndim == 1 else h
         keep = self._keep if self._keep is not None and len(self._keep) == len(h) else None
         new = activation.observe(h, layer.unit_dim(h.ndim), keep)
-        old = self._moments.get(layer.name)
-        self._moments[layer.name] = new if old is None else activation.merge(old, new)
+        # one module may be called at several widths, as the one ReLU of a residual block is
+        key = (layer.name, len(new.mean))
+        old = self._moments.get(key)
+        self._moments[key] = new if old is None else activation.merge(old, new)
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         if trainer.world_size == 1:
             return self._moments
-        mine = [len(self._moments[layer.name].mean) if layer.name in self._moments else 0 for layer in self._layers]
-        units = summed(trainer, torch.tensor(mine), "max").tolist()
-        merged: dict[str, activation.Moments] = {}
-        for layer, size in zip(self._layers, units, strict=True):
-            if size:
-                own = activation.pack(self._moments.get(layer.name, activation.empty(size)))
-                parts = [activation.unpack(part, size) for part in everywhere(trainer, own)]
-                merged[layer.name] = parts[0]
-                for part in parts[1:]:
-                    merged[layer.name] = activation.merge(merged[layer.name], part)
+        mine = torch.zeros(len(self._layers), WIDTHS, dtype=torch.int64)
+        for row, layer in enumerate(self._layers):
+            widths = sorted(width for name, width in self._moments if name == layer.name)[:WIDTHS]
+            mine[row, : len(widths)] = torch.tensor(widths, dtype=torch.int64)
+        merged: dict[tuple[str, int], activation.Moments] = {}
+        for layer, widths in zip(self._layers, summed(trainer, mine, "max").tolist(), strict=True):
+            for width in filter(None, widths):
+                own = activation.pack(self._moments.get((layer.name, width), activation.empty(width)))
+                parts = [activation.unpack(part, width) for part in everywhere(trainer, own)]
+                merged[layer.name, width] = reduce(activation.merge, parts)
         return merged
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
         record, worst = Record(), dict.fromkeys(STATISTICS, math.nan)
         for layer in self._layers:
-            moments = gathered.get(layer.name)
-            if moments is None:
-                record.direct |= {tags.activation(layer.name, statistic): math.nan for statistic in STATISTICS}
-                continue
-            found = activation.statistics(moments, rectified=layer.rectified)
+            moments = [found for (name, _), found in gathered.items() if name == layer.name]
+            found = combined(moments, rectified=layer.rectified)
             for statistic in STATISTICS:
                 record.direct[tags.activation(layer.name, statistic)] = found[statistic]
                 worst[statistic] = _larger(worst[statistic], abs(found[statistic]))
-            record.histograms[tags.activation(layer.name, "histogram")] = activation.histogram_summary(moments)
+            if moments:
+                record.histograms[tags.activation(layer.name, "histogram")] = combined_histogram(moments)
         record.shared = {tags.activation_max(statistic): value for statistic, value in worst.items()}
-        self._name_silent(gathered)
+        self._name_silent({name for name, _ in gathered})
         return record
 
-    def _name_silent(self, gathered: dict[str, activation.Moments]) -> None:
-        silent = [layer.name for layer in self._layers if layer.name not in gathered]
+    def _name_silent(self, called: set[str]) -> None:
+        silent = [layer.name for layer in self._layers if layer.name not in called]
         if silent and not self._warned:
             self._warned = True
             rank_zero_warn(

@@ -19,7 +19,7 @@ from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._settings import check_counts, fixed_class
-from xai_lightning.callbacks._trainer import Stage, loader_of, resolve_network, summed
+from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, resolve_network, summed
 from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import Custom, Task
 from xai_lightning.functional.attribution.variables import Where
@@ -167,6 +167,7 @@ class AttributionMonitor(Monitor):
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         resolve_network(pl_module, self.network)
+        self._probe.forget()
 
     @override
     def _due(self) -> bool:
@@ -228,7 +229,7 @@ class AttributionMonitor(Monitor):
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         strata = self._probe.strata
         strata.n_classes = int(summed(trainer, torch.tensor(strata.n_classes), "max"))
-        spread = summed(trainer, self._probe.spread, "sum")
+        spread = everywhere(trainer, self._probe.spread)
         capacity = int(summed(trainer, torch.tensor(len(self._explained[0].hashes) if self._explained else 0), "max"))
         return spread, gather(trainer, self._explained, capacity, self._probe.quota)
 

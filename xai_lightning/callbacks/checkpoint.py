@@ -1,6 +1,8 @@
 """Keep the best checkpoint among those that satisfy the limits."""
 
+import copy
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,34 @@ from xai_lightning._lightning import (
 from xai_lightning._version import __version__
 from xai_lightning.callbacks import _decision as decision
 from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._trainer import log_step, stage_of
+from xai_lightning.callbacks._guard import checksum
+from xai_lightning.callbacks._trainer import is_last_batch, log_step, stage_of
 from xai_lightning.functional import gate
 from xai_lightning.sinks import logger_sinks
 
 AUDIT_FILE = "gate_audit.jsonl"
 LAST_NOTE = "Written at the end of every validation, for resuming, whether the gate was open or not; never the best."
+
+
+KEPT_STATE = (
+    "best_k_models",
+    "best_model_path",
+    "best_model_score",
+    "current_score",
+    "kth_best_model_path",
+    "kth_value",
+    "_last_checkpoint_saved",
+    "_last_global_step_saved",
+)
+
+
+class WeightsChangedError(RuntimeError):
+    """The weights about to be written are not those that were validated."""
+
+
+def fingerprint(state: Mapping[str, Any]) -> dict[str, int]:
+    """A number for the content of each tensor of a state dict."""
+    return {name: checksum(value) for name, value in state.items() if isinstance(value, Tensor)}
 
 
 class GatedCheckpoint(ModelCheckpoint):
@@ -90,6 +114,8 @@ class GatedCheckpoint(ModelCheckpoint):
     ) -> None:
         self.limits = gate.limits(at_most, at_least)
         decision.check_directions(self.limits)
+        if filename is not None and re.fullmatch(r"last(-v\d+)?", filename):
+            raise ValueError(f"filename={filename!r} is that of the file for resuming; choose another")
         decision.refuse(
             every_n_train_steps=every_n_train_steps,
             train_time_interval=train_time_interval,
@@ -115,6 +141,9 @@ class GatedCheckpoint(ModelCheckpoint):
         self._opened = 0
         self._closest: dict[str, Any] = {}
         self._names_checked = False
+        self._entry = "fit"
+        self._validated: dict[str, int] = {}
+        self._writing: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning hands each callback the module's own log, and with it the module (trap 56)
@@ -123,8 +152,11 @@ class GatedCheckpoint(ModelCheckpoint):
     @property
     @override
     def state_key(self) -> str:
-        limits = [f"{limit.name} {limit.kind} {limit.threshold:g}" for limit in self.limits]
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode, limits=limits, name=self.name)
+        limits = [f"{limit.name} {limit.kind} {limit.threshold!r}" for limit in self.limits]
+        floor = self.utility_floor
+        return self._generate_state_key(
+            monitor=self.monitor, mode=self.mode, limits=limits, utility_floor=floor, name=self.name
+        )
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -133,6 +165,9 @@ class GatedCheckpoint(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Lightning loads callbacks for validate and test too, which would roll back what this run has kept
+        if self._entry != "fit":
+            return
         super().load_state_dict(state_dict)
         own = state_dict.get("gate", {})
         self._looks, self._opened = own.get("looks", 0), own.get("opened", 0)
@@ -141,6 +176,7 @@ class GatedCheckpoint(ModelCheckpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_trainer(trainer)
+        self._entry = stage
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
@@ -159,6 +195,12 @@ class GatedCheckpoint(ModelCheckpoint):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._logged = dict(trainer.callback_metrics), dict(trainer.logged_metrics)
+
+    @override
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        # inside the window in which averaged weights are live
+        if is_last_batch(trainer) and stage_of(trainer) == "fit":
+            self._validated = fingerprint(pl_module.state_dict())
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,7 +246,7 @@ class GatedCheckpoint(ModelCheckpoint):
             "monitor": {"name": self.monitor, "mode": self.mode, "value": shown},
             "checks": evidence.checks(verdict),
             "kept": None,
-            "promise": evidence.promise(self.limits, max((m["delta"] for m in found if "delta" in m), default=None)),
+            "promise": evidence.promise(self.limits, decision.promised_delta(trainer, self.limits)),
             "monitors": found,
         }
 
@@ -218,10 +260,20 @@ class GatedCheckpoint(ModelCheckpoint):
     def _save(self, trainer: Trainer, is_open: bool) -> None:
         candidates = self._monitor_candidates(trainer)
         if is_open:
-            self._save_topk_checkpoint(trainer, candidates)
+            self._save_if_validated(trainer, candidates)
         self._save_last_checkpoint(trainer, candidates)
         if trainer.is_global_zero:
             evidence.append_audit(self.audit_path, self._decision)
+
+    def _save_if_validated(self, trainer: Trainer, candidates: dict[str, Tensor]) -> None:
+        """Keep the file, unless another callback changed the weights since they were validated."""
+        before = {name: copy.copy(vars(self)[name]) for name in KEPT_STATE}
+        try:
+            self._save_topk_checkpoint(trainer, candidates)
+        except WeightsChangedError as error:
+            vars(self).update(before)
+            self._opened -= 1
+            self._decision |= {"gate": "closed", "reason": str(error), "kept": None}
 
     @property
     def audit_path(self) -> Path:
@@ -244,10 +296,15 @@ class GatedCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             evidence.write_verdict(filepath, self._evidence(filepath))
 
-    _writing: dict[str, Any] | None = None
-
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._writing is not None and self._writing["role"] == "kept":
+            now = fingerprint(checkpoint["state_dict"])
+            changed = [name for name in now if self._validated.get(name, now[name]) != now[name]]
+            if changed:
+                raise WeightsChangedError(
+                    f"{changed[0]} changed between validation and saving: another callback wrote to it"
+                )
         if self._writing is not None:
             checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(self._writing)
 
@@ -270,8 +327,11 @@ class GatedCheckpoint(ModelCheckpoint):
             tags.within(self.name, key): value if math.isfinite(value) else math.nan for key, value in numbers.items()
         }
         for sink in logger_sinks(trainer.loggers):
-            sink.scalars(shown, decided["step"])
-            sink.flush()
+            try:
+                sink.scalars(shown, decided["step"])
+                sink.flush()
+            except Exception as error:  # noqa: BLE001 - a logger that fails is no reason to lose a training
+                rank_zero_warn(f"GatedCheckpoint could not write to {type(sink.logger).__name__}: {error!r}")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,11 +9,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from xai_lightning import tags
-from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer
+from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_info
 from xai_lightning.callbacks._batches import Batches, NetworkOutput
 from xai_lightning.callbacks._horizon import planned_validations
 from xai_lightning.callbacks._monitor import Monitor
-from xai_lightning.callbacks._record import Look, OnError, Record
+from xai_lightning.callbacks._record import Look, OnError, Record, stable
 from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network, summed
 from xai_lightning.functional import fairness
 from xai_lightning.functional.intervals import allowance
@@ -87,7 +87,7 @@ class FairnessMonitor(Monitor):
         on_error: OnError = "warn",
         sinks: Sequence[Sink] = (),
     ) -> None:
-        identity = {"groups": groups, "metrics": metrics, "outputs": outputs, "positive_class": positive_class}
+        identity: dict[str, object] = {"groups": groups, "outputs": outputs, "positive_class": positive_class}
         identity["network"] = network
         super().__init__("fairness", identity, name=name, dataloader_idx=dataloader_idx, on_error=on_error, sinks=sinks)
         if not groups:
@@ -106,7 +106,8 @@ class FairnessMonitor(Monitor):
         self._counts: dict[str, Tensor] = {}
         self._total: dict[str, Tensor] = {}
         self._nonfinite, self._classes = 0, 0
-        self._spent, self._fixed_horizon = 0.0, horizon
+        self._spent, self._error, self._fixed_horizon, self._told = 0.0, delta, horizon, False
+        self._reads = stable([network, self._how.space, self._how.threshold, n_classes, dataloader_idx, reader])
         self._estimates: dict[str, dict[str, dict[str, float | None]]] = {}
         self._leads = True
 
@@ -128,6 +129,7 @@ class FairnessMonitor(Monitor):
         vocabularies = self._batches.vocabularies
         return {
             "monitor": "fairness",
+            "failed": not self._total,
             "groups": {attribute: list(vocabulary.rows) for attribute, vocabulary in vocabularies.items()},
             "metrics": self._estimates,
             "counts_group_actual_predicted": {attribute: counts.tolist() for attribute, counts in self._total.items()},
@@ -145,12 +147,17 @@ class FairnessMonitor(Monitor):
 
     @override
     def _load(self, state: Mapping[str, Any]) -> None:
-        self._spent, self._fixed_horizon = float(state["spent"]), state["horizon"]
+        self._spent, self._fixed_horizon = max(self._spent, float(state["spent"])), state["horizon"]
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         kin = [c for c in callbacks_of(trainer) if isinstance(c, FairnessMonitor) and c.name == self.name]
         self._leads = kin[0] is self
+        if kin[0]._reads != self._reads:
+            raise MisconfigurationException(
+                f"two FairnessMonitors share the name {self.name!r}, and so utility/…, but read other outputs "
+                f"({kin[0]._reads} and {self._reads}); give one of them a name=..."
+            )
         try:
             resolve_network(pl_module, self.network)
         except MisconfigurationException:
@@ -172,6 +179,10 @@ class FairnessMonitor(Monitor):
     def _open(self, trainer: Trainer, look: Look) -> None:
         self._batches.open(loader_of(trainer, self.dataloader_idx))
         self._counts, self._nonfinite = {}, 0
+        # what a failed validation leaves behind must not be stamped as its own
+        self._total, self._estimates = {}, {}
+        if not look.sanity:
+            self._spend(look)
 
     @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
@@ -231,7 +242,7 @@ class FairnessMonitor(Monitor):
         self._classes, nonfinite, self._total = gathered
         if not self._classes:
             raise ValueError("no sample was read in this validation")
-        error = self._spend(look)
+        error = self._error
         record = Record()
         undefined = 0
         for attribute, vocabulary in self._batches.vocabularies.items():
@@ -246,13 +257,18 @@ class FairnessMonitor(Monitor):
             record.shared |= {tags.xai("fairness", "error"): error, tags.xai("fairness", "error_spent"): self._spent}
         return record
 
-    def _spend(self, look: Look) -> float:
-        """The error that this evaluation may spend: a share of delta within ``fit``, all of it in a single look."""
-        if look.stage != "fit":
-            return self.delta
-        error = allowance(self.delta, look.number, self._fixed_horizon, self._spent)
-        self._spent += error
-        return error
+    def _spend(self, look: Look) -> None:
+        """Set the error that this evaluation may spend: a share of delta within ``fit``, all of it in a single look."""
+        self._error = self.delta
+        if look.stage == "fit":
+            self._error = allowance(self.delta, look.number, self._fixed_horizon, self._spent)
+            self._spent += self._error
+            if self._error == 0 and not self._told:
+                self._told = True
+                rank_zero_info(
+                    f"FairnessMonitor: nothing of delta={self.delta:g} is left at validation {look.number} (planned were "
+                    f"{self._fixed_horizon}), so bounds are infinite from here on; give horizon=... when a run begins"
+                )
 
     def _add_metrics(
         self, record: Record, attribute: str, confusion: fairness.Confusion, error: float, nonfinite: int

@@ -13,7 +13,7 @@ def isolated(seed: int | None = None) -> Iterator[None]:
     """Restore the generators of torch (all devices), numpy and python on leaving, after an exception too (trap 34).
 
     Args:
-        seed: seeds torch and numpy inside; captum draws from both (trap 19). None leaves them as they are.
+        seed: seeds all three inside; captum draws from torch and numpy (trap 19). None leaves them as they are.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
@@ -21,6 +21,7 @@ def isolated(seed: int | None = None) -> Iterator[None]:
             if seed is not None:
                 torch.manual_seed(seed)
                 np.random.seed(seed % 2**32)
+                random.seed(seed)
             yield
     finally:
         random.setstate(python_state)

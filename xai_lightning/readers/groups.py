@@ -1,6 +1,5 @@
 """Values of sensitive attributes as group indices."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,8 +38,9 @@ class Column:
         if isinstance(self.index, int):
             values: Tensor = table[:, self.index]
             return values
-        block = table[:, self.index]
-        return torch.where((block == 0).all(dim=1), MISSING, block.argmax(dim=1))
+        block = table[:, self.index].to(torch.float64)
+        unclear = (block == 0).all(dim=1) | block.isnan().any(dim=1)
+        return torch.where(unclear, MISSING, block.argmax(dim=1))
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,15 @@ class Vocabulary:
 
     def _lookup(self, value: Any) -> int:
         value = value.item() if hasattr(value, "item") else value
-        if value in self.codes:
-            return self.codes[value]
-        if value is None or (isinstance(value, float) and math.isnan(value)) or value == MISSING:
+        if _is_missing(value):
+            return MISSING
+        try:
+            known = self.codes.get(value)
+        except TypeError as error:
+            raise self._unexpected(value) from error
+        if known is not None:
+            return known
+        if value == MISSING:
             return MISSING
         if self.positional and not isinstance(value, str) and value in range(len(self.names)):
             return int(value)
@@ -143,6 +149,14 @@ class Vocabulary:
             f"attribute {self.attribute!r}: undeclared group value {value!r}; declared are {known}. Declare it, or "
             "pass undeclared='unknown' to count such values apart."
         )
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, NaT and NA: what is not equal to itself, or cannot say whether it is."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
 
 
 def vocabularies(

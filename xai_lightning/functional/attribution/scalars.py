@@ -27,6 +27,18 @@ def output_tensor(output: Any) -> Tensor:
     raise ValueError(f"expected the network to return a tensor, or something with .logits; got {type(output).__name__}")
 
 
+def rows(outputs: Tensor, n: int) -> Tensor:
+    """``outputs`` with a row per sample also where the network squeezed away the only one.
+
+    Args:
+        outputs: what a network returned for ``n`` samples.
+        n: number of samples.
+    """
+    if n == 1 and (outputs.ndim == 0 or (outputs.ndim == 1 and len(outputs) > 1)):
+        return outputs.reshape(1, -1).squeeze(1) if outputs.ndim == 0 else outputs[None]
+    return outputs
+
+
 def margin(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-odds of the target: ``z_c - logsumexp of the others``; of a single logit z, +z for class 1 and -z for 0.
 
@@ -127,7 +139,8 @@ class Explained(nn.Module):
     def forward(self, inputs: Tensor, targets: Tensor, *extras: Any) -> Tensor:
         """The scalar ``[N]`` of each sample."""
         self.rows += len(inputs)
-        outputs = output_tensor(self.network(inputs, **dict(zip(self.names, extras, strict=True))))
+        named = dict(zip(self.names, extras, strict=True))
+        outputs = rows(output_tensor(self.network(inputs, **named)), len(inputs))
         if self.task == "regression":
             single = _single(outputs)
             if single is None:

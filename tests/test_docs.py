@@ -1,0 +1,187 @@
+"""What the documents say exists: files, numbers, names, arguments."""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import xai_lightning
+from xai_lightning.callbacks._references import REFERENCES
+from xai_lightning.functional.attribution import METHODS
+from xai_lightning.functional.drift import MEASURES
+from xai_lightning.functional.fairness import METRICS, RATES
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SOURCES = sorted(path for folder in ("xai_lightning", "tests") for path in (ROOT / folder).rglob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+TABLES = {"Methods": METHODS, "Measures": MEASURES, "References": REFERENCES, "Rates": RATES, "Metrics": METRICS}
+MOST = {"trap": 100, "law": 10}
+OURS = [name for name in xai_lightning.__all__ if isinstance(getattr(xai_lightning, name), type)]
+
+named = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+
+
+def test_the_documents_were_found():
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "laws.md", "traps.md"} <= {path.name for path in DOCUMENTS}
+    assert len(CONFIGS) == 5
+
+
+# --- files
+
+
+@named
+def test_every_file_that_a_document_names_is_there(path):
+    """In code spans: what begins with a folder of ours, and what lies below the package."""
+    folders = "tests|docs|tools|examples|configs|functional|xai_lightning"
+    found = re.findall(rf"`(?:[^`\s]* )?((?:{folders})/[\w./-]*\w)[`:]", path.read_text())
+    homes = (ROOT, ROOT / "xai_lightning")
+    assert [name for name in found if not any((home / name).exists() for home in homes)] == []
+
+
+def test_files_are_found_in_the_documents():
+    """The pattern above must not go blind."""
+    assert "`tests/test_laws.py`" in (ROOT / "docs" / "laws.md").read_text()
+
+
+@named
+def test_every_relative_link_leads_somewhere(path):
+    targets = re.findall(r"\]\(([^)]+)\)", path.read_text())
+    local = [target for target in targets if not target.startswith(("http", "#"))]
+    assert [target for target in local if not (path.parent / target.partition("#")[0]).exists()] == []
+
+
+def test_every_law_names_tests_that_exist():
+    rows = re.findall(r"^\| (\d+) \|.*\| (.+) \|$", (ROOT / "docs" / "laws.md").read_text(), re.MULTILINE)
+    tests = {int(number): re.findall(r"`(tests/[^`]+\.py)`", cell) for number, cell in rows}
+    assert list(tests) == list(range(1, 11))
+    assert all(tests.values())
+    assert [name for names in tests.values() for name in names if not (ROOT / name).is_file()] == []
+
+
+# --- numbers
+
+
+def test_the_hundred_traps_stand_there_once_and_in_order():
+    text = (ROOT / "docs" / "traps.md").read_text()
+    assert [int(number) for number in re.findall(r"^\*\*(\d+)\. ", text, re.MULTILINE)] == list(range(1, 101))
+
+
+def test_every_trap_says_what_is_done_about_it():
+    entries = re.split(r"^\*\*(?=\d+\. )", (ROOT / "docs" / "traps.md").read_text(), flags=re.MULTILINE)[1:]
+    silent = [e.partition(".")[0] for e in entries if not re.search(r"\*Here:\*|Not (applicable|handled)", e)]
+    assert silent == []
+
+
+def test_the_ten_laws_stand_there_once_and_in_order():
+    text = (ROOT / "docs" / "laws.md").read_text()
+    assert [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)] == list(range(1, 11))
+
+
+def cited(text: str, kind: str) -> set[int]:
+    """Numbers of ``trap 3``, ``Traps 3, 9 and 12``, ``laws 2 and 6``."""
+    lists = re.findall(rf"\b{kind}s? ((?:\d+(?:, and |, | and |/)?)+)", text, re.IGNORECASE)
+    return {int(number) for found in lists for number in re.findall(r"\d+", found)}
+
+
+def test_citations_are_read_as_they_are_written():
+    assert cited("(trap 7) Traps 3, 9 and 12: trap\n. trap 5, 6 rows", "trap") == {3, 5, 6, 7, 9, 12}
+    assert cited("laws 2 and 6", "law") == {2, 6}
+
+
+@pytest.mark.parametrize("kind", MOST)
+def test_only_traps_and_laws_that_exist_are_cited(kind):
+    everywhere = {path: cited(path.read_text(), kind) for path in [*SOURCES, *DOCUMENTS]}
+    assert set().union(*everywhere.values())
+    wrong = {path.name: numbers - set(range(1, MOST[kind] + 1)) for path, numbers in everywhere.items()}
+    assert {name: numbers for name, numbers in wrong.items() if numbers} == {}
+
+
+# --- names
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_readme_lists_each_table_as_it_is(kind):
+    """One point per table, with every row in its order; ``at_least`` is not a row but what to do with one."""
+    text = README.read_text().split("## What the logged names mean")[1]
+    point = re.search(rf"^\* \*\*{kind}:?\*\*(.*?)(?=^\* |^$)", text, re.MULTILINE | re.DOTALL)
+    assert point is not None
+    listed = re.findall(r"`(\w+)`", point.group(1))
+    assert [name for name in listed if name != "at_least"] == list(TABLES[kind])
+
+
+def test_the_readme_names_every_public_name():
+    text = README.read_text()
+    internal = {"__version__", "MemorySink", "Sink"}
+    assert [name for name in xai_lightning.__all__ if name not in internal and name not in text] == []
+
+
+# --- code
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def calls(code: str) -> Iterator[tuple[str, set[str], int]]:
+    """Calls of public classes in ``code``: name, keywords, number of positional arguments."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in OURS:
+            yield node.func.id, {keyword.arg or "**" for keyword in node.keywords}, len(node.args)
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(getattr(xai_lightning, name)).parameters)
+
+
+@pytest.mark.parametrize("code", blocks(), ids=range(len(blocks())))
+def test_code_of_the_readme_calls_what_there_is(code):
+    for name, keywords, positional in calls(code):
+        known = parameters(name)
+        assert keywords <= set(known), f"{name} has no {keywords - set(known)}"
+        by_position = [p for p in known.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        assert positional <= len(by_position), f"{name} takes {len(by_position)} by position"
+
+
+def test_code_of_the_readme_shows_every_callback():
+    shown = {name for code in blocks() for name, _, _ in calls(code)}
+    assert shown >= {"ActivationMonitor", "AttributionMonitor", "Column", "FairnessMonitor", "GatedCheckpoint", "Table"}
+
+
+def test_arguments_that_the_documents_name_exist():
+    """Code spans such as `utility_floor=False`: an argument of ours, or one of these that belong to others."""
+    known = {argument for name in OURS for argument in parameters(name)}
+    of_lightning = {"purge_step", "version", "inference_mode", "weights_only", "ckpt_path"}
+    of_commands = {"PORT", "LOGDIR", "PYTHON", "images"}
+    spans = [span for path in DOCUMENTS for span in re.findall(r"`([^`\n]+)`", path.read_text())]
+    written = {found for span in spans for found in re.findall(r"(?<![\w./-])([A-Za-z_]\w*)=", span)}
+    assert {"utility_floor", "outputs", "network"} <= written
+    assert sorted(written - known - of_lightning - of_commands) == []
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load(path.read_text())["trainer"]["callbacks+"]
+    return found
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_set_arguments_that_exist(path):
+    assert entries(path)
+    for entry in entries(path):
+        module, _, name = entry["class_path"].rpartition(".")
+        assert getattr(xai_lightning, name).__module__ == module
+        assert set(entry.get("init_args", {})) <= set(parameters(name))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_settings_that_configurations_leave_in_comments_exist_too(path):
+    """Lines such as ``# features: {age: 0}`` below ``init_args``."""
+    arguments = {argument for entry in entries(path) for argument in parameters(entry["class_path"].rpartition(".")[2])}
+    commented = re.findall(r"^ {8}# (\w+): [{\[]", path.read_text(), re.MULTILINE)
+    assert set(commented) <= arguments

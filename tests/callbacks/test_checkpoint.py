@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
 from xai_lightning import GatedCheckpoint
+from xai_lightning.callbacks import _decision as decision
 
 # most of these gates never open, which is said, and tested below
 pytestmark = pytest.mark.filterwarnings("ignore:No checkpoint passed:UserWarning")
@@ -279,3 +280,58 @@ def test_a_run_whose_gate_never_opened_is_killed_and_resumed_from_last(tmp_path:
     assert [line["epoch"] for line in audit(tmp_path)] == [0, 1, 2, 3]
     assert weight(gate.best_model_path) == 8
     assert sorted(path.name for path in tmp_path.glob("last*.ckpt")) == ["last.ckpt"]
+
+
+class Rewrites(pl.Callback):
+    """Changes the weights after they were validated, before the gate decides."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            pl_module.weight.data.add_(100.0)
+
+
+def test_weights_that_were_changed_after_their_validation_are_not_kept(tmp_path: Path) -> None:
+    _, gate = fit(tmp_path, gaps=[0.05, 0.05], losses=[0.9, 0.1], callbacks=[Rewrites()])
+    assert weight(gate.best_model_path) == 2
+    assert float(gate.best_model_score) == 0.9
+    assert audit(tmp_path)[1]["gate"] == "closed"
+    assert "weight changed between validation and saving" in audit(tmp_path)[1]["reason"]
+    assert len([path for path in tmp_path.glob("*.ckpt") if path.name != "last.ckpt"]) == 1
+
+
+def test_averaged_weights_are_kept_as_they_were_validated(tmp_path: Path) -> None:
+    """Trap 60: the average is swapped in for the validation, and is what the file holds."""
+    seen: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_validation_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+            seen.append(float(pl_module.weight.detach()))
+
+    averaging = pl.callbacks.EMAWeightAveraging(decay=0.5)
+    _, gate = fit(tmp_path, gaps=[0.05, 0.05], callbacks=[averaging, Watch()], num_sanity_val_steps=0)
+    assert gate.best_model_path
+    assert weight(gate.best_model_path) == seen[-1]
+
+
+@pytest.mark.parametrize("filename", ["last", "last-v1"])
+def test_the_name_of_the_file_for_resuming_is_refused(filename: str) -> None:
+    with pytest.raises(ValueError, match="choose another"):
+        GatedCheckpoint("val_loss", at_most={"gap": 0.1}, filename=filename)
+
+
+def test_validating_the_best_file_rolls_nothing_back(tmp_path: Path) -> None:
+    """Lightning restores callbacks for validate and test too."""
+    trainer, gate = fit(tmp_path, gaps=[0.05, 0.3, 0.3])
+    best = gate.best_model_path
+    trainer.validate(Scripted([0.05], [1.0]), LOADER, ckpt_path="best", verbose=False)
+    assert (gate._looks, gate._opened, gate.best_model_path) == (3, 1, best)
+
+
+def test_a_users_own_name_that_only_looks_like_ours_needs_no_floor(tmp_path: Path) -> None:
+    gate = GatedCheckpoint("val_loss", dirpath=tmp_path, at_most={"gap": 0.1})
+    assert [limit.name for limit in decision.all_limits(gate.limits, None, {}, utility_floor=True)] == ["gap"]
+    ours = GatedCheckpoint("val_loss", at_most={"a/fairness/sex/accuracy_difference/bound": 0.1})
+    named = decision.all_limits(ours.limits, None, {}, utility_floor=True)
+    assert [limit.name for limit in named][1:] == ["a/utility/balanced_accuracy/bound"]
+    mine = GatedCheckpoint("val_loss", at_most={"val_fairness/gap": 0.1})
+    assert len(decision.all_limits(mine.limits, None, {}, utility_floor=True)) == 1

@@ -7,16 +7,20 @@ from typing import Any
 
 import fairlearn.metrics as fl
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from adult_data import AdultDataModule
 from xai_lightning import Column, FairnessMonitor, MemorySink, Table
 from xai_lightning.callbacks._horizon import planned_validations
+from xai_lightning.callbacks._record import Look
+from xai_lightning.readers import vocabularies
 
 QUIET: dict[str, Any] = {
     "logger": False,
@@ -265,3 +269,75 @@ def test_the_evidence_is_plain_json_and_holds_the_counts() -> None:
     found = json.loads(json.dumps(monitor.evidence(), allow_nan=False))
     assert sum(np.ravel(found["counts_group_actual_predicted"]["sex"])) == 90
     assert found["groups"] == {"sex": ["F", "M", "missing", "unknown"]}
+
+
+def test_a_share_is_spent_also_where_the_validation_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink, monitor = MemorySink(), FairnessMonitor({"sex": ["F", "M"]})
+    monitor.sinks.append(sink)
+    original, calls = monitor._add_rates, []
+
+    def fails_at_first(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError("planted")
+        original(*args)
+
+    monkeypatch.setattr(monitor, "_add_rates", fails_at_first)
+    loader = DataLoader(Rows(**table()), batch_size=45)
+    trainer = pl.Trainer(callbacks=[monitor], max_epochs=4, num_sanity_val_steps=0, **QUIET)
+    with pytest.warns(UserWarning, match="planted"):
+        trainer.fit(Linear(4), loader, loader)
+    found = [value for _, name, value in sink.records if name == "xai/fairness/error"]
+    assert found[0] == found[2] == found[3] == pytest.approx(0.0125)
+    assert monitor._spent == pytest.approx(0.05)
+    assert monitor.evidence()["failed"] is False
+
+
+def test_evidence_of_a_failed_validation_is_not_that_of_the_one_before() -> None:
+    monitor = FairnessMonitor({"sex": ["F", "M"]})
+    validate(Linear(4), DataLoader(Rows(**table()), batch_size=90), monitor)
+    assert monitor.evidence()["failed"] is False
+    look = Look("validate", sanity=False, number=0, started={}, due=True)
+    trainer = pl.Trainer(**QUIET)
+    trainer.validate(Linear(4), DataLoader(Rows(**table()), batch_size=90), verbose=False)
+    monitor._open(trainer, look)
+    assert monitor.evidence()["failed"] is True
+    assert monitor.evidence()["metrics"] == {}
+
+
+def test_two_monitors_of_one_name_must_read_the_same_outputs() -> None:
+    """Otherwise one would borrow the other's utility floor."""
+    pair = [FairnessMonitor({"sex": ["F", "M"]}), FairnessMonitor({"age": ["young", "old"]}, outputs="probabilities")]
+    trainer = pl.Trainer(callbacks=pair, **QUIET)
+    with pytest.raises(MisconfigurationException, match=r"read other outputs.*name=\.\.\."):
+        trainer.validate(Linear(4), DataLoader(Rows(**table())), verbose=False)
+
+
+def test_a_table_refuses_batches_whose_order_it_cannot_know() -> None:
+    columns = table()
+    sex = columns.pop("sex")
+
+    class Backwards(BatchSampler):
+        def __iter__(self) -> Any:
+            return reversed(list(super().__iter__()))
+
+    data = Rows(**columns)
+    loader = DataLoader(data, batch_sampler=Backwards(SequentialSampler(data), 8, False))
+    with pytest.raises(ValueError, match="rows in order"):
+        validate(Linear(4), loader, FairnessMonitor({"sex": ["F", "M"]}, groups_from=Table(sex)))
+
+
+def test_a_network_that_squeezes_a_batch_of_one_is_read() -> None:
+    class Squeezes(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x).squeeze()
+
+    loader = DataLoader(Rows(**table(9)), batch_size=4)
+    found = validate(Squeezes(4), loader, FairnessMonitor({"sex": ["F", "M"]}))
+    assert sum(found[f"count/sex/{group}"] for group in "FM") == 9
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT, -1])
+def test_every_kind_of_missing_value_is_missing(missing: Any) -> None:
+    encoded = vocabularies({"sex": ["F", "M"]})["sex"].encode(["F", missing])
+    assert encoded.tolist() == [0, 2]

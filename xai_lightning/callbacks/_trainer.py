@@ -166,7 +166,7 @@ class Positions:
         first = self._seen - n
         if self._by_batch or not self._in_order:
             raise ValueError(
-                f"groups_from=Table(...) needs a loader that makes its batches (of {n} here) of rows in order; this one "
+                f"groups_from=Table(...) needs a loader that makes its batches (of {n} here) of rows in order; this "
                 "does not. Put the attribute into the batch, or use Column(...) or a callable."
             )
         if isinstance(self._sampler, SequentialSampler):

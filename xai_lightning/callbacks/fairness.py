@@ -266,7 +266,7 @@ class FairnessMonitor(Monitor):
             if self._error == 0 and not self._told:
                 self._told = True
                 rank_zero_info(
-                    f"FairnessMonitor: nothing of delta={self.delta:g} is left at validation {look.number} (planned were "
+                    f"FairnessMonitor: nothing of delta={self.delta:g} is left at validation {look.number} (planned: "
                     f"{self._fixed_horizon}), so bounds are infinite from here on; give horizon=... when a run begins"
                 )
 

@@ -1,0 +1,86 @@
+"""What the guard puts back, and what it cannot and says so (law 1)."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from xai_lightning.callbacks._guard import explaining, restored
+
+
+class Holder(nn.Module):
+    """Holds one thing, and does something to it in forward."""
+
+    def __init__(self, thing: Any, act: Any) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(2))
+        self.layer = nn.Linear(2, 2)
+        self.thing, self.act = thing, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.act(self)
+        return self.layer(x)
+
+
+CASES: dict[str, tuple[Any, Any, Any]] = {
+    "buffer through .data": (None, lambda m: m.steps.data.add_(1), lambda m: m.steps.tolist()),
+    "torch generator": (
+        torch.Generator().manual_seed(3),
+        lambda m: torch.rand(1, generator=m.thing),
+        lambda m: m.thing.get_state().tolist(),
+    ),
+    "numpy generator": (np.random.default_rng(3), lambda m: m.thing.random(), lambda m: m.thing.bit_generator.state),
+    "python generator": ([random.Random(3)], lambda m: m.thing[0].random(), lambda m: m.thing[0].getstate()),
+    "nested list": ({"a": [[1]]}, lambda m: m.thing["a"][0].append(2), lambda m: repr(m.thing)),
+    "list in a tuple": (([],), lambda m: m.thing[0].append(2), lambda m: repr(m.thing)),
+    "new attribute": (None, lambda m: setattr(m, "cache", 1), lambda m: hasattr(m, "cache")),
+    "sparse tensor": (torch.eye(2).to_sparse(), lambda m: None, lambda m: m.thing.to_dense().tolist()),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_forward_does_under_explanation_is_undone(case: str) -> None:
+    thing, act, look = CASES[case]
+    module = Holder(thing, act)
+    before = look(module)
+    with explaining(module):
+        module(torch.ones(1, 2))
+    assert look(module) == before
+
+
+def test_a_module_hidden_in_a_list_is_evaluated_and_put_back() -> None:
+    hidden = nn.BatchNorm1d(2)
+    module = Holder([hidden], lambda m: m.thing[0](torch.randn(4, 2)))
+    with explaining(module):
+        assert not hidden.training
+        module(torch.ones(1, 2))
+    assert hidden.training
+    assert int(hidden.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("write", ["data", "grad"])
+def test_a_changed_parameter_or_gradient_is_an_error(write: str) -> None:
+    module = Holder(None, lambda m: None)
+
+    def change() -> None:
+        if write == "data":
+            module.layer.weight.data.mul_(2)
+        else:
+            module.layer.weight.grad = torch.ones(2, 2)
+
+    with pytest.raises(RuntimeError, match=r"cannot be undone.*Linear"), restored(module):
+        change()
+
+
+def test_a_container_that_cannot_be_put_back_hinders_no_other_module() -> None:
+    class Frozen(dict[str, int]):
+        def clear(self) -> None:
+            raise TypeError("frozen")
+
+    module = nn.Sequential(Holder(Frozen(a=1), lambda m: m.thing.update(b=2)), nn.Dropout())
+    with pytest.raises(RuntimeError, match=r"Holder \(TypeError\('frozen'\)\)"), explaining(module):
+        module(torch.ones(1, 2))
+    assert module[1].training

@@ -74,7 +74,7 @@ class Batches:
 
 
 class NetworkOutput:
-    """Catches what the network returned for a batch: the last call whose first argument is the batch's input.
+    """Catches what the network returned for a batch: its last call on the batch's input, given first or by keyword.
 
     Args:
         label: how to call the network in messages.
@@ -94,8 +94,9 @@ class NetworkOutput:
         hooks.add(network, self._hear)
 
     def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        if isinstance(first, Tensor) and self._input is not None and _same(first, self._input):
+        given = [*args[:1], *kwargs.values()]
+        wanted = self._input
+        if wanted is not None and any(isinstance(x, Tensor) and _same(x, wanted) for x in given):
             self._output = output
 
     def take(self, returned: Any, n: int) -> Tensor:

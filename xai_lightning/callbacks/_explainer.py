@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, cast
@@ -171,6 +172,14 @@ class Explainer:
         number = self.blocks.number
         return self.spec.cost(attribution.resolve_options(self.method, self.options, shape, number), number)
 
+    def fixed_cost(self) -> attribution.Passes | None:
+        """Passes of one sample, where they do not depend on its shape and so are known before any batch (law 7)."""
+        if not isinstance(self.method, str):
+            return None
+        options = [attribution.resolve_options(self.method, self.options, (n,), n) for n in (1, 2)]
+        one, two = (METHODS[self.method].cost(each, n) for n, each in enumerate(options, start=1))
+        return one if one == two else None
+
     def explain(self, pl_module: LightningModule, network: nn.Module, probe: Rows, shown: Tensor) -> Explanation:
         """Explain ``probe`` in one guard that leaves no trace, and keep whole maps of those at ``shown``."""
         device = pl_module.device
@@ -185,7 +194,7 @@ class Explainer:
             inputs = probe.inputs.to(device).clone()
             targets = probe.targets.to(device).clone()
             extras = [extra.to(device).clone() for extra in probe.extras]
-            with _hint_at_inference_mode(network):
+            with _hints(network):
                 found, error = self._attribute(explained, inputs, targets, extras, probe.hashes)
         forward = explained.rows
         canonical = attribution.per_variable(found, self.variables) if self.variables else found
@@ -203,7 +212,8 @@ class Explainer:
         self, explained: Explained, inputs: Tensor, targets: Tensor, extras: list[Tensor], hashes: Tensor
     ) -> tuple[Tensor, Tensor]:
         baselines = self._baselines(inputs)
-        seeds = [(int(h) ^ self.seed) % 2**63 for h in hashes]
+        own = zlib.crc32(self.label.encode()) << 31
+        seeds = [(int(h) ^ self.seed ^ own) % 2**63 for h in hashes]
         found = attribution.attribute(
             self.method,
             explained,
@@ -233,11 +243,17 @@ class Explainer:
 
 
 @contextmanager
-def _hint_at_inference_mode(network: nn.Module) -> Iterator[None]:
-    """Say what to do where the network cached tensors in inference mode (trap 2)."""
+def _hints(network: nn.Module) -> Iterator[None]:
+    """Say what to do where gradients cannot be had (traps 2 and 27)."""
     try:
         yield
     except RuntimeError as error:
+        if "not have been used in the graph" in str(error) or "does not require grad" in str(error):
+            raise RuntimeError(
+                f"the output of {type(network).__name__} does not depend differentiably on its input (a detach, no_grad, "
+                "or an unused input), so this method cannot explain it; use feature_ablation or occlusion, or name "
+                "another module with network=..."
+            ) from error
         if "Inference tensors cannot be saved" not in str(error):
             raise
         raise RuntimeError(

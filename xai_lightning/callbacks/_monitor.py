@@ -206,6 +206,8 @@ class Monitor(Observer):
             gathered = self._gather(trainer, pl_module)
             look.record = self._attempt(self._conclude, trainer, look, gathered)
         if not self._unanimous(trainer, look) or look.record is None:
+            # a failure on one rank is one of all, so that all count and stop alike
+            look.failure = look.failure or RuntimeError("another rank failed")
             look.record = self._undefined(look.stage)
         self._count_failure(look)
         self._log(trainer, pl_module, look, look.record)

@@ -21,7 +21,7 @@ from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._settings import check_counts, fixed_class
 from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, resolve_network, summed
 from xai_lightning.functional import drift
-from xai_lightning.functional.attribution import Custom, Task
+from xai_lightning.functional.attribution import Custom, Passes, Task
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table
@@ -143,12 +143,10 @@ class AttributionMonitor(Monitor):
         if stage == "fit":
             parts = [(m, r, p) for m in self.measures for r in self.references for p in tags.DRIFT_PARTS]
             shared += [tags.drift(self.method, *part) for part in parts]
-        variables = self._explainer.variables
-        direct = [tags.importance(self.method, feature) for feature in (variables.names if variables else ())]
+        names = self._explainer.variables.names if self._explainer.variables else ()
+        direct = [tags.importance(self.method, feature) for feature in names]
         direct += [tags.xai(self.method, "colour_scale")] if self._explainer.pictured else []
         return shared, direct + [tags.xai(self.method, "probe", *name) for name in self._probe.strata.names()]
-
-    # --- state
 
     @override
     def _save(self) -> dict[str, Any]:
@@ -156,10 +154,7 @@ class AttributionMonitor(Monitor):
 
     @override
     def _load(self, state: Mapping[str, Any]) -> None:
-        self._references = References.of(state["references"])
-        self._scale = float(state["target_scale"])
-
-    # --- one validation
+        self._references, self._scale = References.of(state["references"]), float(state["target_scale"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_explained": None}
@@ -168,6 +163,15 @@ class AttributionMonitor(Monitor):
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         resolve_network(pl_module, self.network)
         self._probe.forget()
+        cost = self._explainer.fixed_cost()
+        if cost is not None and not self._learned:
+            self._tell_cost(cost)
+
+    def _tell_cost(self, cost: Passes) -> None:
+        rank_zero_info(
+            f"AttributionMonitor({self.method!r}) explains about {self._probe.strata.size} samples at each validation, "
+            f"with {cost.forward} forward and {cost.backward} backward passes per sample"
+        )
 
     @override
     def _due(self) -> bool:
@@ -204,11 +208,8 @@ class AttributionMonitor(Monitor):
         self._probe.strata.n_classes = explainer.n_classes
         self._learned = True
         cost = explainer.cost(sample.inputs.shape[1:])
-        if cost is not None:
-            rank_zero_info(
-                f"AttributionMonitor({self.method!r}) explains about {self._probe.strata.size} samples at each "
-                f"validation, with {cost.forward} forward and {cost.backward} backward passes per sample"
-            )
+        if cost is not None and explainer.fixed_cost() is None:
+            self._tell_cost(cost)
 
     @override
     def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -118,8 +118,8 @@ class Candidates:
         if self.rows is not None and self.rows.inputs.shape[1:] != inputs.shape[1:]:
             earlier, now = list(self.rows.inputs.shape[1:]), list(inputs.shape[1:])
             raise ValueError(
-                f"samples of this batch have the shape {now}, earlier ones {earlier}; the probe needs one shape: pad to "
-                "a fixed length, or give probe=... samples of one shape"
+                f"samples of this batch have the shape {now}, earlier ones {earlier}; the probe needs one shape: pad "
+                "to a fixed length, or give probe=... samples of one shape"
             )
         hashes, strata = sample_hash(inputs, self._seed).cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()

@@ -251,8 +251,8 @@ def _hints(network: nn.Module) -> Iterator[None]:
         if "not have been used in the graph" in str(error) or "does not require grad" in str(error):
             raise RuntimeError(
                 f"the output of {type(network).__name__} does not depend differentiably on its input (a detach, "
-                "no_grad, or an unused input), so this method cannot explain it; use feature_ablation or occlusion, or name "
-                "another module with network=..."
+                "no_grad, or an unused input), so this method cannot explain it; use feature_ablation or occlusion, or "
+                "name another module with network=..."
             ) from error
         if "Inference tensors cannot be saved" not in str(error):
             raise

@@ -135,6 +135,8 @@ def test_fairlearn_finds_the_stamped_gap_in_the_predictions_of_the_kept_checkpoi
     accuracy, gap = recomputed(best(fair.run), fair.run.data.val_dataloader())
     for record in (stamp(best(fair.run)), verdict(best(fair.run))):
         assert stamped_gap(record) == pytest.approx(gap, abs=1e-9)
+        [stamped] = [found["metrics"]["sex"] for found in record["monitors"] if found["monitor"] == "fairness"]
+        assert stamped["demographic_parity_difference"]["value"] == pytest.approx(gap, abs=1e-9)
         assert value_of(record, "val_acc") == pytest.approx(accuracy, abs=1e-6)
     assert gap < value_of(stamp(best(fair.run)), BOUND) <= adult_income.LARGEST_GAP
 

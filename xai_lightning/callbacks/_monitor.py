@@ -207,7 +207,8 @@ class Monitor(Observer):
             look.record = self._attempt(self._conclude, trainer, look, gathered)
         if not self._unanimous(trainer, look) or look.record is None:
             # a failure on one rank is one of all, so that all count and stop alike
-            look.failure = look.failure or RuntimeError("another rank failed")
+            if self._failures < FAILURES_IN_A_ROW:
+                look.failure = look.failure or RuntimeError("another rank failed")
             look.record = self._undefined(look.stage)
         self._count_failure(look)
         self._log(trainer, pl_module, look, look.record)
@@ -273,7 +274,8 @@ class Monitor(Observer):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.loggers:
+        first = next(other for other in callbacks_of(trainer) if isinstance(other, Monitor))
+        if not trainer.loggers and first is self:
             rank_zero_info(
-                f"{type(self).__name__}: the Trainer has no logger; limits and callback_metrics work, no pictures"
+                "xai_lightning: the Trainer has no logger; limits and callback_metrics work, without pictures"
             )

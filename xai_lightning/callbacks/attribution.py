@@ -130,6 +130,7 @@ class AttributionMonitor(Monitor):
         batches, fixed = Batches(reader, groups or {}, groups_from, "unknown"), fixed_class(target)
         self._probe = Probe(batches, self._explainer, size=probe_size, given=probe, target=fixed, seed=seed)
         self._explained: tuple[Rows, Explanation] | None = None
+        self._rehearsal: list[Rows] = []
         self._references, self._scale, self._learned = References(), 1.0, False
 
     @override
@@ -143,8 +144,8 @@ class AttributionMonitor(Monitor):
         if stage == "fit":
             parts = [(m, r, p) for m in self.measures for r in self.references for p in tags.DRIFT_PARTS]
             shared += [tags.drift(self.method, *part) for part in parts]
-        names = self._explainer.variables.names if self._explainer.variables else ()
-        direct = [tags.importance(self.method, feature) for feature in names]
+        variables = self._explainer.variables
+        direct = [tags.importance(self.method, name) for name in (variables.names if variables else ())]
         direct += [tags.xai(self.method, "colour_scale")] if self._explainer.pictured else []
         return shared, direct + [tags.xai(self.method, "probe", *name) for name in self._probe.strata.names()]
 
@@ -157,7 +158,7 @@ class AttributionMonitor(Monitor):
         self._references, self._scale = References.of(state["references"]), float(state["target_scale"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_explained": None}
+        return {**super().__getstate__(), "_explained": None, "_rehearsal": []}
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,18 +185,22 @@ class AttributionMonitor(Monitor):
         self._probe.open(loader, draw=not look.sanity, fresh=look.stage != "fit")
 
     @override
-    def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+    def _before(self, pl_module: LightningModule, batch: Any) -> None:
+        # before the user's step: a network that writes into its input would leave another one
         if not self._learned:
             self._learn(pl_module, batch)
         look = self._look
         if look is not None and look.batches == 0 and (look.sanity or not self._proved):
-            # one sample of the first batch is explained, so that what cannot work fails now (law 8)
-            rows = self._probe.first(batch)
-            self._explain(pl_module, rows, gallery(len(rows.hashes)))
-            given = self._probe.first_given(trainer)
-            if given is not None:
-                self._explain(pl_module, given, gallery(1))
+            given = self._probe.first_given(pl_module.trainer)
+            self._rehearsal = [self._probe.first(batch), *([] if given is None else [given])]
         self._probe.see(batch)
+
+    @override
+    def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+        # what cannot work fails now (law 8); after the user's step, as that may spoil every explanation (trap 2)
+        for rows in self._rehearsal:
+            self._explain(pl_module, rows, gallery(1))
+        self._rehearsal = []
 
     def _learn(self, pl_module: LightningModule, batch: Any) -> None:
         explainer, sample = self._explainer, self._probe.batches.sample(batch)

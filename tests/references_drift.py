@@ -73,6 +73,20 @@ def magnitude(a: Map, b: Map) -> float:
     return abs(math.log(math.fsum(map(abs, a)) / math.fsum(map(abs, b))))
 
 
+def jensen_shannon(a: Map, b: Map) -> float:
+    """Entropy of the mixture, minus the mean of the two entropies."""
+    if (known := _settled(a, b, 1.0)) is not None:
+        return known
+    size_a, size_b = math.fsum(map(abs, a)), math.fsum(map(abs, b))
+    p, q = [abs(x) / size_a for x in a], [abs(y) / size_b for y in b]
+    mixed = [(x + y) / 2 for x, y in zip(p, q, strict=True)]
+    return _entropy(mixed) - (_entropy(p) + _entropy(q)) / 2
+
+
+def _entropy(shares: list[float]) -> float:
+    return -math.fsum(share * math.log2(share) for share in shares if share > 0)
+
+
 def _settled(a: Map, b: Map, against_zero: float) -> float | None:
     if not all(map(math.isfinite, [*a, *b])):
         return math.nan
@@ -80,4 +94,10 @@ def _settled(a: Map, b: Map, against_zero: float) -> float | None:
     return 0.0 if zero_a and zero_b else against_zero if zero_a or zero_b else None
 
 
-MEASURES = {"cosine": cosine, "weighted_jaccard": weighted_jaccard, "top_k": top_k, "magnitude": magnitude}
+MEASURES = {
+    "cosine": cosine,
+    "weighted_jaccard": weighted_jaccard,
+    "top_k": top_k,
+    "magnitude": magnitude,
+    "jensen_shannon": jensen_shannon,
+}

@@ -21,7 +21,7 @@ from xai_lightning.functional.drift import (
 
 # How long an example takes depends on what else the machine does.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-SHAPE_BLIND = ["cosine", "weighted_jaccard", "top_k"]
+SHAPE_BLIND = ["cosine", "weighted_jaccard", "top_k", "jensen_shannon"]
 every_measure = pytest.mark.parametrize("name", list(MEASURES))
 
 
@@ -109,7 +109,8 @@ def test_a_flipped_sign_is_the_opposite_direction_shares_no_mass_and_keeps_the_r
 def test_every_measure_stays_within_its_range(name, maps):
     features = maps[0].shape[1]
     chance = min(max(5, math.ceil(features / 10)), features // 2) / features
-    highest = {"cosine": 2.0, "weighted_jaccard": 1.0, "top_k": 1 / (1 - chance), "magnitude": math.inf}[name]
+    bounded = {"cosine": 2.0, "weighted_jaccard": 1.0, "top_k": 1 / (1 - chance), "jensen_shannon": 1.0}
+    highest = bounded.get(name, math.inf)
     distance = MEASURES[name](*maps).item()
     assert math.isnan(distance) or 0.0 <= distance <= highest + 1e-12
 
@@ -312,3 +313,10 @@ def test_the_share_of_nothing_is_undefined():
 def test_a_column_that_does_not_exist_is_refused_and_shown():
     with pytest.raises(IndexError, match="7"):
         share(torch.ones(2, 3), [7])
+
+
+def test_jensen_shannon_is_known_for_small_maps_and_blind_to_sign_and_size() -> None:
+    a, b = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, -4.0]]), torch.tensor([[0.5, -0.5], [0.0, 0.1], [-1.0, 2.0]])
+    found = drift.jensen_shannon(a, b).tolist()
+    assert found == pytest.approx([0.3112781, 1.0, 0.0], abs=1e-6)
+    assert drift.jensen_shannon(a, a).tolist() == [0.0, 0.0, 0.0]

@@ -165,11 +165,44 @@ def magnitude(current: Tensor, reference: Tensor) -> Tensor:
     return _conventional((a.abs().sum(1).log() - b.abs().sum(1).log()).abs(), a, b, against_zero=math.nan)
 
 
+def jensen_shannon(current: Tensor, reference: Tensor) -> Tensor:
+    r"""Change of where the mass lies: Jensen-Shannon divergence of the shares of absolute attribution, in bits.
+
+    .. math:: \tfrac12 \sum_j p_j \log_2 \frac{p_j}{m_j} + \tfrac12 \sum_j q_j \log_2 \frac{q_j}{m_j},\quad
+        p = \frac{|a|}{\|a\|_1},\ q = \frac{|b|}{\|b\|_1},\ m = \frac{p + q}2
+
+    0 means equal shares, 1 that no feature has a share in both. It sees neither signs nor a change of size.
+
+    Args:
+        current: float[N, D], canonical maps.
+        reference: float[N, D], canonical maps of the same samples.
+
+    Returns:
+        float64[N] in [0, 1]; NaN where a map is not finite.
+
+    Raises:
+        ValueError: If the shapes differ or are not [N, D].
+
+    Example:
+        >>> jensen_shannon(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, -0.5]]))
+        tensor([0.3113], dtype=torch.float64)
+
+    References:
+        J. Lin, Divergence measures based on the Shannon entropy, IEEE Transactions on Information Theory 37, 1991.
+    """
+    a, b = _pair(current, reference)
+    p, q = (maps.abs() / maps.abs().sum(1, keepdim=True) for maps in (a, b))
+    middle = (p + q) / 2
+    nats = [(torch.special.xlogy(x, x) - torch.special.xlogy(x, middle)).sum(1) for x in (p, q)]
+    return _conventional(((nats[0] + nats[1]) / (2 * math.log(2))).clamp(0.0, 1.0), a, b)
+
+
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine,
     "weighted_jaccard": weighted_jaccard,
     "top_k": top_k,
     "magnitude": magnitude,
+    "jensen_shannon": jensen_shannon,
 }
 
 

@@ -22,8 +22,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from xai_lightning.functional.attribution import METHODS
+
 TABLE, IMAGE = (6,), (1, 8, 8)
 GROUPS = ("Female", "Male")
+
+
+TABULAR = tuple(name for name, row in METHODS.items() if "table" in row.layouts)
+
+
+def needs(method: Any) -> dict[str, str]:
+    """What a monitor of ``method`` must be told about the nets of this file."""
+    return {"layer": "net.0"} if method in METHODS and METHODS[method].layer else {}
 
 
 class Rows(Dataset):

@@ -29,10 +29,9 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
 import xai_lightning
-from small import GROUPS, IMAGE, TABLE, Classifier, Ledger, events, fit, loader, network, rows, trainer
+from small import GROUPS, IMAGE, TABLE, TABULAR, Classifier, Ledger, events, fit, loader, needs, network, rows, trainer
 from xai_lightning import tags
 from xai_lightning.callbacks._monitor import Monitor
-from xai_lightning.functional.attribution import METHODS
 
 # What each public callback is built with. Small explanations: the laws do not depend on their size.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -65,7 +64,8 @@ def build(case: str, **more: Any) -> list[pl.Callback]:
 def explainer(method: Any = "integrated_gradients", **more: Any) -> pl.Callback:
     """An `AttributionMonitor`; cheap by default."""
     options = {"n_steps": 4} if method == "integrated_gradients" else {}
-    return xai_lightning.AttributionMonitor(method, **{"options": options, "measures": ["cosine"], **more})
+    settings = {"options": options, "measures": ["cosine"], **needs(method), **more}
+    return xai_lightning.AttributionMonitor(method, **settings)
 
 
 # --- what a training did, bit by bit
@@ -228,7 +228,9 @@ def test_the_reference_training_does_validate_while_gradients_accumulate(plain):
     assert all(gradient is not None and any(gradient[2]) for gradient in found.values())
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("integrated_gradients", "lime", "kernel_shap")])
+@pytest.mark.parametrize(
+    "method", [m for m in TABULAR if m not in ("integrated_gradients", "lime", "kernel_shap", "lrp")]
+)
 @pytest.mark.parametrize("shape", [TABLE, IMAGE], ids=["table", "image"])
 def test_no_method_leaves_a_trace(method, shape, plain, tmp_path):
     """Traps 9 and 10: captum sets hooks and attributes, and draws from torch and numpy."""
@@ -765,11 +767,11 @@ def coin(forward: Any, inputs: Tensor, baselines: Tensor) -> Tensor:
 
 
 @SHUFFLED
-@pytest.mark.parametrize("method", [*METHODS, coin], ids=lambda m: m if isinstance(m, str) else m.__name__)
+@pytest.mark.parametrize("method", [*TABULAR, coin], ids=lambda m: m if isinstance(m, str) else m.__name__)
 def test_an_unchanged_model_does_not_drift_at_all(method, tmp_path):
     """Trap 19: learning rate 0, shuffled data, every method and measure; exactly 0, not nearly."""
     sink = xai_lightning.MemorySink()
-    monitor = xai_lightning.AttributionMonitor(method, probe_size=8, sinks=[sink])
+    monitor = xai_lightning.AttributionMonitor(method, probe_size=8, sinks=[sink], **needs(method))
     val = loader(rows(24, seed=1), shuffle=True, batch_size=5)
     fit(Draws(net=plain_net, lr=0.0), [monitor], tmp_path, val=val, max_epochs=3)
     found = drifts(sink.records)
@@ -886,7 +888,7 @@ def test_nothing_grows_from_batch_to_batch_of_one_validation(tmp_path):
     assert model.tallies.found[58] == model.tallies.found[30]
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "lime"])
+@pytest.mark.parametrize("method", [m for m in TABULAR if m not in ("lime", "lrp")])
 def test_the_forward_passes_that_are_logged_are_those_that_were_made(method, tmp_path):
     """Cost is known and logged, in rows that go through the network."""
     made: dict[int, int] = {}
@@ -1187,7 +1189,7 @@ def inplace_net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("lime", "kernel_shap")])
+@pytest.mark.parametrize("method", [m for m in TABULAR if m not in ("lime", "kernel_shap")])
 def test_in_place_non_linearities_change_no_explanation(method, tmp_path):
     """Trap 15."""
     maps = []

@@ -63,6 +63,11 @@ def attribution(method: str, what: str) -> str:
     return join("attribution", method, what)
 
 
+def region(method: str, name: str) -> str:
+    """``attribution/<method>/region/<name>``: the share of the attribution that lies in it."""
+    return join("attribution", method, "region", name)
+
+
 def activation(module: str, statistic: str) -> str:
     """``activation/<module>/<statistic>``; the network itself has the module name ``network``."""
     return join("activation", module or "network", statistic)

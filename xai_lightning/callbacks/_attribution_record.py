@@ -5,24 +5,27 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from xai_lightning import tags
+from xai_lightning.callbacks._canonical import Columns
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._gathered import Gathered
 from xai_lightning.callbacks._record import Record
 from xai_lightning.callbacks._strata import Strata
 from xai_lightning.functional import drift, render
-from xai_lightning.functional.attribution import Variables
 from xai_lightning.sinks import Picture
 
 
 def summary(method: str, found: Gathered, explainer: Explainer, strata: Strata, sensitive: Sequence[str]) -> Record:
     """Cost and failures, importance of each variable, share on the sensitive ones, and the size of each stratum."""
-    maps, variables, record = found.maps, explainer.variables, Record()
+    maps, columns, record = found.maps, explainer.columns, Record()
     record.shared = {tags.xai(method, what): value for what, value in _health(found, explainer).items()}
-    if variables is not None and variables.names:
-        importance = drift.global_importance(maps).tolist()
-        record.direct |= {tags.importance(method, f): v for f, v in zip(variables.names, importance, strict=True)}
-    if variables is not None and sensitive:
-        record.shared[tags.attribution(method, "sensitive_share")] = drift.share(maps, variables.indices(sensitive))
+    if columns.names:
+        importance = drift.global_importance(columns.importance(maps)).tolist()
+        record.direct |= {tags.importance(method, f): v for f, v in zip(columns.names, importance, strict=True)}
+    if sensitive:
+        record.shared[tags.attribution(method, "sensitive_share")] = drift.share(maps, columns.of(sensitive))
+    masses = found.columns["regions"]
+    for i, name in enumerate(explainer.regions.names):
+        record.shared[tags.region(method, name)] = float(masses[:, i].nansum() / masses[:, -1].nansum())
     for stratum, names in enumerate(strata.names()):
         record.direct[tags.xai(method, "probe", *names)] = float((found.strata == stratum).sum())
     return record
@@ -37,19 +40,20 @@ def _health(found: Gathered, explainer: Explainer) -> dict[str, float]:
         "zero_maps": float((maps.abs().sum(dim=1) <= drift.ZERO_MAP).double().mean()),
         "nonfinite_maps": float((~maps.isfinite().all(dim=1)).double().mean()),
     }
-    if explainer.spec is not None and explainer.spec.complete:
+    if explainer.complete:
         numbers["completeness_error"] = float(found.error.nanmean())
+        numbers["incomplete_maps"] = float(found.incomplete.double().mean())
     return numbers
 
 
 def bars(
-    method: str, variables: Variables, now: Tensor, first: Tensor | None, sensitive: Sequence[str]
+    method: str, columns: Columns, now: Tensor, first: Tensor | None, sensitive: Sequence[str]
 ) -> Callable[[], Picture]:
     """Draws the importance of each variable, beside that of the first reference."""
-    values = drift.global_importance(now).tolist()
-    before = None if first is None else drift.global_importance(first).tolist()
+    values = drift.global_importance(columns.importance(now)).tolist()
+    before = None if first is None else drift.global_importance(columns.importance(first)).tolist()
     title = f"mean |attribution|, {method}"
-    return lambda: render.bar_chart(variables.names, values, title=title, reference=before, highlight=sensitive)
+    return lambda: render.bar_chart(columns.names, values, title=title, reference=before, highlight=sensitive)
 
 
 def grid(inputs: Tensor, first: Tensor, now: Tensor, labels: Sequence[str], scale: float) -> Callable[[], Picture]:

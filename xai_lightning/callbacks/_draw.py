@@ -51,6 +51,11 @@ class Rows(NamedTuple):
     targets: Tensor
     extras: tuple[Tensor, ...]
 
+    def on(self, device: torch.device) -> "Rows":
+        """Copies of inputs, targets and further arguments on ``device``; hashes and strata stay."""
+        inputs, targets = self.inputs.to(device).clone(), self.targets.to(device).clone()
+        return Rows(self.hashes, self.strata, inputs, targets, tuple(x.to(device).clone() for x in self.extras))
+
     def take(self, index: Tensor) -> "Rows":
         """The rows at ``index``."""
         hashes, strata, inputs, targets, extras = self
@@ -105,7 +110,16 @@ class Candidates:
         self.quota, self._seed = quota, seed
         self.rows: Rows | None = None
 
-    def offer(self, inputs: Tensor, targets: Tensor, strata: Tensor, extras: Sequence[Tensor], real: Tensor) -> None:
+    def offer(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        strata: Tensor,
+        extras: Sequence[Tensor],
+        real: Tensor,
+        *,
+        further: int = 0,
+    ) -> None:
         """Consider one batch.
 
         Args:
@@ -114,6 +128,7 @@ class Candidates:
             strata: ``int64[N]``.
             extras: further arguments of the network, one row per sample.
             real: ``bool[N]``, samples that are not padding.
+            further: how many of the arguments are inputs too, by which a sample is known.
         """
         if self.rows is not None and self.rows.inputs.shape[1:] != inputs.shape[1:]:
             earlier, now = list(self.rows.inputs.shape[1:]), list(inputs.shape[1:])
@@ -121,7 +136,10 @@ class Candidates:
                 f"samples of this batch have the shape {now}, earlier ones {earlier}; the probe needs one shape: pad "
                 "to a fixed length, or give probe=... samples of one shape"
             )
-        hashes, strata = sample_hash(inputs, self._seed).cpu(), strata.cpu()
+        hashes = sample_hash(inputs, self._seed)
+        for i, more in enumerate(extras[:further]):
+            hashes = _mixed(hashes + sample_hash(more, self._seed + i + 1))
+        hashes, strata = hashes.cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()
         promising = promising[smallest(hashes[promising], strata[promising], self.quota)]
         where = promising.to(inputs.device)

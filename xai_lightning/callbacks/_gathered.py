@@ -9,6 +9,10 @@ from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._draw import Rows, smallest
 from xai_lightning.callbacks._explainer import Explanation
 from xai_lightning.callbacks._trainer import everywhere, summed
+from xai_lightning.functional.attribution import completeness_error
+
+COLUMNS = ("maps", "gap", "change", "probabilities", "targets", "regions", "replicate")
+INCOMPLETE = 0.05
 
 
 class Gathered(NamedTuple):
@@ -17,16 +21,29 @@ class Gathered(NamedTuple):
     Args:
         hashes: ``int64[M]``.
         strata: ``int64[M]``.
-        maps: ``float32[M, D]``.
-        error: ``float64[M]`` completeness errors.
+        columns: as in `Explanation`, of all rows.
         passes: ``float64[2]``, rows sent forward and backward, over all ranks.
     """
 
     hashes: Tensor
     strata: Tensor
-    maps: Tensor
-    error: Tensor
+    columns: dict[str, Tensor]
     passes: Tensor
+
+    @property
+    def maps(self) -> Tensor:
+        """``float32[M, D]``."""
+        return self.columns["maps"].float()
+
+    @property
+    def error(self) -> Tensor:
+        """``float64[M]`` completeness errors; NaN where the method promises none."""
+        return completeness_error(self.columns["gap"].flatten(), self.columns["change"].flatten())
+
+    @property
+    def incomplete(self) -> Tensor:
+        """``bool[M]``, which explanations miss what they should add up to by more than 5 %."""
+        return self.error > INCOMPLETE
 
 
 def gather(trainer: Trainer, mine: tuple[Rows, Explanation] | None, capacity: int, quota: int) -> Gathered:
@@ -38,15 +55,16 @@ def gather(trainer: Trainer, mine: tuple[Rows, Explanation] | None, capacity: in
         capacity: the most rows that one rank can hold; equal on all ranks.
         quota: samples per stratum.
     """
-    columns = int(summed(trainer, torch.tensor(mine[1].maps.shape[1] if mine else 0), "max"))
+    own = torch.tensor([mine[1].columns[name].shape[1] if mine else 0 for name in COLUMNS])
+    widths = [int(width) for width in summed(trainer, own, "max")]
     keys = torch.zeros(capacity, 3, dtype=torch.int64)
-    numbers = torch.zeros(capacity, columns + 1, dtype=torch.float64)
+    numbers = torch.zeros(capacity, sum(widths), dtype=torch.float64)
     passes = torch.zeros(2, dtype=torch.float64)
     if mine is not None:
         rows, explanation = mine
         n = len(rows.hashes)
         keys[:n] = torch.stack([rows.hashes, rows.strata, torch.ones_like(rows.strata)], dim=1)
-        numbers[:n] = torch.cat([explanation.maps.double(), explanation.error[:, None]], dim=1)
+        numbers[:n] = torch.cat([explanation.columns[name] for name in COLUMNS], dim=1)
         passes += torch.tensor([explanation.forward, explanation.backward])
     keys, numbers, passes = (everywhere(trainer, x) for x in (keys, numbers, passes))
     keys, numbers = keys.flatten(0, 1), numbers.flatten(0, 1)
@@ -54,4 +72,5 @@ def gather(trainer: Trainer, mine: tuple[Rows, Explanation] | None, capacity: in
     keys, numbers = keys[held], numbers[held]
     order = smallest(keys[:, 0], keys[:, 1], quota)
     keys, numbers = keys[order], numbers[order]
-    return Gathered(keys[:, 0], keys[:, 1], numbers[:, :-1].float(), numbers[:, -1], passes.sum(dim=0))
+    columns = dict(zip(COLUMNS, torch.split(numbers, widths, dim=1), strict=True))
+    return Gathered(keys[:, 0], keys[:, 1], columns, passes.sum(dim=0))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._baselines import BACKGROUND, Baselines, Seen
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Candidates, Rows
 from xai_lightning.callbacks._explainer import Explainer
@@ -28,21 +29,19 @@ class Probe:
         explainer: knows targets and further arguments of the network.
         size: how many samples to draw.
         given: a batch, dataset or loader to explain instead of drawn samples.
-        target: the class explained for every sample; None for each one's own.
         seed: chooses the draw.
     """
 
-    def __init__(
-        self, batches: Batches, explainer: Explainer, *, size: int, given: Any, target: int | None, seed: int
-    ) -> None:
+    def __init__(self, batches: Batches, explainer: Explainer, *, size: int, given: Any, seed: int) -> None:
         self.batches, self.strata = batches, Strata(batches.vocabularies, explainer.task, size)
-        self._explainer, self._given, self._target, self._seed = explainer, given, target, seed
+        self._explainer, self._given, self._seed = explainer, given, seed
         self._candidates: Candidates | None = None
         self._kept: Rows | None = None
+        self._survey = Survey(seed)
         self._spread = activation.empty(1)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_candidates": None, "_kept": None}
+        return {**vars(self), "_candidates": None, "_kept": None, "_survey": Survey(self._seed)}
 
     @property
     def drawing(self) -> bool:
@@ -68,12 +67,19 @@ class Probe:
         self.batches.open(loader)
         self._candidates = Candidates(0, self._seed) if draw and (fresh or self._kept is None) else None
         self._spread = activation.empty(1)
+        if self._candidates is not None:
+            self._survey = Survey(self._seed)
+
+    @property
+    def seen(self) -> Seen | None:
+        """Mean and background of the data that were drawn from."""
+        return self._survey.seen
 
     def first(self, batch: Any) -> Rows:
         """The first sample of ``batch`` alone."""
         sample = self.batches.sample(batch)
-        targets = self._explainer.targets(sample, self._target)
-        columns = [x.detach()[:1].cpu().clone() for x in (sample.inputs, targets, *self._explainer.extras(sample))]
+        targets = self._explainer.targets(sample)
+        columns = [x.detach()[:1].cpu().clone() for x in (sample.inputs, targets, *self._explainer.columns_of(sample))]
         zero = torch.zeros(1, dtype=torch.int64)
         return Rows(zero, zero, columns[0], columns[1], tuple(columns[2:]))
 
@@ -120,8 +126,11 @@ class Probe:
             yield trainer.precision_plugin.convert_input(batch)
 
     def _offer(self, candidates: Candidates, sample: Sample, strata: Tensor, real: Tensor) -> Tensor:
-        targets = self._explainer.targets(sample, self._target)
-        candidates.offer(sample.inputs, targets, strata, self._explainer.extras(sample), real)
+        targets, further = self._explainer.targets(sample), len(self._explainer.arguments.further)
+        columns = self._explainer.columns_of(sample)
+        candidates.offer(sample.inputs, targets, strata, columns, real, further=further)
+        if Baselines(self._explainer.ways).from_data:
+            self._survey.add((sample.inputs, *columns[:further]), real)
         return targets
 
     def rows(self) -> Rows | None:
@@ -135,6 +144,35 @@ class Probe:
         if self.drawing and keep:
             self._kept = rows.take(chosen)
         return chosen
+
+
+class Survey:
+    """Mean and a few rows of the data, for baselines; the rows with the smallest hashes under a seed of their own.
+
+    Args:
+        seed: of the monitor.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rows, self._count = Candidates(BACKGROUND, seed - 1), 0
+        self._sums: tuple[Tensor, ...] = ()
+
+    def add(self, inputs: tuple[Tensor, ...], real: Tensor) -> None:
+        """Take in a batch; ``real`` tells padding from samples."""
+        zeros = torch.zeros(len(real), dtype=torch.int64)
+        self._rows.offer(inputs[0], zeros, zeros, inputs[1:], real, further=len(inputs) - 1)
+        sums = tuple(x[real].double().sum(dim=0).cpu() for x in inputs)
+        self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
+        self._count += int(real.sum())
+
+    @property
+    def seen(self) -> Seen | None:
+        """What was seen; None before any sample."""
+        rows = self._rows.rows
+        if rows is None or self._count == 0:
+            return None
+        mean = tuple((total / self._count)[None] for total in self._sums)
+        return Seen(mean, (rows.inputs, *rows.extras))
 
 
 def gallery(n: int) -> Tensor:

@@ -24,6 +24,8 @@ class References:
         maps: name to ``float32[M, D]``.
         shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
         scale: colour scale of the pictures: the largest needed so far, so that it never narrows.
+        frozen: ``int64[M]``, the class of each row that was explained first.
+        incomplete: name to ``bool[M]``, the rows of its maps that are not to be believed.
     """
 
     hashes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -31,6 +33,8 @@ class References:
     maps: dict[str, Tensor] = field(default_factory=dict)
     shown: Tensor = field(default_factory=lambda: torch.empty(0))
     scale: float = 0.0
+    frozen: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    incomplete: dict[str, Tensor] = field(default_factory=dict)
 
     def same_probe(self, hashes: Tensor, strata: Tensor) -> bool:
         """Whether the rows are those of the references."""
@@ -50,12 +54,34 @@ class References:
             "maps": dict(self.maps),
             "shown": self.shown,
             "scale": self.scale,
+            "frozen": self.frozen,
+            "incomplete": dict(self.incomplete),
         }
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "References":
         """From `state`."""
-        return cls(state["hashes"], state["strata"], dict(state["maps"]), state["shown"], float(state["scale"]))
+        scale = float(state["scale"])
+        tables = dict(state["maps"]), state["shown"], scale, state["frozen"], dict(state["incomplete"])
+        return cls(state["hashes"], state["strata"], *tables)
+
+    def keep(self, name: str, maps: Tensor, incomplete: Tensor) -> None:
+        """Compare later maps with these, except those that are ``incomplete`` ``bool[M]``."""
+        self.maps[name], self.incomplete[name] = maps, incomplete
+
+    def freeze(self, classes: Tensor) -> None:
+        """Keep the classes ``[M, 1]`` that were explained first."""
+        if not len(self.frozen):
+            self.frozen = classes.flatten().to(torch.int64)
+
+    def classes(self, hashes: Tensor, target: object) -> Tensor | None:
+        """The frozen class of each of ``hashes``, if those of the reference are explained and all are known."""
+        if target != "reference_prediction" or not len(self.frozen):
+            return None
+        order = self.hashes.argsort()
+        found = torch.searchsorted(self.hashes[order], hashes).clamp(max=len(order) - 1)
+        known = self.hashes[order][found] == hashes
+        return self.frozen[order][found] if bool(known.all()) else None
 
     def distances(
         self, method: str, now: Tensor, measures: Sequence[str], wanted: Sequence[str], seed: int
@@ -64,6 +90,8 @@ class References:
         found: dict[str, float] = {}
         for reference in wanted:
             before = self.maps.get(reference, torch.full_like(now, math.nan))
+            if reference in self.incomplete:
+                before = before.masked_fill(self.incomplete[reference][:, None], math.nan)
             for measure in measures:
                 distances = drift.MEASURES[measure](now, before)
                 summary = drift.summarise(distances, seed=seed)._asdict()

@@ -1,16 +1,22 @@
 """Checks of settings that can be made in a constructor."""
 
+from typing import Any
 
-def fixed_class(target: object) -> int | None:
-    """The class that is explained for every sample; None for each one's own.
+TARGETS = ("label", "reference_prediction", "predicted")
+
+
+def check_target(target: Any) -> Any:
+    """Refuse a target that is no way to choose a class.
 
     Raises:
-        ValueError: if ``target`` is neither ``"label"`` nor a class number.
+        ValueError: if ``target`` is none of the names, and no class number.
     """
-    if target == "label":
-        return None
+    if target in TARGETS:
+        return target
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
-        raise ValueError(f"target must be 'label' or the number of a class; got {target!r}")
+        raise ValueError(
+            f"target must be one of {', '.join(map(repr, TARGETS))} or the number of a class; got {target!r}"
+        )
     return target
 
 

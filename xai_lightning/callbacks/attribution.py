@@ -8,25 +8,36 @@ from torch import Tensor
 from typing_extensions import override
 
 from xai_lightning import tags
-from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from xai_lightning._lightning import (
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from xai_lightning.callbacks._attribution_record import bars, grid, summary
+from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explainer import Explainer, Explanation, resolve_method
+from xai_lightning.callbacks._explainer import Explainer, Explanation, Target, Ways, resolve_method
 from xai_lightning.callbacks._gathered import Gathered, gather
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
-from xai_lightning.callbacks._settings import check_counts, fixed_class
+from xai_lightning.callbacks._regions import Region
+from xai_lightning.callbacks._settings import check_counts, check_target
 from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, resolve_network, summed
 from xai_lightning.functional import drift
-from xai_lightning.functional.attribution import Custom, Passes, Task
+from xai_lightning.functional.attribution import SMOOTHS, Custom, Passes, Smooth, Task
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
+
+TASKS = ("classification", "multilabel", "segmentation", "regression")
+LAYOUTS = ("NCT", "NTC")
 
 
 class AttributionMonitor(Monitor):
@@ -49,10 +60,22 @@ class AttributionMonitor(Monitor):
         groups_from: likewise.
         reader: how to read a batch, see `xai_lightning.readers.read`.
         network: the submodule to explain; default the LightningModule if it overrides ``forward``, else its only child.
-        task: ``"classification"`` or ``"regression"``.
-        target: ``"label"``, or the number of a class that is explained for every sample.
-        baseline: what stands for "absent": a number, or a tensor like one input (several rows: the background of
-            ``gradient_shap``).
+        task: ``"classification"``, ``"multilabel"``, ``"segmentation"`` (targets ``[N, H, W]``) or ``"regression"``.
+        target: which class is explained: each sample's ``"label"``, the ``"reference_prediction"`` (made at the first
+            validation and kept), the ``"predicted"`` one of each validation, or a number; of a regression with several
+            outputs the number of one; of labels or a segmentation always a number.
+        baseline: what stands for "absent": a number, one of ``zero``, ``mean``, ``background``, ``blur``, ``uniform``,
+            ``pad``, or a tensor that broadcasts to one input (several rows: a background); a list gives one for each
+            input. Default: padding for token ids, else 0. See `xai_lightning.functional.attribution.baselines`.
+        inputs: names of entries of the batch that are explained beside the first input.
+        layer: name of the layer, within the network, of methods that need one.
+        smooth: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``: average over noisy copies of the input.
+        embedding: name of the module that embeds token ids, within the network.
+        pad_token: the id of padding.
+        special_tokens: further ids that are left out of explanations, and kept in baselines.
+        layout: of series: channels first, or time first.
+        regions: name to a region whose share of the attribution is logged: edges ``(top, left, bottom, right)`` or
+            ``(begin, end)``, a mask, or the name of an entry of the batch that holds a mask for each sample.
         outputs: space of the network's outputs, ``"logits"`` or ``"probabilities"``.
         options: further arguments of captum's ``attribute``, such as ``{"n_steps": 20}``.
         probe: a batch, dataset or loader to explain instead of drawn samples.
@@ -88,8 +111,16 @@ class AttributionMonitor(Monitor):
         reader: Reader | None = None,
         network: str | None = None,
         task: Task = "classification",
-        target: Literal["label"] | int = "label",
-        baseline: float | Tensor = 0.0,
+        target: Target = "label",
+        baseline: float | str | Tensor | Sequence[Any] | None = None,
+        inputs: Sequence[str] = (),
+        layer: str | None = None,
+        smooth: Smooth | None = None,
+        embedding: str | None = None,
+        pad_token: int = 0,
+        special_tokens: Sequence[int] = (),
+        layout: Literal["NCT", "NTC"] = "NCT",
+        regions: Mapping[str, Region] | None = None,
         outputs: Space = "logits",
         options: Mapping[str, Any] | None = None,
         probe: Any = None,
@@ -106,19 +137,30 @@ class AttributionMonitor(Monitor):
         sinks: Sequence[Sink] = (),
     ) -> None:
         options = dict(options or {})
-        self._explainer = Explainer(
-            resolve_method(method, options),
+        ways = Ways(
+            resolve_method(method, options, smooth),
             options=options,
-            task=choose("task", task, ("classification", "regression")),
+            task=choose("task", task, TASKS),
             outputs=Outputs.of(choose("output space", outputs, ("logits", "probabilities")), None),
+            target=check_target(target),
             baseline=baseline,
             features=features,
+            inputs=inputs,
+            layer=layer,
+            smooth=smooth if smooth is None else choose("smooth", smooth, SMOOTHS),
+            embedding=embedding,
+            pad_token=pad_token,
+            special_tokens=special_tokens,
+            time_first=choose("layout", layout, LAYOUTS) == "NTC",
+            regions=regions or {},
             seed=seed,
             autocast=autocast,
         )
+        Baselines(ways).check()
+        self._explainer = Explainer(ways)
         self.method = self._explainer.label
         identity: dict[str, object] = {"method": self.method, "options": options, "target": target, "seed": seed}
-        identity |= {"baseline": baseline, "network": network}
+        identity |= {"baseline": baseline, "network": network, "layer": layer, "embedding": embedding}
         common: Any = {"name": name, "dataloader_idx": dataloader_idx, "on_error": on_error, "sinks": sinks}
         super().__init__(self.method, identity, **common)
         check_counts(probe_size=probe_size, reference_after=reference_after, every_n_validations=every_n_validations)
@@ -127,8 +169,8 @@ class AttributionMonitor(Monitor):
         self.sensitive = [choose("feature", s, features) if features else s for s in sensitive]
         self.network, self.reference_after, self.seed = network, reference_after, seed
         self.every_n_validations = every_n_validations
-        batches, fixed = Batches(reader, groups or {}, groups_from, "unknown"), fixed_class(target)
-        self._probe = Probe(batches, self._explainer, size=probe_size, given=probe, target=fixed, seed=seed)
+        batches = Batches(reader, groups or {}, groups_from, "unknown")
+        self._probe = Probe(batches, self._explainer, size=probe_size, given=probe, seed=seed)
         self._explained: tuple[Rows, Explanation] | None = None
         self._rehearsal: list[Rows] = []
         self._references, self._scale, self._learned = References(), 1.0, False
@@ -137,15 +179,15 @@ class AttributionMonitor(Monitor):
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
         shared = [tags.xai(self.method, what) for what in ("forward_passes", "backward_passes", "probe_size")]
         shared += [tags.xai(self.method, what) for what in ("zero_maps", "nonfinite_maps")]
-        if self._explainer.spec is not None and self._explainer.spec.complete:
-            shared.append(tags.xai(self.method, "completeness_error"))
+        if self._explainer.complete:
+            shared += [tags.xai(self.method, what) for what in ("completeness_error", "incomplete_maps")]
+        shared += [tags.region(self.method, name) for name in self._explainer.regions.names]
         if self.sensitive:
             shared.append(tags.attribution(self.method, "sensitive_share"))
         if stage == "fit":
             parts = [(m, r, p) for m in self.measures for r in self.references for p in tags.DRIFT_PARTS]
             shared += [tags.drift(self.method, *part) for part in parts]
-        variables = self._explainer.variables
-        direct = [tags.importance(self.method, name) for name in (variables.names if variables else ())]
+        direct = [tags.importance(self.method, name) for name in self._explainer.columns.names]
         direct += [tags.xai(self.method, "colour_scale")] if self._explainer.pictured else []
         return shared, direct + [tags.xai(self.method, "probe", *name) for name in self._probe.strata.names()]
 
@@ -162,7 +204,12 @@ class AttributionMonitor(Monitor):
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        resolve_network(pl_module, self.network)
+        self._explainer.check(resolve_network(pl_module, self.network))
+        if Baselines(self._explainer.ways).from_data and trainer.world_size > 1:
+            raise MisconfigurationException(
+                f"baseline={self._explainer.ways.baseline!r} is taken from the data that one process sees, which would "
+                f"differ among {trainer.world_size} processes; give it as a tensor"
+            )
         self._probe.forget()
         cost = self._explainer.fixed_cost()
         if cost is not None and not self._learned:
@@ -205,14 +252,15 @@ class AttributionMonitor(Monitor):
     def _learn(self, pl_module: LightningModule, batch: Any) -> None:
         explainer, sample = self._explainer, self._probe.batches.sample(batch)
         explainer.learn(pl_module, resolve_network(pl_module, self.network), sample)
-        if self.sensitive and explainer.variables is None:
+        if self.sensitive and not explainer.columns.names:
             shape = list(sample.inputs.shape)
-            raise ValueError(f"sensitive={self.sensitive} needs a table of variables [N, D]; inputs are {shape}")
-        if explainer.variables is not None:
-            explainer.variables.indices(self.sensitive)
+            raise ValueError(
+                f"sensitive={self.sensitive} needs a table of variables [N, D], or a series; inputs are {shape}"
+            )
+        explainer.columns.of(self.sensitive)
         self._probe.strata.n_classes = explainer.n_classes
         self._learned = True
-        cost = explainer.cost(sample.inputs.shape[1:])
+        cost = explainer.cost()
         if cost is not None and explainer.fixed_cost() is None:
             self._tell_cost(cost)
 
@@ -229,7 +277,9 @@ class AttributionMonitor(Monitor):
             )
 
     def _explain(self, pl_module: LightningModule, rows: Rows, shown: Tensor) -> Explanation:
-        return self._explainer.explain(pl_module, resolve_network(pl_module, self.network), rows, shown)
+        network = resolve_network(pl_module, self.network)
+        seen, frozen = self._probe.seen, self._references.classes(rows.hashes, self._explainer.ways.target)
+        return self._explainer.explain(pl_module, network, rows, shown, seen=seen, frozen=frozen)
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
@@ -248,7 +298,7 @@ class AttributionMonitor(Monitor):
         if self._explainer.task == "regression":
             if self._probe.drawing and not references.maps:
                 self._scale = standard_deviation(spread)
-            found = found._replace(maps=found.maps / self._scale)
+            found = found._replace(columns={**found.columns, "maps": found.columns["maps"] / self._scale})
         record = summary(self.method, found, self._explainer, self._probe.strata, self.sensitive)
         if look.stage == "fit":
             references = self._take_up_references(found)
@@ -256,7 +306,7 @@ class AttributionMonitor(Monitor):
         self._add_bars(record, found, references)
         self._add_grid(record, found, references, look)
         if look.stage == "fit":
-            references.maps["previous"] = found.maps
+            references.keep("previous", found.maps, found.incomplete)
         return record
 
     def _take_up_references(self, found: Gathered) -> References:
@@ -272,16 +322,18 @@ class AttributionMonitor(Monitor):
 
     def _add_drift(self, record: Record, found: Gathered, number: int) -> None:
         references = self._references
+        references.freeze(found.columns["targets"])
         if "first" not in references.maps and number >= self.reference_after:
-            references.maps["first"] = found.maps
+            references.keep("first", found.maps, found.incomplete)
         # names are fixed from the second validation on, also where a failure left nothing to compare with (law 4)
         wanted = [name for name in self.references if name in references.maps or (name == "previous" and number > 1)]
-        record.shared |= references.distances(self.method, found.maps, self.measures, wanted, self.seed)
+        now = found.maps.masked_fill(found.incomplete[:, None], float("nan"))
+        record.shared |= references.distances(self.method, now, self.measures, wanted, self.seed)
 
     def _add_bars(self, record: Record, found: Gathered, references: References) -> None:
-        variables = self._explainer.variables
-        if variables is not None and variables.names:
-            draw = bars(self.method, variables, found.maps, references.maps.get("first"), self.sensitive)
+        columns = self._explainer.columns
+        if columns.names:
+            draw = bars(self.method, columns, found.maps, references.maps.get("first"), self.sensitive)
             record.pictures[tags.attribution(self.method, "importance")] = draw
 
     def _add_grid(self, record: Record, found: Gathered, references: References, look: Look) -> None:

@@ -1,7 +1,7 @@
 """A batch, whatever its form, as a `Sample`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,12 +23,14 @@ class Sample:
         targets: ``[N]`` class indices, 0/1 labels or regression targets; ``None`` if the batch has none.
         groups: values of sensitive attributes by name, one per sample: tensors, arrays or lists.
         extras: further entries of a dict batch by name; those that the network's ``forward`` knows are passed to it.
+        further: more inputs that the network receives after the first, by name; they are explained with it.
     """
 
     inputs: Tensor
     targets: Tensor | None = None
     groups: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
+    further: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.inputs.shape[0])
@@ -88,13 +90,22 @@ def _by_position(batch: list[Any] | tuple[Any, ...]) -> Sample:
     if len(batch) not in (2, 3):
         raise unreadable(batch, "input and target")
     groups = batch[2] if len(batch) == 3 else {}
-    return Sample(batch[0], batch[1], groups if isinstance(groups, Mapping) else {"": groups})
+    inputs, further = _several(batch[0])
+    return Sample(inputs, batch[1], groups if isinstance(groups, Mapping) else {"": groups}, further=further)
+
+
+def _several(inputs: Any) -> tuple[Any, dict[str, Tensor]]:
+    """The first input, and the others by number, where a batch holds several."""
+    if not isinstance(inputs, list | tuple) or not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        return inputs, {}
+    return inputs[0], {f"input_{i}": x for i, x in enumerate(inputs[1:], start=2)}
 
 
 def read(batch: Any, reader: Reader | None = None) -> Sample:
     """The `Sample` in ``batch``.
 
-    ``(x, y)``, ``(x, y, groups)`` and dicts need no reader. In a triple, ``groups`` is a mapping from attribute to
+    ``(x, y)``, ``(x, y, groups)`` and dicts need no reader; ``x`` may be several tensors.
+    In a triple, ``groups`` is a mapping from attribute to
     values, or the values of the only declared attribute (kept under the empty name).
 
     Args:
@@ -136,4 +147,4 @@ def _checked(sample: Sample, batch: object) -> Sample:
     targets = torch.as_tensor(sample.targets, device=sample.inputs.device)
     if targets.ndim == 0 or len(targets) != len(sample):
         raise ValueError(f"expected one target per sample, {len(sample)}; got {describe(targets)}")
-    return Sample(sample.inputs, targets, sample.groups, sample.extras)
+    return replace(sample, targets=targets)

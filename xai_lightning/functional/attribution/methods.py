@@ -4,16 +4,28 @@ import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import captum.attr
-import torch
 from captum._utils.models.linear_model import SkLearnLinearRegression
+from torch import nn
 
+from xai_lightning.functional.attribution.adaptive import MOST_PASSES
+from xai_lightning.functional.attribution.permutation import DonorPermutation
+from xai_lightning.functional.attribution.relevance import Relevance
 from xai_lightning.functional.attribution.scalars import Kind
+from xai_lightning.functional.attribution.shapley import MOST_VARIABLES, ExactShapley
 from xai_lightning.functional.tables import choose
 
 Options = Mapping[str, Any]
+Layout = Literal["table", "image", "series", "tokens", "integers"]
+Smooth = Literal["smoothgrad", "smoothgrad_sq", "vargrad"]
+
+LAYOUTS: frozenset[Layout] = frozenset({"table", "image", "series", "tokens", "integers"})
+CONTINUOUS: frozenset[Layout] = LAYOUTS - {"integers"}
+SMOOTHS: tuple[Smooth, ...] = ("smoothgrad", "smoothgrad_sq", "vargrad")
+TOLERANCE = 0.01
+PRIVATE = {"windows", "background"}
 RESERVED = {
     "self",
     "inputs",
@@ -22,6 +34,7 @@ RESERVED = {
     "additional_forward_args",
     "feature_mask",
     "return_convergence_delta",
+    "attribute_to_layer_input",
 }
 
 
@@ -36,46 +49,56 @@ class Method(NamedTuple):
     """One row of the table.
 
     Args:
-        make: builds captum's object from the explained module; a new one per call, since captum's gather handles (trap
-            11).
+        make: builds captum's object from the explained module and a layer; a new one per call, since captum's gather
+            handles (trap 11).
         cost: passes of one sample, from the options and the number of variables.
         defaults: options where captum's are too noisy for drift or depend on the input; from the shape of one input
             and the number of variables.
+        layouts: the inputs it explains; ``tokens`` are ids that are explained through their embedding.
+        several: whether it explains several inputs at once.
         kind: the explained scalar.
         baseline: whether it compares with a baseline.
-        gradient: whether it differentiates, so needs floating-point inputs.
+        background: whether it draws from several baselines, or averages over them.
+        gradient: whether it differentiates.
+        layer: whether it needs a layer, and explains that layer's activations, or looks through them.
         masked: whether it switches whole variables off; captum then repeats a variable's number on each of its columns.
         cells: into how many patches per side an image is cut where whole variables are switched off.
+        most_variables: how many variables it can explain at most.
         random: whether it draws; then each sample is explained alone, with its own seed.
         signed: whether the sign means something.
         complete: whether attributions add up to f(x) - f(baseline).
+        rules: which rules it lays over layers: those of DeepLift, of LRP, or the guided ReLU.
+        own: options of ours, which captum does not know.
         package: a package that it needs beside captum.
     """
 
-    make: Callable[[Any], Any]
+    make: Callable[[Any, Any], Any]
     cost: Callable[[Options, int], Passes]
     defaults: Callable[[Sequence[int], int], Options] = lambda shape, variables: {}
+    layouts: frozenset[Layout] = CONTINUOUS
+    several: bool = True
     kind: Kind = "margin"
     baseline: bool = True
+    background: bool = False
     gradient: bool = True
+    layer: bool = False
     masked: bool = False
     cells: int = 14
+    most_variables: int | None = None
     random: bool = False
     signed: bool = True
     complete: bool = False
+    rules: Literal["deep_lift", "lrp", "guided"] | None = None
+    own: tuple[str, ...] = ()
     package: str | None = None
 
 
 def _window(shape: Sequence[int], variables: int) -> Options:
-    """Windows of a seventh of an image's sides over all channels, side by side; single columns of a table."""
+    """Windows side by side: a seventh of an image's sides over all channels; single numbers of anything else."""
     if len(shape) != 3:
         return {"sliding_window_shapes": (1,) * len(shape), "strides": (1,) * len(shape)}
     window = (shape[0], math.ceil(shape[1] / 7), math.ceil(shape[2] / 7))
     return {"sliding_window_shapes": window, "strides": window}
-
-
-def _windows(options: Options, variables: int) -> Passes:
-    return Passes(1 + int(options["windows"]), 0)
 
 
 def _draws(shape: Sequence[int], variables: int) -> Options:
@@ -83,39 +106,118 @@ def _draws(shape: Sequence[int], variables: int) -> Options:
     return {"n_samples": min(2**variables, enough) if variables < 20 else enough}
 
 
-def _lime(explained: Any) -> Any:
+def _lime(explained: Any, layer: Any) -> Any:
     # captum's default is a lasso, whose exact zeros become ties
     return captum.attr.Lime(explained, interpretable_model=SkLearnLinearRegression())
 
 
+def _of(build: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda explained, layer: build(explained)
+
+
+def _once(forward: int, backward: int) -> Callable[[Options, int], Passes]:
+    return lambda options, variables: Passes(forward, backward)
+
+
+def _steps(more: int = 0, more_backward: int = 0) -> Callable[[Options, int], Passes]:
+    return lambda options, variables: Passes(int(options["n_steps"]) + more, int(options["n_steps"]) + more_backward)
+
+
+def _samples(forward: bool = True) -> Callable[[Options, int], Passes]:
+    return lambda options, variables: Passes(int(options["n_samples"]), 0 if forward else int(options["n_samples"]))
+
+
+def _default(**options: Any) -> Callable[[Sequence[int], int], Options]:
+    return lambda shape, variables: options
+
+
 METHODS: dict[str, Method] = {
-    "saliency": Method(
-        captum.attr.Saliency,
-        lambda o, v: Passes(1, 1),
-        baseline=False,
-        signed=False,
-        defaults=lambda s, v: {"abs": True},
-    ),
-    "input_x_gradient": Method(captum.attr.InputXGradient, lambda o, v: Passes(1, 1), baseline=False),
+    "saliency": Method(_of(captum.attr.Saliency), _once(1, 1), _default(abs=True), baseline=False, signed=False),
+    "input_x_gradient": Method(_of(captum.attr.InputXGradient), _once(1, 1), baseline=False),
     "integrated_gradients": Method(
-        captum.attr.IntegratedGradients,
-        lambda o, v: Passes(int(o["n_steps"]), int(o["n_steps"])),
-        defaults=lambda s, v: {"n_steps": 50},
+        _of(captum.attr.IntegratedGradients),
+        lambda o, v: Passes(*(int(o["n_steps"] if o.get("tolerance") is None else MOST_PASSES),) * 2),
+        _default(n_steps=50),
         complete=True,
+        own=("tolerance",),
     ),
-    "deep_lift": Method(captum.attr.DeepLift, lambda o, v: Passes(2, 2), kind="centred", complete=True),
+    "guided_backprop": Method(_of(captum.attr.GuidedBackprop), _once(1, 1), baseline=False, rules="guided"),
+    "deconvolution": Method(_of(captum.attr.Deconvolution), _once(1, 1), baseline=False, rules="guided"),
+    "deep_lift": Method(_of(captum.attr.DeepLift), _once(2, 2), kind="centred", complete=True, rules="deep_lift"),
+    "deep_lift_shap": Method(
+        _of(captum.attr.DeepLiftShap),
+        lambda o, v: Passes(2 * int(o["background"]), 2 * int(o["background"])),
+        kind="centred",
+        background=True,
+        rules="deep_lift",
+    ),
     "gradient_shap": Method(
-        captum.attr.GradientShap,
-        lambda o, v: Passes(int(o["n_samples"]), int(o["n_samples"])),
-        defaults=lambda s, v: {"n_samples": 50},
+        _of(captum.attr.GradientShap), _samples(forward=False), _default(n_samples=50), background=True, random=True
+    ),
+    "grad_cam": Method(
+        lambda e, layer: captum.attr.LayerGradCam(e, layer),
+        _once(1, 1),
+        layouts=frozenset({"image", "series"}),
+        baseline=False,
+        layer=True,
+    ),
+    "guided_grad_cam": Method(
+        lambda e, layer: captum.attr.GuidedGradCam(e, layer),
+        _once(2, 2),
+        layouts=frozenset({"image", "series"}),
+        several=False,
+        baseline=False,
+        layer=True,
+        rules="guided",
+    ),
+    "feature_ablation": Method(
+        _of(captum.attr.FeatureAblation), lambda o, v: Passes(1 + v, 0), layouts=LAYOUTS, gradient=False, masked=True
+    ),
+    "occlusion": Method(
+        _of(captum.attr.Occlusion),
+        lambda o, v: Passes(1 + int(o["windows"]), 0),
+        _window,
+        layouts=LAYOUTS,
+        several=False,
+        gradient=False,
+    ),
+    "feature_permutation": Method(
+        _of(DonorPermutation),
+        lambda o, v: Passes(int(o["n_samples"]) * (1 + v), 0),
+        _default(n_samples=10),
+        layouts=LAYOUTS,
+        several=False,
+        background=True,
+        gradient=False,
+        masked=True,
         random=True,
     ),
-    "feature_ablation": Method(captum.attr.FeatureAblation, lambda o, v: Passes(1 + v, 0), gradient=False, masked=True),
-    "occlusion": Method(captum.attr.Occlusion, _windows, defaults=_window, gradient=False),
+    "shapley_value_sampling": Method(
+        _of(captum.attr.ShapleyValueSampling),
+        lambda o, v: Passes(1 + v * int(o["n_samples"]), 0),
+        _default(n_samples=25),
+        layouts=LAYOUTS,
+        gradient=False,
+        masked=True,
+        cells=7,
+        random=True,
+        complete=True,
+    ),
+    "shapley_values": Method(
+        _of(ExactShapley),
+        lambda o, v: Passes(2**v, 0),
+        layouts=LAYOUTS,
+        gradient=False,
+        masked=True,
+        cells=2,
+        most_variables=MOST_VARIABLES,
+        complete=True,
+    ),
     "kernel_shap": Method(
-        captum.attr.KernelShap,
-        lambda o, v: Passes(int(o["n_samples"]), 0),
-        defaults=_draws,
+        _of(captum.attr.KernelShap),
+        _samples(),
+        _draws,
+        layouts=LAYOUTS,
         gradient=False,
         masked=True,
         cells=7,
@@ -125,13 +227,56 @@ METHODS: dict[str, Method] = {
     ),
     "lime": Method(
         _lime,
-        lambda o, v: Passes(int(o["n_samples"]), 0),
-        defaults=_draws,
+        _samples(),
+        _draws,
+        layouts=LAYOUTS,
         gradient=False,
         masked=True,
         cells=7,
         random=True,
         package="sklearn",
+    ),
+    "lrp": Method(
+        _of(Relevance),
+        _once(2, 1),
+        layouts=frozenset({"table", "image"}),
+        several=False,
+        kind="centred",
+        baseline=False,
+        rules="lrp",
+    ),
+    "layer_integrated_gradients": Method(
+        lambda e, layer: captum.attr.LayerIntegratedGradients(e, layer),
+        _steps(2),
+        _default(n_steps=50),
+        layouts=LAYOUTS,
+        layer=True,
+        complete=True,
+    ),
+    "conductance": Method(
+        lambda e, layer: captum.attr.LayerConductance(e, layer),
+        _steps(1, 1),
+        _default(n_steps=50),
+        layer=True,
+        complete=True,
+    ),
+    "internal_influence": Method(
+        lambda e, layer: captum.attr.InternalInfluence(e, layer), _steps(), _default(n_steps=50), layer=True
+    ),
+    "layer_deep_lift": Method(
+        lambda e, layer: captum.attr.LayerDeepLift(e, layer),
+        _once(2, 2),
+        kind="centred",
+        layer=True,
+        complete=True,
+        rules="deep_lift",
+    ),
+    "layer_gradient_x_activation": Method(
+        lambda e, layer: captum.attr.LayerGradientXActivation(e, layer),
+        _once(1, 1),
+        layouts=LAYOUTS,
+        baseline=False,
+        layer=True,
     ),
 }
 
@@ -151,14 +296,62 @@ def check_method(name: str, options: Options) -> None:
         choose(f"option of {name!r}", option, known)
 
 
+def check_inputs(name: str, layouts: Sequence[Layout], *, variables: int, layer: bool) -> None:
+    """Refuse inputs that the method cannot explain; all offences in one message.
+
+    Args:
+        name: the method.
+        layouts: of each explained input.
+        variables: how many variables the inputs have.
+        layer: whether a layer was named.
+
+    Raises:
+        ValueError: if an input, their number, the variables or the layer do not fit (traps 17, 24).
+
+    Example:
+        >>> check_inputs("saliency", ["image"], variables=196, layer=False)
+    """
+    method, offences = METHODS[name], []
+    offences += [
+        f"it cannot explain {layout} ({_instead(method, layout)})" for layout in layouts if layout not in method.layouts
+    ]
+    if len(layouts) > 1 and not method.several:
+        offences.append(f"it explains one input, not {len(layouts)}")
+    if method.most_variables is not None and variables > method.most_variables:
+        offences.append(
+            f"it explains at most {method.most_variables} variables, not {variables}; join some with features="
+        )
+    if method.layer != layer:
+        offences.append(
+            "it needs the name of a layer: layer=..." if method.layer else "it explains inputs, so layer= has no use"
+        )
+    if offences:
+        raise ValueError(f"method {name!r}: " + "; ".join(offences))
+
+
+def _instead(method: Method, layout: Layout) -> str:
+    if layout == "integers" and "tokens" in method.layouts:
+        return "it differentiates: name the module that embeds them with embedding=..., or give the network floats"
+    others = [name for name, row in METHODS.items() if layout in row.layouts and not row.layer]
+    return f"{', '.join(others[:5])} can"
+
+
 def _option_names(method: Method) -> list[str]:
-    built = method.make(torch.nn.Identity())
-    return [name for name in inspect.signature(built.attribute).parameters if name not in RESERVED]
+    built = method.make(nn.Identity(), nn.Identity())
+    return [*(name for name in inspect.signature(built.attribute).parameters if name not in RESERVED), *method.own]
 
 
-def resolve_options(name: str, options: Options, shape: Sequence[int], variables: int) -> dict[str, Any]:
-    """The options with which ``name`` runs on inputs of ``shape``: given ones over defaults."""
-    resolved = {**METHODS[name].defaults(shape, variables), **options}
+def resolve_options(
+    name: str, options: Options, shape: Sequence[int], variables: int, background: int = 1
+) -> dict[str, Any]:
+    """The options with which ``name`` runs on inputs of ``shape``: given ones over defaults.
+
+    Integrated gradients are adaptive (``tolerance=0.01``) unless captum's rule is asked for by ``tolerance=None``,
+    ``n_steps`` or ``method``.
+    """
+    resolved = {**METHODS[name].defaults(shape, variables), **options, "background": background}
+    if name == "integrated_gradients" and not {"n_steps", "method", "tolerance"} & set(options):
+        resolved["tolerance"] = TOLERANCE
     if name == "occlusion":
         resolved["windows"] = _count_windows(shape, resolved)
     return resolved
@@ -166,5 +359,6 @@ def resolve_options(name: str, options: Options, shape: Sequence[int], variables
 
 def _count_windows(shape: Sequence[int], options: Options) -> int:
     windows, strides = options["sliding_window_shapes"], options.get("strides") or (1,) * len(shape)
+    windows = windows[0] if isinstance(windows[0], tuple) else windows
     strides = (strides,) * len(shape) if isinstance(strides, int) else strides
     return math.prod(1 + math.ceil(max(n - w, 0) / s) for n, w, s in zip(shape, windows, strides, strict=True))

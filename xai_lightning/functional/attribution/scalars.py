@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "multilabel", "segmentation", "regression"]
 Kind = Literal["margin", "centred"]
 PROBABILITY_FLOOR = 1e-7
 
@@ -99,55 +99,87 @@ def _single(outputs: Tensor) -> Tensor | None:
     return outputs[:, 0] if outputs.shape[1] == 1 else None
 
 
-def log_odds(probabilities: Tensor) -> Tensor:
-    """Logits of ``[N]`` or ``[N, 1]`` probabilities; logarithms of ``[N, K]``, whose margin is the log-odds."""
+def log_odds(probabilities: Tensor, task: Task = "classification") -> Tensor:
+    """Logits of independent probabilities (``[N]``, ``[N, 1]``, labels); logarithms of those of several classes.
+
+    The margin of the logarithms is the log-odds.
+    """
     p = probabilities.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-    return p.log() if p.ndim == 2 and p.shape[1] > 1 else torch.logit(p)
+    return p.log() if task != "multilabel" and p.ndim > 1 and p.shape[1] > 1 else torch.logit(p)
+
+
+def label_logit(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logit of one label of several that may hold together.
+
+    Args:
+        logits: floating ``[N, L]``.
+        targets: ``int64[N]``, the label that is explained of each sample.
+
+    Returns:
+        ``[N]``, logits.
+
+    Example:
+        >>> label_logit(torch.tensor([[2.0, -1.0]]), torch.tensor([1]))
+        tensor([-1.])
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"multilabel outputs must have the shape [N, L]; got {list(logits.shape)}")
+    return logits.gather(1, targets[:, None]).squeeze(1)
+
+
+def masked_sum(logits: Tensor, targets: Tensor, masks: Tensor, kind: Kind) -> Tensor:
+    """Sum of the target class's scalar over a region of the output.
+
+    Args:
+        logits: floating ``[N, K, H, W]``, of each pixel.
+        targets: ``int64[N]``, class indices.
+        masks: ``bool[N, H, W]``, the region; freeze it, or its change counts as drift.
+        kind: which scalar of a pixel.
+
+    Returns:
+        ``[N]``, in units of the scalar times pixels.
+
+    Example:
+        >>> logits = torch.tensor([2.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 3, 3)
+        >>> masked_sum(logits, torch.tensor([0]), torch.ones(1, 3, 3, dtype=torch.bool), "centred")
+        tensor([9.])
+    """
+    if logits.ndim != 4 or masks.shape != (len(logits), *logits.shape[2:]):
+        got = f"{list(logits.shape)} and {list(masks.shape)}"
+        raise ValueError(f"segmentation needs outputs [N, K, H, W] and masks [N, H, W]; got {got}")
+    pixels = logits.movedim(1, -1)
+    classes = targets[:, None, None].expand(masks.shape)
+    each = KINDS[kind](pixels.flatten(0, 2), classes.flatten()).reshape(masks.shape)
+    return (each * masks).flatten(1).sum(dim=1)
+
+
+def scalar(task: Task, kind: Kind, outputs: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:
+    """The explained scalar of each sample.
+
+    Args:
+        task: ``classification``: margin or centred logit; ``multilabel``: one label's logit; ``segmentation``: the sum
+            over a mask; ``regression``: the only output.
+        kind: which scalar of a classifier.
+        outputs: logits, or values of a regression.
+        targets: ``int64[N]``.
+        masks: ``bool[N, H, W]``, for segmentation.
+
+    Returns:
+        ``[N]``.
+
+    Raises:
+        ValueError: if the outputs do not have the shape that the task needs.
+    """
+    if task == "multilabel":
+        return label_logit(outputs, targets)
+    if task == "segmentation" and masks is not None:
+        return masked_sum(outputs, targets, masks, kind)
+    if task == "regression":
+        single = _single(outputs)
+        if single is None:
+            raise ValueError(f"regression needs one output per sample, or target=its number; got {list(outputs.shape)}")
+        return single
+    return KINDS[kind](outputs, targets)
 
 
 KINDS: dict[Kind, Callable[[Tensor, Tensor], Tensor]] = {"margin": margin, "centred": centred}
-
-
-class Explained(nn.Module):
-    """A network followed by the scalar that is explained.
-
-    Called with inputs ``[N, ...]``, targets ``[N]`` and any extras; returns ``[N]``.
-
-    Args:
-        network: maps inputs to outputs.
-        task: ``classification``, or ``regression`` (the single output).
-        kind: which scalar of a classifier.
-        probabilities: the outputs are probabilities, not logits.
-        names: keyword names of the extras, in order.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        task: Task = "classification",
-        kind: Kind = "margin",
-        probabilities: bool = False,
-        names: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__()
-        self.network, self.task, self.kind = network, task, kind
-        self.probabilities, self.names = probabilities, names
-        self.rows = 0
-        self.nonfinite = False
-
-    def forward(self, inputs: Tensor, targets: Tensor, *extras: Any) -> Tensor:
-        """The scalar ``[N]`` of each sample."""
-        self.rows += len(inputs)
-        named = dict(zip(self.names, extras, strict=True))
-        outputs = rows(output_tensor(self.network(inputs, **named)), len(inputs))
-        if self.task == "regression":
-            single = _single(outputs)
-            if single is None:
-                raise ValueError(f"regression needs one output per sample; got {list(outputs.shape)}")
-            return self._noted(single)
-        return self._noted(KINDS[self.kind](log_odds(outputs) if self.probabilities else outputs, targets))
-
-    def _noted(self, scalars: Tensor) -> Tensor:
-        self.nonfinite |= not bool(scalars.isfinite().all())
-        return scalars

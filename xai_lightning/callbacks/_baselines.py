@@ -1,0 +1,144 @@
+"""What the samples of a probe are compared with."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.attribution.baselines import BASELINES, blurred, padded, uniform
+from xai_lightning.functional.tables import choose
+
+if TYPE_CHECKING:
+    from xai_lightning.callbacks._explainer import Ways
+
+BACKGROUND = 16
+FROM_DATA = ("mean", "background")
+
+
+class Seen(NamedTuple):
+    """What was seen of the data: mean ``[1, ...]`` and 16 rows ``[B, ...]`` of each explained input."""
+
+    mean: tuple[Tensor, ...]
+    rows: tuple[Tensor, ...]
+
+
+class Against(NamedTuple):
+    """Baselines: one for each sample, and the background for methods that use several; one tensor per input."""
+
+    points: tuple[Tensor, ...]
+    background: tuple[Tensor, ...]
+
+    def embedded(self, embed: Callable[[Tensor], Tensor]) -> "Against":
+        """With the first input's ids embedded, if they are ids."""
+        first = self.points[0]
+        if first.is_floating_point():
+            return self
+        found = embed(first)
+        return Against((found, *self.points[1:]), (found, *self.background[1:]))
+
+
+class Baselines:
+    """The baseline that was asked for.
+
+    Args:
+        ways: how samples are explained.
+    """
+
+    def __init__(self, ways: "Ways") -> None:
+        self._ways = ways
+        several = isinstance(ways.baseline, list | tuple)
+        self._each = tuple(ways.baseline) if several else (ways.baseline,)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the background has, where that is known before data."""
+        first = self._each[0]
+        if isinstance(first, Tensor):
+            return max(2, len(first)) if first.ndim > 1 else 2
+        return BACKGROUND if isinstance(first, str) and first == "background" else 2
+
+    def check(self) -> None:
+        """Refuse unknown names.
+
+        Raises:
+            ValueError: on an unknown baseline; the known ones are listed.
+        """
+        for each in self._each:
+            if isinstance(each, str):
+                choose("baseline", each, BASELINES)
+
+    @property
+    def from_data(self) -> bool:
+        """Whether it is taken from the data that are validated."""
+        return any(isinstance(each, str) and each in FROM_DATA for each in self._each)
+
+    def of(
+        self,
+        inputs: Sequence[Tensor],
+        layouts: Sequence[str],
+        seeds: Sequence[int],
+        seen: Seen | None,
+        left_out: Tensor | None,
+    ) -> Against:
+        """Baselines of ``inputs``.
+
+        Args:
+            inputs: ``[M, ...]`` each; token ids where they are embedded later.
+            layouts: of each.
+            seeds: one per sample.
+            seen: of the data; None in a rehearsal, where the rows themselves stand in.
+            left_out: ``bool[M, T]``, tokens to keep.
+        """
+        wanted = self._each * len(inputs) if len(self._each) == 1 else self._each
+        points, background = [], []
+        for i, (x, each, layout) in enumerate(zip(inputs, wanted, layouts, strict=True)):
+            rows = self._rows(x, each, layout, i, seeds, seen, left_out if i == 0 else None)
+            background.append(rows)
+            points.append(rows if len(rows) == len(x) and _own(each) else rows[:1])
+        return Against(tuple(points), tuple(background))
+
+    def _rows(
+        self,
+        x: Tensor,
+        wanted: object,
+        layout: str,
+        i: int,
+        seeds: Sequence[int],
+        seen: Seen | None,
+        left_out: Tensor | None,
+    ) -> Tensor:
+        if isinstance(wanted, Tensor):
+            return _shaped(wanted.to(x), x)
+        if wanted in FROM_DATA:
+            known = None if seen is None else (seen.mean if wanted == "mean" else seen.rows)[i].to(x)
+            return known if known is not None else x[:BACKGROUND] if wanted == "background" else x[:1]
+        if wanted == "blur":
+            series = (1,) if self._ways.time_first else (2,)
+            return blurred(x, {"image": (2, 3), "series": series}.get(layout, tuple(range(1, x.ndim))))
+        if wanted == "uniform":
+            return uniform(x, seeds)
+        if wanted == "pad" or (wanted is None and self._ways.tokens and i == 0):
+            return padded(
+                x, self._ways.pad_token, torch.zeros_like(x, dtype=torch.bool) if left_out is None else left_out
+            )
+        number = 0.0 if wanted in ("zero", None) else float(str(wanted))
+        return torch.full_like(x[:1], number)
+
+
+def _own(wanted: object) -> bool:
+    """Whether each sample has a baseline of its own."""
+    return wanted in ("blur", "uniform", "pad", None) if not isinstance(wanted, Tensor) else False
+
+
+def _shaped(baseline: Tensor, x: Tensor) -> Tensor:
+    """Rows like ``x`` of a baseline that has the shape of one input, broadcasts to it, or has several rows."""
+    shape = x.shape[1:]
+    if baseline.shape[1:] == shape:
+        return baseline
+    try:
+        return baseline.expand(shape)[None]
+    except RuntimeError as error:
+        raise ValueError(
+            f"baseline must have the shape of one input, {list(shape)}; got {list(baseline.shape)}"
+        ) from error

@@ -1,0 +1,161 @@
+"""Explanations in canonical form: which numbers are compared, and which variable each belongs to."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional import drift
+from xai_lightning.functional.attribution import (
+    Layout,
+    Variables,
+    grid_variables,
+    per_variable,
+    table_variables,
+)
+from xai_lightning.functional.attribution.variables import MAX_NAMED, Where
+from xai_lightning.functional.tables import choose
+
+WINDOWS, CELLS = 14, 28
+
+
+class Columns(NamedTuple):
+    """The columns of canonical maps.
+
+    Args:
+        names: of the variables that have one.
+        owner: ``int64[D]``, the variable of each column; -1 for none.
+    """
+
+    names: tuple[str, ...] = ()
+    owner: Tensor = torch.empty(0, dtype=torch.int64)
+
+    def of(self, names: Sequence[str]) -> list[int]:
+        """Columns of the variables called ``names``.
+
+        Raises:
+            ValueError: if there is no such variable; the known ones are listed.
+        """
+        wanted = [self.names.index(choose("feature", name, self.names)) for name in names]
+        return torch.isin(self.owner, torch.tensor(wanted)).nonzero().flatten().tolist()
+
+    def importance(self, maps: Tensor) -> Tensor:
+        """``float[M, V]``: absolute attribution of each variable in each sample, summed over its columns."""
+        found = maps.new_zeros(len(maps), len(self.names))
+        named = (self.owner >= 0).nonzero().flatten()
+        return found.index_add_(1, self.owner[named], maps[:, named].abs())
+
+
+class Canon:
+    """The canonical form of attributions to one or several inputs.
+
+    Args:
+        inputs: of the first batch.
+        names: of the further inputs.
+        features: names of the first input's columns (table) or channels (series).
+        embedded: whether the first input are token ids that are explained through their embedding.
+        time_first: whether series are ``[N, T, C]`` rather than ``[N, C, T]``.
+        cells: into how many patches per side images are cut where variables are switched off.
+
+    Raises:
+        ValueError: if names are given to an input that has no columns or channels.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        names: Sequence[str],
+        features: Mapping[str, Where] | None,
+        *,
+        embedded: bool = False,
+        time_first: bool = False,
+        cells: int = 14,
+    ) -> None:
+        self.time_first = time_first
+        self.layouts: tuple[Layout, ...] = tuple(_layout(x, embedded and i == 0) for i, x in enumerate(inputs))
+        if features is not None and self.layouts[0] in ("image", "tokens"):
+            shape = list(inputs[0].shape)
+            raise ValueError(f"features=... names columns of a table or channels of a series; the inputs are {shape}")
+        self.blocks: tuple[Variables, ...] = ()
+        self.columns, place = Columns(), 0
+        for i, (x, layout) in enumerate(zip(inputs, self.layouts, strict=True)):
+            blocks, columns = self._learned(x, layout, features if i == 0 else None, cells)
+            prefix = "" if i == 0 else f"{names[i - 1]}."
+            self.blocks += (blocks,)
+            owner = torch.where(columns.owner < 0, -1, columns.owner + place)
+            place += len(columns.names)
+            self.columns = Columns(
+                (*self.columns.names, *(prefix + name for name in columns.names)),
+                torch.cat([self.columns.owner, owner]),
+            )
+
+    @property
+    def number(self) -> int:
+        """How many variables a method switches off that switches variables off."""
+        return sum(each.number for each in self.blocks)
+
+    def _learned(
+        self, x: Tensor, layout: Layout, features: Mapping[str, Where] | None, cells: int
+    ) -> tuple[Variables, Columns]:
+        shape = tuple(x.shape[1:])
+        if layout == "image":
+            return grid_variables(shape, cells), _unnamed(drift.pool(torch.zeros(1, *shape)).shape[1])
+        if layout == "series":
+            return self._series(shape, features)
+        if layout == "tokens":
+            return table_variables(shape[0]), _unnamed(shape[0])
+        if len(shape) == 1:
+            variables = table_variables(shape[0], features)
+            named = bool(variables.names)
+            owner = torch.arange(variables.number) if named else torch.full((variables.number,), -1)
+            return variables, Columns(variables.names, owner)
+        blocks = grid_variables(shape, cells)
+        return blocks, _unnamed(blocks.mask.numel())
+
+    def _series(self, shape: tuple[int, ...], features: Mapping[str, Where] | None) -> tuple[Variables, Columns]:
+        """Windows of a channel are switched off together; a channel is a variable."""
+        channels, steps = (shape[1], shape[0]) if self.time_first else shape
+        named = table_variables(channels, features)
+        windows = min(WINDOWS, steps)
+        block = torch.arange(channels)[:, None] * windows + (torch.arange(steps) * windows // steps)[None]
+        names = tuple(name.replace("column_", "channel_") for name in named.names) if channels <= MAX_NAMED else ()
+        cells = min(CELLS, steps)
+        owner = named.mask[0].repeat_interleave(cells) if names else torch.full((channels * cells,), -1)
+        return Variables((), (block.T if self.time_first else block)[None].contiguous()), Columns(names, owner)
+
+    def canonical(self, values: Sequence[Tensor]) -> Tensor:
+        """Maps ``float64[N, D]`` of attributions to the inputs, one tensor each."""
+        parts = [self._one(v, i) for i, v in enumerate(values)]
+        return drift.pool(torch.cat(parts, dim=1))
+
+    def _one(self, values: Tensor, i: int) -> Tensor:
+        if self.layouts[i] == "image":
+            return drift.pool(values)
+        if self.layouts[i] == "series":
+            values = values.transpose(1, 2) if self.time_first else values
+            cells = min(CELLS, values.shape[2])
+            return torch.nn.functional.adaptive_avg_pool1d(values.double(), cells).flatten(1)
+        if self.layouts[i] == "tokens":
+            return (values.sum(dim=2) if values.ndim == 3 else values).double()
+        return per_variable(values, self.blocks[i]) if values.ndim == 2 else values.flatten(1).double()
+
+    def spatial(self, values: Tensor) -> Tensor:
+        """The first input's attributions over its places: ``[N, H, W]``, ``[N, T]`` or ``[N, D]``."""
+        if self.layouts[0] == "image":
+            return values.sum(dim=1)
+        if self.layouts[0] == "series":
+            return values.sum(dim=2 if self.time_first else 1)
+        return values.sum(dim=2) if values.ndim == 3 else values
+
+
+def _layout(x: Tensor, embedded: bool) -> Layout:
+    if embedded:
+        return "tokens"
+    if not x.is_floating_point():
+        return "integers"
+    return "image" if x.ndim == 4 else "series" if x.ndim == 3 else "table"
+
+
+def _unnamed(columns: int) -> Columns:
+    return Columns((), torch.full((columns,), -1))

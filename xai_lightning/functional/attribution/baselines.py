@@ -1,0 +1,93 @@
+"""Baselines: what stands for "absent". An attribution is an answer relative to one, so it is chosen, and logged."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BASELINES = ("zero", "mean", "background", "blur", "uniform", "pad")
+"""Named baselines; ``mean`` and ``background`` (16 rows) are taken from the data, once."""
+
+
+def black(mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The value of a black pixel after normalisation: 0 in normalised space is the *mean* picture (trap 28).
+
+    Args:
+        mean: of each channel, in units of a pixel, as given to the normalisation.
+        std: of each channel, likewise.
+
+    Returns:
+        float32[C, 1, 1], to be given as ``baseline=``.
+
+    Raises:
+        ValueError: if there is not one deviation above 0 for each mean.
+
+    Example:
+        >>> black([0.5], [0.25]).flatten()
+        tensor([-2.])
+    """
+    if len(mean) != len(std) or not all(deviation > 0 for deviation in std):
+        raise ValueError(f"`mean` and `std` must have one length, and `std` be above 0; got {list(mean)}, {list(std)}")
+    return -torch.tensor(mean, dtype=torch.float32)[:, None, None] / torch.tensor(std)[:, None, None]
+
+
+def blurred(inputs: Tensor, dims: Sequence[int]) -> Tensor:
+    """Each sample smoothed by a Gaussian of a tenth of each side: what is left without detail.
+
+    Args:
+        inputs: floating ``[N, ...]``.
+        dims: which dimensions to smooth over (height and width, or time); edges are repeated.
+
+    Returns:
+        Like the inputs; a constant stays as it is.
+
+    Example:
+        >>> blurred(torch.ones(1, 1, 4, 4), (2, 3)).unique()
+        tensor([1.])
+    """
+    found = inputs
+    for dim in dims:
+        side = inputs.shape[dim]
+        place = torch.arange(side, dtype=torch.float64, device=inputs.device)
+        reach = torch.arange(-side, 2 * side, device=inputs.device)
+        weights = (-((reach[None] - place[:, None]) ** 2) / (2 * (side / 10) ** 2)).exp()
+        kernel = torch.zeros(side, side, dtype=torch.float64, device=inputs.device)
+        kernel.index_add_(1, reach.clamp(0, side - 1), weights / weights.sum(dim=1, keepdim=True))
+        found = (found.movedim(dim, -1).double() @ kernel.T).to(inputs.dtype).movedim(-1, dim)
+    return found
+
+
+def uniform(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Noise, evenly distributed over the range of each sample, by a private generator of each.
+
+    Args:
+        inputs: floating ``[N, ...]``.
+        seeds: one per sample.
+
+    Returns:
+        Like the inputs, the same for a sample in any batch.
+    """
+    rows = []
+    for x, seed in zip(inputs, seeds, strict=True):
+        drawn = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        low, high = x.min().double(), x.max().double()
+        rows.append((low + (high - low) * drawn.to(x.device)).to(x.dtype))
+    return torch.stack(rows)
+
+
+def padded(ids: Tensor, pad_token: int, kept: Tensor) -> Tensor:
+    """Token ids replaced by padding, except those to keep (special tokens).
+
+    Args:
+        ids: integer ``[N, T]``.
+        pad_token: the id of padding.
+        kept: ``bool[N, T]``.
+
+    Returns:
+        Like the ids.
+
+    Example:
+        >>> padded(torch.tensor([[101, 7, 8]]), 0, torch.tensor([[True, False, False]]))
+        tensor([[101,   0,   0]])
+    """
+    return torch.where(kept, ids, torch.full_like(ids, pad_token))

@@ -1,0 +1,270 @@
+"""Running captum: micro-batches from shapes, private seeds, and nothing left behind."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import captum.attr
+import torch
+from torch import Tensor, nn
+
+from xai_lightning.functional.attribution.adaptive import refine
+from xai_lightning.functional.attribution.explained import Explained
+from xai_lightning.functional.attribution.methods import METHODS, PRIVATE, Method, Smooth
+from xai_lightning.functional.attribution.variables import Variables
+from xai_lightning.functional.rng import isolated
+
+NUMBERS_AT_ONCE = 2**22
+"""How many input numbers one forward pass may hold: it bounds memory, and changes no result."""
+
+SMOOTH_OPTIONS = {"nt_samples": 10, "stdevs": 0.1}
+INTERNAL = ("integrated_gradients", "layer_integrated_gradients", "conductance", "internal_influence")
+
+Inputs = tuple[Tensor, ...]
+Custom = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
+
+
+class Question(NamedTuple):
+    """What is asked of a method about some samples.
+
+    Args:
+        inputs: ``[N, ...]`` each.
+        targets: ``[N]``.
+        rest: further arguments of the explained module: masks of a segmentation, then the network's extras.
+        baselines: ``[N, ...]`` each.
+        background: ``[B, ...]`` each.
+    """
+
+    inputs: Inputs
+    targets: Tensor
+    rest: tuple[Tensor, ...]
+    baselines: Inputs
+    background: Inputs
+
+    def take(self, where: slice) -> "Question":
+        """The same about the samples at ``where``."""
+        inputs, targets, rest, baselines, background = self
+        cut = [tuple(x[where] for x in group) for group in (inputs, rest, baselines)]
+        return Question(cut[0], targets[where], cut[1], cut[2], background)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers in one sample."""
+        return sum(max(1, x[0].numel()) for x in self.inputs)
+
+
+class Found(NamedTuple):
+    """What a method found.
+
+    Args:
+        values: ``[N, ...]``, one per input, or one of the layer.
+        gap: ``float64[N]``, sum of the attributions minus the change; NaN where it was not looked at.
+        change: ``float64[N]``, f(x) - f(baseline); likewise.
+    """
+
+    values: Inputs
+    gap: Tensor
+    change: Tensor
+
+
+class Run(NamedTuple):
+    """How a method is run.
+
+    Args:
+        name: a key of METHODS.
+        explained: network and scalar.
+        variables: of each input.
+        options: resolved ones.
+        layer: for methods that need one.
+        smooth: average over noisy copies of the input.
+        at_once: numbers in one forward pass.
+    """
+
+    name: str
+    explained: Explained
+    variables: tuple[Variables, ...]
+    options: Mapping[str, Any]
+    layer: nn.Module | None
+    smooth: Smooth | None
+    at_once: int
+
+    @property
+    def spec(self) -> Method:
+        """The method's row."""
+        return METHODS[self.name]
+
+    @property
+    def passes(self) -> int:
+        """The larger number of passes per sample."""
+        return max(self.spec.cost(self.options, sum(v.number for v in self.variables)))
+
+
+def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
+    """Attributions, the same for any batching."""
+    with _out_of_place(how.explained):
+        if how.options.get("tolerance") is not None and not how.smooth:
+            return _refined(how, question)
+        return _checked(how, question, _pieces(how, question, seeds))
+
+
+@contextmanager
+def _out_of_place(network: nn.Module) -> Iterator[None]:
+    """Layers that overwrite their input do not, since captum hands them tensors that must stay as they are (trap 15)."""
+    found = [module for module in network.modules() if vars(module).get("inplace") is True]
+    for module in found:
+        vars(module)["inplace"] = False
+    try:
+        yield
+    finally:
+        for module in found:
+            vars(module)["inplace"] = True
+
+
+def _refined(how: Run, question: Question) -> Found:
+    size = max(1, how.at_once // (question.numbers * how.passes))
+    found = []
+    for i in range(0, len(question.targets), size):
+        piece = question.take(slice(i, i + size))
+        gradient = partial(_gradient, how, piece)
+        found.append(refine(gradient, piece.inputs, piece.baselines, tolerance=how.options["tolerance"]))
+    values = tuple(torch.cat(each) for each in zip(*(part.values for part in found), strict=True))
+    return Found(values, torch.cat([part.gap for part in found]), torch.cat([part.change for part in found]))
+
+
+def _gradient(how: Run, piece: Question, points: Inputs, sample: Tensor) -> tuple[Tensor, Inputs]:
+    """Scalars and gradients at ``points``, in blocks that fit at once."""
+    size = max(1, how.at_once // piece.numbers)
+    scalars, gradients = [], []
+    for i in range(0, len(sample), size):
+        of = sample[i : i + size]
+        given = tuple(x[i : i + size].requires_grad_(True) for x in points)
+        # a clone: a network may write into its input, which a leaf does not allow
+        found = how.explained(*(x.clone() for x in given), piece.targets[of], *(extra[of] for extra in piece.rest))
+        gradients.append(torch.autograd.grad(found.sum(), given))
+        scalars.append(found.detach())
+    return torch.cat(scalars), tuple(torch.cat(each) for each in zip(*gradients, strict=True))
+
+
+def _checked(how: Run, question: Question, values: Inputs) -> Found:
+    """With the gap to what the attributions should add up to, for methods that promise it: two more forward passes."""
+    if not how.spec.complete or how.smooth:
+        unknown = torch.full((len(question.targets),), math.nan, dtype=torch.float64)
+        return Found(values, unknown, unknown)
+    change = scalar_change(how.explained, question)
+    total = torch.stack([each.flatten(1).double().sum(dim=1) for each in values]).sum(dim=0)
+    return Found(values, total - change, change)
+
+
+def scalar_change(explained: Explained, question: Question) -> Tensor:
+    """f(x) - f(baseline) of each sample, ``float64[N]``."""
+    with torch.no_grad():
+        after: Tensor = explained(*question.inputs, question.targets, *question.rest)
+        before: Tensor = explained(*question.baselines, question.targets, *question.rest)
+        return after.double() - before.double()
+
+
+def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
+    if how.spec.random or how.smooth:
+        parts = []
+        for i, seed in enumerate(seeds):
+            with isolated(seed):
+                parts.append(captum_attributions(how, question.take(slice(i, i + 1))))
+    else:
+        per_sample = question.numbers * (how.passes if how.spec.gradient else 1)
+        size = max(1, how.at_once // per_sample)
+        pieces = [question.take(slice(i, i + size)) for i in range(0, len(question.targets), size)]
+        parts = [captum_attributions(how, piece) for piece in pieces]
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+
+def captum_attributions(how: Run, question: Question) -> Inputs:
+    """One call of captum's ``attribute``."""
+    spec, given = how.spec, _arguments(how, question)
+    inputs = tuple(x.detach().clone() for x in question.inputs)
+    if spec.gradient:
+        inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
+    method = spec.make(how.explained, how.layer)
+    if how.smooth:
+        method = captum.attr.NoiseTunnel(method)
+    with warnings.catch_warnings(), torch.set_grad_enabled(spec.gradient):
+        # captum announces hooks and attributes that it sets; the caller's guard puts them back
+        for announced in ("Setting forward, backward hooks", "Setting backward hooks", "Applying"):
+            warnings.filterwarnings("ignore", message=rf"(?s).*{announced}", category=UserWarning)
+        try:
+            found = method.attribute(inputs, **given)
+        except ValueError:
+            # scikit-learn refuses to fit what is not finite; such a map is undefined
+            if not how.explained.nonfinite:
+                raise
+            found = tuple(torch.full(x.shape, math.nan, device=x.device) for x in inputs)
+    found = tuple(x.detach() for x in ((found,) if isinstance(found, Tensor) else tuple(found)))
+    if spec.layer and len(found) > 1 and len(found) != len(inputs):
+        raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")
+    return _spread(found, how.variables) if spec.masked else found
+
+
+def _arguments(how: Run, question: Question) -> dict[str, Any]:
+    spec, options = how.spec, how.options
+    given = {key: value for key, value in options.items() if key not in PRIVATE}
+    for own in spec.own:
+        given.pop(own, None)
+    given["additional_forward_args"] = (question.targets, *question.rest)
+    if spec.baseline:
+        given["baselines"] = question.background if spec.background else question.baselines
+    if spec.masked:
+        given["feature_mask"] = _masks(how.variables, question.targets.device)
+    room = max(1, how.at_once // (question.numbers * len(question.targets)))
+    if not spec.gradient:
+        given.setdefault("perturbations_per_eval", min(room, how.passes))
+    if how.name == "occlusion" and not isinstance(given["sliding_window_shapes"][0], tuple):
+        given["sliding_window_shapes"] = (given["sliding_window_shapes"],)
+        given["strides"] = (given["strides"],) if isinstance(given.get("strides"), tuple) else given.get("strides")
+    if how.name in INTERNAL and room < how.passes:
+        least = 2 if how.name == "conductance" else 1
+        given.setdefault("internal_batch_size", max(least, room) * len(question.targets))
+    if how.smooth:
+        given |= {"nt_type": how.smooth, **{k: given.get(k, v) for k, v in SMOOTH_OPTIONS.items()}}
+        given.setdefault("nt_samples_batch_size", max(1, min(room // how.passes, given["nt_samples"])))
+    return given
+
+
+def _masks(variables: tuple[Variables, ...], device: torch.device) -> Inputs:
+    """The variable of each number, distinct across inputs: equal ids would be switched off together (trap 33)."""
+    masks, first = [], 0
+    for each in variables:
+        masks.append(each.mask.to(device) + first)
+        first += each.number
+    return tuple(masks)
+
+
+def _spread(found: Inputs, variables: tuple[Variables, ...]) -> Inputs:
+    """A variable's number spread evenly over its columns, so that sums within variables are right."""
+    pairs = zip(found, variables, strict=True)
+    return tuple(x / v.sizes.to(x.device)[v.mask.to(x.device)] for x, v in pairs)
+
+
+def custom_attributions(method: Custom, explained: Explained, question: Question, seeds: Sequence[int]) -> Inputs:
+    """A callable asked about one sample at a time, seeded."""
+    parts = [_custom(method, explained, question.take(slice(i, i + 1)), seed) for i, seed in enumerate(seeds)]
+    return (torch.cat(parts),)
+
+
+def _custom(method: Custom, explained: Explained, question: Question, seed: int) -> Tensor:
+    if len(question.inputs) > 1:
+        raise ValueError(f"a callable explains one input, not {len(question.inputs)}")
+    x = question.inputs[0]
+
+    def forward(points: Tensor) -> Tensor:
+        rest = [each.expand(len(points), *each.shape[1:]) for each in (question.targets, *question.rest)]
+        scalars: Tensor = explained(points, *rest)
+        return scalars
+
+    with isolated(seed):
+        found: object = method(forward, x.detach().clone(), question.background[0])
+    if not isinstance(found, Tensor) or found.shape != x.shape:
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"the method must return attributions of shape {list(x.shape)}; got {shape}")
+    return found.detach()

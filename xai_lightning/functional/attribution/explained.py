@@ -1,0 +1,153 @@
+"""A network followed by the scalar that is explained: what captum sees as the model."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from xai_lightning.functional.attribution.scalars import Kind, Task, log_odds, output_tensor, rows, scalar
+
+
+class Signature(NamedTuple):
+    """How the network is called.
+
+    Args:
+        inputs: keyword of each explained input, None for a positional one.
+        extras: keyword of each further argument that has a row per sample, None for a positional one.
+        shared: arguments without a sample dimension; bound here, since captum would repeat them (trap 26).
+    """
+
+    inputs: tuple[str | None, ...] = (None,)
+    extras: tuple[str | None, ...] = ()
+    shared: Mapping[str, Any] | None = None
+
+
+class Explained(nn.Module):
+    """A network and the scalar of each sample.
+
+    Called with the explained inputs ``[N, ...]``, targets ``[N]``, masks ``[N, H, W]`` (segmentation only), then the
+    extras; returns ``[N]``. It counts what goes through it: the passes that are logged are those that were made.
+
+    Args:
+        network: maps inputs to outputs.
+        task: what its outputs are, see `scalars.scalar`.
+        kind: which scalar of a classifier.
+        probabilities: the outputs are probabilities, not logits.
+        signature: how the network is called.
+        embedding: a submodule whose *output* is the first explained input; what the network calls it with comes as the
+            first extra. So token ids are explained through their embedding, and no module is swapped (trap 25).
+        output: which of several outputs of a regression.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        task: Task = "classification",
+        kind: Kind = "margin",
+        probabilities: bool = False,
+        signature: Signature | None = None,
+        embedding: nn.Module | None = None,
+        output: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.head = network, Head(task, kind, probabilities, output)
+        self.signature, self.task = signature or Signature(), task
+        self._embedding = [] if embedding is None else [embedding]
+        self.rows, self.gradients, self.nonfinite = 0, 0, False
+
+    def forward(self, *arguments: Any) -> Tensor:
+        """The scalar ``[N]`` of each sample."""
+        count = len(self.signature.inputs)
+        inputs, targets, rest = arguments[:count], arguments[count], arguments[count + 1 :]
+        masks, rest = (rest[0], rest[1:]) if self.task == "segmentation" else (None, rest)
+        self.rows += len(inputs[0])
+        outputs = rows(output_tensor(self._call(inputs, rest)), len(inputs[0]))
+        scalars: Tensor = self.head(outputs, targets, masks)
+        self.nonfinite |= not bool(scalars.isfinite().all())
+        return self._counted(scalars, inputs)
+
+    def _call(self, inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+        if not self._embedding:
+            return self._network(inputs, extras)
+        given = inputs[0]
+        handle = self._embedding[0].register_forward_hook(lambda module, args, output: given)
+        try:
+            return self._network((extras[0], *inputs[1:]), extras[1:])
+        finally:
+            handle.remove()
+
+    def _network(self, inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+        names = (*self.signature.inputs, *self.signature.extras)
+        given = list(zip(names, (*inputs, *extras), strict=True))
+        positional = [value for name, value in given if name is None]
+        named = {name: value for name, value in given if name is not None}
+        return self.network(*positional, **named, **(self.signature.shared or {}))
+
+    def _counted(self, scalars: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        if not scalars.requires_grad:
+            return scalars
+        scalars.register_hook(self._count)  # type: ignore[no-untyped-call]
+        # one input of several may be unused: it gets zeros, where autograd would refuse (trap 27)
+        return scalars if len(inputs) == 1 else _Tied.apply(scalars, *inputs)  # type: ignore[no-untyped-call]
+
+    def _count(self, gradient: Tensor) -> None:
+        self.gradients += len(gradient)
+
+    def outputs(self, *arguments: Any) -> Tensor:
+        """What the network returns for the inputs and extras, ``[N, ...]``, without a gradient."""
+        count = len(self.signature.inputs)
+        self.rows += len(arguments[0])
+        with torch.no_grad():
+            return rows(output_tensor(self._network(arguments[:count], arguments[count:])), len(arguments[0]))
+
+    def embedded(self, *arguments: Any) -> Tensor:
+        """What the embedding returns when the network is called with the ids themselves: ``[N, T, E]``, detached."""
+        caught: list[Tensor] = []
+        handle = self._embedding[0].register_forward_hook(lambda module, args, output: caught.append(output))
+        count = len(self.signature.inputs)
+        self.rows += len(arguments[0])
+        try:
+            with torch.no_grad():
+                self._network(arguments[:count], arguments[count:])
+        finally:
+            handle.remove()
+        if len(caught) != 1 or caught[0].ndim != 3:
+            shapes = [list(found.shape) for found in caught]
+            raise ValueError(
+                f"the embedding must be called once in a forward pass and return [N, T, E]; it returned {shapes}: name "
+                "the layer that receives the token ids"
+            )
+        return caught[0].detach()
+
+
+class Head(nn.Module):
+    """From outputs to the scalar; a module of its own, so that layer-wise relevance can be given a rule for it."""
+
+    def __init__(self, task: Task, kind: Kind, probabilities: bool, output: int | None) -> None:
+        super().__init__()
+        self.task, self.kind, self.probabilities, self.output = task, kind, probabilities, output
+
+    def forward(self, outputs: Tensor, targets: Tensor, masks: Tensor | None) -> Tensor:
+        """The scalar ``[N]``."""
+        if self.probabilities and self.task != "regression":
+            outputs = log_odds(outputs, self.task)
+        if self.task == "regression" and self.output is not None and outputs.ndim == 2:
+            outputs = outputs[:, self.output]
+        return scalar(self.task, self.kind, outputs, targets, masks)
+
+
+class _Tied(torch.autograd.Function):
+    """The scalars, with a gradient of zero for each input, so that no input is unused."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, scalars: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.inputs = [(x.shape, x.dtype, x.device) if x.requires_grad else None for x in inputs]  # type: ignore[attr-defined]
+        return scalars.view_as(scalars)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        zeros = [None if x is None else gradient.new_zeros(()).to(x[1]).expand(x[0]) for x in ctx.inputs]
+        return gradient, *zeros

@@ -1,0 +1,65 @@
+"""How much of an explanation lies in a region: a shortcut shows as a curve."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Mass(NamedTuple):
+    """Absolute attribution of each sample inside a region and in all, ``float64[N]``, in units of the scalar."""
+
+    inside: Tensor
+    total: Tensor
+
+
+def mass(maps: Tensor, mask: Tensor) -> Mass:
+    """Absolute attribution inside a region.
+
+    Args:
+        maps: floating ``[N, H, W]`` (channels summed), ``[N, T]`` or ``[N, D]``.
+        mask: ``bool[H, W]`` and so on, or one for each sample.
+
+    Returns:
+        Inside and in all; NaN for a map that is not finite.
+
+    Raises:
+        ValueError: if the mask does not fit.
+
+    Example:
+        >>> mass(torch.tensor([[1.0, -3.0]]), torch.tensor([False, True])).inside
+        tensor([3.], dtype=torch.float64)
+    """
+    if mask.shape not in (maps.shape, maps.shape[1:]):
+        raise ValueError(
+            f"a region must have the shape {list(maps.shape[1:])}, or one per sample; got {list(mask.shape)}"
+        )
+    size = maps.detach().double().abs()
+    size = size.masked_fill(~size.isfinite(), torch.nan)
+    return Mass((size * mask.to(size.device)).flatten(1).sum(dim=1), size.flatten(1).sum(dim=1))
+
+
+def box(shape: tuple[int, ...], edges: tuple[int, ...]) -> Tensor:
+    """A mask from the edges of a box.
+
+    Args:
+        shape: ``(H, W)`` of a picture, or ``(T,)`` of a series.
+        edges: ``(top, left, bottom, right)``, or ``(begin, end)``; the ends are not in it.
+
+    Raises:
+        ValueError: if the box is empty or does not lie within.
+
+    Example:
+        >>> box((3,), (1, 3))
+        tensor([False,  True,  True])
+    """
+    half = len(edges) // 2
+    fits = len(edges) == 2 * len(shape) and all(
+        0 <= a < b <= n for a, b, n in zip(edges[:half], edges[half:], shape, strict=True)
+    )
+    if not fits:
+        what = "(top, left, bottom, right)" if len(shape) == 2 else "(begin, end)"
+        raise ValueError(f"a box must be {what} within {list(shape)}; got {edges}")
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[tuple(slice(a, b) for a, b in zip(edges[:half], edges[half:], strict=True))] = True
+    return mask

@@ -83,6 +83,14 @@ def jensen_shannon(a: Map, b: Map) -> float:
     return _entropy(mixed) - (_entropy(p) + _entropy(q)) / 2
 
 
+def effective_features(a: Map, b: Map) -> float:
+    """Difference of the two entropies, in bits."""
+    if (known := _settled(a, b, math.nan)) is not None:
+        return known
+    shares = [[abs(x) / math.fsum(map(abs, m)) for x in m] for m in (a, b)]
+    return abs(_entropy(shares[0]) - _entropy(shares[1]))
+
+
 def _entropy(shares: list[float]) -> float:
     return -math.fsum(share * math.log2(share) for share in shares if share > 0)
 
@@ -100,4 +108,5 @@ MEASURES = {
     "top_k": top_k,
     "magnitude": magnitude,
     "jensen_shannon": jensen_shannon,
+    "effective_features": effective_features,
 }

@@ -13,7 +13,7 @@ import yaml
 import xai_lightning
 from xai_lightning.callbacks._references import REFERENCES
 from xai_lightning.functional.attribution import METHODS
-from xai_lightning.functional.drift import MEASURES
+from xai_lightning.functional.drift import IMAGE_MEASURES, MEASURES
 from xai_lightning.functional.fairness import METRICS, RATES
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +21,14 @@ README = ROOT / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(path for folder in ("xai_lightning", "tests") for path in (ROOT / folder).rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-TABLES = {"Methods": METHODS, "Measures": MEASURES, "References": REFERENCES, "Rates": RATES, "Metrics": METRICS}
+TABLES = {
+    "Methods": METHODS,
+    "Measures": MEASURES,
+    "Measures of images,": IMAGE_MEASURES,
+    "References": REFERENCES,
+    "Rates": RATES,
+    "Metrics": METRICS,
+}
 MOST = {"trap": 100, "law": 10}
 OURS = [name for name in xai_lightning.__all__ if isinstance(getattr(xai_lightning, name), type)]
 

@@ -88,7 +88,10 @@ def test_names_and_tables_need_the_standard_library_only(name):
     assert outside(path) <= sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("name", ["drift", "gate", "intervals", "activation"])
+PURE = ["gate", "intervals", "activation", *(f"drift/{path.stem}" for path in (ROOT / "functional/drift").glob("*.py"))]
+
+
+@pytest.mark.parametrize("name", PURE)
 def test_pure_files_do_no_input_or_output(name):
     """Numpy and files belong to the sinks, drawing to ``render``, global generators to ``rng``."""
     path = ROOT / "functional" / f"{name}.py"

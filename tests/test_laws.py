@@ -626,7 +626,8 @@ def test_a_network_that_breaks_under_explanation_leaves_nan_there_and_nowhere_el
     with pytest.warns(UserWarning, match="AttributionMonitor failed"):
         looks = logged(build("all"), tmp_path, Traced(fuse=0))
     broken = {name for name, value in looks[1].items() if math.isnan(value) and not math.isnan(looks[3][name])}
-    assert broken == {n for n in looks[3] if re.match("(drift|importance|xai/integrated_gradients|attribution)/", n)}
+    ours = re.compile("(drift|importance|importance_interval|xai/integrated_gradients|attribution)/")
+    assert broken == {n for n, value in looks[3].items() if ours.match(n) and not math.isnan(value)}
     assert [look[tags.ERRORS] for look in looks] == [0, 1, 0, 0]
 
 
@@ -722,7 +723,9 @@ def test_everything_of_a_validation_stands_at_the_step_of_val_loss(axis, tmp_pat
     pictures, histograms = found.Tags()["images"], found.Tags()["histograms"]
     assert pictures
     assert histograms
-    assert all([event.step for event in found.Images(tag)] == steps for tag in pictures), "trap 62: none is left out"
+    for tag in pictures:
+        expected = steps[-1:] if tag.endswith("/similarity") else steps
+        assert [event.step for event in found.Images(tag)] == expected, "trap 62: none is left out"
     assert all([event.step for event in found.Histograms(tag)] == steps for tag in histograms)
 
 
@@ -744,7 +747,10 @@ SHUFFLED = pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler ha
 
 
 def drifts(records: list[tuple[int, str, float]]) -> dict[str, float]:
-    return {f"{name} at {step}": value for step, name, value in records if name.startswith("drift/")}
+    """Distances by name and step."""
+    parts = ("mean", "lower", "upper", "median", "p90", "churn", "divergence", "alarm")
+    found = {f"{name} at {step}": v for step, name, v in records if name.startswith("drift/") and "/gap_" not in name}
+    return {name: value for name, value in found.items() if name.split(" at ")[0].endswith(parts)}
 
 
 class Draws(Classifier):
@@ -867,9 +873,9 @@ def test_nothing_grows_from_the_third_validation_to_the_thirtieth(shape, tmp_pat
         recorded(callbacks, tmp_path, model, max_epochs=30, limit_train_batches=1, **data)
     early, late = model.tallies.found[3], model.tallies.found[30]
     grown = {key: (early[key], late[key]) for key in early if early[key] != late[key]}
-    # the number of looks takes a digit more in the gate's state
+    # the number of looks takes a digit more in the gate's state, and the history of maps names its validations
     states = grown.pop("state", ([], []))
-    assert all(abs(a - b) <= 64 for a, b in zip(*states, strict=True)), states
+    assert all(abs(a - b) <= 256 for a, b in zip(*states, strict=True)), states
     assert grown == {}
 
 
@@ -1089,7 +1095,9 @@ def test_a_resumed_run_logs_what_the_uninterrupted_one_does(shape, tmp_path):
         model = Classifier(shape, net=lambda: without_dropout(network(shape)))
         made = fit(model, callbacks, tmp_path / folder, max_epochs=epochs, **data, **more)
         made.save_checkpoint(tmp_path / folder / "saved.ckpt")
-        numbers = {(step, name): value for step, name, value in sink.records if not STOPWATCH.fullmatch(name)}
+        # NaN is equal to itself only as a text
+        found = {(step, name): value for step, name, value in sink.records if not STOPWATCH.fullmatch(name)}
+        numbers = {key: "nan" if math.isnan(value) else value for key, value in found.items()}
         return numbers, [(step, name, image.tobytes()) for step, name, image in sink.pictures]
 
     whole, pictures = run("whole", 4)
@@ -1097,7 +1105,9 @@ def test_a_resumed_run_logs_what_the_uninterrupted_one_does(shape, tmp_path):
     resumed, resumed_pictures = run("rest", 4, ckpt_path=tmp_path / "half" / "saved.ckpt")
     steps = sorted({step for step, _ in whole})[2:]
     assert {step for step, _ in resumed} == set(steps)
-    assert any("drift/" in name and "/previous/" in name and value > 0 for (_, name), value in resumed.items())
+    assert any(
+        "drift/" in name and "/previous/" in name and value not in (0, "nan") for (_, name), value in resumed.items()
+    )
     assert differences(resumed, {key: value for key, value in whole.items() if key[0] in steps}) == []
     assert resumed_pictures == [picture for picture in pictures if picture[0] in steps]
 

@@ -53,6 +53,21 @@ def drift(method: str, measure: str, reference: str, summary: str) -> str:
     return join("drift", method, measure, reference, summary)
 
 
+def drift_state(method: str, what: str) -> str:
+    """``drift/<method>/{alarm,cusum,converged,noise_floor}``."""
+    return join("drift", method, what)
+
+
+def drift_by(method: str, reference: str, *stratum: str) -> str:
+    """``drift/<method>/by/<reference>/<class>/<group>``: mean cosine distance of one stratum of the probe."""
+    return join("drift", method, "by", reference, *stratum)
+
+
+def importance_limit(method: str, feature: str, limit: str) -> str:
+    """``importance_interval/<method>/<feature>/{lower,upper}``."""
+    return join("importance_interval", method, feature, limit)
+
+
 def importance(method: str, feature: str) -> str:
     """``importance/<method>/<feature>``."""
     return join("importance", method, feature)
@@ -61,6 +76,16 @@ def importance(method: str, feature: str) -> str:
 def attribution(method: str, what: str) -> str:
     """``attribution/<method>/<what>``: pictures, and the share on the sensitive variables."""
     return join("attribution", method, what)
+
+
+def attribution_gap(method: str, attribute: str, part_: str) -> str:
+    """``attribution/<method>/gap/<attribute>/{value,chance}``: how differently its groups are explained."""
+    return join("attribution", method, "gap", attribute, part_)
+
+
+def equal_treatment(method: str, attribute: str, group: str, part_: str) -> str:
+    """``attribution/<method>/equal_treatment_auc/<attribute>/<group>/{value,lower,upper}``."""
+    return join("attribution", method, "equal_treatment_auc", attribute, group, part_)
 
 
 def region(method: str, name: str) -> str:

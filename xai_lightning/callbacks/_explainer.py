@@ -131,6 +131,13 @@ class Explainer:
         return Columns() if self.canon is None or self._explains_layer else self.canon.columns
 
     @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of canonical maps, if the only input are images."""
+        if not self.pictured or len(self.arguments.further):
+            return None
+        return min(self.shape[1], drift.CELLS), min(self.shape[2], drift.CELLS)
+
+    @property
     def label(self) -> str:
         """The method's name in what is logged; a callable's own, unless it is taken below ``xai/``."""
         if isinstance(self.ways.method, str):

@@ -41,6 +41,11 @@ class Gathered(NamedTuple):
         return completeness_error(self.columns["gap"].flatten(), self.columns["change"].flatten())
 
     @property
+    def believed(self) -> Tensor:
+        """Maps ``float32[M, D]``, NaN where they are incomplete: those are left out of drift."""
+        return self.maps.masked_fill(self.incomplete[:, None], torch.nan)
+
+    @property
     def incomplete(self) -> Tensor:
         """``bool[M]``, which explanations miss what they should add up to by more than 5 %."""
         return self.error > INCOMPLETE

@@ -138,6 +138,7 @@ class Monitor(Observer):
         self._number += counted
         due = not counted or self._due()
         self._look = Look(stage, trainer.sanity_checking, self._number * counted, dict(trainer.logged_metrics), due)
+        self._look.metrics = dict(trainer.callback_metrics)
         if not self._proved:
             loader_of(trainer, self.dataloader_idx)
             self._name_left_out(len(loaders_of(trainer)))

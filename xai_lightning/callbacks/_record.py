@@ -50,6 +50,7 @@ class Look:
         sanity: the sanity check: nothing is logged and no state is kept.
         number: number of this validation within ``fit``, from 1; 0 elsewhere.
         started: ``logged_metrics`` at its beginning.
+        metrics: ``callback_metrics`` at its beginning: those of the validation before.
         due: this monitor looks at it; a validation that is left out logs nothing.
     """
 
@@ -62,6 +63,7 @@ class Look:
     closed: bool = False
     failure: Exception | None = None
     seconds: float = 0.0
+    metrics: dict[str, Tensor] = field(default_factory=dict)
     record: Record | None = None
 
 

@@ -1,17 +1,19 @@
 """The explanations that later ones are compared with."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from xai_lightning import tags
-from xai_lightning.functional import drift, render
+from xai_lightning.functional import render
 
-REFERENCES = ("first", "previous")
+if TYPE_CHECKING:
+    from xai_lightning.callbacks._gathered import Gathered
+
+REFERENCES = ("first", "previous", "best")
 
 
 @dataclass
@@ -25,7 +27,8 @@ class References:
         shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
         scale: colour scale of the pictures: the largest needed so far, so that it never narrows.
         frozen: ``int64[M]``, the class of each row that was explained first.
-        incomplete: name to ``bool[M]``, the rows of its maps that are not to be believed.
+        others: name to what else was seen then: ``incomplete`` ``bool[M]``, rows not to be believed;
+            ``probabilities`` ``float64[M, K]``; ``replicate`` ``float64[M, D]``, if one was made.
     """
 
     hashes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -34,7 +37,7 @@ class References:
     shown: Tensor = field(default_factory=lambda: torch.empty(0))
     scale: float = 0.0
     frozen: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    incomplete: dict[str, Tensor] = field(default_factory=dict)
+    others: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def same_probe(self, hashes: Tensor, strata: Tensor) -> bool:
         """Whether the rows are those of the references."""
@@ -55,19 +58,36 @@ class References:
             "shown": self.shown,
             "scale": self.scale,
             "frozen": self.frozen,
-            "incomplete": dict(self.incomplete),
+            "others": {name: dict(columns) for name, columns in self.others.items()},
         }
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "References":
         """From `state`."""
         scale = float(state["scale"])
-        tables = dict(state["maps"]), state["shown"], scale, state["frozen"], dict(state["incomplete"])
+        tables = (
+            dict(state["maps"]),
+            state["shown"],
+            scale,
+            state["frozen"],
+            {k: dict(v) for k, v in state["others"].items()},
+        )
         return cls(state["hashes"], state["strata"], *tables)
 
-    def keep(self, name: str, maps: Tensor, incomplete: Tensor) -> None:
-        """Compare later maps with these, except those that are ``incomplete`` ``bool[M]``."""
-        self.maps[name], self.incomplete[name] = maps, incomplete
+    def keep(self, name: str, found: "Gathered") -> None:
+        """Compare later explanations with these."""
+        columns = {what: found.columns[what] for what in ("probabilities", "replicate") if found.columns[what].shape[1]}
+        self.maps[name], self.others[name] = found.maps, {"incomplete": found.incomplete, **columns}
+
+    def promote(self, name: str, to: str) -> None:
+        """Let what is kept as ``name`` also be kept as ``to``."""
+        self.maps[to], self.others[to] = self.maps[name], self.others[name]
+
+    def believed(self, name: str, like: Tensor) -> Tensor:
+        """Maps ``float32[M, D]`` of a reference, NaN where they are incomplete, or if there is none."""
+        if name not in self.maps:
+            return torch.full_like(like, math.nan)
+        return self.maps[name].masked_fill(self.others[name]["incomplete"][:, None], math.nan)
 
     def freeze(self, classes: Tensor) -> None:
         """Keep the classes ``[M, 1]`` that were explained first."""
@@ -82,18 +102,3 @@ class References:
         found = torch.searchsorted(self.hashes[order], hashes).clamp(max=len(order) - 1)
         known = self.hashes[order][found] == hashes
         return self.frozen[order][found] if bool(known.all()) else None
-
-    def distances(
-        self, method: str, now: Tensor, measures: Sequence[str], wanted: Sequence[str], seed: int
-    ) -> dict[str, float]:
-        """Summaries of the drift of ``now`` ``float32[M, D]`` by logged name; NaN from a reference that is missing."""
-        found: dict[str, float] = {}
-        for reference in wanted:
-            before = self.maps.get(reference, torch.full_like(now, math.nan))
-            if reference in self.incomplete:
-                before = before.masked_fill(self.incomplete[reference][:, None], math.nan)
-            for measure in measures:
-                distances = drift.MEASURES[measure](now, before)
-                summary = drift.summarise(distances, seed=seed)._asdict()
-                found |= {tags.drift(method, measure, reference, p): float(summary[p]) for p in tags.DRIFT_PARTS}
-        return found

@@ -1,6 +1,9 @@
 """Checks of settings that can be made in a constructor."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from xai_lightning.functional.tables import choose
 
 TARGETS = ("label", "reference_prediction", "predicted")
 
@@ -18,6 +21,32 @@ def check_target(target: Any) -> Any:
             f"target must be one of {', '.join(map(repr, TARGETS))} or the number of a class; got {target!r}"
         )
     return target
+
+
+def check_references(wanted: Sequence[str] | None, best_of: tuple[str, str] | None, known: Sequence[str]) -> list[str]:
+    """The references to compare with.
+
+    Raises:
+        ValueError: on an unknown one, or if nothing says which validation is the best.
+    """
+    if best_of is not None and best_of[1:] not in (("min",), ("max",)):
+        raise ValueError(f"best_of must be a metric and 'min' or 'max', such as ('val_loss', 'min'); got {best_of!r}")
+    if wanted is None:
+        return [name for name in known if name != "best" or best_of is not None]
+    if "best" in wanted and best_of is None:
+        raise ValueError("references=... with 'best' needs best_of=('val_loss', 'min') or the like")
+    return [choose("reference", name, known) for name in wanted]
+
+
+def check_share(share: float | None) -> float | None:
+    """Refuse a share of the time that is none.
+
+    Raises:
+        ValueError: if it is not above 0 and below 1.
+    """
+    if share is not None and not 0 < share < 1:
+        raise ValueError(f"max_overhead must lie between 0 and 1; got {share}")
+    return share
 
 
 def check_counts(**numbers: int) -> None:

@@ -51,6 +51,22 @@ class Strata:
             stratum = stratum * len(vocabulary.rows) + groups.get(attribute, missing).to(stratum.device)
         return stratum
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The declared attributes."""
+        return tuple(self._vocabularies)
+
+    @property
+    def declared(self) -> dict[str, tuple[str, ...]]:
+        """The declared groups of each attribute."""
+        return {attribute: tuple(v.names) for attribute, v in self._vocabularies.items()}
+
+    def groups(self, attribute: str, strata: Tensor) -> Tensor:
+        """The declared group ``int64[N]`` of each of ``strata``; -1 where it is missing or unknown."""
+        place, declared = 1 + list(self._vocabularies).index(attribute), self._vocabularies[attribute].names
+        known = [declared.index(n[place]) if n[place] in declared else -1 for n in self.names()]
+        return torch.tensor(known)[strata]
+
     def names(self) -> list[tuple[str, ...]]:
         """Name of each stratum, in order: ``(class, group, …)``."""
         names: list[tuple[str, ...]] = [(f"class_{c}",) for c in range(self.n_classes)] or [("all",)]

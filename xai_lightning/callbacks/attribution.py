@@ -1,5 +1,6 @@
 """What the model looks at, on a fixed probe, and whether that drifts."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,26 +16,29 @@ from xai_lightning._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from xai_lightning.callbacks._attribution_record import bars, grid, summary
+from xai_lightning.callbacks._attribution_record import bars, grid, group_names, similarities, summary
 from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._batches import Batches
+from xai_lightning.callbacks._clock import Clock
+from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explainer import Explainer, Explanation, Target, Ways, resolve_method
 from xai_lightning.callbacks._gathered import Gathered, gather
 from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._panel import Panel
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._regions import Region
-from xai_lightning.callbacks._settings import check_counts, check_target
-from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, resolve_network, summed
+from xai_lightning.callbacks._settings import check_counts, check_references, check_share, check_target
+from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, log_step, resolve_network, summed
 from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import SMOOTHS, Custom, Passes, Smooth, Task
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table
 from xai_lightning.readers.groups import Declared
-from xai_lightning.sinks import Sink
+from xai_lightning.sinks import Sink, logger_sinks
 
 TASKS = ("classification", "multilabel", "segmentation", "regression")
 LAYOUTS = ("NCT", "NTC")
@@ -80,10 +84,15 @@ class AttributionMonitor(Monitor):
         options: further arguments of captum's ``attribute``, such as ``{"n_steps": 20}``.
         probe: a batch, dataset or loader to explain instead of drawn samples.
         probe_size: how many samples to draw; at least 8 per stratum where the data have them.
-        measures: names from `xai_lightning.functional.drift.MEASURES`.
-        references: ``"first"``, ``"previous"`` or both.
+        measures: names from `xai_lightning.functional.drift.MEASURES`, for images also from ``IMAGE_MEASURES``; default
+            all.
+        references: some of ``"first"``, ``"previous"`` and ``"best"``; default all that can be had.
+        best_of: a logged metric and ``"min"`` or ``"max"``: ``best`` is the earlier validation where it was best.
         reference_after: number of the validation that ``first`` means.
+        noise_every: of a method that draws, explain by other seeds too at every so many validations, to know its noise.
         every_n_validations: explain at every n-th validation, beginning with the first.
+        max_overhead: leave out validations so that explaining takes at most this share of the time; then the record
+            depends on the clock.
         seed: of the draw and of methods that draw.
         autocast: explain under the Trainer's mixed precision instead of float32.
         dataloader_idx: the validation loader it looks at.
@@ -125,10 +134,13 @@ class AttributionMonitor(Monitor):
         options: Mapping[str, Any] | None = None,
         probe: Any = None,
         probe_size: int = 128,
-        measures: Sequence[str] = tuple(drift.MEASURES),
-        references: Sequence[str] = REFERENCES,
+        measures: Sequence[str] | None = None,
+        references: Sequence[str] | None = None,
+        best_of: tuple[str, str] | None = None,
         reference_after: int = 1,
+        noise_every: int = 5,
         every_n_validations: int = 1,
+        max_overhead: float | None = None,
         seed: int = 0,
         autocast: bool = False,
         dataloader_idx: int = 0,
@@ -164,8 +176,11 @@ class AttributionMonitor(Monitor):
         common: Any = {"name": name, "dataloader_idx": dataloader_idx, "on_error": on_error, "sinks": sinks}
         super().__init__(self.method, identity, **common)
         check_counts(probe_size=probe_size, reference_after=reference_after, every_n_validations=every_n_validations)
-        self.measures = [choose("measure", measure, drift.MEASURES) for measure in measures]
-        self.references = [choose("reference", reference, REFERENCES) for reference in references]
+        check_counts(noise_every=noise_every)
+        known = (*drift.MEASURES, *drift.IMAGE_MEASURES)
+        self.measures = None if measures is None else [choose("measure", measure, known) for measure in measures]
+        self.references = check_references(references, best_of, REFERENCES)
+        self.best_of, self.noise_every, self.max_overhead = best_of, noise_every, check_share(max_overhead)
         self.sensitive = [choose("feature", s, features) if features else s for s in sensitive]
         self.network, self.reference_after, self.seed = network, reference_after, seed
         self.every_n_validations = every_n_validations
@@ -173,7 +188,8 @@ class AttributionMonitor(Monitor):
         self._probe = Probe(batches, self._explainer, size=probe_size, given=probe, seed=seed)
         self._explained: tuple[Rows, Explanation] | None = None
         self._rehearsal: list[Rows] = []
-        self._references, self._scale, self._learned = References(), 1.0, False
+        self._references, self._course, self._scale, self._learned = References(), Course(), 1.0, False
+        self._clock, self._last_step = Clock(), 0
 
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
@@ -184,20 +200,41 @@ class AttributionMonitor(Monitor):
         shared += [tags.region(self.method, name) for name in self._explainer.regions.names]
         if self.sensitive:
             shared.append(tags.attribution(self.method, "sensitive_share"))
+        strata = self._probe.strata
+        shared += group_names(self.method, strata.attributes, strata.declared)
         if stage == "fit":
-            parts = [(m, r, p) for m in self.measures for r in self.references for p in tags.DRIFT_PARTS]
-            shared += [tags.drift(self.method, *part) for part in parts]
-        direct = [tags.importance(self.method, name) for name in self._explainer.columns.names]
+            shared += self._panel.names(strata.attributes)
+        names = self._explainer.columns.names
+        direct = [tags.importance(self.method, name) for name in names]
+        direct += [tags.importance_limit(self.method, name, limit) for name in names for limit in ("lower", "upper")]
         direct += [tags.xai(self.method, "colour_scale")] if self._explainer.pictured else []
-        return shared, direct + [tags.xai(self.method, "probe", *name) for name in self._probe.strata.names()]
+        if stage == "fit":
+            direct += [tags.drift_by(self.method, r, *name) for r in self.references for name in strata.names()]
+        return shared, direct + [tags.xai(self.method, "probe", *name) for name in strata.names()]
+
+    @property
+    def _panel(self) -> Panel:
+        explainer = self._explainer
+        measures = [*drift.MEASURES, *(drift.IMAGE_MEASURES if explainer.grid else ())]
+        return Panel(
+            self.method,
+            measures if self.measures is None else self.measures,
+            self.references,
+            draws=explainer.draws,
+            classes=explainer.task in ("classification", "multilabel"),
+            grid=explainer.grid,
+            seed=self.seed,
+        )
 
     @override
     def _save(self) -> dict[str, Any]:
-        return {"references": self._references.state(), "target_scale": self._scale}
+        course = self._course.state()
+        return {"references": self._references.state(), "target_scale": self._scale, "course": course}
 
     @override
     def _load(self, state: Mapping[str, Any]) -> None:
         self._references, self._scale = References.of(state["references"]), float(state["target_scale"])
+        self._course = Course.of(state["course"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_explained": None, "_rehearsal": []}
@@ -223,7 +260,7 @@ class AttributionMonitor(Monitor):
 
     @override
     def _due(self) -> bool:
-        return (self._number - 1) % self.every_n_validations == 0
+        return (self._number - 1) % self.every_n_validations == 0 and self._clock.due(self._number)
 
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
@@ -279,7 +316,12 @@ class AttributionMonitor(Monitor):
     def _explain(self, pl_module: LightningModule, rows: Rows, shown: Tensor) -> Explanation:
         network = resolve_network(pl_module, self.network)
         seen, frozen = self._probe.seen, self._references.classes(rows.hashes, self._explainer.ways.target)
-        return self._explainer.explain(pl_module, network, rows, shown, seen=seen, frozen=frozen)
+        look = self._look
+        again = self._explainer.draws and look is not None and not look.sanity and self._replicates(look.number)
+        return self._explainer.explain(pl_module, network, rows, shown, seen=seen, frozen=frozen, replicate=again)
+
+    def _replicates(self, number: int) -> bool:
+        return (number - 1) % self.noise_every == 0 or number == self.reference_after
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
@@ -287,27 +329,59 @@ class AttributionMonitor(Monitor):
         strata.n_classes = int(summed(trainer, torch.tensor(strata.n_classes), "max"))
         spread = everywhere(trainer, self._probe.spread)
         capacity = int(summed(trainer, torch.tensor(len(self._explained[0].hashes) if self._explained else 0), "max"))
-        return spread, gather(trainer, self._explained, capacity, self._probe.quota)
+        # one rank's clock and metric are every rank's
+        look = self._look
+        seconds = look.seconds if look is not None else 0.0
+        metric = None if look is None or self.best_of is None else look.metrics.get(self.best_of[0])
+        own = [seconds, self._clock.elapsed(), float("nan") if metric is None else float(metric)]
+        told = everywhere(trainer, torch.tensor(own, dtype=torch.float64))[0].tolist()
+        return spread, gather(trainer, self._explained, capacity, self._probe.quota), told
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
-        spread, found = gathered
+        spread, found, (seconds, elapsed, metric) = gathered
         if len(found.hashes) == 0:
             raise ValueError(f"no sample of loader {self.dataloader_idx} was read in this validation")
         references = self._references if look.stage == "fit" else References(found.hashes, found.strata)
         if self._explainer.task == "regression":
             if self._probe.drawing and not references.maps:
                 self._scale = standard_deviation(spread)
-            found = found._replace(columns={**found.columns, "maps": found.columns["maps"] / self._scale})
+            scaled = {name: found.columns[name] / self._scale for name in ("maps", "replicate")}
+            found = found._replace(columns={**found.columns, **scaled})
         record = summary(self.method, found, self._explainer, self._probe.strata, self.sensitive)
         if look.stage == "fit":
             references = self._take_up_references(found)
-            self._add_drift(record, found, look.number)
+            self._choose_best(metric)
+            self._add_drift(record, found, look.number, trainer.global_step)
         self._add_bars(record, found, references)
         self._add_grid(record, found, references, look)
         if look.stage == "fit":
-            references.keep("previous", found.maps, found.incomplete)
+            references.keep("previous", found)
+            self._course.remember(look.number, found.believed, trainer.global_step)
+            self._clock.note(look.number, seconds, elapsed, self.max_overhead)
+            if look.number == 1:
+                self._tell_share(seconds, elapsed)
         return record
+
+    def _tell_share(self, seconds: float, elapsed: float) -> None:
+        share = seconds / elapsed if elapsed > 0 else math.nan
+        rank_zero_info(
+            f"AttributionMonitor({self.method!r}) took {seconds:.2g} s in the first validation: {share:.0%} of the "
+            "time since the training began"
+        )
+
+    def _choose_best(self, metric: float) -> None:
+        """Let the validation before this one be the best, if its metric, which is known only now, says so."""
+        if self.best_of is None or "previous" not in self._references.maps:
+            return
+        name, mode = self.best_of
+        if math.isnan(metric):
+            rank_zero_warn(f"AttributionMonitor({self.method!r}): no finite {name!r} was logged; 'best' stays as it is")
+            return
+        best = self._course.best
+        if best is None or (metric < best if mode == "min" else metric > best):
+            self._course.best = metric
+            self._references.promote("previous", "best")
 
     def _take_up_references(self, found: Gathered) -> References:
         """The references, unless they are of other samples: then new ones."""
@@ -317,18 +391,21 @@ class AttributionMonitor(Monitor):
                     f"AttributionMonitor({self.method!r}): the validation data changed since the references were made "
                     "(other samples are drawn for the probe); drift starts anew"
                 )
-            self._references = References(found.hashes, found.strata)
+            self._references, self._course = References(found.hashes, found.strata), Course()
         return self._references
 
-    def _add_drift(self, record: Record, found: Gathered, number: int) -> None:
-        references = self._references
+    def _add_drift(self, record: Record, found: Gathered, number: int, step: int) -> None:
+        references, course, panel = self._references, self._course, self._panel
         references.freeze(found.columns["targets"])
         if "first" not in references.maps and number >= self.reference_after:
-            references.keep("first", found.maps, found.incomplete)
+            references.keep("first", found)
         # names are fixed from the second validation on, also where a failure left nothing to compare with (law 4)
-        wanted = [name for name in self.references if name in references.maps or (name == "previous" and number > 1)]
-        now = found.maps.masked_fill(found.incomplete[:, None], float("nan"))
-        record.shared |= references.distances(self.method, now, self.measures, wanted, self.seed)
+        wanted = [name for name in self.references if name in references.maps or (name != "first" and number > 1)]
+        compared = panel.record(found, references, course, wanted, self._probe.strata)
+        panel.rank(compared, found, references, wanted, self._explainer.columns)
+        panel.follow(compared, found, references, course, step)
+        record.shared |= compared.shared
+        record.direct |= compared.direct
 
     def _add_bars(self, record: Record, found: Gathered, references: References) -> None:
         columns = self._explainer.columns
@@ -352,3 +429,23 @@ class AttributionMonitor(Monitor):
         record.direct[tags.xai(self.method, "colour_scale")] = references.scale
         draw = grid(rows.inputs[shown], references.shown, maps, labels, references.scale)
         record.pictures[tags.attribution(self.method, "maps")] = draw
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        self._clock.begin()
+
+    @override
+    def _end(self, trainer: Trainer) -> None:
+        if self._look is not None and self._look.record is not None:
+            self._last_step = log_step(trainer, self._look.started)
+        super()._end(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or len(self._course.numbers) < 2:
+            return
+        name = tags.within(self.name, tags.attribution(self.method, "similarity"))
+        record = Record(pictures={name: similarities(self.method, self._course)})
+        for sink in (*logger_sinks(trainer.loggers), *self.sinks):
+            self._write(sink, record, {}, self._last_step)

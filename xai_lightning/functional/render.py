@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -298,3 +299,43 @@ def _pixels(figure: Figure) -> Picture:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
+
+
+def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture:
+    """All validations against all: how alike their explanations are.
+
+    Blocks along the diagonal are phases in which the model looked at the same things.
+
+    Args:
+        matrix: float[T, T], from -1 to 1; NaN is grey.
+        numbers: of the T validations.
+        title: What is shown.
+
+    Returns:
+        uint8[H, W, 3].
+
+    Raises:
+        ValueError: If there is not one row and column for each number.
+
+    Example:
+        >>> similarity(torch.eye(3), [1, 2, 3], title="similarity").shape[2]
+        3
+    """
+    if matrix.shape != (len(numbers), len(numbers)) or not numbers:
+        raise ValueError(f"`matrix` must be float[T, T] for {len(numbers)} numbers, got {tuple(matrix.shape)}.")
+    with style.context("default"):
+        figure = Figure(_inches(560, 500), layout="constrained")
+        axes = figure.add_subplot()
+        colours = matplotlib.colormaps["cividis"].with_extremes(bad="#969696")
+        low = min(0.0, float(np.nanmin(matrix.numpy(), initial=0.0)))
+        shown = axes.imshow(matrix.numpy(), cmap=colours, vmin=low, vmax=1.0, interpolation="nearest")
+        places = sorted({round(i * (len(numbers) - 1) / 9) for i in range(10)})
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(places, labels=[str(numbers[place]) for place in places])
+        axes.tick_params(labelsize=10, labelcolor=_FAINT, length=0)
+        axes.set(xlabel="validation", ylabel="validation")
+        bar = figure.colorbar(shown, shrink=0.85)
+        bar.set_label("mean cosine similarity", color=_INK)
+        bar.outline.set_visible(False)
+        axes.set_title(title, fontsize=12, color=_INK, loc="left", parse_math=False)
+        return _pixels(figure)

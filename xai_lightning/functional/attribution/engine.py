@@ -112,7 +112,7 @@ def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
 
 @contextmanager
 def _out_of_place(network: nn.Module) -> Iterator[None]:
-    """Layers that overwrite their input do not, since captum hands them tensors that must stay as they are (trap 15)."""
+    """Layers do not overwrite their input, since captum hands them tensors that must stay as they are (trap 15)."""
     found = [module for module in network.modules() if vars(module).get("inplace") is True]
     for module in found:
         vars(module)["inplace"] = False

@@ -9,44 +9,14 @@ with a value that is not finite has distance NaN: :func:`summarise` drops and co
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-CELLS, DRAWN_AT_ONCE = 14, 2**20
-NEGLIGIBLE, RANKED_STEP, ZERO_MAP = 1e-6, 1e-5, 1e-12
+from xai_lightning.functional.drift.maps import ZERO_MAP
 
-
-def pool(maps: Tensor) -> Tensor:
-    r"""Canonical form of attributions: what explanations are compared in.
-
-    Channels of an image are summed and its pixels averaged over at most 14 x 14 cells (which overlap by a pixel where
-    14 does not divide the side); any other shape is flattened as it is. Then values with :math:`|v| < 10^{-6} \max |v|`
-    of their sample become 0, since rounding errors must not be ranked. The size is kept.
-
-    Args:
-        maps: float[N, C, H, W] (images), float[N, D] (tables) or float[N, ...], in units of the explained scalar.
-
-    Returns:
-        float64[N, D]; values that are not finite stay where they are.
-
-    Raises:
-        ValueError: If a sample has no dimension, or no feature, of its own.
-
-    Example:
-        >>> pool(torch.tensor([[1.0, -2.0, 1e-9]]))
-        tensor([[ 1., -2.,  0.]], dtype=torch.float64)
-    """
-    if maps.dim() < 2 or 0 in maps.shape[1:]:
-        raise ValueError(f"`maps` must be float[N, D] or float[N, C, H, W], not empty, got shape {tuple(maps.shape)}.")
-    values = maps.detach().double()
-    if values.dim() == 4:
-        cells = (min(values.shape[2], CELLS), min(values.shape[3], CELLS))
-        values = torch.nn.functional.adaptive_avg_pool2d(values.sum(1, keepdim=True), cells)
-    values = values.flatten(1)
-    return values.masked_fill(values.abs() < NEGLIGIBLE * values.abs().amax(1, keepdim=True), 0.0)
+RANKED_STEP = 1e-5
 
 
 def cosine(current: Tensor, reference: Tensor) -> Tensor:
@@ -197,108 +167,60 @@ def jensen_shannon(current: Tensor, reference: Tensor) -> Tensor:
     return _conventional(((nats[0] + nats[1]) / (2 * math.log(2))).clamp(0.0, 1.0), a, b)
 
 
+def effective_number(maps: Tensor) -> Tensor:
+    r"""How many features a map effectively spreads over: :math:`2^H` of the shares of absolute attribution, in bits.
+
+    1 means a single feature, D all alike. It falls in most trainings, whether they generalise or not.
+
+    Args:
+        maps: float[N, D], canonical maps.
+
+    Returns:
+        float64[N] in [1, D]; NaN for zero maps and those that are not finite.
+
+    Example:
+        >>> effective_number(torch.tensor([[0.5, -0.25, 0.25]]))
+        tensor([2.8284], dtype=torch.float64)
+    """
+    sizes = maps.detach().double().abs()
+    shares = sizes / sizes.sum(1, keepdim=True)
+    found = torch.exp2(-torch.special.xlogy(shares, shares).sum(1) / math.log(2))
+    return found.masked_fill(sizes.sum(1) <= ZERO_MAP, math.nan)
+
+
+def effective_features(current: Tensor, reference: Tensor) -> Tensor:
+    r"""Change of concentration: :math:`|\log_2 (2^{H(a)} / 2^{H(b)})|`, the difference of entropies in bits.
+
+    0 means spread over as many features, 1 over twice or half as many. Which features does not enter, and maps narrow
+    in any training, so that a large value alone is no alarm.
+
+    Args:
+        current: float[N, D], canonical maps.
+        reference: float[N, D], canonical maps of the same samples.
+
+    Returns:
+        float64[N] in [0, log2 D]; NaN where a map is not finite, or exactly one of the two is a zero map.
+
+    Raises:
+        ValueError: If the shapes differ or are not [N, D].
+
+    Example:
+        >>> effective_features(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]]))
+        tensor([1.], dtype=torch.float64)
+    """
+    a, b = _pair(current, reference)
+    apart = (effective_number(a).log2() - effective_number(b).log2()).abs()
+    return _conventional(apart, a, b, against_zero=math.nan)
+
+
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine,
     "weighted_jaccard": weighted_jaccard,
     "top_k": top_k,
     "magnitude": magnitude,
     "jensen_shannon": jensen_shannon,
+    "effective_features": effective_features,
 }
-
-
-class Summary(NamedTuple):
-    """Distances of a probe in five numbers (mean, its two limits, median, 90th percentile), and how many were NaN."""
-
-    mean: float
-    lower: float
-    upper: float
-    median: float
-    p90: float
-    dropped: int
-
-
-def summarise(distances: Tensor, *, repeats: int = 1000, level: float = 0.05, seed: int = 0) -> Summary:
-    """Mean of the distances with its percentile-bootstrap interval, median and 90th percentile.
-
-    Drawn by a private generator: equal distances have equal limits. The interval speaks of other samples like these,
-    not of other seeds of the explanation or the training. Below about 20 samples it is too narrow.
-
-    Args:
-        distances: float[N], one per sample of the probe; NaN is undefined.
-        repeats: Number of bootstrap samples, at least 1.
-        level: Error probability of the two-sided interval, in (0, 1).
-        seed: Seed of the private generator.
-
-    Returns:
-        The summary over defined distances; all zeros give exactly 0, no defined distance gives NaN.
-
-    Raises:
-        ValueError: If ``distances`` has not one dimension, or ``repeats`` or ``level`` is out of range.
-
-    Example:
-        >>> summarise(torch.tensor([0.0, 0.0, math.nan]))
-        Summary(mean=0.0, lower=0.0, upper=0.0, median=0.0, p90=0.0, dropped=1)
-
-    References:
-        B. Efron and R. J. Tibshirani, An introduction to the bootstrap, Chapman and Hall 1993, chapter 13.
-    """
-    if distances.dim() != 1 or repeats < 1 or not 0 < level < 1:
-        got = f"shape {tuple(distances.shape)}, repeats={repeats} and level={level}"
-        raise ValueError(f"`distances` must be float[N], `repeats` at least 1 and `level` in (0, 1), got {got}.")
-    defined = distances[~distances.isnan()].detach().double()
-    dropped = distances.numel() - defined.numel()
-    if defined.numel() == 0:
-        return Summary(math.nan, math.nan, math.nan, math.nan, math.nan, dropped)
-    means = _resampled_means(defined, repeats, torch.Generator().manual_seed(seed))
-    lower, upper = means.quantile(means.new_tensor([level / 2, 1 - level / 2])).tolist()
-    median, p90 = defined.quantile(defined.new_tensor([0.5, 0.9])).tolist()
-    return Summary(defined.mean().item(), lower, upper, median, p90, dropped)
-
-
-def global_importance(maps: Tensor) -> Tensor:
-    """Importance of each feature: mean absolute attribution over samples.
-
-    It says how much a feature moves the explained scalar on these samples, not which way, nor what would be without it.
-
-    Args:
-        maps: float[N, D], attributions in units of the explained scalar; those that are not finite are left out.
-
-    Returns:
-        float64[D], at least 0; NaN if no map is finite.
-
-    Example:
-        >>> global_importance(torch.tensor([[1.0, -2.0], [3.0, 2.0]]))
-        tensor([2., 2.], dtype=torch.float64)
-    """
-    return _finite(maps).abs().mean(0)
-
-
-def share(maps: Tensor, columns: Sequence[int]) -> float:
-    r"""Share of some features in all attribution: a ratio of sums, so that large attributions count more.
-
-    .. math:: \sum_i \sum_{j \in \text{columns}} |v_{ij}| \Big/ \sum_i \sum_j |v_{ij}|
-
-    0 means that the features move nothing *directly*. Others may stand in for them: a small share of a sensitive
-    variable does not show that its groups are treated alike.
-
-    Args:
-        maps: float[N, D], attributions in units of the explained scalar; those that are not finite are left out.
-        columns: Indices of features; one named twice counts once.
-
-    Returns:
-        A fraction in [0, 1]; NaN if every attribution is 0, or none is finite.
-
-    Raises:
-        IndexError: If a column does not exist.
-
-    Example:
-        >>> share(torch.tensor([[1.0, -2.0, 1.0]]), [1])
-        0.5
-    """
-    importance = _finite(maps).abs().sum(0)
-    chosen = torch.zeros_like(importance)
-    chosen[list(columns)] = 1.0
-    return ((importance * chosen).sum() / importance.sum()).item()
 
 
 def _pair(current: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -319,14 +241,3 @@ def _membership(maps: Tensor, k: int) -> Tensor:
     last = steps.topk(k, dim=1).values[:, -1:]
     above, tied = (steps > last).double(), (steps == last).double()
     return above + tied * (k - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
-
-
-def _resampled_means(values: Tensor, repeats: int, generator: torch.Generator) -> Tensor:
-    block = max(1, DRAWN_AT_ONCE // len(values))
-    sizes = [(min(block, repeats - start), len(values)) for start in range(0, repeats, block)]
-    draws = (torch.randint(len(values), size, generator=generator) for size in sizes)
-    return torch.cat([values[draw.to(values.device)].mean(1) for draw in draws])
-
-
-def _finite(maps: Tensor) -> Tensor:
-    return maps[maps.isfinite().flatten(1).all(1)].detach().double()

@@ -1,0 +1,84 @@
+"""What a monitor remembers of the course of a run, beside the references."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional import drift
+
+LAG = drift.CONSECUTIVE
+MOST, LEAST, BYTES = 128, 8, 2**23
+
+
+@dataclass
+class Course:
+    """The course of explanations over a run; plain types and tensors.
+
+    Args:
+        numbers: of the validations in the history.
+        history: ``float16[T, M, D]``, canonical maps of those validations and room for more, at most 128 or 8 MB in
+            all: taken once, so that memory does not grow (law 7).
+        recent: ``float32[M, D]`` each, of the last three validations.
+        previous_limits: upper limits of the mean drift to the validation before, of the last three.
+        lagged_limits: likewise to three validations before.
+        cusum: state of the alarm.
+        step: optimizer steps at the last explained validation.
+        best: the best value of the metric that chooses the best validation; None before any.
+        noise: what was last found of the noise, by logged name.
+        floor: the last noise floor.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    history: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.float16))
+    recent: list[Tensor] = field(default_factory=list)
+    previous_limits: list[float] = field(default_factory=list)
+    lagged_limits: list[float] = field(default_factory=list)
+    cusum: drift.Cusum = field(default_factory=drift.Cusum)
+    step: int = 0
+    best: float | None = None
+    noise: dict[str, float] = field(default_factory=dict)
+    floor: float = 0.0
+
+    def follow(self, previous: Tensor, lagged: Tensor, step: int, seed: int) -> bool:
+        """Take in the distances to the validation before and to the third before; returns whether all has settled."""
+        mean = float(previous.nanmean())
+        self.cusum = drift.advance(self.cusum, mean, step - self.step)
+        limits = [drift.summarise(d, level=0.1, seed=seed).upper for d in (previous, lagged)]
+        limits = [math.inf if math.isnan(limit) else limit for limit in limits]
+        self.previous_limits = [*self.previous_limits, limits[0]][-LAG:]
+        self.lagged_limits = [*self.lagged_limits, limits[1]][-LAG:]
+        within = max(drift.SETTLED_BELOW, self.floor)
+        return drift.converged(self.previous_limits, self.lagged_limits, within=within)
+
+    def remember(self, number: int, maps: Tensor, step: int) -> None:
+        """Keep the maps of this validation."""
+        if not self.numbers:
+            room = min(MOST, max(LEAST, BYTES // (2 * max(1, maps.numel()))))
+            self.history = torch.zeros(room, *maps.shape, dtype=torch.float16)
+        if len(self.numbers) == len(self.history):
+            kept = drift.thinned(range(len(self.numbers)), most=len(self.numbers) - 1)
+            self.history[: len(kept)] = self.history[kept]
+            self.numbers = [self.numbers[i] for i in kept]
+        self.history[len(self.numbers)] = maps.half()
+        self.numbers = [*self.numbers, number]
+        self.recent, self.step = [*self.recent, maps][-LAG:], step
+
+    def state(self) -> dict[str, Any]:
+        """Plain types and tensors."""
+        return {**vars(self), "cusum": list(self.cusum.recent), "statistic": self.cusum.statistic}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "Course":
+        """From `state`."""
+        cusum = drift.Cusum(tuple(state["cusum"]), float(state["statistic"]))
+        kept = {name: value for name, value in state.items() if name != "statistic"}
+        return cls(**{**kept, "cusum": cusum})
+
+    @property
+    def similarity(self) -> Tensor:
+        """All validations of the history against all, ``float64[T, T]``."""
+        return drift.similarity(self.history[: len(self.numbers)].float())

@@ -1,0 +1,148 @@
+"""The drift panel: what is logged of the explanations of two validations."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning import tags
+from xai_lightning.callbacks._canonical import Columns
+from xai_lightning.callbacks._course import Course
+from xai_lightning.callbacks._gathered import Gathered
+from xai_lightning.callbacks._record import Record
+from xai_lightning.callbacks._references import References
+from xai_lightning.callbacks._strata import Strata
+from xai_lightning.functional import drift
+
+AGREEMENT = drift.Agreement._fields
+RANKING = ("ndcg", "ndcg_adjusted")
+NOISE = ("squared", "squared_lower", "squared_upper", "cosine", "cosine_lower", "cosine_upper", "reliability")
+INTERVAL = drift.Interval._fields
+NOISE_REFERENCE = "first"
+
+
+class Panel(NamedTuple):
+    """What is compared, and under which names.
+
+    Args:
+        method: its label.
+        measures: of drift.
+        references: with which is compared.
+        draws: whether the method draws, so that there is noise to tell from drift.
+        classes: whether there are predicted classes to compare.
+        grid: rows and columns of an image's canonical map; None for anything else.
+        seed: of bootstraps.
+    """
+
+    method: str
+    measures: Sequence[str]
+    references: Sequence[str]
+    draws: bool
+    classes: bool
+    grid: tuple[int, int] | None
+    seed: int
+
+    def names(self, attributes: Sequence[str]) -> list[str]:
+        """Everything that goes through ``self.log`` once all references exist."""
+        parts = [(m, r, p) for m in self.measures for r in self.references for p in tags.DRIFT_PARTS]
+        parts += [("ranking", r, p) for r in self.references for p in RANKING]
+        if self.classes:
+            parts += [("predictions", r, p) for r in self.references for p in AGREEMENT]
+        parts += [(f"gap_{a}", r, p) for a in attributes for r in self.references for p in INTERVAL]
+        if self.draws and NOISE_REFERENCE in self.references:
+            parts += [("noise", NOISE_REFERENCE, p) for p in NOISE]
+        found = [tags.drift(self.method, *part) for part in parts]
+        found += [tags.drift_state(self.method, what) for what in ("cusum", "alarm", "converged")]
+        if self.draws:
+            found.append(tags.drift_state(self.method, "noise_floor"))
+        return found
+
+    def distance(self, measure: str, now: Tensor, then: Tensor) -> Tensor:
+        """Distances ``float64[M]`` by one measure."""
+        if measure in drift.MEASURES:
+            return drift.MEASURES[measure](now, then)
+        if self.grid is None:
+            raise ValueError(f"measure {measure!r} needs the places of an image's cells; the inputs are no images")
+        return drift.IMAGE_MEASURES[measure](now, then, self.grid)
+
+    def record(
+        self, found: Gathered, references: References, course: Course, wanted: Sequence[str], strata: Strata
+    ) -> Record:
+        """Everything that compares ``found`` with the references ``wanted``."""
+        record, now = Record(), found.believed
+        self._note_noise(record, found, references, course)
+        for reference in wanted:
+            then = references.believed(reference, now)
+            for measure in self.measures:
+                distances = self.distance(measure, now, then)
+                summary = drift.summarise(distances, seed=self.seed)._asdict()
+                names = {p: tags.drift(self.method, measure, reference, p) for p in tags.DRIFT_PARTS}
+                record.shared |= {name: float(summary[p]) for p, name in names.items()}
+            cosine = drift.cosine(now, then)
+            if self.classes:
+                before = references.others.get(reference, {}).get(
+                    "probabilities", found.columns["probabilities"] * math.nan
+                )
+                classes = found.columns["targets"].flatten().to(torch.int64)
+                p = found.columns["probabilities"]
+                agreement = drift.agreement(p, before, classes, cosine, floor=course.floor)._asdict()
+                record.shared |= self._named("predictions", reference, agreement)
+            self._by_stratum(record, cosine, reference, found.strata, strata)
+        return record
+
+    def rank(
+        self, record: Record, found: Gathered, references: References, wanted: Sequence[str], columns: Columns
+    ) -> None:
+        """Compare the global importance with that at the references."""
+        importance = _importance(found.believed, columns)
+        for reference in wanted:
+            before = _importance(references.believed(reference, found.maps), columns)
+            pair = (drift.ndcg(importance, before), drift.ndcg_adjusted(importance, before))
+            record.shared |= self._named("ranking", reference, dict(zip(RANKING, pair, strict=True)))
+
+    def follow(self, record: Record, found: Gathered, references: References, course: Course, step: int) -> None:
+        """Carry the alarm and the test of convergence on."""
+        now = found.believed
+        settled = False
+        if "previous" in references.maps:
+            lagged = course.recent[0] if len(course.recent) == 3 else now * math.nan
+            previous = drift.cosine(now, references.believed("previous", now))
+            settled = course.follow(previous, drift.cosine(now, lagged), step, self.seed)
+        values = {"cusum": course.cusum.statistic, "alarm": float(course.cusum.alarm), "converged": float(settled)}
+        if self.draws:
+            values["noise_floor"] = course.floor
+        record.shared |= {tags.drift_state(self.method, what): value for what, value in values.items()}
+
+    def _named(self, what: str, reference: str, values: Mapping[str, float]) -> dict[str, float]:
+        return {tags.drift(self.method, what, reference, part): value for part, value in values.items()}
+
+    def _note_noise(self, record: Record, found: Gathered, references: References, course: Course) -> None:
+        """The noise as it was last seen: a second explanation is not made at every validation."""
+        again = found.columns["replicate"]
+        if not self.draws:
+            return
+        if again.shape[1]:
+            course.floor = drift.noise_floor(found.maps, again.float())
+        if NOISE_REFERENCE not in self.references or NOISE_REFERENCE not in references.maps:
+            return
+        then = references.others[NOISE_REFERENCE].get("replicate", again)
+        if again.shape[1] and then.shape == again.shape:
+            pairs = (found.maps, again.float()), (references.maps[NOISE_REFERENCE], then.float())
+            noise = drift.denoised(*pairs, seed=self.seed)
+            course.noise = dict(zip(NOISE, (*noise.squared, *noise.cosine, noise.reliability), strict=True))
+        unknown = dict.fromkeys(NOISE, math.nan)
+        record.shared |= self._named("noise", NOISE_REFERENCE, course.noise or unknown)
+
+    def _by_stratum(self, record: Record, cosine: Tensor, reference: str, of: Tensor, strata: Strata) -> None:
+        for stratum, names in enumerate(strata.names()):
+            mean = cosine[of == stratum].nanmean()
+            record.direct[tags.drift_by(self.method, reference, *names)] = float(mean)
+        for attribute in strata.attributes:
+            gap = drift.drift_gap(cosine, strata.groups(attribute, of), seed=self.seed)._asdict()
+            record.shared |= self._named(f"gap_{attribute}", reference, gap)
+
+
+def _importance(maps: Tensor, columns: Columns) -> Tensor:
+    return drift.global_importance(columns.importance(maps) if columns.names else maps)

@@ -1,0 +1,150 @@
+"""Explanations of groups: whose move more, whose rest on other features, and can the group be told from them?"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.drift.summaries import Interval, bootstrap
+
+SMALLEST, LEAST_PER_GROUP, RIDGE, PERMUTATIONS = 8, 50, 1e-2, 200
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
+def drift_gap(distances: Tensor, groups: Tensor, *, repeats: int = 1000, seed: int = 0) -> Interval:
+    """Largest minus smallest mean drift among groups: whose explanations are less stable.
+
+    Like every maximum minus a minimum it is too large on average where nothing differs, the more so the smaller the
+    groups; look at the lower limit.
+
+    Args:
+        distances: float64[N], of each sample; NaN is left out.
+        groups: int64[N], from 0; negative is no group.
+        repeats: number of bootstrap samples.
+        seed: of the private generator.
+
+    Returns:
+        The gap and its limits, over groups with at least 8 samples; NaN with fewer than two.
+
+    Example:
+        >>> drift_gap(torch.tensor([0.0] * 8 + [1.0] * 8), torch.tensor([0] * 8 + [1] * 8)).value
+        1.0
+    """
+    held = ~distances.isnan() & (groups >= 0)
+    values, of = distances[held].double(), groups[held]
+    numbers = of.bincount() if len(of) else of
+    large = (numbers >= SMALLEST).nonzero().flatten()
+    if len(large) < 2:
+        return UNKNOWN
+    kept = torch.isin(of, large)
+    values, of = values[kept], of[kept]
+    members = torch.nn.functional.one_hot(torch.searchsorted(large, of), len(large)).double()
+
+    def gap(index: Tensor) -> Tensor:
+        belongs = members[index]
+        means = (values[index][..., None] * belongs).sum(1) / belongs.sum(1)
+        apart: Tensor = means.amax(1) - means.amin(1)
+        return apart
+
+    return bootstrap(gap, len(values), repeats=repeats, seed=seed)
+
+
+def attribution_gap(importance: Tensor, groups: Tensor, *, seed: int = 0) -> tuple[float, float]:
+    """How differently two or more groups are explained: the largest total variation between their mean shares.
+
+    0 means that the features carry the same shares of attribution in all groups, 1 that none is shared.
+
+    Args:
+        importance: float[N, V], absolute attribution of each variable, at least 0.
+        groups: int64[N], from 0; negative is no group.
+        seed: of the private generator.
+
+    Returns:
+        The gap, and what it would be on average if groups were dealt out at random: only what exceeds that is a
+        difference. NaN with fewer than two groups of at least 8.
+
+    Example:
+        >>> shares = torch.tensor([[1.0, 0.0]] * 8 + [[0.0, 1.0]] * 8)
+        >>> attribution_gap(shares, torch.tensor([0] * 8 + [1] * 8))[0]
+        1.0
+    """
+    sizes = importance.detach().double()
+    held = sizes.isfinite().all(1) & (sizes.sum(1) > 0) & (groups >= 0)
+    shares, of = sizes[held] / sizes[held].sum(1, keepdim=True), groups[held]
+    numbers = of.bincount() if len(of) else of
+    large = (numbers >= SMALLEST).nonzero().flatten()
+    if len(large) < 2:
+        return math.nan, math.nan
+    generator = torch.Generator().manual_seed(seed)
+    found = _variation(shares, of, large)
+    shuffled = [of[torch.randperm(len(of), generator=generator)] for _ in range(PERMUTATIONS)]
+    return found, sum(_variation(shares, each, large) for each in shuffled) / PERMUTATIONS
+
+
+def _variation(shares: Tensor, of: Tensor, groups: Tensor) -> float:
+    means = torch.stack([shares[of == group].mean(0) for group in groups])
+    return float((means[:, None] - means[None]).abs().sum(2).max() / 2)
+
+
+def equal_treatment_auc(
+    maps: Tensor, member: Tensor, *, least: int = LEAST_PER_GROUP, repeats: int = 1000, seed: int = 0
+) -> Interval:
+    """How well a linear model tells from its explanation alone whether a sample belongs to a group.
+
+    0.5 means that explanations do not show it, 1 that they give it away. A model is fitted on each half of the samples
+    and judged on the other, and both results are averaged, with the limits that one half has: pooling folds would give
+    an interval that is too narrow. A high value does not say which way a group is treated.
+
+    Args:
+        maps: float[N, D], canonical maps.
+        member: bool[N].
+        least: samples needed inside and outside of the group.
+        repeats: number of bootstrap samples.
+        seed: of halves and bootstrap.
+
+    Returns:
+        Area under the curve and its limits; NaN with fewer samples.
+
+    References:
+        C. Mougan et al., Beyond demographic parity: redefining equal treatment, 2023.
+    """
+    finite = maps.isfinite().all(1)
+    x, y = maps[finite].detach().double(), member[finite].bool()
+    if min(int(y.sum()), int((~y).sum())) < least:
+        return UNKNOWN
+    x = x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    half, generator = torch.zeros(len(x), dtype=torch.int64), torch.Generator().manual_seed(seed)
+    for group in (y, ~y):
+        where = group.nonzero().flatten()
+        half[where[torch.randperm(len(where), generator=generator)]] = torch.arange(len(where)) % 2
+    found = []
+    for part in (0, 1):
+        scores, inside = _linear(x[half != part], y[half != part], x[half == part]), y[half == part]
+        found.append(bootstrap(partial(_resampled_auc, scores, inside), len(scores), repeats=repeats, seed=seed))
+    return Interval(*((a + b) / 2 for a, b in zip(*found, strict=True)))
+
+
+def _linear(x: Tensor, y: Tensor, unseen: Tensor) -> Tensor:
+    """Scores by a ridge regression on standardised features."""
+    mean, deviation = x.mean(0), x.std(0).clamp(min=1e-12)
+    design, target = (x - mean) / deviation, y.double() - y.double().mean()
+    penalty = RIDGE * len(x) * max(1.0, x.shape[1] / len(x))
+    weights = torch.linalg.solve(design.T @ design + penalty * torch.eye(x.shape[1], dtype=x.dtype), design.T @ target)
+    scores: Tensor = ((unseen - mean) / deviation) @ weights
+    return scores
+
+
+def _resampled_auc(scores: Tensor, member: Tensor, index: Tensor) -> Tensor:
+    return _auc(scores[index], member[index])
+
+
+def _auc(scores: Tensor, member: Tensor) -> Tensor:
+    """Area under the curve of each row, ties counted half."""
+    order = scores.sort(dim=1)
+    low = torch.searchsorted(order.values, scores, right=False)
+    high = torch.searchsorted(order.values, scores, right=True)
+    ranks = (low + high + 1).double() / 2
+    inside = member.double().sum(1)
+    total: Tensor = (ranks * member).sum(1) - inside * (inside + 1) / 2
+    return total / (inside * (member.shape[1] - inside))

@@ -1,0 +1,36 @@
+"""Canonical form of explanations."""
+
+import torch
+from torch import Tensor
+
+CELLS, NEGLIGIBLE, ZERO_MAP = 14, 1e-6, 1e-12
+
+
+def pool(maps: Tensor) -> Tensor:
+    r"""Canonical form of attributions: what explanations are compared in.
+
+    Channels of an image are summed and its pixels averaged over at most 14 x 14 cells (which overlap by a pixel where
+    14 does not divide the side); any other shape is flattened as it is. Then values with :math:`|v| < 10^{-6} \max |v|`
+    of their sample become 0, since rounding errors must not be ranked. The size is kept.
+
+    Args:
+        maps: float[N, C, H, W] (images), float[N, D] (tables) or float[N, ...], in units of the explained scalar.
+
+    Returns:
+        float64[N, D]; values that are not finite stay where they are.
+
+    Raises:
+        ValueError: If a sample has no dimension, or no feature, of its own.
+
+    Example:
+        >>> pool(torch.tensor([[1.0, -2.0, 1e-9]]))
+        tensor([[ 1., -2.,  0.]], dtype=torch.float64)
+    """
+    if maps.dim() < 2 or 0 in maps.shape[1:]:
+        raise ValueError(f"`maps` must be float[N, D] or float[N, C, H, W], not empty, got shape {tuple(maps.shape)}.")
+    values = maps.detach().double()
+    if values.dim() == 4:
+        cells = (min(values.shape[2], CELLS), min(values.shape[3], CELLS))
+        values = torch.nn.functional.adaptive_avg_pool2d(values.sum(1, keepdim=True), cells)
+    values = values.flatten(1)
+    return values.masked_fill(values.abs() < NEGLIGIBLE * values.abs().amax(1, keepdim=True), 0.0)

@@ -1,0 +1,105 @@
+"""Drift told from the noise of a method that draws: two independent explanations at each of two times."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+from xai_lightning.functional.drift.maps import ZERO_MAP
+from xai_lightning.functional.drift.measures import cosine
+from xai_lightning.functional.drift.summaries import Interval, bootstrap
+
+RELIABLE = 0.1
+
+
+def noise_floor(first: Tensor, second: Tensor) -> float:
+    """95th percentile of the cosine distance between two explanations of the same model by other seeds.
+
+    A sample that drifted by less did not drift by more than the method's noise.
+
+    Args:
+        first: float[N, D], canonical maps.
+        second: float[N, D], of the same samples, by independent seeds.
+
+    Returns:
+        A distance in [0, 2], 0 for a method that does not draw; NaN without a finite pair.
+
+    Example:
+        >>> noise_floor(Tensor([[1.0, 0.0]]), Tensor([[1.0, 0.0]]))
+        0.0
+    """
+    distances = cosine(first, second)
+    distances = distances[~distances.isnan()]
+    return float(distances.quantile(0.95)) if len(distances) else math.nan
+
+
+class Denoised(NamedTuple):
+    """Drift without the part that noise adds.
+
+    Args:
+        squared: unbiased squared distance in units of the squared size of the reference; 0 on average without drift, so
+            it can be negative; 1 means a change as large as the reference itself.
+        cosine: cosine distance corrected for the noise of both maps; NaN if the method is too noisy to tell.
+        reliability: cosine of two explanations of the same model, the smaller of then and now; 1 without noise.
+    """
+
+    squared: Interval
+    cosine: Interval
+    reliability: float
+
+
+def denoised(
+    now: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor], *, repeats: int = 1000, seed: int = 0
+) -> Denoised:
+    r"""Drift between two models from two independent explanations of each.
+
+    .. math:: \frac{\overline{\langle n_1 - t_1, n_2 - t_2 \rangle}}{\overline{\langle t_1, t_2 \rangle}},\qquad
+        1 - \frac{\overline{\cos(n_1, t_2)} + \overline{\cos(n_2, t_1)}}
+        {2 \sqrt{\overline{\cos(n_1, n_2)}\;\overline{\cos(t_1, t_2)}}}
+
+    Always ratios of means over samples, never means of ratios, which are unstable. Intervals come from a bootstrap
+    over samples.
+
+    Args:
+        now: two float[N, D], canonical maps by independent seeds.
+        then: two float[N, D], of the same samples.
+        repeats: number of bootstrap samples.
+        seed: of the private generator.
+
+    Returns:
+        Both estimates; NaN where nothing is finite, and the cosine where the reliability is below 0.1.
+
+    References:
+        A. Walther et al., Reliability of dissimilarity measures for multi-voxel pattern analysis, NeuroImage 137, 2016.
+        C. Spearman, The proof and measurement of association between two things, American Journal of Psychology 15,
+        1904.
+    """
+    n1, n2, t1, t2 = (maps.detach().double() for maps in (*now, *then))
+    finite = (n1.isfinite() & n2.isfinite() & t1.isfinite() & t2.isfinite()).all(1)
+    n1, n2, t1, t2 = (maps[finite] for maps in (n1, n2, t1, t2))
+    apart, size = ((n1 - t1) * (n2 - t2)).sum(1), (t1 * t2).sum(1)
+    across = (_cosines(n1, t2) + _cosines(n2, t1)) / 2
+    within_now, within_then = _cosines(n1, n2), _cosines(t1, t2)
+
+    def squared(index: Tensor) -> Tensor:
+        return apart[index].mean(1) / size[index].mean(1)
+
+    def distance(index: Tensor) -> Tensor:
+        noise = within_now[index].mean(1) * within_then[index].mean(1)
+        corrected: Tensor = 1 - across[index].mean(1) / noise.clamp(min=0).sqrt()
+        return corrected
+
+    count = len(apart)
+    reliability = min(float(within_now.mean()), float(within_then.mean())) if count else math.nan
+    corrected = bootstrap(distance, count, repeats=repeats, seed=seed)
+    if not reliability >= RELIABLE:
+        corrected = Interval(math.nan, math.nan, math.nan)
+    return Denoised(bootstrap(squared, count, repeats=repeats, seed=seed), corrected, reliability)
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Signed cosine of each pair; 1 for two zero maps, 0 for one and another map."""
+    no_a, no_b = a.abs().sum(1) <= ZERO_MAP, b.abs().sum(1) <= ZERO_MAP
+    found = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    conventional: Tensor = found.masked_fill(no_a ^ no_b, 0.0).masked_fill(no_a & no_b, 1.0)
+    return conventional

@@ -1,0 +1,66 @@
+"""Agreement of two rankings of features by global importance."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def ndcg(current: Tensor, reference: Tensor) -> float:
+    r"""Normalised discounted cumulative gain of the current ranking, with the reference importances as gains.
+
+    .. math:: \sum_i \frac{a(f'_i)}{\log_2 (i + 1)} \Big/ \sum_i \frac{a(f_i)}{\log_2 (i + 1)}
+
+    1 means the same order. It is not symmetric, sees no signs, and its lowest value depends on how skewed the
+    importances are (1 if they are all equal), so that no threshold means the same everywhere: see `ndcg_adjusted`.
+
+    Args:
+        current: float[D], importances of now, which give the order; those of equal features are averaged over orders.
+        reference: float[D], importances at the reference, at least 0.
+
+    Returns:
+        A number in (0, 1]; NaN if the reference is all 0, or something is not finite.
+
+    Raises:
+        ValueError: If the shapes differ or are not [D].
+
+    Example:
+        >>> round(ndcg(torch.tensor([0.1, 0.2, 0.7]), torch.tensor([0.7, 0.5, 0.05])), 4)
+        0.6876
+
+    References:
+        K. Jarvelin, J. Kekalainen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20, 2002.
+    """
+    if current.dim() != 1 or current.shape != reference.shape:
+        got = f"{tuple(current.shape)} and {tuple(reference.shape)}"
+        raise ValueError(f"`current` and `reference` must be float[D] of equal shape, got {got}.")
+    now, gains = current.detach().double().cpu(), reference.detach().double().cpu()
+    if not (now.isfinite().all() and gains.isfinite().all()) or float(gains.sum()) <= 0:
+        return math.nan
+    discounts = 1 / torch.arange(2, len(now) + 2, dtype=torch.float64).log2()
+    order = now.argsort(descending=True, stable=True)
+    _, tie = torch.unique_consecutive(now[order], return_inverse=True)
+    numbers = tie.bincount().double()
+    average = torch.zeros_like(numbers).index_add_(0, tie, gains[order]) / numbers
+    best = gains.sort(descending=True).values
+    return float((average[tie] * discounts).sum() / (best * discounts).sum())
+
+
+def ndcg_adjusted(current: Tensor, reference: Tensor) -> float:
+    """`ndcg` on a scale where 1 is the same order and 0 what random orders reach on average.
+
+    Args:
+        current: float[D], as in `ndcg`.
+        reference: float[D], likewise.
+
+    Returns:
+        At most 1, negative for worse than random; NaN where all orders are nearly alike.
+
+    Example:
+        >>> ndcg_adjusted(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.7, 0.5, 0.05]))
+        1.0
+    """
+    found, gains = ndcg(current, reference), reference.detach().double().cpu()
+    discounts = 1 / torch.arange(2, len(gains) + 2, dtype=torch.float64).log2()
+    random = float(gains.mean() * discounts.sum() / (gains.sort(descending=True).values * discounts).sum())
+    return (found - random) / (1 - random) if 1 - random >= 1e-6 else math.nan

@@ -34,8 +34,8 @@ class Explanation(NamedTuple):
 
     Args:
         columns: what is known of each row, ``float64[M, k]`` by name: ``maps`` (canonical), ``gap`` and ``change`` of
-            the completeness, ``probabilities``, ``targets`` (the class that was explained), ``regions`` (mass in each,
-            then in all), and ``replicate`` (maps by other seeds); without columns where it does not apply.
+            the completeness, ``probabilities``, ``targets`` (the class that was explained; of a label, 1),
+            ``regions`` (mass in each, then in all), and ``replicate`` (maps by other seeds); without columns where it does not apply.
         shown: ``float32[S, H, W]`` of the rows asked for, if they are images, else empty: what is drawn.
         forward: rows sent forward through the network.
         backward: rows sent backward.
@@ -331,7 +331,7 @@ class Explainer:
             "gap": found.gap[:, None],
             "change": found.change[:, None],
             "probabilities": asked.probabilities,
-            "targets": asked.classes[:, None],
+            "targets": (torch.ones_like(asked.classes) if self.task == "multilabel" else asked.classes)[:, None],
             "regions": self.regions.mass(self.canon, values, asked.masks),
             "replicate": values[0].new_zeros(len(probe.hashes), 0),
         }
@@ -363,7 +363,9 @@ class Explainer:
         masks = probe.extras[count + extras :]
         ids, outputs = inputs[0], _in_blocks(explained, inputs, given)
         probabilities = self._probabilities(outputs)
-        classes = probe.targets if probe.targets.ndim == 1 else torch.full_like(probe.targets[:, 0, 0], 0)
+        classes = probe.targets
+        if self.task == "segmentation":
+            classes = torch.full_like(probe.targets[:, 0, 0], cast(int, self.ways.target))
         if self.ways.target in ("predicted", "reference_prediction"):
             classes = probabilities.argmax(dim=1) if frozen is None else frozen.to(classes.device)
         left_out = self._unexplained(ids, given) if self.ways.tokens else None
@@ -371,9 +373,9 @@ class Explainer:
         seeds = self._seeds(probe.hashes, 0)
         baselines = Baselines(self.ways).of(inputs, self._layouts, seeds, seen, left_out)
         if self._embeds:
-            embed = (lambda x: explained.embedded(x, *inputs[1:], *given)) if len(ids) else (lambda x: x)
-            inputs, given = (embed(ids), *inputs[1:]), (ids, *given)
-            baselines = baselines.embedded(embed)
+            rest = (*inputs[1:], *given)
+            inputs, given = (explained.embedded(ids, *rest), *inputs[1:]), (ids, *given)
+            baselines = baselines.embedded(lambda x: explained.embedded(x, *(y[: len(x)] for y in rest)))
         return _Asked(inputs, (*regional, *given), classes, probabilities, baselines, masks, left_out)
 
     @property

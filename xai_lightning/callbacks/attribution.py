@@ -295,7 +295,7 @@ class AttributionMonitor(Monitor):
                 f"sensitive={self.sensitive} needs a table of variables [N, D], or a series; inputs are {shape}"
             )
         explainer.columns.of(self.sensitive)
-        self._probe.strata.n_classes = explainer.n_classes
+        self._probe.strata.n_classes = explainer.n_classes if explainer.task == "classification" else 0
         self._learned = True
         cost = explainer.cost()
         if cost is not None and explainer.fixed_cost() is None:

@@ -582,3 +582,32 @@ def test_the_explained_weights_are_the_averaged_ones(place: str, tmp_path: Path)
     found = monitor.state_dict()["references"]["maps"]["previous"].double().sum(0)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert not math.isclose(float(found[0]), float((x * raw[-1].double()).sum(0)[0]), rel_tol=1e-3)
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("log_inputs", [True, False])
+def test_texts_and_series_are_drawn_with_and_without_their_inputs(classifier: nn.Module, log_inputs: bool) -> None:
+    """`log_inputs=False` keeps raw inputs out of every picture: other inputs of the same maps give the same pixels."""
+    sink = MemorySink()
+    monitor = AttributionMonitor(
+        "saliency",
+        embedding="bert.embeddings.word_embeddings",
+        network="net",
+        probe_size=16,
+        words=lambda number: f"word{number}",
+        log_inputs=log_inputs,
+        sinks=[sink],
+    )
+    fitted(classifier, hf, Items(sentence, 16), monitor, epochs=1)
+    assert [name for _, name, _ in sink.pictures] == ["attribution/saliency/tokens"]
+    ids = torch.tensor([5, 9, 0])
+    spelled = monitor._gallery._spelled(ids, ids)
+    assert spelled == (["word5", "word9", ""] if log_inputs else ["t1", "t2", ""])
+    sink = MemorySink()
+    monitor = AttributionMonitor("saliency", network="net", probe_size=16, log_inputs=log_inputs, sinks=[sink])
+    fitted(seeded(series_net), cross_entropy, Items(waves, 16), monitor, epochs=2)
+    names = [name for _, name, _ in sink.pictures]
+    assert names.count("attribution/saliency/series") == 2
+    assert names.count("attribution/saliency/importance") == 2

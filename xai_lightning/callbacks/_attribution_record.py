@@ -54,21 +54,6 @@ def _health(found: Gathered, explainer: Explainer) -> dict[str, float]:
     return numbers
 
 
-def bars(
-    method: str, columns: Columns, now: Tensor, first: Tensor | None, sensitive: Sequence[str]
-) -> Callable[[], Picture]:
-    """Draws the importance of each variable, beside that of the first reference."""
-    values = drift.global_importance(columns.importance(now)).tolist()
-    before = None if first is None else drift.global_importance(columns.importance(first)).tolist()
-    title = f"mean |attribution|, {method}"
-    return lambda: render.bar_chart(columns.names, values, title=title, reference=before, highlight=sensitive)
-
-
-def grid(inputs: Tensor, first: Tensor, now: Tensor, labels: Sequence[str], scale: float) -> Callable[[], Picture]:
-    """Draws maps of some samples: input, reference, now, difference."""
-    return lambda: render.attribution_grid(inputs, first, now, labels=labels, scale=scale)
-
-
 def similarities(method: str, course: Course) -> Callable[[], Picture]:
     """Draws how alike the explanations of all validations are."""
     return lambda: render.similarity(course.similarity, course.numbers, title=f"similarity of explanations, {method}")

@@ -35,7 +35,8 @@ class Explanation(NamedTuple):
     Args:
         columns: what is known of each row, ``float64[M, k]`` by name: ``maps`` (canonical), ``gap`` and ``change`` of
             the completeness, ``probabilities``, ``targets`` (the class that was explained; of a label, 1),
-            ``regions`` (mass in each, then in all), and ``replicate`` (maps by other seeds); without columns where it does not apply.
+            ``regions`` (mass in each, then in all), and ``replicate`` (maps by other seeds); without columns where it
+            does not apply.
         shown: ``float32[S, H, W]`` of the rows asked for, if they are images, else empty: what is drawn.
         forward: rows sent forward through the network.
         backward: rows sent backward.

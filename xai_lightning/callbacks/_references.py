@@ -49,6 +49,10 @@ class References:
             self.shown, self.scale = maps, 0.0
         self.scale = max(self.scale, render.colour_scale(maps))
 
+    def widen(self, maps: Tensor) -> None:
+        """Widen the scale to the reference's ``maps``, ``float32[S, H, W]``."""
+        self.scale = max(self.scale, render.colour_scale(maps))
+
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""
         return {

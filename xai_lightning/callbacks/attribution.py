@@ -16,13 +16,14 @@ from xai_lightning._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from xai_lightning.callbacks._attribution_record import bars, grid, group_names, similarities, summary
+from xai_lightning.callbacks._attribution_record import group_names, similarities, summary
 from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._clock import Clock
 from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explainer import Explainer, Explanation, Target, Ways, resolve_method
+from xai_lightning.callbacks._gallery import Gallery, Shown, Words, chosen
 from xai_lightning.callbacks._gathered import Gathered, gather
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._panel import Panel
@@ -93,6 +94,8 @@ class AttributionMonitor(Monitor):
         every_n_validations: explain at every n-th validation, beginning with the first.
         max_overhead: leave out validations so that explaining takes at most this share of the time; then the record
             depends on the clock.
+        log_inputs: whether pictures may show the inputs themselves.
+        words: of token ids, for pictures: a callable such as a tokenizer's ``convert_ids_to_tokens``, a list or a dict.
         seed: of the draw and of methods that draw.
         autocast: explain under the Trainer's mixed precision instead of float32.
         dataloader_idx: the validation loader it looks at.
@@ -141,6 +144,8 @@ class AttributionMonitor(Monitor):
         noise_every: int = 5,
         every_n_validations: int = 1,
         max_overhead: float | None = None,
+        log_inputs: bool = True,
+        words: Words | None = None,
         seed: int = 0,
         autocast: bool = False,
         dataloader_idx: int = 0,
@@ -190,6 +195,9 @@ class AttributionMonitor(Monitor):
         self._rehearsal: list[Rows] = []
         self._references, self._course, self._scale, self._learned = References(), Course(), 1.0, False
         self._clock, self._last_step = Clock(), 0
+        self._gallery = Gallery(
+            self.method, self._explainer, sensitive=self.sensitive, log_inputs=log_inputs, words=words
+        )
 
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
@@ -353,14 +361,15 @@ class AttributionMonitor(Monitor):
             references = self._take_up_references(found)
             self._choose_best(metric)
             self._add_drift(record, found, look.number, trainer.global_step)
-        self._add_bars(record, found, references)
-        self._add_grid(record, found, references, look)
-        if look.stage == "fit":
             references.keep("previous", found)
             self._course.remember(look.number, found.believed, trainer.global_step)
             self._clock.note(look.number, seconds, elapsed, self.max_overhead)
             if look.number == 1:
                 self._tell_share(seconds, elapsed)
+        course = self._course if look.stage == "fit" else Course()
+        names = [" ".join(name) for name in self._probe.strata.names()]
+        shown = self._shown(found, keep=look.stage == "fit")
+        self._gallery.add(record, found, references, course, shown, names)
         return record
 
     def _tell_share(self, seconds: float, elapsed: float) -> None:
@@ -407,28 +416,14 @@ class AttributionMonitor(Monitor):
         record.shared |= compared.shared
         record.direct |= compared.direct
 
-    def _add_bars(self, record: Record, found: Gathered, references: References) -> None:
-        columns = self._explainer.columns
-        if columns.names:
-            draw = bars(self.method, columns, found.maps, references.maps.get("first"), self.sensitive)
-            record.pictures[tags.attribution(self.method, "importance")] = draw
-
-    def _add_grid(self, record: Record, found: Gathered, references: References, look: Look) -> None:
-        """Settle this rank's share of the probe, and draw some of it if it holds images."""
+    def _shown(self, found: Gathered, *, keep: bool) -> Shown | None:
+        """Settle this rank's share of the probe, and choose some of it to be drawn."""
         if self._explained is None:
-            return
+            return None
         rows, explanation = self._explained
-        kept = self._probe.settle(rows, found.hashes, keep=look.stage == "fit")
-        shown = kept[gallery(len(kept))]
-        if not explanation.shown.numel() or not len(shown):
-            return
-        maps = (explanation.shown[shown] if self._probe.drawing else explanation.shown) / self._scale
-        references.show(maps)
-        names = self._probe.strata.names()
-        labels = [" ".join(names[int(stratum)]) for stratum in rows.strata[shown]]
-        record.direct[tags.xai(self.method, "colour_scale")] = references.scale
-        draw = grid(rows.inputs[shown], references.shown, maps, labels, references.scale)
-        record.pictures[tags.attribution(self.method, "maps")] = draw
+        drawing = self._probe.drawing
+        kept = self._probe.settle(rows, found.hashes, keep=keep)
+        return chosen(rows, explanation, kept, found, drawing, self._scale) if len(kept) else None
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,0 +1,184 @@
+"""Films, texts, series, all against all: read back from the pixels, as a browser gets them."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from xai_lightning.functional.render import (
+    NEUTRAL,
+    UNDEFINED,
+    attribution_grid,
+    bar_chart,
+    filmstrip,
+    series_bands,
+    similarity,
+    token_lines,
+)
+
+RED, BLUE = (127, 13, 32), (11, 60, 125)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def back(picture: np.ndarray) -> np.ndarray:
+    """The picture after it was written as PNG, which is how TensorBoard keeps it."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="png")
+    return np.asarray(Image.open(file))
+
+
+def count(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int((back(picture) == colour).all(-1).sum())
+
+
+def ink(picture: np.ndarray) -> int:
+    """Dark grey pixels: text."""
+    return int((back(picture).max(-1) < 90).sum())
+
+
+# --- films
+
+
+def film(maps: Tensor, scale: float = 1.0, labels: list[str] | None = None) -> np.ndarray:
+    return filmstrip(maps, range(1, len(maps) + 1), labels=labels or ["a"] * maps.shape[1], scale=scale)
+
+
+def test_a_film_has_a_frame_for_each_validation_in_fixed_colours() -> None:
+    maps = torch.zeros(3, 2, 4, 4)
+    maps[1, 0], maps[2, 1] = 1.0, -5.0
+    picture = film(maps)
+    tile = 62 * 62
+    assert count(picture, RED) == tile
+    assert count(picture, BLUE) == tile
+    assert 0 <= count(picture, NEUTRAL) - 4 * tile < 60, "but for the edges of letters"
+
+
+def test_a_long_film_shows_its_ends_and_twelve_frames() -> None:
+    maps = torch.zeros(40, 1, 2, 2)
+    maps[0], maps[39] = 1.0, -1.0
+    picture = film(maps)
+    assert count(picture, RED) == count(picture, BLUE) == 62 * 62
+    assert 0 <= count(picture, NEUTRAL) - 10 * 62 * 62 < 60
+
+
+def test_labels_and_undefined_frames_of_a_film_are_shown() -> None:
+    maps = torch.zeros(2, 1, 2, 2)
+    assert ink(film(maps, labels=["label 7\nsays 2 (63 %)"])) > ink(film(maps, labels=[" "])) + 50
+    maps[1] = math.nan
+    assert 0 <= count(film(maps), UNDEFINED) - 62 * 62 < 60
+
+
+def test_a_film_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 2, 3"):
+        filmstrip(torch.zeros(2, 1, 2, 2), [1, 2, 3], labels=["a"], scale=1.0)
+    with pytest.raises(ValueError, match="positive and finite, got 0"):
+        filmstrip(torch.zeros(2, 1, 2, 2), [1, 2], labels=["a"], scale=0)
+
+
+# --- grids
+
+
+def test_inputs_that_may_not_be_logged_are_in_no_pixel() -> None:
+    inputs, maps = noise(2, 3, 8, 8), noise(2, 8, 8)
+    kept = attribution_grid(None, maps, maps, labels=["a", "b"], scale=1.0)
+    shown = attribution_grid(inputs, maps, maps, labels=["a", "b"], scale=1.0)
+    other = attribution_grid(None, maps, maps, labels=["a", "b"], scale=1.0)
+    assert np.array_equal(kept, other)
+    assert not np.array_equal(kept, shown)
+    assert count(kept, UNDEFINED) > 20_000
+
+
+def test_incomplete_explanations_are_marked() -> None:
+    maps = torch.zeros(2, 8, 8)
+    plain = attribution_grid(maps, maps, maps, labels=["a", "b"], scale=1.0)
+    marked = attribution_grid(maps, maps, maps, labels=["a", "b"], scale=1.0, incomplete=[False, True])
+    red = (back(marked)[..., 0] > 150) & (back(marked)[..., 1] < 40) & (back(marked)[..., 2] < 60)
+    before = (back(plain)[..., 0] > 150) & (back(plain)[..., 1] < 40) & (back(plain)[..., 2] < 60)
+    assert (red & ~before).any()
+    rows = np.flatnonzero((red & ~before).any(axis=1))
+    assert rows.min() > plain.shape[0] / 3, "the mark stands beside the second sample"
+
+
+# --- texts
+
+
+def lines(now: Tensor, reference: Tensor | None = None, words: str = "a good film", **more: object) -> np.ndarray:
+    tokens = [words.split()] * len(now)
+    return token_lines(tokens, now, reference, titles=["label 1"] * len(now), scale=1.0)
+
+
+def test_tokens_have_the_colours_of_their_attribution() -> None:
+    picture = lines(torch.tensor([[0.0, 1.0, -1.0]]))
+    assert count(picture, RED) > 300
+    assert count(picture, BLUE) > 300
+    assert count(picture, NEUTRAL) > 60
+    assert count(lines(torch.tensor([[math.nan, 0.0, 0.0]])), UNDEFINED) > 60
+
+
+def test_equal_texts_have_equal_lines_now_and_then() -> None:
+    now = noise(1, 3)
+    picture = back(lines(now, now))
+    assert picture.shape[0] > lines(now).shape[0]
+    first, second = picture[31:47, 84:], picture[50:66, 84:]
+    assert (first.max(-1).astype(int) - first.min(-1) > 30).any()
+    assert np.array_equal(first, second)
+
+
+def test_padding_is_left_out_and_long_texts_are_wrapped() -> None:
+    padded = token_lines([["good", "", ""]], torch.ones(1, 3), None, titles=["t"], scale=1.0)
+    assert padded.shape[0] == token_lines([["good"]], torch.ones(1, 1), None, titles=["t"], scale=1.0).shape[0]
+    long = token_lines([["word"] * 60], torch.ones(1, 60), None, titles=["t"], scale=1.0)
+    assert long.shape[0] > padded.shape[0]
+    assert (back(long)[:, -4:] == 255).all(), "nothing runs out of the picture"
+    assert token_lines([["$x_1$", "\u6f22"]], torch.ones(1, 2), None, titles=["$a$"], scale=1.0).size
+
+
+# --- series
+
+
+def test_series_lie_over_bands_in_the_colours_of_their_attribution() -> None:
+    now = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
+    picture = series_bands(None, now, now, channels=["x", "y"], titles=["label 0"], scale=1.0)
+    assert count(picture, RED) > 1000
+    assert count(picture, BLUE) > 1000
+    curve = series_bands(noise(1, 2, 30), now, now, channels=["x", "y"], titles=["label 0"], scale=1.0)
+    assert ink(curve) > ink(picture) + 200
+
+
+def test_the_channels_that_led_at_the_reference_are_shown() -> None:
+    reference = torch.zeros(1, 6, 4)
+    reference[0, 4] = 1.0
+    now = torch.zeros(1, 6, 4)
+    now[0, 4] = 1.0
+    assert count(series_bands(None, now, reference, channels=list("abcdef"), titles=["t"], scale=1.0), RED) > 1000
+    assert series_bands(None, now * math.nan, reference, channels=list("abcdef"), titles=["t"], scale=1.0).size
+    with pytest.raises(ValueError, match="got 5, 6"):
+        series_bands(None, now, reference, channels=list("abcde"), titles=["t"], scale=1.0)
+
+
+# --- bars, and all against all
+
+
+def test_whiskers_reach_from_limit_to_limit() -> None:
+    plain = bar_chart(["a", "b"], [0.5, 0.3], title="t")
+    sure = bar_chart(["a", "b"], [0.5, 0.3], title="t", intervals=[(0.4, 0.6), (math.nan, math.nan)])
+    assert ink(sure) > ink(plain) + 20
+
+
+def test_similarity_is_brightest_on_the_diagonal_and_grey_where_unknown() -> None:
+    matrix = torch.eye(5).double()
+    matrix[0, 4] = matrix[4, 0] = math.nan
+    picture = similarity(matrix, [1, 2, 3, 5, 9], title="t")
+    yellow = (back(picture)[..., 0] > 240) & (back(picture)[..., 2] < 90)
+    rows, columns = np.nonzero(yellow[:, : int(picture.shape[1] * 0.7)])
+    assert np.corrcoef(rows, columns)[0, 1] > 0.9
+    assert count(picture, UNDEFINED) > 2000
+    with pytest.raises(ValueError, match="for 2 numbers"):
+        similarity(matrix, [1, 2], title="t")

@@ -1,0 +1,186 @@
+"""Pictures of explained samples, drawn on rank zero from its share of the probe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning import tags
+from xai_lightning.callbacks._attribution_record import importance_limits
+from xai_lightning.callbacks._course import Course
+from xai_lightning.callbacks._draw import Rows
+from xai_lightning.callbacks._explainer import Explainer, Explanation
+from xai_lightning.callbacks._gathered import Gathered
+from xai_lightning.callbacks._probe import gallery
+from xai_lightning.callbacks._record import Record
+from xai_lightning.callbacks._references import References
+from xai_lightning.functional import drift, render
+
+Words = Callable[[int], str] | Sequence[str] | Mapping[int, str]
+
+
+class Shown(NamedTuple):
+    """Some of this rank's samples: rows, their explanation's columns, places in the whole probe, maps to be drawn."""
+
+    rows: Rows
+    columns: dict[str, Tensor]
+    places: Tensor
+    maps: Tensor
+
+
+class Gallery:
+    """Draws what one monitor explained.
+
+    Args:
+        method: its label.
+        explainer: knows the kind of the inputs.
+        sensitive: variables to highlight.
+        log_inputs: whether inputs may be shown.
+        words: of token ids.
+    """
+
+    def __init__(
+        self, method: str, explainer: Explainer, *, sensitive: Sequence[str], log_inputs: bool, words: Words | None
+    ) -> None:
+        self._method, self._explainer, self._sensitive = method, explainer, sensitive
+        self._log_inputs, self._words = log_inputs, words
+
+    def add(
+        self,
+        record: Record,
+        found: Gathered,
+        references: References,
+        course: Course,
+        shown: Shown | None,
+        names: Sequence[str],
+    ) -> None:
+        """Add every picture that these inputs have; ``names`` are those of the strata."""
+        self._add_bars(record, found, references)
+        if shown is None or not len(shown.places):
+            return
+        titles = self._titles(shown, names)
+        layout = self._explainer.canon.layouts[0] if self._explainer.canon is not None else "table"
+        if shown.maps.numel():
+            self._add_grid(record, found, references, shown, titles)
+        elif layout in ("tokens", "integers") and self._explainer.ways.tokens:
+            self._add_lines(record, references, shown, titles)
+        elif layout == "series" and len(found.columns["maps"][0]) == len(self._explainer.columns.owner):
+            self._add_bands(record, references, shown, titles)
+        if self._explainer.grid is not None and course.numbers:
+            self._add_film(record, references, course, shown, titles)
+
+    def _add_bars(self, record: Record, found: Gathered, references: References) -> None:
+        columns = self._explainer.columns
+        if not columns.names:
+            return
+        importance = columns.importance(found.maps)
+        values, limits = drift.global_importance(importance).tolist(), importance_limits(importance)
+        first = references.maps.get("first")
+        before = None if first is None else drift.global_importance(columns.importance(first)).tolist()
+        record.pictures[tags.attribution(self._method, "importance")] = lambda: render.bar_chart(
+            columns.names,
+            values,
+            title=f"mean |attribution|, {self._method}",
+            reference=before,
+            highlight=self._sensitive,
+            intervals=list(zip(*limits, strict=True)),
+        )
+
+    def _titles(self, shown: Shown, names: Sequence[str]) -> list[str]:
+        """Two lines each: what the sample is, and what the network says of it."""
+        titles = []
+        for stratum, p in zip(shown.rows.strata.tolist(), shown.columns["probabilities"], strict=True):
+            says = ""
+            if len(p) > 1 and bool(p.isfinite().all()):
+                says = f"\nsays {int(p.argmax())} ({float(p.max()):.0%})"
+            elif len(p) == 1:
+                says = f"\nsays {float(p[0]):.3g}"
+            titles.append(names[stratum].replace("class_", "label ") + says)
+        return titles
+
+    def _add_grid(
+        self, record: Record, found: Gathered, references: References, shown: Shown, titles: Sequence[str]
+    ) -> None:
+        references.show(shown.maps)
+        record.direct[tags.xai(self._method, "colour_scale")] = references.scale
+        inputs = shown.rows.inputs if self._log_inputs else None
+        first, scale, missed = references.shown, references.scale, found.incomplete[shown.places].tolist()
+        record.pictures[tags.attribution(self._method, "maps")] = lambda: render.attribution_grid(
+            inputs, first, shown.maps, labels=titles, scale=scale, incomplete=missed
+        )
+
+    def _add_film(
+        self, record: Record, references: References, course: Course, shown: Shown, titles: Sequence[str]
+    ) -> None:
+        height, width = self._explainer.grid or (0, 0)
+        maps = course.history[: len(course.numbers)][:, shown.places].float()
+        maps = maps.reshape(*maps.shape[:2], height, width)
+        scale, numbers = references.scale or render.colour_scale(maps[0]), list(course.numbers)
+        record.pictures[tags.attribution(self._method, "film")] = lambda: render.filmstrip(
+            maps, numbers, labels=titles, scale=scale
+        )
+
+    def _add_lines(self, record: Record, references: References, shown: Shown, titles: Sequence[str]) -> None:
+        now, before, scale = self._compared(references, shown, record)
+        tokens = [self._spelled(ids, values) for ids, values in zip(shown.rows.inputs, now, strict=True)]
+        lines = [title.replace("\n", ", ") for title in titles]
+        record.pictures[tags.attribution(self._method, "tokens")] = lambda: render.token_lines(
+            tokens, now, before, titles=lines, scale=scale
+        )
+
+    def _spelled(self, ids: Tensor, values: Tensor) -> list[str]:
+        ways, spelled = self._explainer.ways, []
+        for place, number in enumerate(ids.tolist()):
+            if number == ways.pad_token:
+                spelled.append("")
+            elif not self._log_inputs:
+                spelled.append(f"t{place + 1}")
+            elif self._words is None:
+                spelled.append(str(number))
+            else:
+                spelled.append(str(self._words(number) if callable(self._words) else self._words[number]))
+        return spelled
+
+    def _add_bands(self, record: Record, references: References, shown: Shown, titles: Sequence[str]) -> None:
+        now, before, scale = self._compared(references, shown, record)
+        series = shown.rows.inputs if self._log_inputs else None
+        if series is not None and self._explainer.ways.time_first:
+            series = series.transpose(1, 2)
+        channels = self._explainer.columns.names or [f"channel_{i}" for i in range(shown.rows.inputs.shape[1])]
+        count = len(channels)
+        bands = [m.reshape(len(m), count, -1) for m in (now, now if before is None else before)]
+        record.pictures[tags.attribution(self._method, "series")] = lambda: render.series_bands(
+            series, bands[0], bands[1], channels=channels, titles=titles, scale=scale
+        )
+
+    def _compared(self, references: References, shown: Shown, record: Record) -> tuple[Tensor, Tensor | None, float]:
+        """Canonical maps now, those of the first reference, and the colour scale, which never narrows."""
+        now = shown.columns["maps"].float()
+        first = references.maps.get("first")
+        before = None if first is None else first[shown.places]
+        references.widen((now if before is None else before)[:, None])
+        record.direct[tags.xai(self._method, "colour_scale")] = references.scale
+        return now, before, references.scale
+
+
+def chosen(rows: Rows, explanation: Explanation, kept: Tensor, found: Gathered, drawing: bool, scale: float) -> Shown:
+    """Up to eight of this rank's rows that belong to the probe, at ``kept``.
+
+    Args:
+        rows: this rank's rows.
+        explanation: of all of them.
+        kept: positions of those that belong to the probe.
+        found: the whole probe.
+        drawing: whether whole maps were kept of all rows, rather than of those that are shown.
+        scale: the targets' standard deviation, of a regression.
+    """
+    where = kept[gallery(len(kept))]
+    columns = {name: column[where] for name, column in explanation.columns.items()}
+    columns["maps"] = columns["maps"] / scale
+    order = found.hashes.argsort()
+    places = order[torch.searchsorted(found.hashes[order], rows.hashes[where]).clamp(max=len(order) - 1)]
+    maps = explanation.shown
+    if maps.numel():
+        maps = (maps[where] if drawing else maps) / scale
+    return Shown(rows.take(where), columns, places, maps)

@@ -1,0 +1,28 @@
+"""Attributions as pictures: ``uint8[H, W, 3]``, so that TensorBoard neither rescales nor clips them (trap 64).
+
+Each has a ``Figure`` of its own, never ``pyplot`` (trap 65), and Matplotlib's default style, whatever the user has set.
+Values that are not finite are shown as such and break nothing (trap 32).
+"""
+
+from xai_lightning.functional.render.bars import MOST_BARS, bar_chart
+from xai_lightning.functional.render.canvas import NEUTRAL, UNDEFINED, Picture
+from xai_lightning.functional.render.films import filmstrip
+from xai_lightning.functional.render.grids import MOST_ROWS, attribution_grid, colour_scale
+from xai_lightning.functional.render.series import series_bands
+from xai_lightning.functional.render.similarities import similarity
+from xai_lightning.functional.render.texts import token_lines
+
+__all__ = [
+    "MOST_BARS",
+    "MOST_ROWS",
+    "NEUTRAL",
+    "UNDEFINED",
+    "Picture",
+    "attribution_grid",
+    "bar_chart",
+    "colour_scale",
+    "filmstrip",
+    "series_bands",
+    "similarity",
+    "token_lines",
+]

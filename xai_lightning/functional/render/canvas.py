@@ -1,0 +1,78 @@
+"""Attributions as pictures: ``uint8[H, W, 3]``, so that TensorBoard neither rescales nor clips them (trap 64).
+
+Each has a ``Figure`` of its own, never ``pyplot`` (trap 65), and Matplotlib's default style, whatever the user has set.
+Values that are not finite are shown as such and break nothing (trap 32).
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+Picture = npt.NDArray[np.uint8]
+NEUTRAL, UNDEFINED = (247, 247, 247), (150, 150, 150)
+INK, FAINT, PLAIN, HIGHLIGHTED = "#222222", "#6f6f6f", "#5b8db8", "#e07b39"
+ANCHORS = ["#0b3c7d", "#3f83bf", "#a9cfe5", "#f7f7f7", "#f6b79b", "#d0553f", "#7f0d20"]
+DIVERGING = LinearSegmentedColormap.from_list("", ANCHORS, N=257).with_extremes(bad="#969696")
+_COLOURS = torch.tensor(DIVERGING(np.arange(257), bytes=True)[:, :3])
+GREY = torch.tensor(UNDEFINED, dtype=torch.uint8)
+
+
+def coloured(tiles: Tensor, scale: float) -> Tensor:
+    """Colours ``uint8[..., 3]`` of values ``float[..., 1]``; 0 has exactly the colour ``NEUTRAL``."""
+    positions = (128 + 128 * (tiles / scale).clamp(-1, 1)).nan_to_num(128).round().long()
+    return _COLOURS[positions.squeeze(-1)].where(tiles.isfinite(), GREY)
+
+
+def write(figure: Figure, text: str, x: float, y: float, side: str, *, size: float = 9, ink: str = INK) -> None:
+    """Plain text at pixels from the upper left corner."""
+    place = (x / figure.bbox.width, 1 - y / figure.bbox.height)
+    figure.text(*place, text, ha=side, va="center", size=size, color=ink, parse_math=False)
+
+
+def short(text: str, most: int) -> str:
+    """``text`` in one line of at most ``most`` letters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def inches(width: float, height: float) -> tuple[float, float]:
+    """Size of a figure of so many pixels: at 100 per inch, and half a pixel more, since the canvas rounds down."""
+    return (width + 0.5) / 100, (height + 0.5) / 100
+
+
+def pixels(figure: Figure) -> Picture:
+    """The drawn figure."""
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        canvas.draw()  # type: ignore[no-untyped-call]
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
+
+
+def check_scale(scale: float) -> None:
+    """Refuse a colour scale that is none.
+
+    Raises:
+        ValueError: if it is not positive and finite.
+    """
+    if not 0 < scale < math.inf:
+        raise ValueError(f"`scale` must be positive and finite, got {scale}.")
+
+
+def check_count(what: str, counts: Sequence[int]) -> None:
+    """Refuse parts of different lengths.
+
+    Raises:
+        ValueError: if they differ, or are 0.
+    """
+    if len(set(counts)) != 1 or counts[0] == 0:
+        raise ValueError(f"{what} must have one length above 0, got {', '.join(map(str, counts))}.")

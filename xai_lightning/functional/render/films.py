@@ -1,0 +1,71 @@
+"""Maps over the validations of a run, in one picture."""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib import style
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from xai_lightning.functional.render.canvas import (
+    Picture,
+    check_count,
+    check_scale,
+    coloured,
+    inches,
+    pixels,
+    short,
+    write,
+)
+
+MOST_FRAMES, MOST_SAMPLES = 12, 6
+_TOP, _LEFT, _TILE, _GAP, _BOTTOM = 30, 132, 62, 4, 30
+
+
+def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], scale: float) -> Picture:
+    """One row per sample, one column per validation: when did what the model looks at change?
+
+    Args:
+        maps: float[T, S, H, W], of S samples at T validations, in units of the explained scalar.
+        numbers: of the T validations.
+        labels: one text per sample.
+        scale: the largest absolute value that is told apart.
+
+    Returns:
+        uint8[H, W, 3]; of more than 12 validations evenly chosen ones, the first and the last always.
+
+    Raises:
+        ValueError: if the shapes do not fit, or the scale is not positive and finite.
+
+    Example:
+        >>> filmstrip(torch.zeros(3, 2, 4, 4), [1, 2, 3], labels=["a", "b"], scale=1.0).shape[2]
+        3
+    """
+    if maps.dim() != 4:
+        raise ValueError(f"`maps` must be float[T, S, H, W], got {tuple(maps.shape)}.")
+    check_count("`maps` and `numbers`", (len(maps), len(numbers)))
+    check_count("samples and `labels`", (maps.shape[1], len(labels)))
+    check_scale(scale)
+    count = min(MOST_FRAMES, len(numbers))
+    frames = sorted({round(i * (len(numbers) - 1) / max(1, count - 1)) for i in range(count)})
+    shown = maps[frames][:, :MOST_SAMPLES].detach().double().cpu()
+    tiles = torch.nn.functional.interpolate(shown, (_TILE, _TILE), mode="nearest-exact")
+    rows = shown.shape[1]
+    height, width = _TOP + rows * (_TILE + _GAP) + _BOTTOM, _LEFT + len(frames) * (_TILE + _GAP) + 8
+    canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
+    for column in range(len(frames)):
+        for row in range(rows):
+            y, x = _TOP + row * (_TILE + _GAP), _LEFT + column * (_TILE + _GAP)
+            canvas[y : y + _TILE, x : x + _TILE] = coloured(tiles[column, row][..., None], scale)
+    with style.context("default"):
+        figure = Figure(inches(width, height))
+        figure.figimage(canvas.numpy(), origin="upper")
+        write(figure, "validation", _LEFT - 10, 15, "right")
+        for column, frame in enumerate(frames):
+            write(figure, str(numbers[frame]), _LEFT + column * (_TILE + _GAP) + _TILE / 2, 15, "center")
+        for row in range(rows):
+            lines = "\n".join(short(line, 19) for line in labels[row].splitlines()[:2])
+            write(figure, lines, 6, _TOP + row * (_TILE + _GAP) + _TILE / 2, "left", size=8)
+        note = f"red speaks for what is explained, blue against it; full colour is {scale:.3g}"
+        write(figure, note, 6, height - 14, "left", size=8)
+        return pixels(figure)

@@ -1,0 +1,52 @@
+"""All validations against all, as a picture."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib import style
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from xai_lightning.functional.render.canvas import FAINT, INK, Picture, inches, pixels
+
+
+def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture:
+    """All validations against all: how alike their explanations are.
+
+    Blocks along the diagonal are phases in which the model looked at the same things.
+
+    Args:
+        matrix: float[T, T], from -1 to 1; NaN is grey.
+        numbers: of the T validations.
+        title: What is shown.
+
+    Returns:
+        uint8[H, W, 3].
+
+    Raises:
+        ValueError: If there is not one row and column for each number.
+
+    Example:
+        >>> import torch
+        >>> similarity(torch.eye(3), [1, 2, 3], title="similarity").shape[2]
+        3
+    """
+    if matrix.shape != (len(numbers), len(numbers)) or not numbers:
+        raise ValueError(f"`matrix` must be float[T, T] for {len(numbers)} numbers, got {tuple(matrix.shape)}.")
+    with style.context("default"):
+        figure = Figure(inches(560, 500), layout="constrained")
+        axes = figure.add_subplot()
+        colours = matplotlib.colormaps["cividis"].with_extremes(bad="#969696")
+        low = min(0.0, float(np.nanmin(matrix.numpy(), initial=0.0)))
+        shown = axes.imshow(matrix.numpy(), cmap=colours, vmin=low, vmax=1.0, interpolation="nearest")
+        places = sorted({round(i * (len(numbers) - 1) / 9) for i in range(10)})
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(places, labels=[str(numbers[place]) for place in places])
+        axes.tick_params(labelsize=10, labelcolor=FAINT, length=0)
+        axes.set(xlabel="validation", ylabel="validation")
+        bar = figure.colorbar(shown, shrink=0.85)
+        bar.set_label("mean cosine similarity", color=INK)
+        bar.outline.set_visible(False)
+        axes.set_title(title, fontsize=12, color=INK, loc="left", parse_math=False)
+        return pixels(figure)

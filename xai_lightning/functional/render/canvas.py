@@ -14,14 +14,14 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from torch import Tensor
 
 Picture = npt.NDArray[np.uint8]
 NEUTRAL, UNDEFINED = (247, 247, 247), (150, 150, 150)
 INK, FAINT, PLAIN, HIGHLIGHTED = "#222222", "#6f6f6f", "#5b8db8", "#e07b39"
 ANCHORS = ["#0b3c7d", "#3f83bf", "#a9cfe5", "#f7f7f7", "#f6b79b", "#d0553f", "#7f0d20"]
-DIVERGING = LinearSegmentedColormap.from_list("", ANCHORS, N=257).with_extremes(bad="#969696")
-_COLOURS = torch.tensor(DIVERGING(np.arange(257), bytes=True)[:, :3])
+_COLOURS = torch.tensor(LinearSegmentedColormap.from_list("", ANCHORS, N=257)(np.arange(257), bytes=True)[:, :3])
 GREY = torch.tensor(UNDEFINED, dtype=torch.uint8)
 
 
@@ -31,10 +31,31 @@ def coloured(tiles: Tensor, scale: float) -> Tensor:
     return _COLOURS[positions.squeeze(-1)].where(tiles.isfinite(), GREY)
 
 
-def write(figure: Figure, text: str, x: float, y: float, side: str, *, size: float = 9, ink: str = INK) -> None:
-    """Plain text at pixels from the upper left corner."""
+def write(
+    figure: Figure,
+    text: str,
+    x: float,
+    y: float,
+    side: str,
+    *,
+    size: float = 9,
+    ink: str = INK,
+    mono: bool = False,
+) -> None:
+    """Plain text at pixels from the upper left corner; ``mono`` in letters of one width."""
     place = (x / figure.bbox.width, 1 - y / figure.bbox.height)
-    figure.text(*place, text, ha=side, va="center", size=size, color=ink, parse_math=False)
+    # letters of one width are placed by their baseline, which does not depend on which ones there are
+    align = "center_baseline" if mono else "center"
+    family = "monospace" if mono else "sans-serif"
+    figure.text(*place, text, ha=side, va=align, size=size, color=ink, parse_math=False, family=family)
+
+
+def letter(size: float) -> float:
+    """Width of a letter of one width, in pixels: it is rounded to whole ones where letters are drawn."""
+    figure = Figure(inches(100, 100))
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    font = FontProperties(family="monospace", size=size)
+    return float(renderer.get_text_width_height_descent("0" * 40, font, False)[0]) / 40
 
 
 def short(text: str, most: int) -> str:

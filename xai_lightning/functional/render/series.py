@@ -3,24 +3,27 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib import style
-from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from xai_lightning.functional.render.canvas import (
-    DIVERGING,
     FAINT,
     INK,
     Picture,
     check_count,
     check_scale,
+    coloured,
     inches,
     pixels,
     short,
+    write,
 )
 
 MOST_SERIES, MOST_CHANNELS = 4, 4
+_TOP, _LEFT, _WIDTH, _HEIGHT, _STRIP, _GAP, _BOTTOM = 28, 132, 200, 96, 16, 10, 26
 
 
 def series_bands(
@@ -51,7 +54,6 @@ def series_bands(
         ValueError: if the numbers do not fit, or the scale is not positive and finite.
 
     Example:
-        >>> import torch
         >>> maps = torch.zeros(1, 1, 4)
         >>> series_bands(None, maps, maps, channels=["x"], titles=["label 0"], scale=1.0).shape[2]
         3
@@ -62,46 +64,51 @@ def series_bands(
     order = reference.abs().nan_to_num().sum(dim=(0, 2)).argsort(descending=True, stable=True)
     shown = order[:MOST_CHANNELS].sort().values.tolist()
     rows = min(MOST_SERIES, len(now))
+    height, width = _TOP + rows * (_HEIGHT + _STRIP + _GAP) + _BOTTOM, _LEFT + len(shown) * (_WIDTH + _GAP)
+    canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
+    curves = []
+    for row, channel in ((row, channel) for row in range(rows) for channel in shown):
+        y, x = _TOP + row * (_HEIGHT + _STRIP + _GAP), _LEFT + shown.index(channel) * (_WIDTH + _GAP)
+        canvas[y : y + _HEIGHT, x : x + _WIDTH] = _band(now[row, channel], _HEIGHT, scale)
+        strip = y + _HEIGHT + 3
+        canvas[strip : strip + _STRIP - 3, x : x + _WIDTH] = _band(reference[row, channel], _STRIP - 3, scale)
+        if series is not None:
+            curves.append(_curve(series[row, channel], x, height - y))
     with style.context("default"):
-        figure = Figure(inches(240 * len(shown) + 40, 150 * rows + 40), layout="constrained")
-        panels = figure.subplots(rows, len(shown), squeeze=False)
+        figure = Figure(inches(width, height))
+        figure.figimage(canvas.numpy(), origin="upper")
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), frame_on=False, zorder=5)
+        axes.set_axis_off()
+        axes.add_collection(LineCollection(curves, colors=INK, linewidths=1.1))
+        for column, channel in enumerate(shown):
+            write(
+                figure,
+                short(channels[channel], 26),
+                _LEFT + column * (_WIDTH + _GAP) + _WIDTH / 2,
+                14,
+                "center",
+                size=10,
+            )
         for row in range(rows):
-            for column, channel in enumerate(shown):
-                axes: Axes = panels[row][column]
-                curve = None if series is None else series[row, channel].detach().double().cpu().numpy()
-                now_band, then_band = (m[row, channel].detach().double().cpu().numpy() for m in (now, reference))
-                _panel(axes, curve, now_band, then_band, scale)
-                if row == 0:
-                    axes.set_title(short(channels[channel], 24), fontsize=10, color=INK, parse_math=False)
-                if column == 0:
-                    lines = "\n".join(short(line, 22) for line in titles[row].splitlines()[:2])
-                    axes.set_ylabel(lines, fontsize=8, color=INK, parse_math=False)
-        note = f"band: attribution now, strip below: at the reference; full colour is {scale:.3g}"
-        figure.supxlabel(note, fontsize=8.5, color=FAINT, parse_math=False)
+            lines = "\n".join(short(line, 19) for line in titles[row].splitlines()[:2])
+            write(figure, lines, 6, _TOP + row * (_HEIGHT + _STRIP + _GAP) + _HEIGHT / 2, "left", size=8)
+        note = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g}"
+        write(figure, note, 6, height - 12, "left", size=8, ink=FAINT)
         return pixels(figure)
 
 
-def _panel(
-    axes: Axes,
-    curve: "np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None",
-    now: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
-    reference: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
-    scale: float,
-) -> None:
-    length = len(now) if curve is None else len(curve)
-    finite = np.zeros(2) if curve is None else curve[np.isfinite(curve)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    margin = 0.08 * (high - low) or 1.0
-    low, high = low - margin, high + margin
-    strip = low - 0.16 * (high - low)
-    for band, below, above in ((now, low, high), (reference, strip, low - 0.03 * (high - low))):
-        masked = np.ma.masked_invalid(band[None])
-        place = (0, length, below, above)
-        axes.imshow(
-            masked, cmap=DIVERGING, vmin=-scale, vmax=scale, extent=place, aspect="auto", interpolation="nearest"
-        )
-    if curve is not None:
-        axes.plot(np.arange(length) + 0.5, curve, color=INK, linewidth=1.1)
-    axes.set(xlim=(0, length), ylim=(strip, high), yticks=[])
-    axes.tick_params(labelsize=8, labelcolor=FAINT, length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+def _band(values: Tensor, height: int, scale: float) -> Tensor:
+    """Colours ``uint8[height, width, 3]`` of stretches of time."""
+    place = torch.arange(_WIDTH) * len(values) // _WIDTH
+    return coloured(values.detach().double().cpu()[place][None, :, None], scale).expand(height, _WIDTH, 3)
+
+
+def _curve(values: Tensor, x: float, top: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """Points of a curve within its panel; values that are not finite break nothing, and are left out."""
+    series = values.detach().double().cpu()
+    kept = series.isfinite().nonzero().flatten()
+    series = series[kept]
+    low, span = (float(series.min()), float(series.max() - series.min()) or 1.0) if len(series) else (0.0, 1.0)
+    across = x + (kept + 0.5) / len(values) * _WIDTH
+    up = top - _HEIGHT + 6 + (series - low) / span * (_HEIGHT - 12)
+    return np.stack([across.numpy(), up.numpy()], axis=1)

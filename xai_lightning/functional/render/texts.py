@@ -16,14 +16,14 @@ from xai_lightning.functional.render.canvas import (
     check_scale,
     coloured,
     inches,
+    letter,
     pixels,
     short,
     write,
 )
 
 MOST_TEXTS = 8
-_WIDTH, _LINE, _LETTER, _LEFT, _SIZE = 860, 19, 7.55, 84, 9
-_LETTERS = int((_WIDTH - _LEFT - 12) / _LETTER)
+_WIDTH, _LINE, _LEFT, _SIZE = 860, 19, 84, 9
 
 
 def token_lines(
@@ -58,51 +58,61 @@ def token_lines(
     check_count("`tokens`, `now` and `titles`", (len(tokens), len(now), len(titles)))
     check_scale(scale)
     count = min(MOST_TEXTS, len(tokens))
-    wrapped = [_wrapped([short(word, 40) for word in words]) for words in tokens[:count]]
+    with style.context("default"):
+        step = letter(_SIZE)
+    room = int((_WIDTH - _LEFT - 12) / step)
+    wrapped = [_wrapped([short(word, 40) for word in words], room) for words in tokens[:count]]
     kinds = [("now", now)] if reference is None else [("reference", reference), ("now", now)]
     height = 40 + sum(26 + len(lines) * (len(kinds) * _LINE + 4) for lines in wrapped)
+    canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8)
+    texts: list[tuple[str, float, float, float, str]] = []
+    y = 18
+    for number, lines in enumerate(wrapped):
+        texts.append((titles[number], 8, y, 10, INK))
+        y += 21
+        for line in lines:
+            for kind, values in kinds:
+                texts.append((kind, 12, y, 8, FAINT))
+                texts += _line(canvas, (y, step), line, tokens[number], values[number], scale)
+                y += _LINE
+            y += 4
+        y += 5
+    note = f"red speaks for what is explained, blue against it; full colour is {scale:.3g}"
     with style.context("default"):
         figure = Figure(inches(_WIDTH, height))
-        y = 18.0
-        for number, lines in enumerate(wrapped):
-            write(figure, titles[number], 8, y, "left", size=10)
-            y += 21
-            for line in lines:
-                for kind, values in kinds:
-                    write(figure, kind, 12, y, "left", size=8, ink=FAINT)
-                    _draw(figure, line, tokens[number], values[number], y, scale)
-                    y += _LINE
-                y += 4
-            y += 5
-        note = f"red speaks for what is explained, blue against it; full colour is {scale:.3g}"
-        write(figure, note, 8, height - 12, "left", size=8, ink=FAINT)
+        figure.figimage(canvas.numpy(), origin="upper")
+        for text, x, down, size, ink in [*texts, (note, 8, height - 12, 8, FAINT)]:
+            write(figure, text, x, down, "left", size=size, ink=ink, mono=x == _LEFT)
         return pixels(figure)
 
 
-def _wrapped(words: Sequence[str]) -> list[list[int]]:
+def _wrapped(words: Sequence[str], most: int) -> list[list[int]]:
     """Positions of the words of each line."""
     lines: list[list[int]] = [[]]
-    room = _LETTERS
+    room = most
     for place, word in enumerate(words):
         if not word:
             continue
         if len(word) + 1 > room and lines[-1]:
             lines.append([])
-            room = _LETTERS
+            room = most
         lines[-1].append(place)
         room -= len(word) + 1
     return lines
 
 
-def _draw(figure: Figure, line: Sequence[int], words: Sequence[str], values: Tensor, y: float, scale: float) -> None:
-    x = float(_LEFT)
+def _line(
+    canvas: Tensor, down: tuple[int, float], line: Sequence[int], words: Sequence[str], values: Tensor, scale: float
+) -> list[tuple[str, float, float, float, str]]:
+    """Paint the boxes of one line; the words in dark ink and those in white, each as one text with gaps."""
+    (y, step), dark, white, x = down, "", "", float(_LEFT)
     for place in line:
         word, value = short(words[place], 40), float(values[place])
-        red, green, blue = coloured(torch.tensor([[value]]).double(), scale)[0].tolist()
-        dark = math.isfinite(value) and 0.299 * red + 0.587 * green + 0.114 * blue < 140
-        box = {"facecolor": (red / 255, green / 255, blue / 255), "edgecolor": "none", "pad": 1.6}
-        spot = (x / figure.bbox.width, 1 - y / figure.bbox.height)
-        ink = "#ffffff" if dark else INK
-        font = {"family": "monospace", "size": _SIZE, "color": ink, "va": "center", "ha": "left"}
-        figure.text(*spot, word, bbox=box, parse_math=False, **font)  # type: ignore[arg-type]
-        x += (len(word) + 1) * _LETTER
+        colour = coloured(torch.tensor([[value]]).double(), scale)[0]
+        red, green, blue = colour.tolist()
+        canvas[y - 8 : y + 9, round(x - 2) : round(x + len(word) * step + 2)] = colour
+        bright = not math.isfinite(value) or 0.299 * red + 0.587 * green + 0.114 * blue >= 140
+        dark += (word if bright else " " * len(word)) + " "
+        white += (" " * len(word) if bright else word) + " "
+        x += (len(word) + 1) * step
+    return [(text, _LEFT, y, _SIZE, ink) for text, ink in ((dark, INK), (white, "#ffffff")) if text.strip()]

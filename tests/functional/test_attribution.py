@@ -241,8 +241,8 @@ def test_unknown_features_methods_and_options_name_the_nearest() -> None:
 
 def test_a_missing_package_is_named_in_the_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 18."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"needs sklearn; install xai-lightning\[lime\]"):
+    monkeypatch.setitem(METHODS, "lime", METHODS["lime"]._replace(package="not_installed"))
+    with pytest.raises(ImportError, match="method 'lime' needs not_installed; install it"):
         check_method("lime", {})
     check_method("saliency", {})
 

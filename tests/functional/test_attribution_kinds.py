@@ -24,6 +24,7 @@ from xai_lightning.functional.attribution import (
     table_variables,
 )
 from xai_lightning.functional.attribution.relevance import unsupported
+from xai_lightning.functional.attribution.surrogates import coefficients, even_coalitions, shapley_coalitions
 
 KINDS = ("image", "table", "series", "several", "integers", "tokens")
 
@@ -126,14 +127,26 @@ def classes() -> dict[str, Any]:
         "occlusion": lambda f, layer: c.Occlusion(f),
         "shapley_value_sampling": lambda f, layer: c.ShapleyValueSampling(f),
         "shapley_values": lambda f, layer: c.ShapleyValues(f),
-        "kernel_shap": lambda f, layer: c.KernelShap(f),
-        "lime": lambda f, layer: c.Lime(f, interpretable_model=linear()),
+        "kernel_shap": lambda f, layer: drawing(c.KernelShap(f), shapley_coalitions),
+        "lime": lambda f, layer: drawing(c.Lime(f, interpretable_model=linear()), even_coalitions),
         "layer_integrated_gradients": c.LayerIntegratedGradients,
         "conductance": c.LayerConductance,
         "internal_influence": c.InternalInfluence,
         "layer_deep_lift": c.LayerDeepLift,
         "layer_gradient_x_activation": c.LayerGradientXActivation,
     }
+
+
+def drawing(method: Any, coalitions: Any) -> Any:
+    """captum's method on our draws: those of the seed that stands in the global generator."""
+
+    def draws(original: Any, **known: Any) -> Any:
+        number = known["num_interp_features"]
+        count = min(2**number, 4 * number + 64)
+        yield from coalitions(count, number, torch.initial_seed())[:, None].long()
+
+    method.perturb_func = draws
+    return method
 
 
 def captum_alone(method: str, kind: Kind, i: int) -> tuple[Tensor, ...]:
@@ -173,8 +186,9 @@ def test_every_method_agrees_with_captum_on_one_sample_at_a_time(method: str, ki
     given = kinds()[kind]
     more: dict[str, Any] = {"options": {"tolerance": None}} if method == "integrated_gradients" else {}
     found = explain(method, given, **more)[0].values
-    # captum adds up V! orderings in single precision
-    atol, rtol, samples = (1e-5, 1e-4, 1) if method == "shapley_values" else (1e-9, 1e-6, 4)
+    # captum adds up V! orderings, and forms surrogates, in single precision
+    single, samples = method in ("shapley_values", "kernel_shap", "lime"), 1 if method == "shapley_values" else 4
+    atol, rtol = (1e-5, 1e-4) if single else (1e-9, 1e-6)
     for i in range(samples):
         for ours, theirs in zip(found, captum_alone(method, given, i), strict=True):
             torch.testing.assert_close(ours[i : i + 1], theirs.to(ours.dtype), atol=atol, rtol=rtol)
@@ -293,6 +307,33 @@ def test_the_glove_game_has_its_shapley_values() -> None:
             )
             atol = 1e-6 if not options else 0.03
             torch.testing.assert_close(found.values[0], torch.tensor([values]), atol=atol, rtol=0)
+
+
+def test_coalitions_have_the_sizes_of_the_shapley_kernel() -> None:
+    found = shapley_coalitions(60_000, 6, seed=3)
+    assert found[0].all()
+    assert not found[1].any()
+    sizes = found[2:].sum(dim=1).bincount(minlength=7).double()
+    odds = torch.tensor([0.0, *(5 / (k * (6 - k)) for k in range(1, 6)), 0.0]).double()
+    torch.testing.assert_close(sizes / sizes.sum(), odds / odds.sum(), atol=0.01, rtol=0)
+    pairs = found[2:][found[2:].sum(dim=1) == 2].double().mean(dim=0)
+    torch.testing.assert_close(pairs, torch.full((6,), 1 / 3).double(), atol=0.02, rtol=0)
+    assert even_coalitions(50_000, 4, seed=1).double().mean().item() == pytest.approx(0.5, abs=0.005)
+
+
+def test_noiseless_linear_responses_are_recovered_for_any_weights_and_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    design = (torch.rand(3, 40, 6, generator=generator) < 0.5).double()
+    design[1, :, 5] = design[1, :, 4]  # two variables that are never apart
+    weights, truth = torch.rand(3, 40, generator=generator).double(), torch.randn(3, 6, generator=generator).double()
+    values = (design @ truth[..., None]).squeeze(2) + 0.7
+    values[2, 7] = float("nan")
+    found = coefficients(design, values, weights)
+    torch.testing.assert_close(found[0], truth[0], atol=1e-9, rtol=0)
+    shared = (truth[1, 4] + truth[1, 5]) / 2
+    expected = torch.cat([truth[1, :4], shared[None], shared[None]])
+    torch.testing.assert_close(found[1], expected, atol=1e-9, rtol=0)
+    assert found[2].isnan().all()
 
 
 @pytest.mark.parametrize("smooth", ["smoothgrad", "smoothgrad_sq", "vargrad"])

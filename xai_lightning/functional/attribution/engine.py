@@ -167,22 +167,24 @@ def scalar_change(explained: Explained, question: Question) -> Tensor:
 
 
 def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
-    if how.spec.random or how.smooth:
+    if how.smooth or (how.spec.random and not how.spec.seeded):
         parts = []
         for i, seed in enumerate(seeds):
             with isolated(seed):
                 parts.append(captum_attributions(how, question.take(slice(i, i + 1))))
     else:
-        per_sample = question.numbers * (how.passes if how.spec.gradient else 1)
+        per_sample = question.numbers * (how.passes if how.spec.gradient or how.spec.seeded else 1)
         size = max(1, how.at_once // per_sample)
-        pieces = [question.take(slice(i, i + size)) for i in range(0, len(question.targets), size)]
-        parts = [captum_attributions(how, piece) for piece in pieces]
+        pieces = [slice(i, i + size) for i in range(0, len(question.targets), size)]
+        parts = [captum_attributions(how, question.take(piece), seeds[piece]) for piece in pieces]
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
-def captum_attributions(how: Run, question: Question) -> Inputs:
-    """One call of captum's ``attribute``."""
+def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | None = None) -> Inputs:
+    """One call of captum's ``attribute``; ``seeds`` go to methods that take them."""
     spec, given = how.spec, _arguments(how, question)
+    if spec.seeded:
+        given["seeds"] = seeds
     inputs = tuple(x.detach().clone() for x in question.inputs)
     if spec.gradient:
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
@@ -193,13 +195,7 @@ def captum_attributions(how: Run, question: Question) -> Inputs:
         # captum announces hooks and attributes that it sets; the caller's guard puts them back
         for announced in ("Setting forward, backward hooks", "Setting backward hooks", "Applying"):
             warnings.filterwarnings("ignore", message=rf"(?s).*{announced}", category=UserWarning)
-        try:
-            found = method.attribute(inputs, **given)
-        except ValueError:
-            # scikit-learn refuses to fit what is not finite; such a map is undefined
-            if not how.explained.nonfinite:
-                raise
-            found = tuple(torch.full(x.shape, math.nan, device=x.device) for x in inputs)
+        found = method.attribute(inputs, **given)
     found = tuple(x.detach() for x in ((found,) if isinstance(found, Tensor) else tuple(found)))
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
         raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")

@@ -4,10 +4,10 @@ import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import captum.attr
-from captum._utils.models.linear_model import SkLearnLinearRegression
 from torch import nn
 
 from xai_lightning.functional.attribution.adaptive import MOST_PASSES
@@ -15,6 +15,7 @@ from xai_lightning.functional.attribution.permutation import DonorPermutation
 from xai_lightning.functional.attribution.relevance import Relevance
 from xai_lightning.functional.attribution.scalars import Kind
 from xai_lightning.functional.attribution.shapley import MOST_VARIABLES, ExactShapley
+from xai_lightning.functional.attribution.surrogates import Surrogate
 from xai_lightning.functional.tables import choose
 
 Options = Mapping[str, Any]
@@ -34,6 +35,7 @@ RESERVED = {
     "additional_forward_args",
     "feature_mask",
     "return_convergence_delta",
+    "seeds",
     "attribute_to_layer_input",
 }
 
@@ -64,7 +66,8 @@ class Method(NamedTuple):
         masked: whether it switches whole variables off; captum then repeats a variable's number on each of its columns.
         cells: into how many patches per side an image is cut where whole variables are switched off.
         most_variables: how many variables it can explain at most.
-        random: whether it draws; then each sample is explained alone, with its own seed.
+        random: whether it draws; then each sample is explained alone, with its own seed, unless it is ``seeded``.
+        seeded: whether it takes the seeds itself, and so explains many samples at once though it draws.
         signed: whether the sign means something.
         complete: whether attributions add up to f(x) - f(baseline).
         rules: which rules it lays over layers: those of DeepLift, of LRP, or the guided ReLU.
@@ -86,6 +89,7 @@ class Method(NamedTuple):
     cells: int = 14
     most_variables: int | None = None
     random: bool = False
+    seeded: bool = False
     signed: bool = True
     complete: bool = False
     rules: Literal["deep_lift", "lrp", "guided"] | None = None
@@ -104,11 +108,6 @@ def _window(shape: Sequence[int], variables: int) -> Options:
 def _draws(shape: Sequence[int], variables: int) -> Options:
     enough = 4 * variables + 64
     return {"n_samples": min(2**variables, enough) if variables < 20 else enough}
-
-
-def _lime(explained: Any, layer: Any) -> Any:
-    # captum's default is a lasso, whose exact zeros become ties
-    return captum.attr.Lime(explained, interpretable_model=SkLearnLinearRegression())
 
 
 def _of(build: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
@@ -214,7 +213,7 @@ METHODS: dict[str, Method] = {
         complete=True,
     ),
     "kernel_shap": Method(
-        _of(captum.attr.KernelShap),
+        _of(partial(Surrogate, kernel=True)),
         _samples(),
         _draws,
         layouts=LAYOUTS,
@@ -222,11 +221,11 @@ METHODS: dict[str, Method] = {
         masked=True,
         cells=7,
         random=True,
+        seeded=True,
         complete=True,
-        package="sklearn",
     ),
     "lime": Method(
-        _lime,
+        _of(partial(Surrogate, kernel=False)),
         _samples(),
         _draws,
         layouts=LAYOUTS,
@@ -234,7 +233,7 @@ METHODS: dict[str, Method] = {
         masked=True,
         cells=7,
         random=True,
-        package="sklearn",
+        seeded=True,
     ),
     "lrp": Method(
         _of(Relevance),
@@ -290,7 +289,7 @@ def check_method(name: str, options: Options) -> None:
     """
     method = METHODS[choose("method", name, METHODS)]
     if method.package and importlib.util.find_spec(method.package) is None:
-        raise ImportError(f"method {name!r} needs {method.package}; install xai-lightning[lime]")
+        raise ImportError(f"method {name!r} needs {method.package}; install it")
     known = _option_names(method)
     for option in options:
         choose(f"option of {name!r}", option, known)

@@ -1,0 +1,143 @@
+"""Time of explanations against the bare passes they need, side by side in one run.
+
+    python benchmarks/methods.py [--repeats 5] [--image] [--table]
+
+"Ideal" is the time of the same number of forward, or forward and backward, passes in a bare loop at the best of several
+micro-batches. Captum is called with its defaults on the whole batch. Medians of alternating repeats, two threads.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import captum.attr
+import torch
+from networks import residual, tabular
+from torch import Tensor, nn
+
+from xai_lightning.functional.attribution import (
+    METHODS,
+    Explained,
+    Variables,
+    attribute,
+    grid_variables,
+    resolve_options,
+    table_variables,
+)
+
+NAMES = ("saliency", "integrated_gradients", "occlusion", "feature_ablation", "kernel_shap", "lime")
+
+
+class Scalar(nn.Module):
+    """The explained scalar of class 1, as a user of captum would write it."""
+
+    def __init__(self, explained: Explained) -> None:
+        super().__init__()
+        self.explained = explained
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.explained(x, torch.ones(len(x), dtype=torch.int64))
+        return found
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Time of one call."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def bare(explained: Explained, x: Tensor, rows: int, batch: int, *, backward: bool) -> None:
+    """``rows`` passes in blocks of ``batch``."""
+    ones = torch.ones(batch, dtype=torch.int64)
+    block = x[torch.arange(batch) % len(x)].clone().requires_grad_(backward)
+    with torch.set_grad_enabled(backward):
+        for start in range(0, rows, batch):
+            count = min(batch, rows - start)
+            scalars = explained(block[:count], ones[:count])
+            if backward:
+                torch.autograd.grad(scalars.sum(), block)
+
+
+def best_batch(explained: Explained, x: Tensor, rows: int, *, backward: bool) -> int:
+    """The fastest of several micro-batches."""
+    sizes = [size for size in (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if size <= max(4, rows)]
+    if x[0].numel() > 10_000:
+        sizes = [size for size in sizes if size <= 128]
+
+    def per_pass(size: int) -> float:
+        count = min(rows, 4 * size)
+        return seconds(lambda: bare(explained, x, count, size, backward=backward)) / count
+
+    return min(sizes, key=per_pass)
+
+
+def captum_defaults(name: str, explained: Explained, x: Tensor, variables: Variables, options: dict[str, Any]) -> None:
+    """captum as it comes, for the same question."""
+    given = {k: v for k, v in options.items() if k not in ("windows", "background", "tolerance")}
+    classes = {
+        "saliency": captum.attr.Saliency,
+        "integrated_gradients": captum.attr.IntegratedGradients,
+        "occlusion": captum.attr.Occlusion,
+        "feature_ablation": captum.attr.FeatureAblation,
+        "kernel_shap": captum.attr.KernelShap,
+        "lime": captum.attr.Lime,
+    }
+    if METHODS[name].masked:
+        given["feature_mask"] = variables.mask
+    inputs = x.clone().requires_grad_(METHODS[name].gradient)
+    with torch.set_grad_enabled(METHODS[name].gradient):
+        classes[name](Scalar(explained)).attribute(inputs, **given)
+
+
+def ask(name: str, network: nn.Module, x: Tensor) -> tuple[int, dict[str, Callable[[], Any]]]:
+    """How many passes one method needs, and the three ways to make them."""
+    variables = table_variables(x.shape[1]) if x.ndim == 2 else grid_variables(x.shape[1:], METHODS[name].cells)
+    asked = {"tolerance": None} if name == "integrated_gradients" else {}
+    options = resolve_options(name, asked, x.shape[1:], variables.number)
+    cost, ones = METHODS[name].cost(options, variables.number), torch.ones(len(x), dtype=torch.int64)
+    explained, backward, rows = Explained(network), METHODS[name].gradient, len(x) * cost.forward
+    batch = best_batch(explained, x, rows, backward=backward)
+    common: dict[str, Any] = {"baselines": torch.zeros_like(x[:1]), "variables": variables, "seeds": range(len(x))}
+    return rows, {
+        "ideal": lambda: bare(explained, x, rows, batch, backward=backward),
+        "ours": lambda: attribute(name, explained, x, ones, options=asked, **common),
+        "captum": lambda: captum_defaults(name, explained, x, variables, options),
+    }
+
+
+def compare(label: str, network: nn.Module, x: Tensor, repeats: int) -> None:
+    """Print one line per method."""
+    for name in NAMES:
+        rows, actions = ask(name, network, x)
+        times: dict[str, list[float]] = {key: [] for key in actions}
+        for _ in range(repeats):
+            for key, action in actions.items():
+                times[key].append(seconds(action))
+        median = {key: statistics.median(values) for key, values in times.items()}
+        ratios = f"ours {median['ours'] / median['ideal']:.2f}, captum {median['captum'] / median['ideal']:.2f}"
+        print(f"{label} {name}: {rows} passes, ideal {median['ideal']:.4f} s; ratio to it: {ratios}", flush=True)
+
+
+def main() -> None:
+    """Compare on images and on a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--image", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    warnings.filterwarnings("ignore", ".*multiple inputs for Lime.*", UserWarning)
+    everything = not (given.image or given.table)
+    if given.table or everything:
+        compare("table", tabular(108), torch.randn(128, 108), given.repeats)
+    if given.image or everything:
+        compare("image", residual(), torch.randn(8, 3, 96, 96), given.repeats)
+
+
+if __name__ == "__main__":
+    main()

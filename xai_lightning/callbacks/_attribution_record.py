@@ -48,7 +48,7 @@ def _health(found: Gathered, explainer: Explainer) -> dict[str, float]:
         "zero_maps": float((maps.abs().sum(dim=1) <= drift.ZERO_MAP).double().mean()),
         "nonfinite_maps": float((~maps.isfinite().all(dim=1)).double().mean()),
     }
-    if explainer.complete:
+    if explainer.ways.complete:
         numbers["completeness_error"] = float(found.error.nanmean())
         numbers["incomplete_maps"] = float(found.incomplete.double().mean())
     return numbers

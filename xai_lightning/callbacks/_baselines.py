@@ -10,7 +10,7 @@ from xai_lightning.functional.attribution.baselines import BASELINES, blurred, p
 from xai_lightning.functional.tables import choose
 
 if TYPE_CHECKING:
-    from xai_lightning.callbacks._explainer import Ways
+    from xai_lightning.callbacks._ways import Ways
 
 BACKGROUND = 16
 FROM_DATA = ("mean", "background")

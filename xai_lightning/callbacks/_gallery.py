@@ -10,7 +10,8 @@ from xai_lightning import tags
 from xai_lightning.callbacks._attribution_record import importance_limits
 from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explainer import Explainer, Explanation
+from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._explanation import Explanation
 from xai_lightning.callbacks._gathered import Gathered
 from xai_lightning.callbacks._probe import gallery
 from xai_lightning.callbacks._record import Record

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._draw import Rows, smallest
-from xai_lightning.callbacks._explainer import Explanation
+from xai_lightning.callbacks._explanation import Explanation
 from xai_lightning.callbacks._trainer import everywhere, summed
 from xai_lightning.functional.attribution import completeness_error
 

@@ -22,7 +22,8 @@ from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._clock import Clock
 from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explainer import Explainer, Explanation, Target, Ways, resolve_method
+from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._explanation import Explaining, Explanation
 from xai_lightning.callbacks._gallery import Gallery, Shown, Words, chosen
 from xai_lightning.callbacks._gathered import Gathered, gather
 from xai_lightning.callbacks._monitor import Monitor
@@ -33,6 +34,7 @@ from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._regions import Region
 from xai_lightning.callbacks._settings import check_counts, check_references, check_share, check_target
 from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, log_step, resolve_network, summed
+from xai_lightning.callbacks._ways import Target, Ways, resolve_method
 from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import SMOOTHS, Custom, Passes, Smooth, Task
 from xai_lightning.functional.attribution.variables import Where
@@ -175,7 +177,7 @@ class AttributionMonitor(Monitor):
         )
         Baselines(ways).check()
         self._explainer = Explainer(ways)
-        self.method = self._explainer.label
+        self.method = ways.label
         identity: dict[str, object] = {"method": self.method, "options": options, "target": target, "seed": seed}
         identity |= {"baseline": baseline, "network": network, "layer": layer, "embedding": embedding}
         common: Any = {"name": name, "dataloader_idx": dataloader_idx, "on_error": on_error, "sinks": sinks}
@@ -203,7 +205,7 @@ class AttributionMonitor(Monitor):
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
         shared = [tags.xai(self.method, what) for what in ("forward_passes", "backward_passes", "probe_size")]
         shared += [tags.xai(self.method, what) for what in ("zero_maps", "nonfinite_maps")]
-        if self._explainer.complete:
+        if self._explainer.ways.complete:
             shared += [tags.xai(self.method, what) for what in ("completeness_error", "incomplete_maps")]
         shared += [tags.region(self.method, name) for name in self._explainer.regions.names]
         if self.sensitive:
@@ -228,7 +230,7 @@ class AttributionMonitor(Monitor):
             self.method,
             measures if self.measures is None else self.measures,
             self.references,
-            draws=explainer.draws,
+            draws=explainer.ways.draws,
             classes=explainer.task in ("classification", "multilabel"),
             grid=explainer.grid,
             seed=self.seed,
@@ -325,8 +327,10 @@ class AttributionMonitor(Monitor):
         network = resolve_network(pl_module, self.network)
         seen, frozen = self._probe.seen, self._references.classes(rows.hashes, self._explainer.ways.target)
         look = self._look
-        again = self._explainer.draws and look is not None and not look.sanity and self._replicates(look.number)
-        return self._explainer.explain(pl_module, network, rows, shown, seen=seen, frozen=frozen, replicate=again)
+        again = self._explainer.ways.draws and look is not None and not look.sanity and self._replicates(look.number)
+        return Explaining(self._explainer, pl_module, network).explain(
+            rows, shown, seen=seen, frozen=frozen, replicate=again
+        )
 
     def _replicates(self, number: int) -> bool:
         return (number - 1) % self.noise_every == 0 or number == self.reference_after

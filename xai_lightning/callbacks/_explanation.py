@@ -1,0 +1,239 @@
+"""Explaining rows of the probe, or of a sample, in one guard that leaves no trace."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from xai_lightning._lightning import LightningModule, rank_zero_warn
+from xai_lightning.callbacks._baselines import Against, Baselines, Seen
+from xai_lightning.callbacks._draw import Rows
+from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._ways import Ways
+from xai_lightning.functional import attribution, drift
+from xai_lightning.functional.attribution import Explained
+
+
+class Explanation(NamedTuple):
+    """Explained rows, on the CPU.
+
+    Args:
+        columns: what is known of each row, ``float64[M, k]`` by name: ``maps`` (canonical), ``gap`` and ``change`` of
+            the completeness, ``probabilities``, ``targets`` (the class that was explained; of a label, 1),
+            ``regions`` (mass in each, then in all), and ``replicate`` (maps by other seeds); without columns where it
+            does not apply.
+        shown: ``float32[S, H, W]`` of the rows asked for, if they are images, else empty: what is drawn.
+        forward: rows sent forward through the network.
+        backward: rows sent backward.
+    """
+
+    columns: dict[str, Tensor]
+    shown: Tensor
+    forward: int
+    backward: int
+
+
+class Explaining(NamedTuple):
+    """One network under explanation.
+
+    Args:
+        explainer: knows how.
+        pl_module: the module that may be touched.
+        network: the network that is explained.
+    """
+
+    explainer: Explainer
+    pl_module: LightningModule
+    network: nn.Module
+
+    @property
+    def ways(self) -> Ways:
+        """The settings."""
+        return self.explainer.ways
+
+    def explain(
+        self,
+        probe: Rows,
+        shown: Tensor,
+        *,
+        seen: Seen | None = None,
+        frozen: Tensor | None = None,
+        replicate: bool = False,
+    ) -> Explanation:
+        """Explain ``probe`` in one guard that leaves no trace.
+
+        Args:
+            probe: the rows.
+            shown: positions of those whose whole maps are kept.
+            seen: mean and background of the data, for baselines that need them.
+            frozen: ``int64[M]``, the classes to explain, if those of the reference are explained.
+            replicate: explain a second time, by other seeds.
+        """
+        explainer = self.explainer
+        with explainer.guarded(self.pl_module), _hints(self.network):
+            explained = explainer.explained(self.network)
+            asked = self._asked(explained, probe.on(self.pl_module.device), seen, frozen)
+            found = self._attribute(explained, asked, probe.hashes, 0)
+            again = self._attribute(explained, asked, probe.hashes, 1) if replicate else None
+        values = self._left_out(found.values, asked.left_out)
+        columns = {
+            "maps": self._canonical(values),
+            "gap": found.gap[:, None],
+            "change": found.change[:, None],
+            "probabilities": asked.probabilities,
+            "targets": (torch.ones_like(asked.classes) if self.explainer.task == "multilabel" else asked.classes)[
+                :, None
+            ],
+            "regions": self.explainer.regions.mass(self.explainer.canon, values, asked.masks),
+            "replicate": values[0].new_zeros(len(probe.hashes), 0),
+        }
+        if again is not None:
+            columns["replicate"] = self._canonical(self._left_out(again.values, asked.left_out))
+        pictures = values[0].cpu()[shown].sum(dim=1).float() if values[0].ndim == 4 else torch.empty(0)
+        detached = {name: column.detach().double().cpu() for name, column in columns.items()}
+        return Explanation(detached, pictures, explained.rows, explained.gradients)
+
+    def _asked(self, explained: Explained, probe: Rows, seen: Seen | None, frozen: Tensor | None) -> "_Asked":
+        count, extras = len(self.explainer.arguments.further), len(self.explainer.arguments.extras)
+        inputs, given = (probe.inputs, *probe.extras[:count]), probe.extras[count : count + extras]
+        masks = probe.extras[count + extras :]
+        ids, outputs = inputs[0], _in_blocks(explained, inputs, given)
+        probabilities = self._probabilities(outputs)
+        classes = probe.targets
+        if self.explainer.task == "segmentation":
+            classes = torch.full_like(probe.targets[:, 0, 0], cast(int, self.ways.target))
+        if self.ways.target in ("predicted", "reference_prediction"):
+            classes = probabilities.argmax(dim=1) if frozen is None else frozen.to(classes.device)
+        left_out = self._unexplained(ids, given) if self.ways.tokens else None
+        regional = (probe.targets == self.ways.target,) if self.explainer.task == "segmentation" else ()
+        seeds = self._seeds(probe.hashes, 0)
+        baselines = Baselines(self.ways).of(inputs, self._layouts, seeds, seen, left_out)
+        if self.ways.embeds:
+            rest = (*inputs[1:], *given)
+            inputs, given = (explained.embedded(ids, *rest), *inputs[1:]), (ids, *given)
+            baselines = baselines.embedded(lambda x: explained.embedded(x, *(y[: len(x)] for y in rest)))
+        return _Asked(inputs, (*regional, *given), classes, probabilities, baselines, masks, left_out)
+
+    @property
+    def _layouts(self) -> Sequence[str]:
+        return self.explainer.canon.layouts if self.explainer.canon is not None else ()
+
+    def _unexplained(self, ids: Tensor, extras: Sequence[Tensor]) -> Tensor:
+        """Padding and special tokens, ``bool[M, T]``."""
+        special = torch.tensor([self.ways.pad_token, *self.ways.special_tokens], device=ids.device)
+        found = torch.isin(ids, special)
+        for name, extra in zip(self.explainer.arguments.extras, extras, strict=False):
+            if name == "attention_mask" and extra.shape == ids.shape:
+                found |= extra == 0
+        return found
+
+    def _left_out(self, values: tuple[Tensor, ...], left_out: Tensor | None) -> tuple[Tensor, ...]:
+        """Attributions without those of padding and special tokens."""
+        first = values[0]
+        if left_out is None or first.shape[:2] != left_out.shape:
+            return values
+        mask = left_out.reshape(*left_out.shape, *[1] * (first.ndim - 2))
+        return (first.masked_fill(mask, 0.0), *values[1:])
+
+    def _canonical(self, values: tuple[Tensor, ...]) -> Tensor:
+        if self.ways.explains_layer or self.explainer.canon is None:
+            summed = values[0].sum(dim=2) if self.ways.layer == self.ways.embedding else values[0]
+            return drift.pool(summed if summed.ndim > 1 else summed[:, None])
+        return self.explainer.canon.canonical(values)
+
+    def _probabilities(self, outputs: Tensor) -> Tensor:
+        """``[M, K]`` of a classifier, or ``[M, 1]``: the number of a regression; else nothing."""
+        space = self.ways.outputs.space
+        if self.explainer.task == "segmentation":
+            return outputs.new_zeros(len(outputs), 0)
+        if self.explainer.task == "regression":
+            several = outputs.ndim == 2 and isinstance(self.ways.target, int)
+            return outputs[:, self.ways.target, None] if several else outputs.reshape(len(outputs), -1)  # type: ignore[index]
+        if self.explainer.task == "multilabel":
+            outputs = outputs[:, cast(int, self.ways.target)]
+        if outputs.ndim == 1 or outputs.shape[1] == 1:
+            positive = outputs.reshape(-1) if space == "probabilities" else outputs.reshape(-1).sigmoid()
+            return torch.stack([1 - positive, positive], dim=1)
+        return outputs if space == "probabilities" else outputs.softmax(dim=1)
+
+    def _seeds(self, hashes: Tensor, replicate: int) -> list[int]:
+        own = zlib.crc32(f"{self.ways.label}{replicate or ''}".encode()) << 31
+        return [(int(h) ^ self.ways.seed ^ own) % 2**63 for h in hashes]
+
+    def _attribute(self, explained: Explained, asked: "_Asked", hashes: Tensor, replicate: int) -> attribution.Found:
+        blocks = self.explainer.canon.blocks if self.explainer.canon is not None else ()
+        if self.ways.embeds and self.explainer.canon is not None:
+            tokens = blocks[0].mask[..., None].expand(1, *asked.inputs[0].shape[1:])
+            blocks = (attribution.Variables((), tokens.contiguous()), *blocks[1:])
+        numbers = sum(x[:1].numel() for x in asked.inputs)
+        at_once = attribution.NUMBERS_AT_ONCE
+        while True:
+            try:
+                return attribution.attribute(
+                    self.ways.method,
+                    explained,
+                    asked.inputs,
+                    asked.classes.to(torch.int64),
+                    baselines=asked.baselines.points,
+                    background=asked.baselines.background,
+                    variables=blocks,
+                    seeds=self._seeds(hashes, replicate),
+                    extras=asked.extras,
+                    options=self.ways.options,
+                    layer=self.explainer.module(self.network, "layer"),
+                    smooth=self.ways.smooth,
+                    at_once=at_once,
+                )
+            except RuntimeError as error:
+                if not _out_of_memory(error) or at_once <= numbers:
+                    raise
+            at_once //= 2
+            rank_zero_warn(
+                f"AttributionMonitor({self.ways.label!r}) ran out of memory; it computes half as much at once"
+            )
+
+
+class _Asked(NamedTuple):
+    """What is asked about the rows, on the device of the network."""
+
+    inputs: tuple[Tensor, ...]
+    extras: tuple[Tensor, ...]
+    classes: Tensor
+    probabilities: Tensor
+    baselines: Against
+    masks: tuple[Tensor, ...]
+    left_out: Tensor | None
+
+
+def _in_blocks(explained: Explained, inputs: tuple[Tensor, ...], extras: tuple[Tensor, ...]) -> Tensor:
+    """The network's outputs, in blocks that fit at once."""
+    size = max(1, attribution.NUMBERS_AT_ONCE // max(1, sum(x[:1].numel() for x in inputs)))
+    blocks = [slice(i, i + size) for i in range(0, len(inputs[0]), size)]
+    return torch.cat([explained.outputs(*(x[b] for x in inputs), *(x[b] for x in extras)) for b in blocks])
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _hints(network: nn.Module) -> Iterator[None]:
+    """Say what to do where gradients cannot be had (traps 2 and 27)."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "not have been used in the graph" in str(error) or "does not require grad" in str(error):
+            raise RuntimeError(
+                f"the output of {type(network).__name__} does not depend differentiably on its input (a detach, "
+                "no_grad, or an unused input), so this method cannot explain it; use feature_ablation or occlusion, or "
+                "name another module with network=..."
+            ) from error
+        if "Inference tensors cannot be saved" not in str(error):
+            raise
+        raise RuntimeError(
+            f"the network {type(network).__name__} keeps tensors that it made in inference mode (a cached table, say), "
+            "so nothing can be differentiated through it; use Trainer(inference_mode=False)"
+        ) from error

@@ -1,0 +1,100 @@
+"""How samples are explained: the settings, checked, and what follows from them alone."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from xai_lightning.callbacks._regions import Region
+from xai_lightning.functional import attribution
+from xai_lightning.functional.attribution import METHODS, Custom, Method, Smooth, check_method
+from xai_lightning.functional.attribution.variables import Where
+from xai_lightning.readers import Outputs
+
+TAKEN = {"activation", "errors", "fairness", "nonfinite_predictions"}
+Target = Literal["label", "reference_prediction", "predicted"] | int
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How samples are explained; see `AttributionMonitor` for each."""
+
+    method: str | Custom
+    options: Mapping[str, Any]
+    task: attribution.Task
+    outputs: Outputs
+    target: Target
+    baseline: Any
+    features: Mapping[str, Where] | None
+    inputs: Sequence[str] = ()
+    layer: str | None = None
+    smooth: Smooth | None = None
+    embedding: str | None = None
+    pad_token: int = 0
+    special_tokens: Sequence[int] = ()
+    time_first: bool = False
+    regions: Mapping[str, Region] = field(default_factory=dict)
+    seed: int = 0
+    autocast: bool = False
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the first input are token ids, of which some are padding or special."""
+        return self.embedding is not None or bool(self.special_tokens) or self.baseline == "pad"
+
+    @property
+    def spec(self) -> Method | None:
+        """The method's row of the table; None for a callable."""
+        return METHODS[self.method] if isinstance(self.method, str) else None
+
+    @property
+    def label(self) -> str:
+        """The method's name in what is logged; a callable's own, unless it is taken below ``xai/``."""
+        if isinstance(self.method, str):
+            return f"{self.method}_{self.smooth}" if self.smooth else self.method
+        name = str(getattr(self.method, "__name__", "custom"))
+        return f"{name}_method" if name in TAKEN or name in METHODS else name
+
+    @property
+    def complete(self) -> bool:
+        """Whether attributions should add up to the change of the scalar."""
+        return self.spec is not None and self.spec.complete and not self.smooth
+
+    @property
+    def draws(self) -> bool:
+        """Whether other seeds give other maps, so that there is noise to tell from drift."""
+        return self.spec is None or self.spec.random or bool(self.smooth)
+
+    @property
+    def explains_layer(self) -> bool:
+        """Whether maps are those of a layer, rather than of an input."""
+        return self.spec is not None and self.spec.layer and self.method != "guided_grad_cam"
+
+    @property
+    def embeds(self) -> bool:
+        """Whether token ids are explained through their embedding."""
+        return self.embedding is not None and (self.spec is None or "integers" not in self.spec.layouts)
+
+
+def resolve_method(method: str | Custom, options: Mapping[str, Any], smooth: Smooth | None = None) -> str | Custom:
+    """A name of METHODS, checked; or a callable, given itself or as its dotted path, for configuration files (trap 58).
+
+    Raises:
+        ValueError: on an unknown name or option, or a path that leads to nothing callable.
+    """
+    if callable(method):
+        return method
+    if not isinstance(method, str):
+        raise TypeError(f"method must be a name or a callable; got {method!r}")
+    module, dot, name = method.rpartition(".")
+    if not dot:
+        noisy = attribution.SMOOTH_OPTIONS if smooth else ()
+        check_method(method, {name: value for name, value in options.items() if name not in noisy})
+        return method
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"method {method!r} is a dotted path that cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"method {method!r} must lead to a callable; got {type(found).__name__}")
+    return cast(Custom, found)

@@ -68,11 +68,11 @@ def main() -> None:
     if mode == "fail":
         original = attribution._explain
 
-        def failing(*args: object) -> object:
+        def failing(*args: object, **more: object) -> object:
             look = attribution._look
             if trainer.global_rank == 1 and look is not None and look.number == 2:
                 raise ValueError("planted failure on rank 1")
-            return original(*args)
+            return original(*args, **more)
 
         attribution._explain = failing
     fairness = FairnessMonitor({"sex": ["F", "M"]}, sinks=[sink])
@@ -97,7 +97,7 @@ def main() -> None:
     if trainer.is_global_zero:
         records = [[step, name, value] for step, name, value in sink.records if "seconds" not in name]
         counts = {attribute: table.tolist() for attribute, table in fairness._total.items()}
-        maps = attribution._references.maps["first"].tolist()
+        maps = attribution._history.references.maps["first"].tolist()
         files = sorted(path.name for path in (folder / "checkpoints").iterdir())
         print("RESULT " + json.dumps({"records": records, "counts": counts, "maps": maps, "files": files}), flush=True)
 

@@ -611,4 +611,4 @@ def test_pictures_of_a_network_that_returns_nan_or_nothing_are_drawn(factor, tmp
     made = fit(Scales(IMAGE, factor), [AttributionMonitor("saliency", sinks=[sink])], tmp_path, **data)
     assert made.callback_metrics["xai/errors"] == 0
     names = [name.rsplit("/", 1)[1] for _, name, _ in sink.pictures]
-    assert names == ["maps", "film", "maps", "film", "similarity"]
+    assert names == ["maps", "film", "average", "maps", "film", "average", "similarity"]

@@ -200,6 +200,6 @@ def test_variables_of_a_table_and_options_can_be_described_in_yaml(own, few_rows
     (monitor,) = ours(cli)
     logged = {name: value for _, name, value in monitor.sinks[0].records}
     explained = logged["xai/integrated_gradients/probe_size"]
-    assert logged["xai/integrated_gradients/backward_passes"] == 7 * explained
+    assert logged["xai/integrated_gradients/backward_passes"] == 7 * (explained + 64)
     assert {f"importance/integrated_gradients/{name}" for name in features} <= set(logged)
     assert 0 < logged["attribution/integrated_gradients/sensitive_share"] < 1

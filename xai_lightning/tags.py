@@ -58,9 +58,14 @@ def drift_state(method: str, what: str) -> str:
     return join("drift", method, what)
 
 
-def drift_by(method: str, reference: str, *stratum: str) -> str:
-    """``drift/<method>/by/<reference>/<class>/<group>``: mean cosine distance of one stratum of the probe."""
-    return join("drift", method, "by", reference, *stratum)
+def drift_by_class(method: str, reference: str, class_: str) -> str:
+    """``drift/<method>/by_class/<reference>/<class>``: mean cosine distance of one class of the probe."""
+    return join("drift", method, "by_class", reference, class_)
+
+
+def drift_by_group(method: str, reference: str, attribute: str, group: str) -> str:
+    """``drift/<method>/by_group/<reference>/<attribute>/<group>``: likewise of one group."""
+    return join("drift", method, "by_group", reference, attribute, group)
 
 
 def importance_limit(method: str, feature: str, limit: str) -> str:

@@ -202,9 +202,8 @@ def test_series_are_explained_alike_with_channels_or_time_first(method: str) -> 
         sink = MemorySink()
         data = Items(lambda i, turn=turn: (waves(i)[0].T.contiguous() if turn else waves(i)[0], waves(i)[1]), 16)
         net = seeded(series_net)
-        monitor = AttributionMonitor(
-            method, layout=layout, features={"sine": 0}, sensitive=["sine"], sinks=[sink], network="net", probe_size=16
-        )
+        settings: dict[str, Any] = {"probe_size": 16, "sample_size": 0, "features": {"sine": 0}, "sensitive": ["sine"]}
+        monitor = AttributionMonitor(method, layout=layout, sinks=[sink], network="net", **settings)
         fitted(Turned(net) if turn else net, cross_entropy, data, monitor, epochs=1)
         records = {name: value for _, name, value in sink.records}
         found.append((records[f"importance/{method}/sine"], records[f"importance/{method}/channel_1"]))
@@ -475,7 +474,13 @@ def test_networks_that_rules_do_not_cover_are_refused_or_told_of() -> None:
 def test_a_smoothed_method_knows_its_noise() -> None:
     sink = MemorySink()
     monitor = AttributionMonitor(
-        "saliency", smooth="smoothgrad", options={"nt_samples": 4}, network="net", probe_size=32, sinks=[sink]
+        "saliency",
+        smooth="smoothgrad",
+        options={"nt_samples": 4},
+        network="net",
+        probe_size=32,
+        sample_size=4,
+        sinks=[sink],
     )
     fitted(seeded(table_net), cross_entropy, Items(table, 32), monitor, epochs=7, lr=0.2)
     found: dict[str, list[float]] = {}
@@ -490,8 +495,8 @@ def test_a_smoothed_method_knows_its_noise() -> None:
     assert all(floor > 0 for floor in found["drift/saliency_smoothgrad/noise_floor"])
     passes = found["xai/saliency_smoothgrad/forward_passes"]
     size = found["xai/saliency_smoothgrad/probe_size"][0]
-    assert passes[1] == size * (1 + 4)
-    assert passes[5] == size * (1 + 2 * 4)
+    assert passes[1] == (size + 4) * (1 + 4)
+    assert passes[5] == size * (1 + 2 * 4) + 4 * (1 + 4)
 
 
 # --- references, alarm, overhead
@@ -545,7 +550,7 @@ def test_the_similarity_of_all_validations_is_drawn_at_the_end() -> None:
     fitted(seeded(table_net), cross_entropy, Items(table, 32), monitor, epochs=4, lr=0.3)
     drawn = [image for _, name, image in sink.pictures if name == "attribution/saliency/similarity"]
     assert len(drawn) == 1
-    course = monitor._course
+    course = monitor._history.course
     assert course.numbers == [1, 2, 3, 4]
     assert course.similarity.shape == (4, 4)
     assert (course.similarity[0, 1:] < 1).all()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning import tags
+from xai_lightning.callbacks._attribution_names import judged
 from xai_lightning.callbacks._canonical import Columns
 from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._explainer import Explainer
@@ -14,29 +15,40 @@ from xai_lightning.callbacks._gathered import Gathered
 from xai_lightning.callbacks._record import Record
 from xai_lightning.callbacks._strata import Strata
 from xai_lightning.functional import drift, render
+from xai_lightning.readers import Sample
 from xai_lightning.sinks import Picture
 
 
-def summary(method: str, found: Gathered, explainer: Explainer, strata: Strata, sensitive: Sequence[str]) -> Record:
-    """Cost and failures, importance of each variable, share on the sensitive ones, and the size of each stratum."""
+def summary(
+    method: str, found: Gathered, explainer: Explainer, strata: Strata, shares: Mapping[str, Sequence[str]]
+) -> Record:
+    """Cost and failures, shares of the attribution, comparison of groups, and the size of each stratum."""
     maps, columns, record = found.maps, explainer.columns, Record()
     record.shared = {tags.xai(method, what): value for what, value in _health(found, explainer).items()}
-    if columns.names:
-        importance = drift.global_importance(columns.importance(maps)).tolist()
-        record.direct |= {tags.importance(method, f): v for f, v in zip(columns.names, importance, strict=True)}
-        lower, upper = importance_limits(columns.importance(maps))
-        for limit, values in (("lower", lower), ("upper", upper)):
-            pairs = zip(columns.names, values, strict=True)
-            record.direct |= {tags.importance_limit(method, f, limit): v for f, v in pairs}
     _add_groups(method, record, found, columns, strata)
-    if sensitive:
-        record.shared[tags.attribution(method, "sensitive_share")] = drift.share(maps, columns.of(sensitive))
+    for share, variables in shares.items():
+        record.shared[tags.attribution(method, share)] = drift.share(maps, columns.of(variables))
     masses = found.columns["regions"]
     for i, name in enumerate(explainer.regions.names):
         record.shared[tags.region(method, name)] = float(masses[:, i].nansum() / masses[:, -1].nansum())
     for stratum, names in enumerate(strata.names()):
         record.direct[tags.xai(method, "probe", *names)] = float((found.strata == stratum).sum())
     return record
+
+
+def check_columns(explainer: Explainer, shares: Mapping[str, Sequence[str]], sample: Sample) -> None:
+    """Refuse shares of variables that do not exist.
+
+    Raises:
+        ValueError: if there is no such variable, or the inputs have none.
+    """
+    for share, variables in shares.items():
+        if not explainer.columns.names:
+            raise ValueError(
+                f"{share} of {list(variables)} needs a table of variables [N, D], or a series; inputs are "
+                f"{list(sample.inputs.shape)}"
+            )
+        explainer.columns.of(variables)
 
 
 def _health(found: Gathered, explainer: Explainer) -> dict[str, float]:
@@ -54,35 +66,46 @@ def _health(found: Gathered, explainer: Explainer) -> dict[str, float]:
     return numbers
 
 
+def add_passes(method: str, record: Record, fresh: Gathered) -> None:
+    """Add the passes that the fresh sample took to those of the probe."""
+    for i, what in enumerate(("forward_passes", "backward_passes")):
+        record.shared[tags.xai(method, what)] += float(fresh.passes[i])
+
+
+def add_importance(method: str, record: Record, found: Gathered, columns: Columns) -> None:
+    """Add the global importance of each variable, and its interval over samples."""
+    if not columns.names:
+        return
+    importance = columns.importance(found.maps)
+    means = drift.global_importance(importance).tolist()
+    record.direct |= {tags.importance(method, f): v for f, v in zip(columns.names, means, strict=True)}
+    for limit, values in zip(("lower", "upper"), mean_limits(importance), strict=True):
+        pairs = zip(columns.names, values.tolist(), strict=True)
+        record.direct |= {tags.importance_limit(method, f, limit): v for f, v in pairs}
+
+
+def importance_of(method: str, record: Record, columns: Columns) -> list[float]:
+    """The logged global importance of each variable."""
+    return [record.direct[tags.importance(method, f)] for f in columns.names]
+
+
 def similarities(method: str, course: Course) -> Callable[[], Picture]:
     """Draws how alike the explanations of all validations are."""
     return lambda: render.similarity(course.similarity, course.numbers, title=f"similarity of explanations, {method}")
 
 
-def importance_limits(importance: Tensor, *, repeats: int = 1000) -> tuple[list[float], list[float]]:
-    """95 % bootstrap limits of the mean of each column of ``float[M, V]``, over samples."""
-    finite = importance[importance.isfinite().all(dim=1)].double()
+def mean_limits(values: Tensor, *, repeats: int = 1000) -> tuple[Tensor, Tensor]:
+    """95 % bootstrap limits ``float64[V]`` of the mean of each column of ``float[M, V]``, over samples."""
+    finite = values[values.isfinite().all(dim=1)].double()
     if not len(finite):
-        nothing = [math.nan] * importance.shape[1]
+        nothing = torch.full(values.shape[1:], math.nan, dtype=torch.float64)
         return nothing, nothing
     generator = torch.Generator().manual_seed(0)
     weights = torch.zeros(repeats, len(finite), dtype=torch.float64)
     drawn = torch.randint(len(finite), (repeats, len(finite)), generator=generator)
     weights.scatter_add_(1, drawn, torch.ones_like(weights))
     limits = (weights @ finite / len(finite)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-    return limits[0].tolist(), limits[1].tolist()
-
-
-def group_names(method: str, attributes: Sequence[str], declared: Mapping[str, Sequence[str]]) -> list[str]:
-    """Names of what compares the explanations of groups."""
-    found = [tags.attribution_gap(method, a, part) for a in attributes for part in ("value", "chance")]
-    groups = [(a, g) for a in attributes for g in _judged(declared[a])]
-    return found + [tags.equal_treatment(method, a, g, part) for a, g in groups for part in drift.Interval._fields]
-
-
-def _judged(groups: Sequence[str]) -> Sequence[str]:
-    """The groups that are told from the others; of two one says all."""
-    return groups[:1] if len(groups) == 2 else groups
+    return limits[0], limits[1]
 
 
 def _add_groups(method: str, record: Record, found: Gathered, columns: Columns, strata: Strata) -> None:
@@ -92,6 +115,6 @@ def _add_groups(method: str, record: Record, found: Gathered, columns: Columns, 
         gap = dict(zip(("value", "chance"), drift.attribution_gap(importance, of), strict=True))
         record.shared |= {tags.attribution_gap(method, attribute, part): value for part, value in gap.items()}
         known, names = of >= 0, strata.declared[attribute]
-        for group in _judged(names):
+        for group in judged(names):
             area = drift.equal_treatment_auc(found.maps[known], of[known] == names.index(group))._asdict()
             record.shared |= {tags.equal_treatment(method, attribute, group, part): v for part, v in area.items()}

@@ -50,15 +50,19 @@ class Batches:
         """The sample in ``batch``, without moving on."""
         return read(batch, self.reader)
 
+    def advance(self, batch: Any) -> tuple[Sample, Tensor]:
+        """The sample in the next batch, and which of its rows are real, ``bool[N]``, without the groups."""
+        sample = read(batch, self.reader)
+        return sample, self._positions.advance(len(sample)).to(sample.inputs.device)
+
     def read(self, batch: Any) -> Reading:
         """Read the next batch.
 
         Raises:
             ValueError: if it cannot be read, or holds an undeclared group value.
         """
-        sample = read(batch, self.reader)
+        sample, real = self.advance(batch)
         n, device = len(sample), sample.inputs.device
-        real = self._positions.advance(n).to(device)
         if "" in sample.groups and len(self.vocabularies) > 1:
             raise ValueError(
                 f"the batch's third part holds one attribute, but {len(self.vocabularies)} are declared "

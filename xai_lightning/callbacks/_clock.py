@@ -5,15 +5,27 @@ import time
 
 
 class Clock:
-    """Measures between explained validations of one process."""
+    """Measures between explained validations of one process.
 
-    def __init__(self) -> None:
+    Args:
+        most: share of the time that explaining may take, over the run so far; None: any.
+    """
+
+    def __init__(self, most: float | None = None) -> None:
+        self._most = most
         self._mark = time.perf_counter()
-        self._next = 0
+        self._next = self._last = 0
+        self._spent = self._total = 0.0
+        self.told: dict[str, float] = {}
+
+    @property
+    def limited(self) -> bool:
+        """Whether validations are left out."""
+        return self._most is not None
 
     def begin(self) -> None:
         """The training begins now."""
-        self._mark = time.perf_counter()
+        self._mark, self._spent, self._total = time.perf_counter(), 0.0, 0.0
 
     def elapsed(self) -> float:
         """Seconds since the last explained validation, or since the beginning."""
@@ -23,18 +35,22 @@ class Clock:
         """Whether validation ``number`` may be explained."""
         return number >= self._next
 
-    def note(self, number: int, seconds: float, elapsed: float, most: float | None) -> None:
-        """Validation ``number`` was explained: plan the next one.
+    def note(self, number: int, seconds: float, elapsed: float) -> None:
+        """Validation ``number`` was explained: plan the next one, so that its own cost fits into the share as well.
 
         Args:
             number: of the validation.
-            seconds: that explaining it took.
+            seconds: that explaining it took, and drawing the one before.
             elapsed: since the one explained before.
-            most: share of the time that explaining may take; None: any.
         """
-        passed = max(1, number - self._next + 1) if self._next else 1
+        passed, self._last = max(1, number - self._last), number
         self._mark = time.perf_counter()
+        self._spent, self._total = self._spent + seconds, self._total + elapsed
+        if self._most is None:
+            return
         # what a validation takes without explaining, training before it included
         other = max((elapsed - seconds) / passed, 1e-9)
-        pause = 1 if most is None else max(1, math.ceil(seconds * (1 - most) / (most * other)))
-        self._next = number + min(pause, 2**31)
+        wanted = (self._spent + seconds) / self._most - self._total - seconds
+        self._next = number + min(max(1, math.ceil(wanted / other)), 2**31)
+        share = self._spent / self._total if self._total > 0 else math.nan
+        self.told = {"time_share": share, "left_out": float(passed - 1)}

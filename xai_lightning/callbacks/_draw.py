@@ -42,6 +42,17 @@ def sample_hash(inputs: Tensor, seed: int) -> Tensor:
     return _mixed(each.sum(dim=1))
 
 
+def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Tensor:
+    """A hash of each sample of several inputs, ``int64[N]``; of at most about ``most`` numbers of each, if given."""
+    hashes = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
+    for i, x in enumerate(inputs):
+        flat = x.reshape(len(x), -1)
+        thinned = x if most is None else flat[:, :: max(1, flat.shape[1] // most)].contiguous()
+        own = sample_hash(thinned, seed + i)
+        hashes = own if i == 0 else _mixed(hashes + own)
+    return hashes
+
+
 class Rows(NamedTuple):
     """Samples on the CPU: hash and stratum ``int64[M]``, inputs ``[M, ...]``, targets ``[M]``, further arguments."""
 
@@ -104,10 +115,11 @@ class Candidates:
     Args:
         quota: samples per stratum.
         seed: chooses the draw.
+        hashed: by how many of its numbers, evenly spaced, a sample is known; None: by all.
     """
 
-    def __init__(self, quota: int, seed: int) -> None:
-        self.quota, self._seed = quota, seed
+    def __init__(self, quota: int, seed: int, hashed: int | None = None) -> None:
+        self.quota, self._seed, self._hashed = quota, seed, hashed
         self.rows: Rows | None = None
 
     def offer(
@@ -136,10 +148,7 @@ class Candidates:
                 f"samples of this batch have the shape {now}, earlier ones {earlier}; the probe needs one shape: pad "
                 "to a fixed length, or give probe=... samples of one shape"
             )
-        hashes = sample_hash(inputs, self._seed)
-        for i, more in enumerate(extras[:further]):
-            hashes = _mixed(hashes + sample_hash(more, self._seed + i + 1))
-        hashes, strata = hashes.cpu(), strata.cpu()
+        hashes, strata = row_hash((inputs, *extras[:further]), self._seed, self._hashed).cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()
         promising = promising[smallest(hashes[promising], strata[promising], self.quota)]
         where = promising.to(inputs.device)

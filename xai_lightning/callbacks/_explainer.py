@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,9 @@ class Explainer:
         self.canon: Canon | None = None
         self.arguments = Arguments()
         self.n_classes = 0
-        self.pictured = False
+        self.pictured = self.mapped = False
         self.shape: tuple[int, ...] = ()
+        self.numbers = 0
         self.regions = Regions(ways.regions)
 
     @property
@@ -54,6 +55,19 @@ class Explainer:
         if not self.pictured or len(self.arguments.further):
             return None
         return min(self.shape[1], drift.CELLS), min(self.shape[2], drift.CELLS)
+
+    @property
+    def picture(self) -> Literal["maps", "tokens", "series"] | None:
+        """What explained samples are drawn as, once one was explained; None: not at all."""
+        if self.canon is None:
+            return None
+        layout, alone = self.canon.layouts[0], not self.arguments.further
+        if layout == "image":
+            return "maps" if self.mapped else None
+        by_token = not self.ways.explains_layer or self.ways.layer == self.ways.embedding
+        if layout in ("tokens", "integers") and self.ways.tokens and alone and by_token:
+            return "tokens"
+        return "series" if layout == "series" and alone and not self.ways.explains_layer else None
 
     def check(self, network: nn.Module) -> None:
         """Refuse what is seen without data: names of modules, and layers that the method has no rules for.
@@ -113,6 +127,7 @@ class Explainer:
             cells=cells,
         )
         self.shape = tuple(sample.inputs.shape[1:])
+        self.numbers = sum(x[:1].numel() for x in columns[:count])
         self.pictured = self.canon.layouts[0] == "image" and not self.ways.explains_layer
         if spec is not None:
             self._check_inputs(self.canon)

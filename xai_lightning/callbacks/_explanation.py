@@ -92,7 +92,8 @@ class Explaining(NamedTuple):
         }
         if again is not None:
             columns["replicate"] = self._canonical(self._left_out(again.values, asked.left_out))
-        pictures = values[0].cpu()[shown].sum(dim=1).float() if values[0].ndim == 4 else torch.empty(0)
+        explainer.mapped = values[0].ndim == 4
+        pictures = values[0].cpu()[shown].sum(dim=1).float() if explainer.mapped else torch.empty(0)
         detached = {name: column.detach().double().cpu() for name, column in columns.items()}
         return Explanation(detached, pictures, explained.rows, explained.gradients)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning import tags
-from xai_lightning.callbacks._attribution_record import importance_limits
+from xai_lightning.callbacks._attribution_record import importance_of, mean_limits
 from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explainer import Explainer
@@ -57,35 +57,51 @@ class Gallery:
         names: Sequence[str],
     ) -> None:
         """Add every picture that these inputs have; ``names`` are those of the strata."""
-        self._add_bars(record, found, references)
+        self._add_bars(record, references)
         if shown is None or not len(shown.places):
             return
         titles = self._titles(shown, names)
-        layout = self._explainer.canon.layouts[0] if self._explainer.canon is not None else "table"
-        if shown.maps.numel():
+        if self._explainer.picture == "maps":
             self._add_grid(record, found, references, shown, titles)
-        elif layout in ("tokens", "integers") and self._explainer.ways.tokens:
+        elif self._explainer.picture == "tokens":
             self._add_lines(record, references, shown, titles)
-        elif layout == "series" and len(found.columns["maps"][0]) == len(self._explainer.columns.owner):
+        elif self._explainer.picture == "series":
             self._add_bands(record, references, shown, titles)
         if self._explainer.grid is not None and course.numbers:
             self._add_film(record, references, course, shown, titles)
 
-    def _add_bars(self, record: Record, found: Gathered, references: References) -> None:
+    def _add_bars(self, record: Record, references: References) -> None:
+        """Bars of what is logged (law 10)."""
         columns = self._explainer.columns
         if not columns.names:
             return
-        importance = columns.importance(found.maps)
-        values, limits = drift.global_importance(importance).tolist(), importance_limits(importance)
-        first = references.maps.get("first")
-        before = None if first is None else drift.global_importance(columns.importance(first)).tolist()
+        values = importance_of(self._method, record, columns)
+        lower, upper = (
+            [record.direct[tags.importance_limit(self._method, f, side)] for f in columns.names]
+            for side in ("lower", "upper")
+        )
         record.pictures[tags.attribution(self._method, "importance")] = lambda: render.bar_chart(
             columns.names,
             values,
             title=f"mean |attribution|, {self._method}",
-            reference=before,
+            reference=references.importance or None,
             highlight=self._sensitive,
-            intervals=list(zip(*limits, strict=True)),
+            intervals=list(zip(lower, upper, strict=True)),
+        )
+
+    def add_average(self, record: Record, fresh: Gathered, references: References) -> None:
+        """Where in the images the fresh sample was attributed on average, and how sure that is."""
+        grid = self._explainer.grid
+        if grid is None:
+            return
+        sizes = fresh.believed.abs()
+        lower, upper = mean_limits(sizes)
+        mean = drift.global_importance(fresh.believed)
+        references.average_scale = references.average_scale or render.colour_scale(mean.reshape(1, *grid))
+        pair = torch.stack([mean, (upper - lower) / 2]).reshape(2, *grid)
+        scale, count = references.average_scale, len(fresh.hashes)
+        record.pictures[tags.attribution(self._method, "average")] = lambda: render.average_map(
+            pair[0], pair[1], scale=scale, title=f"mean |attribution| of {count} fresh samples, {self._method}"
         )
 
     def _titles(self, shown: Shown, names: Sequence[str]) -> list[str]:

@@ -59,6 +59,21 @@ class Panel(NamedTuple):
             found.append(tags.drift_state(self.method, "noise_floor"))
         return found
 
+    def parts(self, strata: Strata) -> list[str]:
+        """Names of the drift of each class and each group, which goes to the loggers directly."""
+        return [name for r in self.references for name, _ in self._parts(strata, r)]
+
+    def _parts(self, strata: Strata, reference: str) -> list[tuple[str, Tensor]]:
+        """Names, and of which strata each part of the probe is, ``bool[S]``."""
+        found = [
+            (tags.drift_by_class(self.method, reference, name), of)
+            for name, of in (strata.classes() if self.classes else {}).items()
+        ]
+        for attribute in strata.attributes:
+            for group, of in strata.members(attribute).items():
+                found.append((tags.drift_by_group(self.method, reference, attribute, group), of))
+        return found
+
     def distance(self, measure: str, now: Tensor, then: Tensor) -> Tensor:
         """Distances ``float64[M]`` by one measure."""
         if measure in drift.MEASURES:
@@ -136,9 +151,8 @@ class Panel(NamedTuple):
         record.shared |= self._named("noise", NOISE_REFERENCE, course.noise or unknown)
 
     def _by_stratum(self, record: Record, cosine: Tensor, reference: str, of: Tensor, strata: Strata) -> None:
-        for stratum, names in enumerate(strata.names()):
-            mean = cosine[of == stratum].nanmean()
-            record.direct[tags.drift_by(self.method, reference, *names)] = float(mean)
+        for name, inside in self._parts(strata, reference):
+            record.direct[name] = float(cosine[inside[of]].nanmean())
         for attribute in strata.attributes:
             gap = drift.drift_gap(cosine, strata.groups(attribute, of), seed=self.seed)._asdict()
             record.shared |= self._named(f"gap_{attribute}", reference, gap)

@@ -12,6 +12,7 @@ from xai_lightning.callbacks._baselines import BACKGROUND, Baselines, Seen
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Candidates, Rows
 from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._sample import FreshSample
 from xai_lightning.callbacks._strata import Strata
 from xai_lightning.functional import activation
 from xai_lightning.functional.rng import isolated
@@ -27,21 +28,32 @@ class Probe:
     Args:
         batches: reads the loader's batches.
         explainer: knows targets and further arguments of the network.
-        size: how many samples to draw.
+        size: how many samples to draw; None: as many as fit the inputs.
         given: a batch, dataset or loader to explain instead of drawn samples.
         seed: chooses the draw.
     """
 
-    def __init__(self, batches: Batches, explainer: Explainer, *, size: int, given: Any, seed: int) -> None:
+    def __init__(self, batches: Batches, explainer: Explainer, *, size: int | None, given: Any, seed: int) -> None:
         self.batches, self.strata = batches, Strata(batches.vocabularies, explainer.task, size)
         self._explainer, self._given, self._seed = explainer, given, seed
         self._candidates: Candidates | None = None
         self._kept: Rows | None = None
         self._survey = Survey(seed)
         self._spread = activation.empty(1)
+        self.fresh = FreshSample(explainer, seed)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_candidates": None, "_kept": None, "_survey": Survey(self._seed)}
+
+    def fit(self, sample_size: int | None) -> None:
+        """Fit the sizes that were not given to the inputs, which are known now: the fresh sample is half the probe."""
+        self.strata.n_classes = self._explainer.n_classes if self._explainer.task == "classification" else 0
+        self.strata.fit(self._explainer.numbers)
+        self.fresh.size = self.beside(sample_size) if self._explainer.columns.names or self._explainer.grid else 0
+
+    def beside(self, sample_size: int | None) -> int:
+        """How many fresh samples there are at most."""
+        return self.strata.size // 2 if sample_size is None else sample_size
 
     @property
     def drawing(self) -> bool:
@@ -62,10 +74,11 @@ class Probe:
         """Draw anew at the next validation, which may be of other data."""
         self._kept = None
 
-    def open(self, loader: Any, *, draw: bool, fresh: bool) -> None:
-        """Begin an evaluation of ``loader``; draw a probe if there is none, or a ``fresh`` one is wanted."""
+    def open(self, loader: Any, number: int, *, draw: bool, anew: bool) -> None:
+        """Begin evaluation ``number`` of ``loader``; draw a probe if there is none, or if one is wanted ``anew``."""
         self.batches.open(loader)
-        self._candidates = Candidates(0, self._seed) if draw and (fresh or self._kept is None) else None
+        self.fresh.open(number, draw=draw)
+        self._candidates = Candidates(0, self._seed) if draw and (anew or self._kept is None) else None
         self._spread = activation.empty(1)
         if self._candidates is not None:
             self._survey = Survey(self._seed)
@@ -84,10 +97,12 @@ class Probe:
         return Rows(zero, zero, columns[0], columns[1], tuple(columns[2:]))
 
     def see(self, batch: Any) -> None:
-        """Consider the samples of the next batch, if a probe is drawn from the loader."""
+        """Consider the samples of the next batch: for the fresh sample, and for a probe that is being drawn."""
         if self._candidates is None or self._given is not None:
+            self.fresh.see(*self.batches.advance(batch))
             return
         reading = self.batches.read(batch)
+        self.fresh.see(reading.sample, reading.real)
         self._candidates.quota = self.quota
         strata = self.strata.of(reading.sample, reading.groups)
         targets = self._offer(self._candidates, reading.sample, strata, reading.real)

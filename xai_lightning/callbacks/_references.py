@@ -27,6 +27,8 @@ class References:
         shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
         scale: colour scale of the pictures: the largest needed so far, so that it never narrows.
         frozen: ``int64[M]``, the class of each row that was explained first.
+        average_scale: colour scale of the average over a fresh sample: that of the first.
+        importance: of each variable at the first reference; empty before it, or without named variables.
         others: name to what else was seen then: ``incomplete`` ``bool[M]``, rows not to be believed;
             ``probabilities`` ``float64[M, K]``; ``replicate`` ``float64[M, D]``, if one was made.
     """
@@ -37,6 +39,8 @@ class References:
     shown: Tensor = field(default_factory=lambda: torch.empty(0))
     scale: float = 0.0
     frozen: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    importance: list[float] = field(default_factory=list)
+    average_scale: float = 0.0
     others: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def same_probe(self, hashes: Tensor, strata: Tensor) -> bool:
@@ -62,6 +66,8 @@ class References:
             "shown": self.shown,
             "scale": self.scale,
             "frozen": self.frozen,
+            "importance": list(self.importance),
+            "average_scale": self.average_scale,
             "others": {name: dict(columns) for name, columns in self.others.items()},
         }
 
@@ -74,6 +80,8 @@ class References:
             state["shown"],
             scale,
             state["frozen"],
+            [float(value) for value in state["importance"]],
+            float(state["average_scale"]),
             {k: dict(v) for k, v in state["others"].items()},
         )
         return cls(state["hashes"], state["strata"], *tables)

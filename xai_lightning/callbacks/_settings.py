@@ -1,6 +1,6 @@
 """Checks of settings that can be made in a constructor."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from xai_lightning.functional.tables import choose
@@ -36,6 +36,28 @@ def check_references(wanted: Sequence[str] | None, best_of: tuple[str, str] | No
     if "best" in wanted and best_of is None:
         raise ValueError("references=... with 'best' needs best_of=('val_loss', 'min') or the like")
     return [choose("reference", name, known) for name in wanted]
+
+
+def check_shares(features: Collection[str] | None, **wanted: Sequence[str]) -> dict[str, list[str]]:
+    """The variables whose shares of the attribution are logged, by name of the share; those without any are left out.
+
+    Raises:
+        ValueError: on a variable that is not among ``features``.
+    """
+    for name in [name for names in wanted.values() for name in names if features]:
+        choose("feature", name, features or ())
+    return {share: list(names) for share, names in wanted.items() if names}
+
+
+def check_sample_size(size: int | None) -> int | None:
+    """Refuse a negative number.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    if size is not None and size < 0:
+        raise ValueError(f"sample_size must not be negative; got {size}")
+    return size
 
 
 def check_share(share: float | None) -> float | None:

@@ -11,6 +11,7 @@ from xai_lightning.readers import Sample, Vocabulary
 
 PER_STRATUM = 8
 FIFTHS = 5
+LARGE, SMALL_INPUTS, LARGE_INPUTS = 10_000, 128, 32
 
 
 class Strata:
@@ -22,12 +23,18 @@ class Strata:
     Args:
         vocabularies: declared groups by attribute.
         task: ``classification`` or ``regression``.
-        probe_size: how many samples are wanted in all.
+        probe_size: how many samples are wanted in all; None: 128 of inputs below 10,000 numbers, 32 of larger ones.
     """
 
-    def __init__(self, vocabularies: Mapping[str, Vocabulary], task: Task, probe_size: int) -> None:
-        self._vocabularies, self._task, self._probe_size = dict(vocabularies), task, probe_size
+    def __init__(self, vocabularies: Mapping[str, Vocabulary], task: Task, probe_size: int | None) -> None:
+        self._vocabularies, self._task = dict(vocabularies), task
+        self._probe_size, self.fitted = probe_size or SMALL_INPUTS, probe_size is not None
         self.n_classes = 0
+
+    def fit(self, numbers: int) -> None:
+        """Fit the size to inputs of so many numbers, unless it was given."""
+        if not self.fitted:
+            self._probe_size = SMALL_INPUTS if numbers < LARGE else LARGE_INPUTS
 
     @property
     def size(self) -> int:
@@ -66,6 +73,19 @@ class Strata:
         place, declared = 1 + list(self._vocabularies).index(attribute), self._vocabularies[attribute].names
         known = [declared.index(n[place]) if n[place] in declared else -1 for n in self.names()]
         return torch.tensor(known)[strata]
+
+    def classes(self) -> dict[str, Tensor]:
+        """Which strata ``bool[S]`` are of each class; nothing without classes."""
+        every = self.names()
+        return {
+            f"class_{c}": torch.tensor([names[0] == f"class_{c}" for names in every]) for c in range(self.n_classes)
+        }
+
+    def members(self, attribute: str) -> dict[str, Tensor]:
+        """Which strata ``bool[S]`` are of each declared group."""
+        place = 1 + list(self._vocabularies).index(attribute)
+        every = self.names()
+        return {group: torch.tensor([n[place] == group for n in every]) for group in self.declared[attribute]}
 
     def names(self) -> list[tuple[str, ...]]:
         """Name of each stratum, in order: ``(class, group, …)``."""

@@ -1,6 +1,7 @@
 """What the model looks at, on a fixed probe, and whether that drifts."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,9 +15,16 @@ from xai_lightning._lightning import (
     MisconfigurationException,
     Trainer,
     rank_zero_info,
-    rank_zero_warn,
 )
-from xai_lightning.callbacks._attribution_record import group_names, similarities, summary
+from xai_lightning.callbacks._attribution_names import names
+from xai_lightning.callbacks._attribution_record import (
+    add_importance,
+    add_passes,
+    check_columns,
+    importance_of,
+    similarities,
+    summary,
+)
 from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._clock import Clock
@@ -26,13 +34,21 @@ from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._explanation import Explaining, Explanation
 from xai_lightning.callbacks._gallery import Gallery, Shown, Words, chosen
 from xai_lightning.callbacks._gathered import Gathered, gather
+from xai_lightning.callbacks._history import History
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._panel import Panel
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._regions import Region
-from xai_lightning.callbacks._settings import check_counts, check_references, check_share, check_target
+from xai_lightning.callbacks._settings import (
+    check_counts,
+    check_references,
+    check_sample_size,
+    check_share,
+    check_shares,
+    check_target,
+)
 from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, log_step, resolve_network, summed
 from xai_lightning.callbacks._ways import Target, Ways, resolve_method
 from xai_lightning.functional import drift
@@ -53,8 +69,9 @@ class AttributionMonitor(Monitor):
     The probe is drawn at the first validation: per stratum (class x group) the samples with the smallest seeded hash of
     their own input, which does not depend on order, batching or ranks. Logs
     ``drift/<method>/<measure>/<reference>/{mean,lower,upper,median,p90}``, ``attribution/<method>/sensitive_share`` and
-    ``xai/<method>/…`` through ``self.log`` on every rank, equal on all; ``importance/<method>/<feature>`` and the
-    pictures on rank zero. Each rank explains its own share. The cost in passes is said once and logged. Under
+    ``xai/<method>/…`` through ``self.log`` on every rank, equal on all; ``importance/<method>/<feature>`` with its
+    interval, from a fresh sample of each validation, and the pictures on rank zero. Each rank explains its own share.
+    The cost in passes is said once and logged. Under
     ``validate`` and ``test`` there is no drift. Definitions: `xai_lightning.functional.attribution` and
     `xai_lightning.functional.drift`.
 
@@ -63,6 +80,7 @@ class AttributionMonitor(Monitor):
             ``attribute`` there.
         features: names of a table's variables: name to a column, columns, or a slice.
         sensitive: names of variables whose share of the attribution is logged.
+        proxies: names of variables that stand in for sensitive ones; their share is logged beside.
         groups: as in `FairnessMonitor`; only for the strata of the probe.
         groups_from: likewise.
         reader: how to read a batch, see `xai_lightning.readers.read`.
@@ -86,7 +104,11 @@ class AttributionMonitor(Monitor):
         outputs: space of the network's outputs, ``"logits"`` or ``"probabilities"``.
         options: further arguments of captum's ``attribute``, such as ``{"n_steps": 20}``.
         probe: a batch, dataset or loader to explain instead of drawn samples.
-        probe_size: how many samples to draw; at least 8 per stratum where the data have them.
+        probe_size: how many samples to draw, at least 8 per stratum where the data have them; default 128, and 32 where
+            a sample has 10,000 numbers or more.
+        sample_size: how many fresh samples to draw at each validation, for the global importance of variables or of
+            the places of an image; default half the probe's size; 0: none, importance is then the probe's. Each of
+            several processes explains as many, since which are kept is known only once all are put together.
         measures: names from `xai_lightning.functional.drift.MEASURES`, for images also from ``IMAGE_MEASURES``; default
             all.
         references: some of ``"first"``, ``"previous"`` and ``"best"``; default all that can be had.
@@ -94,8 +116,8 @@ class AttributionMonitor(Monitor):
         reference_after: number of the validation that ``first`` means.
         noise_every: of a method that draws, explain by other seeds too at every so many validations, to know its noise.
         every_n_validations: explain at every n-th validation, beginning with the first.
-        max_overhead: leave out validations so that explaining takes at most this share of the time; then the record
-            depends on the clock.
+        max_overhead: leave out validations so that explaining and drawing take at most this share of the time; then
+            the record depends on the clock.
         log_inputs: whether pictures may show the inputs themselves.
         words: of token ids, for pictures: a callable such as a tokenizer's ``convert_ids_to_tokens``, a list or a dict.
         seed: of the draw and of methods that draw.
@@ -119,6 +141,7 @@ class AttributionMonitor(Monitor):
         *,
         features: Mapping[str, Where] | None = None,
         sensitive: Sequence[str] = (),
+        proxies: Sequence[str] = (),
         groups: Mapping[str, Declared] | None = None,
         # jsonargparse tries in this order; a mapping first would take YAML's class_path for an attribute (trap 58)
         groups_from: Column | Table | Mapping[str, GroupSource] | Callable[[Any], Any] | None = None,
@@ -138,7 +161,8 @@ class AttributionMonitor(Monitor):
         outputs: Space = "logits",
         options: Mapping[str, Any] | None = None,
         probe: Any = None,
-        probe_size: int = 128,
+        probe_size: int | None = None,
+        sample_size: int | None = None,
         measures: Sequence[str] | None = None,
         references: Sequence[str] | None = None,
         best_of: tuple[str, str] | None = None,
@@ -182,45 +206,29 @@ class AttributionMonitor(Monitor):
         identity |= {"baseline": baseline, "network": network, "layer": layer, "embedding": embedding}
         common: Any = {"name": name, "dataloader_idx": dataloader_idx, "on_error": on_error, "sinks": sinks}
         super().__init__(self.method, identity, **common)
-        check_counts(probe_size=probe_size, reference_after=reference_after, every_n_validations=every_n_validations)
-        check_counts(noise_every=noise_every)
+        check_counts(reference_after=reference_after, every_n_validations=every_n_validations, noise_every=noise_every)
+        check_counts(**({} if probe_size is None else {"probe_size": probe_size}))
         known = (*drift.MEASURES, *drift.IMAGE_MEASURES)
         self.measures = None if measures is None else [choose("measure", measure, known) for measure in measures]
         self.references = check_references(references, best_of, REFERENCES)
-        self.best_of, self.noise_every, self.max_overhead = best_of, noise_every, check_share(max_overhead)
-        self.sensitive = [choose("feature", s, features) if features else s for s in sensitive]
+        self.best_of, self.noise_every = best_of, noise_every
+        self._shares = check_shares(features, sensitive_share=sensitive, proxy_share=proxies)
         self.network, self.reference_after, self.seed = network, reference_after, seed
-        self.every_n_validations = every_n_validations
+        self.every_n_validations, self._sample_size = every_n_validations, check_sample_size(sample_size)
         batches = Batches(reader, groups or {}, groups_from, "unknown")
         self._probe = Probe(batches, self._explainer, size=probe_size, given=probe, seed=seed)
         self._explained: tuple[Rows, Explanation] | None = None
+        self._sampled: tuple[Rows, Explanation] | None = None
         self._rehearsal: list[Rows] = []
-        self._references, self._course, self._scale, self._learned = References(), Course(), 1.0, False
-        self._clock, self._last_step = Clock(), 0
-        self._gallery = Gallery(
-            self.method, self._explainer, sensitive=self.sensitive, log_inputs=log_inputs, words=words
-        )
+        self._history, self._learned = History(self.method, best_of, reference_after), False
+        self._clock, self._last_step, self._drawing_seconds = Clock(check_share(max_overhead)), 0, 0.0
+        highlighted = [*sensitive, *proxies]
+        self._gallery = Gallery(self.method, self._explainer, sensitive=highlighted, log_inputs=log_inputs, words=words)
 
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
-        shared = [tags.xai(self.method, what) for what in ("forward_passes", "backward_passes", "probe_size")]
-        shared += [tags.xai(self.method, what) for what in ("zero_maps", "nonfinite_maps")]
-        if self._explainer.ways.complete:
-            shared += [tags.xai(self.method, what) for what in ("completeness_error", "incomplete_maps")]
-        shared += [tags.region(self.method, name) for name in self._explainer.regions.names]
-        if self.sensitive:
-            shared.append(tags.attribution(self.method, "sensitive_share"))
-        strata = self._probe.strata
-        shared += group_names(self.method, strata.attributes, strata.declared)
-        if stage == "fit":
-            shared += self._panel.names(strata.attributes)
-        names = self._explainer.columns.names
-        direct = [tags.importance(self.method, name) for name in names]
-        direct += [tags.importance_limit(self.method, name, limit) for name in names for limit in ("lower", "upper")]
-        direct += [tags.xai(self.method, "colour_scale")] if self._explainer.pictured else []
-        if stage == "fit":
-            direct += [tags.drift_by(self.method, r, *name) for r in self.references for name in strata.names()]
-        return shared, direct + [tags.xai(self.method, "probe", *name) for name in strata.names()]
+        strata, timed = self._probe.strata, self._clock.limited
+        return names(self._panel, self._explainer, strata, self._shares, stage=stage, timed=timed)
 
     @property
     def _panel(self) -> Panel:
@@ -238,16 +246,14 @@ class AttributionMonitor(Monitor):
 
     @override
     def _save(self) -> dict[str, Any]:
-        course = self._course.state()
-        return {"references": self._references.state(), "target_scale": self._scale, "course": course}
+        return self._history.state()
 
     @override
     def _load(self, state: Mapping[str, Any]) -> None:
-        self._references, self._scale = References.of(state["references"]), float(state["target_scale"])
-        self._course = Course.of(state["course"])
+        self._history.load(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_explained": None, "_rehearsal": []}
+        return {**super().__getstate__(), "_explained": None, "_sampled": None, "_rehearsal": []}
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -259,13 +265,16 @@ class AttributionMonitor(Monitor):
             )
         self._probe.forget()
         cost = self._explainer.fixed_cost()
-        if cost is not None and not self._learned:
-            self._tell_cost(cost)
+        if cost is not None and self._probe.strata.fitted and not self._learned:
+            self._tell_cost(cost, self._probe.beside(self._sample_size))
 
-    def _tell_cost(self, cost: Passes) -> None:
+    def _tell_cost(self, cost: Passes, fresh: int) -> None:
+        probe = self._probe.strata.size
+        count, beside = probe + fresh, f" and {fresh} fresh ones" if fresh else ""
         rank_zero_info(
-            f"AttributionMonitor({self.method!r}) explains about {self._probe.strata.size} samples at each validation, "
-            f"with {cost.forward} forward and {cost.backward} backward passes per sample"
+            f"AttributionMonitor({self.method!r}) explains about {probe} samples{beside} at each validation, with at "
+            f"most {count * cost.forward:,} forward and {count * cost.backward:,} backward passes "
+            f"({cost.forward} and {cost.backward} per sample)"
         )
 
     @override
@@ -274,9 +283,9 @@ class AttributionMonitor(Monitor):
 
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
-        self._explained = None
+        self._explained = self._sampled = None
         loader = loader_of(trainer, self.dataloader_idx)
-        self._probe.open(loader, draw=not look.sanity, fresh=look.stage != "fit")
+        self._probe.open(loader, look.number, draw=not look.sanity, anew=look.stage != "fit")
 
     @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
@@ -299,82 +308,88 @@ class AttributionMonitor(Monitor):
     def _learn(self, pl_module: LightningModule, batch: Any) -> None:
         explainer, sample = self._explainer, self._probe.batches.sample(batch)
         explainer.learn(pl_module, resolve_network(pl_module, self.network), sample)
-        if self.sensitive and not explainer.columns.names:
-            shape = list(sample.inputs.shape)
-            raise ValueError(
-                f"sensitive={self.sensitive} needs a table of variables [N, D], or a series; inputs are {shape}"
-            )
-        explainer.columns.of(self.sensitive)
-        self._probe.strata.n_classes = explainer.n_classes if explainer.task == "classification" else 0
+        check_columns(explainer, self._shares, sample)
+        told = self._probe.strata.fitted and explainer.fixed_cost() is not None
+        self._probe.fit(self._sample_size)
         self._learned = True
         cost = explainer.cost()
-        if cost is not None and explainer.fixed_cost() is None:
-            self._tell_cost(cost)
+        if cost is not None and not told:
+            self._tell_cost(cost, self._probe.fresh.size)
 
     @override
     def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._probe.take_given(trainer)
-        rows = self._probe.rows()
+        rows, fresh = self._probe.rows(), self._probe.fresh.rows()
         if rows is not None:
             # which candidates stay is known only after the exchange with other ranks
             n = len(rows.hashes)
-            self._explained = (
-                rows,
-                self._explain(pl_module, rows, torch.arange(n) if self._probe.drawing else gallery(n)),
-            )
+            shown = torch.arange(n) if self._probe.drawing else gallery(n)
+            self._explained = rows, self._explain(pl_module, rows, shown, probe=True)
+        if fresh is not None:
+            self._sampled = fresh, self._explain(pl_module, self._probe.fresh.known(fresh), gallery(0))
 
-    def _explain(self, pl_module: LightningModule, rows: Rows, shown: Tensor) -> Explanation:
-        network = resolve_network(pl_module, self.network)
-        seen, frozen = self._probe.seen, self._references.classes(rows.hashes, self._explainer.ways.target)
-        look = self._look
-        again = self._explainer.ways.draws and look is not None and not look.sanity and self._replicates(look.number)
-        return Explaining(self._explainer, pl_module, network).explain(
-            rows, shown, seen=seen, frozen=frozen, replicate=again
-        )
+    def _explain(self, pl_module: LightningModule, rows: Rows, shown: Tensor, *, probe: bool = False) -> Explanation:
+        ways, look = self._explainer.ways, self._look
+        frozen = self._history.references.classes(rows.hashes, ways.target)
+        again = probe and ways.draws and look is not None and self._replicates(look.number)
+        explaining = Explaining(self._explainer, pl_module, resolve_network(pl_module, self.network))
+        return explaining.explain(rows, shown, seen=self._probe.seen, frozen=frozen, replicate=again)
 
     def _replicates(self, number: int) -> bool:
         return (number - 1) % self.noise_every == 0 or number == self.reference_after
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        strata = self._probe.strata
+        strata, sampled = self._probe.strata, self._sampled
         strata.n_classes = int(summed(trainer, torch.tensor(strata.n_classes), "max"))
         spread = everywhere(trainer, self._probe.spread)
         capacity = int(summed(trainer, torch.tensor(len(self._explained[0].hashes) if self._explained else 0), "max"))
+        size = int(summed(trainer, torch.tensor(self._probe.fresh.size), "max"))
         # one rank's clock and metric are every rank's
         look = self._look
-        seconds = look.seconds if look is not None else 0.0
+        seconds = self._drawing_seconds + (look.seconds if look is not None else 0.0)
         metric = None if look is None or self.best_of is None else look.metrics.get(self.best_of[0])
         own = [seconds, self._clock.elapsed(), float("nan") if metric is None else float(metric)]
         told = everywhere(trainer, torch.tensor(own, dtype=torch.float64))[0].tolist()
-        return spread, gather(trainer, self._explained, capacity, self._probe.quota), told
+        found = gather(trainer, self._explained, capacity, self._probe.quota)
+        return spread, found, gather(trainer, sampled, size, size) if size else None, told
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
-        spread, found, (seconds, elapsed, metric) = gathered
+        spread, found, fresh, (seconds, elapsed, metric) = gathered
         if len(found.hashes) == 0:
             raise ValueError(f"no sample of loader {self.dataloader_idx} was read in this validation")
-        references = self._references if look.stage == "fit" else References(found.hashes, found.strata)
-        if self._explainer.task == "regression":
-            if self._probe.drawing and not references.maps:
-                self._scale = standard_deviation(spread)
-            scaled = {name: found.columns[name] / self._scale for name in ("maps", "replicate")}
-            found = found._replace(columns={**found.columns, **scaled})
-        record = summary(self.method, found, self._explainer, self._probe.strata, self.sensitive)
-        if look.stage == "fit":
-            references = self._take_up_references(found)
-            self._choose_best(metric)
-            self._add_drift(record, found, look.number, trainer.global_step)
-            references.keep("previous", found)
-            self._course.remember(look.number, found.believed, trainer.global_step)
-            self._clock.note(look.number, seconds, elapsed, self.max_overhead)
+        fitting, history, explainer, strata = look.stage == "fit", self._history, self._explainer, self._probe.strata
+        if explainer.task == "regression":
+            if self._probe.drawing and not (fitting and history.references.maps):
+                history.target_scale = standard_deviation(spread)
+            found, fresh = history.scaled(found), None if fresh is None else history.scaled(fresh)
+        record = summary(self.method, found, explainer, strata, self._shares)
+        add_importance(self.method, record, found if fresh is None else fresh, explainer.columns)
+        if fresh is not None:
+            add_passes(self.method, record, fresh)
+        if fitting:
+            moment = look.number, trainer.global_step, metric
+            compared = history.follow(found, self._panel, strata, explainer.columns, moment)
+            record.shared |= compared.shared
+            record.direct |= compared.direct
+            history.keep_importance(look.number, importance_of(self.method, record, explainer.columns))
+            self._clock.note(look.number, seconds, elapsed)
+            record.shared |= {tags.xai(self.method, what): value for what, value in self._clock.told.items()}
             if look.number == 1:
                 self._tell_share(seconds, elapsed)
-        course = self._course if look.stage == "fit" else Course()
-        names = [" ".join(name) for name in self._probe.strata.names()]
-        shown = self._shown(found, keep=look.stage == "fit")
-        self._gallery.add(record, found, references, course, shown, names)
+        self._draw(record, found, fresh, fitting)
         return record
+
+    def _draw(self, record: Record, found: Gathered, fresh: Gathered | None, fitting: bool) -> None:
+        history = self._history
+        references = history.references if fitting else References(found.hashes, found.strata)
+        names = [" ".join(name) for name in self._probe.strata.names()]
+        shown = self._shown(found, keep=fitting)
+        course = history.course if fitting else Course()
+        self._gallery.add(record, found, references, course, shown, names)
+        if fresh is not None:
+            self._gallery.add_average(record, fresh, references)
 
     def _tell_share(self, seconds: float, elapsed: float) -> None:
         share = seconds / elapsed if elapsed > 0 else math.nan
@@ -383,43 +398,6 @@ class AttributionMonitor(Monitor):
             "time since the training began"
         )
 
-    def _choose_best(self, metric: float) -> None:
-        """Let the validation before this one be the best, if its metric, which is known only now, says so."""
-        if self.best_of is None or "previous" not in self._references.maps:
-            return
-        name, mode = self.best_of
-        if math.isnan(metric):
-            rank_zero_warn(f"AttributionMonitor({self.method!r}): no finite {name!r} was logged; 'best' stays as it is")
-            return
-        best = self._course.best
-        if best is None or (metric < best if mode == "min" else metric > best):
-            self._course.best = metric
-            self._references.promote("previous", "best")
-
-    def _take_up_references(self, found: Gathered) -> References:
-        """The references, unless they are of other samples: then new ones."""
-        if not self._references.same_probe(found.hashes, found.strata):
-            if self._references.maps:
-                rank_zero_warn(
-                    f"AttributionMonitor({self.method!r}): the validation data changed since the references were made "
-                    "(other samples are drawn for the probe); drift starts anew"
-                )
-            self._references, self._course = References(found.hashes, found.strata), Course()
-        return self._references
-
-    def _add_drift(self, record: Record, found: Gathered, number: int, step: int) -> None:
-        references, course, panel = self._references, self._course, self._panel
-        references.freeze(found.columns["targets"])
-        if "first" not in references.maps and number >= self.reference_after:
-            references.keep("first", found)
-        # names are fixed from the second validation on, also where a failure left nothing to compare with (law 4)
-        wanted = [name for name in self.references if name in references.maps or (name != "first" and number > 1)]
-        compared = panel.record(found, references, course, wanted, self._probe.strata)
-        panel.rank(compared, found, references, wanted, self._explainer.columns)
-        panel.follow(compared, found, references, course, step)
-        record.shared |= compared.shared
-        record.direct |= compared.direct
-
     def _shown(self, found: Gathered, *, keep: bool) -> Shown | None:
         """Settle this rank's share of the probe, and choose some of it to be drawn."""
         if self._explained is None:
@@ -427,7 +405,7 @@ class AttributionMonitor(Monitor):
         rows, explanation = self._explained
         drawing = self._probe.drawing
         kept = self._probe.settle(rows, found.hashes, keep=keep)
-        return chosen(rows, explanation, kept, found, drawing, self._scale) if len(kept) else None
+        return chosen(rows, explanation, kept, found, drawing, self._history.target_scale) if len(kept) else None
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -438,13 +416,18 @@ class AttributionMonitor(Monitor):
     def _end(self, trainer: Trainer) -> None:
         if self._look is not None and self._look.record is not None:
             self._last_step = log_step(trainer, self._look.started)
-        super()._end(trainer)
+            began = time.perf_counter()
+            super()._end(trainer)
+            self._drawing_seconds = time.perf_counter() - began
+        else:
+            super()._end(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or len(self._course.numbers) < 2:
+        course = self._history.course
+        if not trainer.is_global_zero or len(course.numbers) < 2:
             return
         name = tags.within(self.name, tags.attribution(self.method, "similarity"))
-        record = Record(pictures={name: similarities(self.method, self._course)})
+        record = Record(pictures={name: similarities(self.method, course)})
         for sink in (*logger_sinks(trainer.loggers), *self.sinks):
             self._write(sink, record, {}, self._last_step)

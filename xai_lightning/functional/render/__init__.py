@@ -4,6 +4,7 @@ Each has a ``Figure`` of its own, never ``pyplot`` (trap 65), and Matplotlib's d
 Values that are not finite are shown as such and break nothing (trap 32).
 """
 
+from xai_lightning.functional.render.averages import average_map
 from xai_lightning.functional.render.bars import MOST_BARS, bar_chart
 from xai_lightning.functional.render.canvas import NEUTRAL, UNDEFINED, Picture
 from xai_lightning.functional.render.films import filmstrip
@@ -19,6 +20,7 @@ __all__ = [
     "UNDEFINED",
     "Picture",
     "attribution_grid",
+    "average_map",
     "bar_chart",
     "colour_scale",
     "filmstrip",

@@ -1,0 +1,106 @@
+"""What a monitor of explanations carries from one validation to the next: references, course, and how they are used."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xai_lightning._lightning import rank_zero_warn
+from xai_lightning.callbacks._canonical import Columns
+from xai_lightning.callbacks._course import Course
+from xai_lightning.callbacks._gathered import Gathered
+from xai_lightning.callbacks._panel import Panel
+from xai_lightning.callbacks._record import Record
+from xai_lightning.callbacks._references import References
+from xai_lightning.callbacks._strata import Strata
+
+
+class History:
+    """References and course of one monitor.
+
+    Args:
+        method: its label, for messages.
+        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``.
+        reference_after: number of the validation that ``first`` means.
+    """
+
+    def __init__(self, method: str, best_of: tuple[str, str] | None, reference_after: int) -> None:
+        self._method, self._best_of, self._reference_after = method, best_of, reference_after
+        self.references, self.course, self.target_scale = References(), Course(), 1.0
+
+    def state(self) -> dict[str, Any]:
+        """Plain types and tensors."""
+        return {
+            "references": self.references.state(),
+            "target_scale": self.target_scale,
+            "course": self.course.state(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up a `state`."""
+        self.references, self.target_scale = References.of(state["references"]), float(state["target_scale"])
+        self.course = Course.of(state["course"])
+
+    def scaled(self, found: Gathered) -> Gathered:
+        """Maps of a regression in standard deviations of the targets."""
+        scaled = {name: found.columns[name] / self.target_scale for name in ("maps", "replicate")}
+        return found._replace(columns={**found.columns, **scaled})
+
+    def follow(
+        self, found: Gathered, panel: Panel, strata: Strata, columns: Columns, moment: tuple[int, int, float]
+    ) -> Record:
+        """Compare with the references, then let this validation become one.
+
+        Args:
+            found: the explained probe.
+            panel: what is compared.
+            strata: of the probe.
+            columns: of canonical maps.
+            moment: number of the validation, optimizer steps, and the metric that chooses the best, of the validation
+                before this one.
+        """
+        number, step, metric = moment
+        self._take_up(found)
+        self._choose_best(metric)
+        references, course = self.references, self.course
+        references.freeze(found.columns["targets"])
+        if "first" not in references.maps and number >= self._reference_after:
+            references.keep("first", found)
+        # names are fixed from the second validation on, also where a failure left nothing to compare with (law 4)
+        wanted = [name for name in panel.references if name in references.maps or (name != "first" and number > 1)]
+        record = panel.record(found, references, course, wanted, strata)
+        panel.rank(record, found, references, wanted, columns)
+        panel.follow(record, found, references, course, step)
+        references.keep("previous", found)
+        course.remember(number, found.believed, step)
+        return record
+
+    def keep_importance(self, number: int, importance: Sequence[float]) -> None:
+        """Keep the global importance of the first reference, to be outlined in later pictures."""
+        if not self.references.importance and number >= self._reference_after:
+            self.references.importance = list(importance)
+
+    def _take_up(self, found: Gathered) -> None:
+        """Keep the references, unless they are of other samples: then begin anew."""
+        if self.references.same_probe(found.hashes, found.strata):
+            return
+        if self.references.maps:
+            rank_zero_warn(
+                f"AttributionMonitor({self._method!r}): the validation data changed since the references were made "
+                "(other samples are drawn for the probe); drift starts anew"
+            )
+        self.references, self.course = References(found.hashes, found.strata), Course()
+
+    def _choose_best(self, metric: float) -> None:
+        """Let the validation before this one be the best, if its metric, which is known only now, says so."""
+        if self._best_of is None or "previous" not in self.references.maps:
+            return
+        name, mode = self._best_of
+        if math.isnan(metric):
+            rank_zero_warn(
+                f"AttributionMonitor({self._method!r}): no finite {name!r} was logged; 'best' stays as it is"
+            )
+            return
+        best = self.course.best
+        if best is None or (metric < best if mode == "min" else metric > best):
+            self.course.best = metric
+            self.references.promote("previous", "best")

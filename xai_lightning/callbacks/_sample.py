@@ -1,0 +1,57 @@
+"""A fresh sample of each validation, beside the fixed probe: for what holds of the data, not of chosen samples."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_lightning.callbacks._draw import Candidates, Rows, row_hash
+from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.readers import Sample
+
+HASHED = 1024
+
+
+class FreshSample:
+    """A uniform draw of the samples of one evaluation, another one at each; it never holds more than it needs.
+
+    Which samples it holds depends on seed, number of the validation and the samples' own numbers (1,024 of each, evenly
+    spaced), not on order, batching or ranks; equal samples are drawn once.
+
+    Args:
+        explainer: knows targets and further arguments of the network.
+        seed: chooses the draws, with the number of the validation.
+    """
+
+    def __init__(self, explainer: Explainer, seed: int) -> None:
+        self._explainer, self._seed = explainer, seed
+        self._candidates: Candidates | None = None
+        self.size = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_candidates": None}
+
+    def open(self, number: int, *, draw: bool) -> None:
+        """Begin evaluation ``number``; ``draw`` a sample of it or not."""
+        own = int(row_hash([torch.tensor([[number]])], self._seed))
+        self._candidates = Candidates(self.size, own, HASHED) if draw else None
+
+    def see(self, sample: Sample, real: Tensor) -> None:
+        """Consider a batch; ``real`` tells samples from padding."""
+        if self._candidates is None or self.size == 0:
+            return
+        self._candidates.quota = self.size
+        explainer = self._explainer
+        targets, none = explainer.targets(sample), torch.zeros(len(sample), dtype=torch.int64)
+        further = len(explainer.arguments.further)
+        self._candidates.offer(sample.inputs, targets, none, explainer.columns_of(sample), real, further=further)
+
+    def rows(self) -> Rows | None:
+        """This rank's samples; some give way to other ranks' once all are put together."""
+        rows = self._candidates.rows if self._candidates is not None else None
+        return rows if rows is not None and len(rows.hashes) else None
+
+    def known(self, rows: Rows) -> Rows:
+        """The same rows under the hashes that the probe knows samples by: methods draw the same for them (law 6)."""
+        further = len(self._explainer.arguments.further)
+        return rows._replace(hashes=row_hash((rows.inputs, *rows.extras[:further]), self._seed))

@@ -6,20 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_MIX = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+from xai_lightning.functional.rng import GOLDEN, mixed
+
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
-
-
-def _shifted(words: Tensor, by: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (words >> by) & ((1 << (64 - by)) - 1)
-
-
-def _mixed(words: Tensor) -> Tensor:
-    """The finaliser of splitmix64, in wrapping int64 arithmetic, which is exact on every device."""
-    words = (words ^ _shifted(words, 30)) * _MIX[1]
-    words = (words ^ _shifted(words, 27)) * _MIX[2]
-    return words ^ _shifted(words, 31)
 
 
 def sample_hash(inputs: Tensor, seed: int) -> Tensor:
@@ -38,8 +27,8 @@ def sample_hash(inputs: Tensor, seed: int) -> Tensor:
     flat = inputs.detach().reshape(len(inputs), -1)
     words = flat.view(_WORDS[flat.element_size()]) if flat.is_floating_point() else flat
     place = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=torch.int64)
-    each = _mixed(words.to(torch.int64) + place * _MIX[0] + seed)
-    return _mixed(each.sum(dim=1))
+    each = mixed(words.to(torch.int64) + place * GOLDEN + seed)
+    return mixed(each.sum(dim=1))
 
 
 def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Tensor:
@@ -49,7 +38,7 @@ def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Te
         flat = x.reshape(len(x), -1)
         thinned = x if most is None else flat[:, :: max(1, flat.shape[1] // most)].contiguous()
         own = sample_hash(thinned, seed + i)
-        hashes = own if i == 0 else _mixed(hashes + own)
+        hashes = own if i == 0 else mixed(hashes + own)
     return hashes
 
 

@@ -32,13 +32,13 @@ class Refined(NamedTuple):
 
 
 class _Nodes(NamedTuple):
-    """Points on the paths, in the order of visits: sample, place in [0, 1], scalar, slope, gradient."""
+    """Points on the paths, in the order of visits: sample, place in [0, 1], scalar, slope; gradients by visit."""
 
     sample: Tensor
     place: Tensor
     scalar: Tensor
     slope: Tensor
-    gradients: Inputs
+    gradients: list[Inputs]
 
 
 def refine(
@@ -93,20 +93,21 @@ def refine(
 
 
 def _visit(gradient: Gradient, inputs: Inputs, baselines: Inputs, sample: Tensor, place: Tensor) -> _Nodes:
-    steps = [(x - b)[sample] for x, b in zip(inputs, baselines, strict=True)]
-    points = tuple(
-        b[sample] + place.to(b.dtype).reshape(-1, *[1] * (b.ndim - 1)) * step
-        for b, step in zip(baselines, steps, strict=True)
-    )
-    scalars, gradients = gradient(points, sample)
-    slopes = [(g.double() * s.double()).flatten(1).sum(dim=1) for g, s in zip(gradients, steps, strict=True)]
-    return _Nodes(sample, place, scalars.double(), torch.stack(slopes).sum(dim=0), gradients)
+    points, steps = [], []
+    for x, b in zip(inputs, baselines, strict=True):
+        begin, end = b.index_select(0, sample), x.index_select(0, sample)
+        points.append(torch.lerp(begin, end, place.to(b.dtype).reshape(-1, *[1] * (b.ndim - 1))))
+        steps.append(end.sub_(begin))
+    scalars, gradients = gradient(tuple(points), sample)
+    pairs = zip(gradients, steps, strict=True)
+    slopes = [step.mul_(g).flatten(1).sum(dim=1, dtype=torch.float64) for g, step in pairs]
+    return _Nodes(sample, place, scalars.double(), torch.stack(slopes).sum(dim=0), [gradients])
 
 
 def _joined(a: _Nodes, b: _Nodes) -> _Nodes:
-    gradients = tuple(torch.cat(pair) for pair in zip(a.gradients, b.gradients, strict=True))
     sample, place = torch.cat([a.sample, b.sample]), torch.cat([a.place, b.place])
-    return _Nodes(sample, place, torch.cat([a.scalar, b.scalar]), torch.cat([a.slope, b.slope]), gradients)
+    scalar, slope = torch.cat([a.scalar, b.scalar]), torch.cat([a.slope, b.slope])
+    return _Nodes(sample, place, scalar, slope, [*a.gradients, *b.gradients])
 
 
 def _errors(nodes: _Nodes, left: Tensor, right: Tensor) -> Tensor:
@@ -135,8 +136,11 @@ def _to_halve(error: Tensor, owner: Tensor, allowed: Tensor, spent: Tensor, most
 def _integrated(nodes: _Nodes, left: Tensor, right: Tensor, inputs: Inputs, baselines: Inputs) -> Inputs:
     half = (nodes.place[right] - nodes.place[left]) / 2
     weights = torch.zeros_like(nodes.place).index_add_(0, left, half).index_add_(0, right, half)
-    values = []
-    for x, b, gradients in zip(inputs, baselines, nodes.gradients, strict=True):
-        weighted = gradients * weights.to(gradients.dtype).reshape(-1, *[1] * (x.ndim - 1))
-        values.append((x - b) * torch.zeros_like(x).index_add_(0, nodes.sample, weighted))
-    return tuple(values)
+    sums, place = [torch.zeros_like(x) for x in inputs], 0
+    for gradients in nodes.gradients:
+        visited = slice(place, place + len(gradients[0]))
+        place = visited.stop
+        for total, g in zip(sums, gradients, strict=True):
+            weight = weights[visited].to(g.dtype).reshape(-1, *[1] * (g.ndim - 1))
+            total.index_add_(0, nodes.sample[visited], g * weight)
+    return tuple((x - b) * total for x, b, total in zip(inputs, baselines, sums, strict=True))

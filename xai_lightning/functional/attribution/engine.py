@@ -17,8 +17,11 @@ from xai_lightning.functional.attribution.methods import METHODS, PRIVATE, Metho
 from xai_lightning.functional.attribution.variables import Variables
 from xai_lightning.functional.rng import isolated
 
-NUMBERS_AT_ONCE = 2**22
-"""How many input numbers one forward pass may hold: it bounds memory, and changes no result."""
+NUMBERS_AT_ONCE = 2**19
+"""How many input numbers one forward pass may hold: it bounds memory, and changes no result.
+
+On CPUs blocks of this size still fit the caches: small tables and ResNets pass fastest so (`benchmarks/methods.py`)."""
+KEPT = 32
 
 SMOOTH_OPTIONS = {"nt_samples": 10, "stdevs": 0.1}
 INTERNAL = ("integrated_gradients", "layer_integrated_gradients", "conductance", "internal_influence")
@@ -124,7 +127,8 @@ def _out_of_place(network: nn.Module) -> Iterator[None]:
 
 
 def _refined(how: Run, question: Question) -> Found:
-    size = max(1, how.at_once // (question.numbers * how.passes))
+    # the gradients of all nodes are kept to the end: more than one forward pass holds, and still bounded
+    size = max(1, KEPT * how.at_once // (question.numbers * how.passes))
     found = []
     for i in range(0, len(question.targets), size):
         piece = question.take(slice(i, i + size))
@@ -189,6 +193,8 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
     if spec.gradient:
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
     method = spec.make(how.explained, how.layer)
+    if spec.gradient and not spec.layer and spec.rules is None:
+        method.gradient_func = _gradients
     if how.smooth:
         method = captum.attr.NoiseTunnel(method)
     with warnings.catch_warnings(), torch.set_grad_enabled(spec.gradient):
@@ -200,6 +206,12 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
         raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")
     return _spread(found, how.variables) if spec.masked else found
+
+
+def _gradients(forward_fn: Any, inputs: Inputs, target_ind: None, additional_forward_args: tuple[Any, ...]) -> Inputs:
+    """Gradients of the scalars of all samples at once; captum differentiates them one by one, which takes longer."""
+    with torch.enable_grad():
+        return torch.autograd.grad(forward_fn(*inputs, *additional_forward_args).sum(), inputs)
 
 
 def _arguments(how: Run, question: Question) -> dict[str, Any]:

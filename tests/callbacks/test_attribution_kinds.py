@@ -1,7 +1,6 @@
 """AttributionMonitor in a real Trainer: kinds of inputs, targets, baselines, regions, layers, references, overhead."""
 
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,88 +10,12 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from learners import QUIET, Items, Learner, cross_entropy, draw, first, fitted, seeded, table, table_net
 from xai_lightning import AttributionMonitor, MemorySink
 from xai_lightning.functional.attribution import margin
 from xai_lightning.functional.attribution.baselines import black
-
-QUIET: dict[str, Any] = {
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "logger": False,
-    "num_sanity_val_steps": 1,
-}
-
-
-class Items(Dataset):
-    """Samples from a function of their number."""
-
-    def __init__(self, make: Callable[[int], Any], count: int) -> None:
-        self.items = [make(i) for i in range(count)]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.items[i]
-
-
-class Learner(pl.LightningModule):
-    """Trains a network on batches of any form, by a loss of its own."""
-
-    def __init__(self, net: nn.Module, call: Callable[[nn.Module, Any], Tensor], *, lr: float = 0.05) -> None:
-        super().__init__()
-        self.net, self.call, self.lr = net, call, lr
-
-    def training_step(self, batch: Any) -> Tensor:
-        return self.call(self.net, batch)
-
-    def validation_step(self, batch: Any) -> None:
-        self.log("val_loss", self.call(self.net, batch))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.net.parameters(), self.lr)
-
-
-def fitted(
-    net: nn.Module,
-    call: Callable[[nn.Module, Any], Tensor],
-    data: Dataset,
-    monitor: AttributionMonitor,
-    *,
-    epochs: int = 2,
-    lr: float = 0.05,
-    callbacks: Sequence[pl.Callback] = (),
-    batch_size: int = 8,
-) -> tuple[pl.Trainer, Learner]:
-    pl.seed_everything(0, verbose=False)
-    model = Learner(net, call, lr=lr)
-    trainer = pl.Trainer(max_epochs=epochs, callbacks=[*callbacks, monitor], **QUIET)
-    loaders = [DataLoader(data, batch_size=batch_size) for _ in range(2)]
-    trainer.fit(model, *loaders)
-    assert not trainer.callback_metrics["xai/errors"]
-    return trainer, model
-
-
-def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make()
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def cross_entropy(net: nn.Module, batch: Any) -> Tensor:
-    return nn.functional.cross_entropy(net(batch[0]), batch[1])
-
-
-def first(monitor: AttributionMonitor) -> Tensor:
-    return monitor.state_dict()["references"]["maps"]["first"]
-
 
 # --- tokens
 
@@ -294,15 +217,6 @@ def test_one_output_of_a_regression_is_explained() -> None:
     assert torch.allclose(first(monitor).sum(0).double(), expected.detach().sum(0).double(), rtol=1e-4, atol=1e-5)
 
 
-def table(i: int) -> tuple[Tensor, int]:
-    x = draw(5, seed=i)
-    return x, int(x[0] > 0)
-
-
-def table_net() -> nn.Module:
-    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
-
-
 def test_the_reference_prediction_is_frozen_and_the_predicted_class_is_not() -> None:
     """Trap 98: a flip of the prediction must not pass for drift of the explanation."""
     found = {}
@@ -467,7 +381,7 @@ def test_networks_that_rules_do_not_cover_are_refused_or_told_of() -> None:
         fitted(again, cross_entropy, Items(table, 8), AttributionMonitor("deep_lift", network="net"))
     data = Items(lambda i: (draw(1, 8, 8, seed=i), i % 2), 8)
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
-    with pytest.warns(UserWarning, match="wrong for a ReLU right after max-pooling: 2"):
+    with pytest.warns(UserWarning, match="wrong where one non-linear module directly follows another: 2"):
         fitted(pooled, cross_entropy, data, AttributionMonitor("deep_lift", network="net"))
 
 

@@ -24,18 +24,22 @@ class Seen(NamedTuple):
 
 
 class Against(NamedTuple):
-    """Baselines: one for each sample, and the background for methods that use several; one tensor per input."""
+    """Baselines: one for all or for each sample, and the background for methods that use several; a tensor per input.
+
+    Without a background each sample has its own row alone, as no other sample may change its explanation.
+    """
 
     points: tuple[Tensor, ...]
-    background: tuple[Tensor, ...]
+    background: tuple[Tensor, ...] | None
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> "Against":
         """With the first input's ids embedded, if they are ids."""
         first = self.points[0]
         if first.is_floating_point():
             return self
-        found = embed(first)
-        return Against((found, *self.points[1:]), (found, *self.background[1:]))
+        points = (embed(first), *self.points[1:])
+        background = self.background
+        return Against(points, None if background is None else (embed(background[0]), *background[1:]))
 
 
 class Baselines:
@@ -48,22 +52,29 @@ class Baselines:
     def __init__(self, ways: "Ways") -> None:
         self._ways = ways
         several = isinstance(ways.baseline, list | tuple)
-        self._each = tuple(ways.baseline) if several else (ways.baseline,)
+        default = "background" if ways.spec is not None and ways.spec.donors else None
+        self._each = tuple(ways.baseline) if several else (default if ways.baseline is None else ways.baseline,)
 
     @property
     def rows(self) -> int:
         """How many rows the background has, where that is known before data."""
         first = self._each[0]
         if isinstance(first, Tensor):
-            return max(2, len(first)) if first.ndim > 1 else 2
-        return BACKGROUND if isinstance(first, str) and first == "background" else 2
+            return len(first) if first.ndim > 1 else 1
+        return BACKGROUND if isinstance(first, str) and first == "background" else 1
 
     def check(self) -> None:
-        """Refuse unknown names.
+        """Refuse unknown names, and single rows where several are needed.
 
         Raises:
             ValueError: on an unknown baseline; the known ones are listed.
         """
+        spec = self._ways.spec
+        if spec is not None and spec.donors and not all(_several(each) for each in self._each):
+            raise ValueError(
+                f"method {self._ways.label!r} takes values from other rows: baseline must be 'background' or a tensor "
+                f"of several rows; got {self._ways.baseline!r}"
+            )
         for each in self._each:
             if isinstance(each, str):
                 choose("baseline", each, BASELINES)
@@ -95,8 +106,9 @@ class Baselines:
         for i, (x, each, layout) in enumerate(zip(inputs, wanted, layouts, strict=True)):
             rows = self._rows(x, each, layout, i, seeds, seen, left_out if i == 0 else None)
             background.append(rows)
-            points.append(rows if len(rows) == len(x) and _own(each) else rows[:1])
-        return Against(tuple(points), tuple(background))
+            points.append(rows if _own(each) and len(rows) == len(x) else rows[:1])
+        own = any(len(rows) > 1 and _own(each) for rows, each in zip(background, wanted, strict=True))
+        return Against(tuple(points), None if own else tuple(background))
 
     def _rows(
         self,
@@ -124,6 +136,10 @@ class Baselines:
             )
         number = 0.0 if wanted in ("zero", None) else float(str(wanted))
         return torch.full_like(x[:1], number)
+
+
+def _several(wanted: object) -> bool:
+    return len(wanted) > 1 if isinstance(wanted, Tensor) else wanted == "background"
 
 
 def _own(wanted: object) -> bool:

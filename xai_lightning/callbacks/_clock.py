@@ -23,9 +23,10 @@ class Clock:
         """Whether validations are left out."""
         return self._most is not None
 
-    def begin(self) -> None:
-        """The training begins now."""
+    def begin(self, number: int) -> None:
+        """The training begins now, or goes on after validation ``number``."""
         self._mark, self._spent, self._total = time.perf_counter(), 0.0, 0.0
+        self._next = self._last = number
 
     def elapsed(self) -> float:
         """Seconds since the last explained validation, or since the beginning."""

@@ -21,24 +21,28 @@ class Course:
     Args:
         numbers: of the validations in the history.
         history: ``float16[T, M, D]``, canonical maps of those validations and room for more, at most 128 or 8 MB in
-            all: taken once, so that memory does not grow (law 7).
+            all: taken once, so that memory does not grow (law 7). Each sample is in units of its size at the first.
+        unit: ``float32[M, 1]``, those sizes: half precision holds neither very small nor very large numbers.
         recent: ``float32[M, D]`` each, of the last three validations.
         previous_limits: upper limits of the mean drift to the validation before, of the last three.
         lagged_limits: likewise to three validations before.
         cusum: state of the alarm.
         step: optimizer steps at the last explained validation.
         best: the best value of the metric that chooses the best validation; None before any.
+        count: how many validations were explained.
         noise: what was last found of the noise, by logged name.
         floor: the last noise floor.
     """
 
     numbers: list[int] = field(default_factory=list)
     history: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.float16))
+    unit: Tensor = field(default_factory=lambda: torch.ones(1, 1))
     recent: list[Tensor] = field(default_factory=list)
     previous_limits: list[float] = field(default_factory=list)
     lagged_limits: list[float] = field(default_factory=list)
     cusum: drift.Cusum = field(default_factory=drift.Cusum)
     step: int = 0
+    count: int = 0
     best: float | None = None
     noise: dict[str, float] = field(default_factory=dict)
     floor: float = 0.0
@@ -59,13 +63,14 @@ class Course:
         if not self.numbers:
             room = min(MOST, max(LEAST, BYTES // (2 * max(1, maps.numel()))))
             self.history = torch.zeros(room, *maps.shape, dtype=torch.float16)
+            self.unit = _sizes(maps)
         if len(self.numbers) == len(self.history):
             kept = drift.thinned(range(len(self.numbers)), most=len(self.numbers) - 1)
             self.history[: len(kept)] = self.history[kept]
             self.numbers = [self.numbers[i] for i in kept]
-        self.history[len(self.numbers)] = maps.half()
+        self.history[len(self.numbers)] = (maps / self.unit).half()
         self.numbers = [*self.numbers, number]
-        self.recent, self.step = [*self.recent, maps][-LAG:], step
+        self.recent, self.step, self.count = [*self.recent, maps][-LAG:], step, self.count + 1
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""
@@ -82,3 +87,13 @@ class Course:
     def similarity(self) -> Tensor:
         """All validations of the history against all, ``float64[T, T]``."""
         return drift.similarity(self.history[: len(self.numbers)].float())
+
+    def film(self, places: Tensor) -> Tensor:
+        """Maps ``float32[T, S, D]`` of the samples at ``places``, over the history."""
+        return self.history[: len(self.numbers)][:, places].float() * self.unit[places]
+
+
+def _sizes(maps: Tensor) -> Tensor:
+    """Largest absolute value of each map ``float32[M, 1]``; 1 where there is none above 0."""
+    sizes = maps.nan_to_num(0.0, 0.0, 0.0).abs().amax(dim=1, keepdim=True)
+    return torch.where(sizes > 0, sizes, 1.0)

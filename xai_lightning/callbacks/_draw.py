@@ -101,6 +101,8 @@ def smallest(hashes: Tensor, strata: Tensor, quota: int) -> Tensor:
 class Candidates:
     """The best candidates for the probe among the samples seen so far; memory is bounded by strata times quota.
 
+    While ``pooled``, strata are only noted, and the quota is that of all together.
+
     Args:
         quota: samples per stratum.
         seed: chooses the draw.
@@ -109,6 +111,7 @@ class Candidates:
 
     def __init__(self, quota: int, seed: int, hashed: int | None = None) -> None:
         self.quota, self._seed, self._hashed = quota, seed, hashed
+        self.pooled = False
         self.rows: Rows | None = None
 
     def offer(
@@ -139,9 +142,12 @@ class Candidates:
             )
         hashes, strata = row_hash((inputs, *extras[:further]), self._seed, self._hashed).cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()
-        promising = promising[smallest(hashes[promising], strata[promising], self.quota)]
+        promising = promising[smallest(hashes[promising], self._drawn_by(strata[promising]), self.quota)]
         where = promising.to(inputs.device)
         columns = [x.detach()[where].cpu().clone() for x in (inputs, targets, *extras)]
         new = Rows(hashes[promising], strata[promising], columns[0], columns[1], tuple(columns[2:]))
         joined = new if self.rows is None else self.rows.join(new)
-        self.rows = joined.take(smallest(joined.hashes, joined.strata, self.quota))
+        self.rows = joined.take(smallest(joined.hashes, self._drawn_by(joined.strata), self.quota))
+
+    def _drawn_by(self, strata: Tensor) -> Tensor:
+        return torch.zeros_like(strata) if self.pooled else strata

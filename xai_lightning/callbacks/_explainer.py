@@ -34,9 +34,9 @@ class Explainer:
         self.canon: Canon | None = None
         self.arguments = Arguments()
         self.n_classes = 0
-        self.pictured = self.mapped = False
+        self.pictured = self.mapped = self.writes = False
         self.shape: tuple[int, ...] = ()
-        self.numbers = 0
+        self.numbers, self.at_once = 0, attribution.NUMBERS_AT_ONCE
         self.regions = Regions(ways.regions)
 
     @property
@@ -132,6 +132,8 @@ class Explainer:
         if spec is not None:
             self._check_inputs(self.canon)
         self.regions.learn(self.canon.spatial(torch.zeros(1, *self.shape)).shape[1:], sample)
+        if ways.regions and ways.explains_layer and self.canon.layouts[0] != "image":
+            raise ValueError(f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains a layer of them")
         layer = self.module(network, "layer")
         with self.guarded(pl_module), torch.no_grad():
             found: list[Tensor] = []
@@ -141,13 +143,16 @@ class Explainer:
                 layer,
                 lambda: found.append(_called(self.explained(network), columns)),
             )
+        self.writes = any(x._version > 0 for x in columns)
         self._judge(findings)
         self._learn_outputs(found[0])
 
     def _check_inputs(self, canon: Canon) -> None:
         if isinstance(self.ways.method, str):
             layer = self.ways.layer is not None
-            attribution.check_inputs(self.ways.method, canon.layouts, variables=canon.number, layer=layer)
+            attribution.check_inputs(
+                self.ways.method, canon.layouts, variables=canon.number, layer=layer, smooth=self.ways.smooth
+            )
 
     def _learn_outputs(self, outputs: Tensor) -> None:
         if self.task == "classification":
@@ -181,7 +186,8 @@ class Explainer:
             return given.detach().to(torch.int64)
         if isinstance(target, int):
             return targets_of(torch.full((len(sample),), target), self.n_classes)
-        if target != "label" and given is None:
+        if target != "label":
+            # the predicted class is explained
             return torch.zeros(len(sample), dtype=torch.int64)
         if given is None:
             raise ValueError(
@@ -199,9 +205,12 @@ class Explainer:
     def _cost(self, shape: Sequence[int], number: int) -> Passes:
         method = cast(str, self.ways.method)
         options = attribution.resolve_options(method, self.ways.options, shape, number, Baselines(self.ways).rows)
-        cost = METHODS[method].cost(options, number)
-        noisy = int(options.get("nt_samples", attribution.SMOOTH_OPTIONS["nt_samples"])) if self.ways.smooth else 1
-        return Passes(noisy * cost.forward, noisy * cost.backward)
+        spec, smooth = METHODS[method], self.ways.smooth
+        cost = spec.cost(options, number)
+        noisy = int(options.get("nt_samples", attribution.SMOOTH_OPTIONS["nt_samples"])) if smooth else 1
+        # the prediction, the proof of completeness, and token ids and their baseline embedded
+        beside = 1 + (0 if smooth else attribution.proof(spec, options)) + 2 * self.ways.embeds
+        return Passes(noisy * cost.forward + beside, noisy * cost.backward)
 
     def fixed_cost(self) -> Passes | None:
         """Passes of one sample, where they do not depend on its shape and so are known before any batch (law 7)."""
@@ -221,6 +230,7 @@ class Explainer:
             signature=self.arguments.signature,
             embedding=self.module(network, "embedding") if self.ways.embeds else None,
             output=target if isinstance(target, int) else None,
+            writes=self.writes,
         )
 
     def guarded(self, pl_module: LightningModule) -> AbstractContextManager[None]:

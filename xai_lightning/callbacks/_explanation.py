@@ -1,9 +1,9 @@
 """Explaining rows of the probe, or of a sample, in one guard that leaves no trace."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,12 @@ from xai_lightning._lightning import LightningModule, rank_zero_warn
 from xai_lightning.callbacks._baselines import Against, Baselines, Seen
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._guard import out_of_memory
 from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import Explained
+
+T = TypeVar("T")
 
 
 class Explanation(NamedTuple):
@@ -72,22 +75,21 @@ class Explaining(NamedTuple):
             frozen: ``int64[M]``, the classes to explain, if those of the reference are explained.
             replicate: explain a second time, by other seeds.
         """
-        explainer = self.explainer
+        explainer, rows = self.explainer, probe.on(self.pl_module.device)
         with explainer.guarded(self.pl_module), _hints(self.network):
             explained = explainer.explained(self.network)
-            asked = self._asked(explained, probe.on(self.pl_module.device), seen, frozen)
-            found = self._attribute(explained, asked, probe.hashes, 0)
-            again = self._attribute(explained, asked, probe.hashes, 1) if replicate else None
+            asked, found = self._fitting(probe, lambda: self._asked_and_found(explained, rows, seen, frozen))
+            again = None
+            if replicate:
+                again = self._fitting(probe, lambda: self._attribute(explained, asked, probe.hashes, 1))
         values = self._left_out(found.values, asked.left_out)
         columns = {
             "maps": self._canonical(values),
             "gap": found.gap[:, None],
             "change": found.change[:, None],
             "probabilities": asked.probabilities,
-            "targets": (torch.ones_like(asked.classes) if self.explainer.task == "multilabel" else asked.classes)[
-                :, None
-            ],
-            "regions": self.explainer.regions.mass(self.explainer.canon, values, asked.masks),
+            "targets": (asked.classes if explainer.task != "multilabel" else torch.ones_like(asked.classes))[:, None],
+            "regions": explainer.regions.mass(explainer.canon, self._on_input(values), asked.masks),
             "replicate": values[0].new_zeros(len(probe.hashes), 0),
         }
         if again is not None:
@@ -97,11 +99,34 @@ class Explaining(NamedTuple):
         detached = {name: column.detach().double().cpu() for name, column in columns.items()}
         return Explanation(detached, pictures, explained.rows, explained.gradients)
 
+    def _asked_and_found(
+        self, explained: Explained, probe: Rows, seen: Seen | None, frozen: Tensor | None
+    ) -> tuple["_Asked", attribution.Found]:
+        asked = self._asked(explained, probe, seen, frozen)
+        return asked, self._attribute(explained, asked, probe.hashes, 0)
+
+    def _fitting(self, probe: Rows, action: Callable[[], T]) -> T:
+        """Run ``action`` on the rows, with half as much at once each time that memory runs out; it is remembered."""
+        explainer, cost = self.explainer, self.explainer.cost()
+        while True:
+            try:
+                return action()
+            except RuntimeError as error:
+                if not out_of_memory(error) or explainer.at_once <= explainer.numbers:
+                    raise
+            # outside of the handler, which holds what the failed computation held
+            most = explainer.numbers * len(probe.hashes) * (cost.forward if cost is not None else 1)
+            explainer.at_once = max(explainer.numbers, min(explainer.at_once, most) // 2)
+            rank_zero_warn(
+                f"AttributionMonitor({self.ways.label!r}) ran out of memory; it now computes at most "
+                f"{explainer.at_once // explainer.numbers} samples at once"
+            )
+
     def _asked(self, explained: Explained, probe: Rows, seen: Seen | None, frozen: Tensor | None) -> "_Asked":
         count, extras = len(self.explainer.arguments.further), len(self.explainer.arguments.extras)
         inputs, given = (probe.inputs, *probe.extras[:count]), probe.extras[count : count + extras]
         masks = probe.extras[count + extras :]
-        ids, outputs = inputs[0], _in_blocks(explained, inputs, given)
+        ids, outputs = inputs[0], self._outputs(explained, inputs, given)
         probabilities = self._probabilities(outputs)
         classes = probe.targets
         if self.explainer.task == "segmentation":
@@ -117,6 +142,12 @@ class Explaining(NamedTuple):
             inputs, given = (explained.embedded(ids, *rest), *inputs[1:]), (ids, *given)
             baselines = baselines.embedded(lambda x: explained.embedded(x, *(y[: len(x)] for y in rest)))
         return _Asked(inputs, (*regional, *given), classes, probabilities, baselines, masks, left_out)
+
+    def _outputs(self, explained: Explained, inputs: tuple[Tensor, ...], extras: tuple[Tensor, ...]) -> Tensor:
+        """The network's outputs, in blocks that fit at once."""
+        size = max(1, self.explainer.at_once // self.explainer.numbers)
+        blocks = [slice(i, i + size) for i in range(0, len(inputs[0]), size)]
+        return torch.cat([explained.outputs(*(x[b] for x in inputs), *(x[b] for x in extras)) for b in blocks])
 
     @property
     def _layouts(self) -> Sequence[str]:
@@ -134,10 +165,18 @@ class Explaining(NamedTuple):
     def _left_out(self, values: tuple[Tensor, ...], left_out: Tensor | None) -> tuple[Tensor, ...]:
         """Attributions without those of padding and special tokens."""
         first = values[0]
-        if left_out is None or first.shape[:2] != left_out.shape:
+        if left_out is None or (self.ways.explains_layer and self.ways.layer != self.ways.embedding):
             return values
         mask = left_out.reshape(*left_out.shape, *[1] * (first.ndim - 2))
         return (first.masked_fill(mask, 0.0), *values[1:])
+
+    def _on_input(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Maps of a convolution stretched over the image, so that regions can be found in them."""
+        shape = self.explainer.shape
+        if not self.ways.explains_layer or values[0].ndim != 4 or len(shape) != 3:
+            return values
+        summed = values[0].sum(dim=1, keepdim=True)
+        return (torch.nn.functional.interpolate(summed, shape[1:], mode="bilinear", align_corners=False),)
 
     def _canonical(self, values: tuple[Tensor, ...]) -> Tensor:
         if self.ways.explains_layer or self.explainer.canon is None:
@@ -169,32 +208,21 @@ class Explaining(NamedTuple):
         if self.ways.embeds and self.explainer.canon is not None:
             tokens = blocks[0].mask[..., None].expand(1, *asked.inputs[0].shape[1:])
             blocks = (attribution.Variables((), tokens.contiguous()), *blocks[1:])
-        numbers = sum(x[:1].numel() for x in asked.inputs)
-        at_once = attribution.NUMBERS_AT_ONCE
-        while True:
-            try:
-                return attribution.attribute(
-                    self.ways.method,
-                    explained,
-                    asked.inputs,
-                    asked.classes.to(torch.int64),
-                    baselines=asked.baselines.points,
-                    background=asked.baselines.background,
-                    variables=blocks,
-                    seeds=self._seeds(hashes, replicate),
-                    extras=asked.extras,
-                    options=self.ways.options,
-                    layer=self.explainer.module(self.network, "layer"),
-                    smooth=self.ways.smooth,
-                    at_once=at_once,
-                )
-            except RuntimeError as error:
-                if not _out_of_memory(error) or at_once <= numbers:
-                    raise
-            at_once //= 2
-            rank_zero_warn(
-                f"AttributionMonitor({self.ways.label!r}) ran out of memory; it computes half as much at once"
-            )
+        return attribution.attribute(
+            self.ways.method,
+            explained,
+            asked.inputs,
+            asked.classes.to(torch.int64),
+            baselines=asked.baselines.points,
+            background=asked.baselines.background,
+            variables=blocks,
+            seeds=self._seeds(hashes, replicate),
+            extras=asked.extras,
+            options=self.ways.options,
+            layer=self.explainer.module(self.network, "layer"),
+            smooth=self.ways.smooth,
+            at_once=self.explainer.at_once,
+        )
 
 
 class _Asked(NamedTuple):
@@ -207,17 +235,6 @@ class _Asked(NamedTuple):
     baselines: Against
     masks: tuple[Tensor, ...]
     left_out: Tensor | None
-
-
-def _in_blocks(explained: Explained, inputs: tuple[Tensor, ...], extras: tuple[Tensor, ...]) -> Tensor:
-    """The network's outputs, in blocks that fit at once."""
-    size = max(1, attribution.NUMBERS_AT_ONCE // max(1, sum(x[:1].numel() for x in inputs)))
-    blocks = [slice(i, i + size) for i in range(0, len(inputs[0]), size)]
-    return torch.cat([explained.outputs(*(x[b] for x in inputs), *(x[b] for x in extras)) for b in blocks])
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class Gallery:
         self, record: Record, references: References, course: Course, shown: Shown, titles: Sequence[str]
     ) -> None:
         height, width = self._explainer.grid or (0, 0)
-        maps = course.history[: len(course.numbers)][:, shown.places].float()
+        maps = course.film(shown.places)
         maps = maps.reshape(*maps.shape[:2], height, width)
         scale, numbers = references.scale or render.colour_scale(maps[0]), list(course.numbers)
         record.pictures[tags.attribution(self._method, "film")] = lambda: render.filmstrip(

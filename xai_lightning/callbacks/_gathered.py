@@ -51,14 +51,17 @@ class Gathered(NamedTuple):
         return self.error > INCOMPLETE
 
 
-def gather(trainer: Trainer, mine: tuple[Rows, Explanation] | None, capacity: int, quota: int) -> Gathered:
+def gather(
+    trainer: Trainer, mine: tuple[Rows, Explanation] | None, capacity: int, quota: int, *, pooled: bool = False
+) -> Gathered:
     """Put the ranks' shares together: fixed shapes, called by every rank alike (trap 45).
 
     Args:
         trainer: the trainer.
         mine: this rank's rows and their explanation; None if it saw no batch.
         capacity: the most rows that one rank can hold; equal on all ranks.
-        quota: samples per stratum.
+        quota: samples per stratum, or of all strata together if they are ``pooled``.
+        pooled: see `Strata`.
     """
     own = torch.tensor([mine[1].columns[name].shape[1] if mine else 0 for name in COLUMNS])
     widths = [int(width) for width in summed(trainer, own, "max")]
@@ -75,7 +78,7 @@ def gather(trainer: Trainer, mine: tuple[Rows, Explanation] | None, capacity: in
     keys, numbers = keys.flatten(0, 1), numbers.flatten(0, 1)
     held = keys[:, 2] == 1
     keys, numbers = keys[held], numbers[held]
-    order = smallest(keys[:, 0], keys[:, 1], quota)
+    order = smallest(keys[:, 0], keys[:, 1] * (not pooled), quota)
     keys, numbers = keys[order], numbers[order]
     columns = dict(zip(COLUMNS, torch.split(numbers, widths, dim=1), strict=True))
     return Gathered(keys[:, 0], keys[:, 1], columns, passes.sum(dim=0))

@@ -15,7 +15,7 @@ from xai_lightning.callbacks._strata import Strata
 
 
 class History:
-    """References and course of one monitor.
+    """References and course of one monitor, and the metric of the last explained validation, as this rank saw it.
 
     Args:
         method: its label, for messages.
@@ -26,6 +26,7 @@ class History:
     def __init__(self, method: str, best_of: tuple[str, str] | None, reference_after: int) -> None:
         self._method, self._best_of, self._reference_after = method, best_of, reference_after
         self.references, self.course, self.target_scale = References(), Course(), 1.0
+        self.metric: float | None = None
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""
@@ -33,12 +34,13 @@ class History:
             "references": self.references.state(),
             "target_scale": self.target_scale,
             "course": self.course.state(),
+            "metric": self.metric,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a `state`."""
         self.references, self.target_scale = References.of(state["references"]), float(state["target_scale"])
-        self.course = Course.of(state["course"])
+        self.course, self.metric = Course.of(state["course"]), state["metric"]
 
     def scaled(self, found: Gathered) -> Gathered:
         """Maps of a regression in standard deviations of the targets."""
@@ -55,15 +57,15 @@ class History:
             panel: what is compared.
             strata: of the probe.
             columns: of canonical maps.
-            moment: number of the validation, optimizer steps, and the metric that chooses the best, of the validation
-                before this one.
+            moment: number of the validation, optimizer steps, and the metric that chooses the best, of the last
+                validation that was explained: it is known only when that one ends.
         """
         number, step, metric = moment
         self._take_up(found)
         self._choose_best(metric)
         references, course = self.references, self.course
         references.freeze(found.columns["targets"])
-        if "first" not in references.maps and number >= self._reference_after:
+        if self.begins(number):
             references.keep("first", found)
         # names are fixed from the second validation on, also where a failure left nothing to compare with (law 4)
         wanted = [name for name in panel.references if name in references.maps or (name != "first" and number > 1)]
@@ -73,6 +75,16 @@ class History:
         references.keep("previous", found)
         course.remember(number, found.believed, step)
         return record
+
+    def begins(self, number: int) -> bool:
+        """Whether validation ``number`` becomes the first reference."""
+        return "first" not in self.references.maps and number >= self._reference_after
+
+    def note(self, metrics: Mapping[str, Any]) -> None:
+        """Note the metric of the validation that was just explained, at its very end."""
+        if self._best_of is not None:
+            found = metrics.get(self._best_of[0])
+            self.metric = None if found is None else float(found)
 
     def keep_importance(self, number: int, importance: Sequence[float]) -> None:
         """Keep the global importance of the first reference, to be outlined in later pictures."""
@@ -91,7 +103,7 @@ class History:
         self.references, self.course = References(found.hashes, found.strata), Course()
 
     def _choose_best(self, metric: float) -> None:
-        """Let the validation before this one be the best, if its metric, which is known only now, says so."""
+        """Let the last explained validation be the best, if its metric, which is known only now, says so."""
         if self._best_of is None or "previous" not in self.references.maps:
             return
         name, mode = self._best_of

@@ -18,7 +18,7 @@ from xai_lightning._lightning import (
     check_trainer,
     rank_zero_info,
 )
-from xai_lightning.callbacks._guard import Hooks
+from xai_lightning.callbacks._guard import Hooks, out_of_memory
 from xai_lightning.callbacks._observer import Observer
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
@@ -171,7 +171,7 @@ class Monitor(Observer):
                 return action(*args)
         except Exception as error:
             self._hooks.remove()
-            if self.on_error == "raise" or not self._proved:
+            if self.on_error == "raise" or not (self._proved or out_of_memory(error)):
                 raise
             look.failure = error
             return None

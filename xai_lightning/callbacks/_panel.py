@@ -142,8 +142,8 @@ class Panel(NamedTuple):
             course.floor = drift.noise_floor(found.maps, again.float())
         if NOISE_REFERENCE not in self.references or NOISE_REFERENCE not in references.maps:
             return
-        then = references.others[NOISE_REFERENCE].get("replicate", again)
-        if again.shape[1] and then.shape == again.shape:
+        then = references.others[NOISE_REFERENCE].get("replicate")
+        if again.shape[1] and then is not None:
             pairs = (found.maps, again.float()), (references.maps[NOISE_REFERENCE], then.float())
             noise = drift.denoised(*pairs, seed=self.seed)
             course.noise = dict(zip(NOISE, (*noise.squared, *noise.cosine, noise.reliability), strict=True))
@@ -154,7 +154,7 @@ class Panel(NamedTuple):
         for name, inside in self._parts(strata, reference):
             record.direct[name] = float(cosine[inside[of]].nanmean())
         for attribute in strata.attributes:
-            gap = drift.drift_gap(cosine, strata.groups(attribute, of), seed=self.seed)._asdict()
+            gap = drift.drift_gap(cosine, strata.groups(attribute, of))._asdict()
             record.shared |= self._named(f"gap_{attribute}", reference, gap)
 
 

@@ -34,7 +34,10 @@ class Probe:
     """
 
     def __init__(self, batches: Batches, explainer: Explainer, *, size: int | None, given: Any, seed: int) -> None:
-        self.batches, self.strata = batches, Strata(batches.vocabularies, explainer.task, size)
+        self.batches, self.strata = (
+            batches,
+            Strata(batches.vocabularies, explainer.task, size, labelled=explainer.ways.target == "label"),
+        )
         self._explainer, self._given, self._seed = explainer, given, seed
         self._candidates: Candidates | None = None
         self._kept: Rows | None = None
@@ -103,7 +106,7 @@ class Probe:
             return
         reading = self.batches.read(batch)
         self.fresh.see(reading.sample, reading.real)
-        self._candidates.quota = self.quota
+        self._candidates.quota, self._candidates.pooled = self.quota, self.strata.pooled
         strata = self.strata.of(reading.sample, reading.groups)
         targets = self._offer(self._candidates, reading.sample, strata, reading.real)
         if self._explainer.task == "regression":
@@ -125,7 +128,7 @@ class Probe:
         """Take this rank's share of the samples that were given, if any were."""
         if self._candidates is None or self._given is None:
             return
-        self._candidates.quota = self.quota
+        self._candidates.quota, self._candidates.pooled = self.quota, self.strata.pooled
         with isolated():
             for batch in self._given_batches(trainer):
                 sample = self.batches.sample(batch)

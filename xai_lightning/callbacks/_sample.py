@@ -16,7 +16,7 @@ class FreshSample:
     """A uniform draw of the samples of one evaluation, another one at each; it never holds more than it needs.
 
     Which samples it holds depends on seed, number of the validation and the samples' own numbers (1,024 of each, evenly
-    spaced), not on order, batching or ranks; equal samples are drawn once.
+    spaced), not on order, batching or ranks; equal samples are drawn once, those of another shape than the first never.
 
     Args:
         explainer: knows targets and further arguments of the network.
@@ -38,10 +38,10 @@ class FreshSample:
 
     def see(self, sample: Sample, real: Tensor) -> None:
         """Consider a batch; ``real`` tells samples from padding."""
-        if self._candidates is None or self.size == 0:
+        explainer = self._explainer
+        if self._candidates is None or self.size == 0 or sample.inputs.shape[1:] != explainer.shape:
             return
         self._candidates.quota = self.size
-        explainer = self._explainer
         targets, none = explainer.targets(sample), torch.zeros(len(sample), dtype=torch.int64)
         further = len(explainer.arguments.further)
         self._candidates.offer(sample.inputs, targets, none, explainer.columns_of(sample), real, further=further)

@@ -9,25 +9,27 @@ from torch import Tensor
 from xai_lightning.functional.attribution import Task
 from xai_lightning.readers import Sample, Vocabulary
 
-PER_STRATUM = 8
-FIFTHS = 5
 LARGE, SMALL_INPUTS, LARGE_INPUTS = 10_000, 128, 32
 
 
 class Strata:
     """Which stratum a sample belongs to, and how many samples each may give.
 
-    For regression a stratum is a group alone, with five times the quota: the draw is uniform, so that each fifth of the
-    target has an equal part of it without any rank knowing the others' targets.
+    For regression a stratum is a group alone: the draw is uniform, so that each part of the targets has an equal part
+    of it without any rank knowing the others' targets. Where there are more strata than samples wanted, all samples
+    are drawn alike.
 
     Args:
         vocabularies: declared groups by attribute.
         task: ``classification`` or ``regression``.
         probe_size: how many samples are wanted in all; None: 128 of inputs below 10,000 numbers, 32 of larger ones.
+        labelled: whether labels are explained, so that each is a class; else one may also be unknown.
     """
 
-    def __init__(self, vocabularies: Mapping[str, Vocabulary], task: Task, probe_size: int | None) -> None:
-        self._vocabularies, self._task = dict(vocabularies), task
+    def __init__(
+        self, vocabularies: Mapping[str, Vocabulary], task: Task, probe_size: int | None, *, labelled: bool
+    ) -> None:
+        self._vocabularies, self._task, self._labelled = dict(vocabularies), task, labelled
         self._probe_size, self.fitted = probe_size or SMALL_INPUTS, probe_size is not None
         self.n_classes = 0
 
@@ -37,26 +39,41 @@ class Strata:
             self._probe_size = SMALL_INPUTS if numbers < LARGE else LARGE_INPUTS
 
     @property
+    def _declared(self) -> int:
+        return math.prod(len(v.names) for v in self._vocabularies.values()) * max(1, self.n_classes)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether there are more strata than samples wanted."""
+        return self._declared > self._probe_size
+
+    @property
     def size(self) -> int:
         """How many samples the probe has if each declared group has enough of each class."""
-        return self.quota * math.prod(len(v.names) for v in self._vocabularies.values()) * max(1, self.n_classes)
+        return self.quota * (1 if self.pooled else self._declared)
 
     @property
     def quota(self) -> int:
-        """Samples per stratum: an equal part of the probe among declared groups and classes, and at least 8."""
-        least = PER_STRATUM * (FIFTHS if self._task == "regression" else 1)
-        declared = math.prod(len(v.names) for v in self._vocabularies.values()) * max(1, self.n_classes)
-        return max(least, math.ceil(self._probe_size / declared))
+        """Samples per stratum: an equal part of the probe among declared groups and classes."""
+        return self._probe_size if self.pooled else self._probe_size // self._declared
 
     def of(self, sample: Sample, groups: Mapping[str, Tensor]) -> Tensor:
         """Strata ``int64[N]``; without a value of an attribute a sample counts as missing there."""
         stratum = torch.zeros(len(sample), dtype=torch.int64, device=sample.inputs.device)
-        if self._task == "classification" and sample.targets is not None:
-            stratum += sample.targets.detach().flatten().to(torch.int64)
+        if self._task == "classification":
+            stratum += self._classes(sample.targets, len(sample)).to(stratum.device)
         for attribute, vocabulary in self._vocabularies.items():
             missing = torch.full_like(stratum, vocabulary.rows.index("missing"))
             stratum = stratum * len(vocabulary.rows) + groups.get(attribute, missing).to(stratum.device)
         return stratum
+
+    def _classes(self, targets: Tensor | None, count: int) -> Tensor:
+        """Classes, of which the one after the last is unknown."""
+        if targets is None or targets.numel() != count or self.n_classes == 0:
+            return torch.full((count,), self.n_classes, dtype=torch.int64)
+        flat = targets.detach().flatten()
+        known = (flat >= 0) & (flat < self.n_classes) & (flat == flat.round())
+        return torch.where(known, flat, self.n_classes).to(torch.int64)
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -90,6 +107,8 @@ class Strata:
     def names(self) -> list[tuple[str, ...]]:
         """Name of each stratum, in order: ``(class, group, …)``."""
         names: list[tuple[str, ...]] = [(f"class_{c}",) for c in range(self.n_classes)] or [("all",)]
+        if self.n_classes and not self._labelled:
+            names.append(("class_unknown",))
         for vocabulary in self._vocabularies.values():
             names = [(*name, row) for name in names for row in vocabulary.rows]
         return names

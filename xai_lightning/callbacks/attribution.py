@@ -104,8 +104,8 @@ class AttributionMonitor(Monitor):
         outputs: space of the network's outputs, ``"logits"`` or ``"probabilities"``.
         options: further arguments of captum's ``attribute``, such as ``{"n_steps": 20}``.
         probe: a batch, dataset or loader to explain instead of drawn samples.
-        probe_size: how many samples to draw, at least 8 per stratum where the data have them; default 128, and 32 where
-            a sample has 10,000 numbers or more.
+        probe_size: how many samples to draw, an equal part from each stratum; default 128, and 32 where a sample has
+            10,000 numbers or more.
         sample_size: how many fresh samples to draw at each validation, for the global importance of variables or of
             the places of an image; default half the probe's size; 0: none, importance is then the probe's. Each of
             several processes explains as many, since which are kept is known only once all are put together.
@@ -301,9 +301,9 @@ class AttributionMonitor(Monitor):
     @override
     def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
         # what cannot work fails now (law 8); after the user's step, as that may spoil every explanation (trap 2)
-        for rows in self._rehearsal:
+        rehearsed, self._rehearsal = self._rehearsal, []
+        for rows in rehearsed:
             self._explain(pl_module, rows, gallery(1))
-        self._rehearsal = []
 
     def _learn(self, pl_module: LightningModule, batch: Any) -> None:
         explainer, sample = self._explainer, self._probe.batches.sample(batch)
@@ -331,12 +331,15 @@ class AttributionMonitor(Monitor):
     def _explain(self, pl_module: LightningModule, rows: Rows, shown: Tensor, *, probe: bool = False) -> Explanation:
         ways, look = self._explainer.ways, self._look
         frozen = self._history.references.classes(rows.hashes, ways.target)
-        again = probe and ways.draws and look is not None and self._replicates(look.number)
+        fitting = look is not None and look.stage == "fit"
+        again = probe and ways.draws and look is not None and fitting and self._replicates(look.number)
         explaining = Explaining(self._explainer, pl_module, resolve_network(pl_module, self.network))
         return explaining.explain(rows, shown, seen=self._probe.seen, frozen=frozen, replicate=again)
 
     def _replicates(self, number: int) -> bool:
-        return (number - 1) % self.noise_every == 0 or number == self.reference_after
+        """Whether the noise is looked at: with the reference, and at every so many explained validations."""
+        history = self._history
+        return history.course.count % self.noise_every == 0 or history.begins(number)
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
@@ -348,10 +351,10 @@ class AttributionMonitor(Monitor):
         # one rank's clock and metric are every rank's
         look = self._look
         seconds = self._drawing_seconds + (look.seconds if look is not None else 0.0)
-        metric = None if look is None or self.best_of is None else look.metrics.get(self.best_of[0])
-        own = [seconds, self._clock.elapsed(), float("nan") if metric is None else float(metric)]
+        metric = math.nan if self._history.metric is None else self._history.metric
+        own = [seconds, self._clock.elapsed(), metric]
         told = everywhere(trainer, torch.tensor(own, dtype=torch.float64))[0].tolist()
-        found = gather(trainer, self._explained, capacity, self._probe.quota)
+        found = gather(trainer, self._explained, capacity, self._probe.quota, pooled=strata.pooled)
         return spread, found, gather(trainer, sampled, size, size) if size else None, told
 
     @override
@@ -410,12 +413,15 @@ class AttributionMonitor(Monitor):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        self._clock.begin()
+        self._clock.begin(self._number)
 
     @override
     def _end(self, trainer: Trainer) -> None:
-        if self._look is not None and self._look.record is not None:
-            self._last_step = log_step(trainer, self._look.started)
+        look = self._look
+        if look is not None and look.record is not None:
+            self._last_step = log_step(trainer, look.started)
+            if look.stage == "fit" and look.failure is None:
+                self._history.note(trainer.callback_metrics)
             began = time.perf_counter()
             super()._end(trainer)
             self._drawing_seconds = time.perf_counter() - began

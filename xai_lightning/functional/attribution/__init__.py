@@ -16,6 +16,7 @@ from xai_lightning.functional.attribution.engine import (
     Question,
     Run,
     custom_attributions,
+    proof,
     run,
 )
 from xai_lightning.functional.attribution.explained import Explained, Signature
@@ -59,6 +60,7 @@ __all__ = [
     "margin",
     "output_tensor",
     "per_variable",
+    "proof",
     "resolve_options",
     "table_variables",
 ]
@@ -94,7 +96,8 @@ def attribute(
         baselines: ``[1, ...]``, or ``[N, ...]``, one for each sample; as many as inputs.
         variables: what methods that switch variables off switch together; as many as inputs.
         seeds: one per sample.
-        background: ``[B, ...]``, for methods that draw from several baselines or average over them.
+        background: ``[B, ...]``, for methods that draw from several baselines or average over them; by default the
+            baseline, each sample's own if there are several.
         extras: masks of a segmentation, then further arguments of the network, one row per sample each.
         options: further arguments of captum's ``attribute``.
         layer: the layer of methods that need one.
@@ -113,17 +116,15 @@ def attribute(
         D. Smilkov et al., SmoothGrad: removing noise by adding noise, 2017.
     """
     given, against = _tuple(inputs), _tuple(baselines)
-    behind = against if background is None else _tuple(background)
-    if method == "deep_lift_shap":
-        # captum's DeepLiftShap refuses a single baseline
-        behind = tuple(b.expand(2, *b.shape[1:]) if len(b) == 1 else b for b in behind)
+    shared = all(len(b) == 1 for b in against)
+    behind = _tuple(background) if background is not None else against if shared else None
     question = Question(given, targets, tuple(extras), _fitted(against, given), behind)
     if callable(method):
         unknown = torch.full((len(targets),), math.nan, dtype=torch.float64)
         return Found(custom_attributions(method, explained, question, seeds), unknown, unknown)
     parts = (variables,) if isinstance(variables, Variables) else variables
     number = sum(each.number for each in parts)
-    resolved = resolve_options(method, options or {}, given[0].shape[1:], number, len(behind[0]))
+    resolved = resolve_options(method, options or {}, given[0].shape[1:], number, len(behind[0]) if behind else 1)
     return run(Run(method, explained, parts, resolved, layer, smooth, at_once), question, seeds)
 
 

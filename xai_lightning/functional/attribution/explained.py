@@ -39,6 +39,7 @@ class Explained(nn.Module):
         embedding: a submodule whose *output* is the first explained input; what the network calls it with comes as the
             first extra. So token ids are explained through their embedding, and no module is swapped (trap 25).
         output: which of several outputs of a regression.
+        writes: whether the network writes into its inputs; then it is given copies.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Explained(nn.Module):
         signature: Signature | None = None,
         embedding: nn.Module | None = None,
         output: int | None = None,
+        writes: bool = False,
     ) -> None:
         super().__init__()
+        self._writes = writes
         self.network, self.head = network, Head(task, kind, probabilities, output)
         self.signature, self.task = signature or Signature(), task
         self._embedding = [] if embedding is None else [embedding]
@@ -73,7 +76,8 @@ class Explained(nn.Module):
         if not self._embedding:
             return self._network(inputs, extras)
         given = inputs[0]
-        handle = self._embedding[0].register_forward_hook(lambda module, args, output: given)
+        # a copy: positions are often added to it in place
+        handle = self._embedding[0].register_forward_hook(lambda module, args, output: given.clone())
         try:
             return self._network((extras[0], *inputs[1:]), extras[1:])
         finally:
@@ -81,6 +85,8 @@ class Explained(nn.Module):
 
     def _network(self, inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
         names = (*self.signature.inputs, *self.signature.extras)
+        if self._writes:
+            inputs, extras = tuple(x.clone() for x in inputs), tuple(_copied(x) for x in extras)
         given = list(zip(names, (*inputs, *extras), strict=True))
         positional = [value for name, value in given if name is None]
         named = {name: value for name, value in given if name is not None}
@@ -121,6 +127,10 @@ class Explained(nn.Module):
                 "the layer that receives the token ids"
             )
         return caught[0].detach()
+
+
+def _copied(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 class Head(nn.Module):

@@ -61,6 +61,7 @@ class Method(NamedTuple):
         kind: the explained scalar.
         baseline: whether it compares with a baseline.
         background: whether it draws from several baselines, or averages over them.
+        donors: whether a background of one row would leave nothing to draw.
         gradient: whether it differentiates.
         layer: whether it needs a layer, and explains that layer's activations, or looks through them.
         masked: whether it switches whole variables off; captum then repeats a variable's number on each of its columns.
@@ -83,6 +84,7 @@ class Method(NamedTuple):
     kind: Kind = "margin"
     baseline: bool = True
     background: bool = False
+    donors: bool = False
     gradient: bool = True
     layer: bool = False
     masked: bool = False
@@ -145,9 +147,10 @@ METHODS: dict[str, Method] = {
     "deep_lift": Method(_of(captum.attr.DeepLift), _once(2, 2), kind="centred", complete=True, rules="deep_lift"),
     "deep_lift_shap": Method(
         _of(captum.attr.DeepLiftShap),
-        lambda o, v: Passes(2 * int(o["background"]), 2 * int(o["background"])),
+        lambda o, v: Passes(2 * max(2, int(o["background"])), 2 * max(2, int(o["background"]))),
         kind="centred",
         background=True,
+        complete=True,
         rules="deep_lift",
     ),
     "gradient_shap": Method(
@@ -187,6 +190,7 @@ METHODS: dict[str, Method] = {
         layouts=LAYOUTS,
         several=False,
         background=True,
+        donors=True,
         gradient=False,
         masked=True,
         random=True,
@@ -295,7 +299,9 @@ def check_method(name: str, options: Options) -> None:
         choose(f"option of {name!r}", option, known)
 
 
-def check_inputs(name: str, layouts: Sequence[Layout], *, variables: int, layer: bool) -> None:
+def check_inputs(
+    name: str, layouts: Sequence[Layout], *, variables: int, layer: bool, smooth: Smooth | None = None
+) -> None:
     """Refuse inputs that the method cannot explain; all offences in one message.
 
     Args:
@@ -303,6 +309,7 @@ def check_inputs(name: str, layouts: Sequence[Layout], *, variables: int, layer:
         layouts: of each explained input.
         variables: how many variables the inputs have.
         layer: whether a layer was named.
+        smooth: whether noise is added to the inputs.
 
     Raises:
         ValueError: if an input, their number, the variables or the layer do not fit (traps 17, 24).
@@ -324,6 +331,8 @@ def check_inputs(name: str, layouts: Sequence[Layout], *, variables: int, layer:
         offences.append(
             "it needs the name of a layer: layer=..." if method.layer else "it explains inputs, so layer= has no use"
         )
+    if smooth and "integers" in layouts:
+        offences.append(f"smooth={smooth!r} adds noise, which integers cannot take")
     if offences:
         raise ValueError(f"method {name!r}: " + "; ".join(offences))
 

@@ -9,22 +9,28 @@ from torch import Tensor
 Task = Literal["classification", "multilabel", "segmentation", "regression"]
 Kind = Literal["margin", "centred"]
 PROBABILITY_FLOOR = 1e-7
+OUTPUTS = ("logits", "preds", "probs", "y_hat", "out")
 
 
 def output_tensor(output: Any) -> Tensor:
-    """The tensor of a network's output: itself, ``.logits``, ``["logits"]``, or the first tensor of a tuple (trap 5).
+    """The tensor of a network's output (trap 5): itself, or one of several.
+
+    By key or attribute it is the one called ``logits``, ``preds``, ``probs``, ``y_hat`` or ``out``, in this order; else
+    the first.
 
     Raises:
         ValueError: if there is none; says what came.
     """
     if isinstance(output, Tensor):
         return output
-    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    first = output[0] if isinstance(output, list | tuple) and output else None
-    for found in (named, first):
+    parts = output if isinstance(output, Mapping) else dict(getattr(output, "__dict__", {}))
+    named = [parts.get(name, getattr(output, name, None)) for name in OUTPUTS]
+    every = [*named, *parts.values(), *(output if isinstance(output, list | tuple) else ())]
+    for found in every:
         if isinstance(found, Tensor):
             return found
-    raise ValueError(f"expected the network to return a tensor, or something with .logits; got {type(output).__name__}")
+    got = f"{type(output).__name__}: {output!r:.80}"
+    raise ValueError(f"expected the network to return a tensor, or something that holds one; got {got}")
 
 
 def rows(outputs: Tensor, n: int) -> Tensor:

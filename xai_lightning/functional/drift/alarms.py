@@ -89,6 +89,24 @@ def student(t: float, freedom: int) -> float:
     return 0.5 + sine * total / 2
 
 
+def student_quantile(probability: float, freedom: int) -> float:
+    """Where Student's distribution function reaches ``probability`` in (0, 1), by bisection.
+
+    Example:
+        >>> round(student_quantile(0.975, 7), 4)
+        2.3646
+    """
+    low, high = -1.0, 1.0
+    while student(low, freedom) > probability:
+        low *= 2
+    while student(high, freedom) < probability:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student(middle, freedom) < probability else (low, middle)
+    return (low + high) / 2
+
+
 def converged(
     previous: Sequence[float], lagged: Sequence[float], *, within: float = SETTLED_BELOW, consecutive: int = CONSECUTIVE
 ) -> bool:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-STABLE_WITHIN, LEAST_FLOOR, FEWEST = 0.05, 0.1, 20
+STABLE_WITHIN, LEAST_FLOOR, FEWEST, BY_NOISE = 0.05, 0.1, 20, 0.05
 
 
 class Agreement(NamedTuple):
@@ -19,7 +19,8 @@ class Agreement(NamedTuple):
             probability within 0.05.
         stable_drift: mean distance of explanations over those; NaN below 20.
         reason_shift: share of those whose explanation moved further than noise would: predicted the same, for a
-            different reason; NaN below 20.
+            different reason; NaN below 20, or if the noise is unknown.
+        reason_shift_beyond_noise: the same, less the 5 % that noise alone moves beyond its own floor: 0 is none.
     """
 
     churn: float
@@ -27,6 +28,7 @@ class Agreement(NamedTuple):
     stable_share: float
     stable_drift: float
     reason_shift: float
+    reason_shift_beyond_noise: float
 
 
 def agreement(now: Tensor, then: Tensor, classes: Tensor, distances: Tensor, *, floor: float = 0.0) -> Agreement:
@@ -40,7 +42,7 @@ def agreement(now: Tensor, then: Tensor, classes: Tensor, distances: Tensor, *, 
         floor: noise floor of the distances; a shift must exceed it, and 0.1.
 
     Returns:
-        The five numbers; NaN where nothing is finite.
+        The six numbers; NaN where nothing is finite.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -58,7 +60,7 @@ def agreement(now: Tensor, then: Tensor, classes: Tensor, distances: Tensor, *, 
         raise ValueError(f"`now` and `then` must be float[N, K], with N classes and distances, got {got}.")
     finite = (now.isfinite() & then.isfinite()).all(1)
     if not finite.any():
-        return Agreement(*[math.nan] * 5)
+        return Agreement(*[math.nan] * 6)
     p, q, target = now[finite].double(), then[finite].double(), classes[finite][:, None]
     moved = (p.gather(1, target) - q.gather(1, target)).abs().flatten() > STABLE_WITHIN
     flipped = p.argmax(1) != q.argmax(1)
@@ -68,10 +70,12 @@ def agreement(now: Tensor, then: Tensor, classes: Tensor, distances: Tensor, *, 
     kept = distances[finite][stable]
     kept = kept[~kept.isnan()]
     few = len(kept) < FEWEST
+    shifted = math.nan if few or math.isnan(floor) else float((kept > max(floor, LEAST_FLOOR)).double().mean())
     return Agreement(
         churn=float(flipped.double().mean()),
         divergence=float(((bits[0] + bits[1]) / 2).clamp(min=0).mean()),
         stable_share=float(stable.double().mean()),
         stable_drift=math.nan if few else float(kept.mean()),
-        reason_shift=math.nan if few else float((kept > max(floor, LEAST_FLOOR)).double().mean()),
+        reason_shift=shifted,
+        reason_shift_beyond_noise=(shifted - BY_NOISE) / (1 - BY_NOISE),
     )

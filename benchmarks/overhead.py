@@ -1,0 +1,102 @@
+"""How much of a training explanations take, when `max_overhead` holds them to a share of it.
+
+    python benchmarks/overhead.py [--share 0.05] [--validations 400]
+
+The network and data of the MNIST example, a validation every eight steps, TensorBoard pictures included. The time
+inside every hook of the monitor is taken from outside, by a clock of its own, and divided by the time of `fit`; beside
+it the same training without the share, and without the monitor.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from adult_income import quiet
+from mnist_data import read_digits, training_loader, validation_loader
+from mnist_shortcut import EVERY, Reader
+from xai_lightning import AttributionMonitor, MemorySink
+
+
+class Stopwatch:
+    """Adds up the time inside all hooks of a callback.
+
+    Args:
+        callback: whose hooks are wrapped.
+    """
+
+    def __init__(self, callback: pl.Callback) -> None:
+        self.seconds = 0.0
+        for name in dir(callback):
+            if name.startswith("on_"):
+                setattr(callback, name, self._timed(getattr(callback, name)))
+
+    def _timed(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(hook)
+        def timed(*args: Any, **more: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return hook(*args, **more)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return timed
+
+
+def train(validations: int, monitor: AttributionMonitor | None) -> tuple[float, float]:
+    """Seconds of ``fit``, and of them inside the monitor."""
+    pl.seed_everything(0, verbose=False)
+    training, validation = read_digits()
+    watch = None if monitor is None else Stopwatch(monitor)
+    with tempfile.TemporaryDirectory() as folder, quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*smaller than the logging interval.*", UserWarning)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_steps=EVERY * validations,
+            val_check_interval=EVERY,
+            check_val_every_n_epoch=None,
+            callbacks=[] if monitor is None else [monitor],
+            logger=TensorBoardLogger(folder),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            num_sanity_val_steps=0,
+        )
+        loaders = training_loader(training, (0.0, 0.0), 0), validation_loader(validation)
+        began = time.perf_counter()
+        trainer.fit(Reader(), *loaders)
+        return time.perf_counter() - began, 0.0 if watch is None else watch.seconds
+
+
+def main() -> None:
+    """Print one line per training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--validations", type=int, default=400)
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    for label, share in (("without a monitor", None), ("explained at every validation", None), ("held", given.share)):
+        sink = MemorySink()
+        settings: dict[str, Any] = {"max_overhead": share, "sinks": [sink]}
+        monitor = None if label == "without a monitor" else AttributionMonitor("integrated_gradients", **settings)
+        total, inside = train(given.validations, monitor)
+        explained = sum(name.endswith("probe_size") for _, name, _ in sink.records)
+        ratio = f", {inside / total / given.share:.2f} times the share of {given.share:.0%}" if share else ""
+        print(
+            f"{label}: {total:.1f} s, {inside / total:.1%} of it explaining{ratio}; {explained} explained", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

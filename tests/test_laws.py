@@ -32,6 +32,7 @@ import xai_lightning
 from small import GROUPS, IMAGE, TABLE, TABULAR, Classifier, Ledger, events, fit, loader, needs, network, rows, trainer
 from xai_lightning import tags
 from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.functional.attribution import METHODS
 
 # What each public callback is built with. Small explanations: the laws do not depend on their size.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -838,7 +839,7 @@ class Census(Classifier):
 
     def on_validation_end(self):
         self.tallies.number += 1
-        if self.tallies.number in (3, 30):
+        if self.tallies.number in (3, 50):
             self.tallies.found[self.tallies.number] = self.census()
 
     def census(self):
@@ -864,14 +865,14 @@ def stored(state: Any) -> bytes:
 @pytest.mark.parametrize(
     "shape", [pytest.param(TABLE, marks=pytest.mark.slow, id="table"), pytest.param(IMAGE, id="image")]
 )
-def test_nothing_grows_from_the_third_validation_to_the_thirtieth(shape, tmp_path):
+def test_nothing_grows_from_the_third_validation_to_the_fiftieth(shape, tmp_path):
     """Traps 10, 11, 65 and 92: tensors, hooks, handles, figures, and the size of what is saved."""
     model, data = Census(shape), images() if shape == IMAGE else {}
     gate = xai_lightning.GatedCheckpoint(at_least={"val_acc": 2.0})
     callbacks = [c for n in MONITORS if n != "AttributionMonitor" for c in build(n)] + [explainer("deep_lift"), gate]
     with pytest.warns(UserWarning, match="No checkpoint passed"):
-        recorded(callbacks, tmp_path, model, max_epochs=30, limit_train_batches=1, **data)
-    early, late = model.tallies.found[3], model.tallies.found[30]
+        recorded(callbacks, tmp_path, model, max_epochs=50, limit_train_batches=1, **data)
+    early, late = model.tallies.found[3], model.tallies.found[50]
     grown = {key: (early[key], late[key]) for key in early if early[key] != late[key]}
     # the number of looks takes a digit more in the gate's state, and the history of maps names its validations
     states = grown.pop("state", ([], []))
@@ -894,20 +895,36 @@ def test_nothing_grows_from_batch_to_batch_of_one_validation(tmp_path):
     assert model.tallies.found[58] == model.tallies.found[30]
 
 
-@pytest.mark.parametrize("method", [m for m in TABULAR if m not in ("lime", "lrp")])
-def test_the_forward_passes_that_are_logged_are_those_that_were_made(method, tmp_path):
-    """Cost is known and logged, in rows that go through the network."""
-    made: dict[int, int] = {}
+@pytest.mark.parametrize("method", METHODS)
+def test_the_passes_that_are_logged_are_those_that_were_made_and_at_most_those_that_were_told(method, tmp_path, caplog):
+    """Cost is known and logged, in rows that go through the network and back; fresh samples included."""
+    shape = TABLE if method in TABULAR and method != "lrp" else IMAGE
+    made: dict[str, dict[int, int]] = {"forward": {}, "backward": {}}
 
     class Counts(Traced):
-        def forward(self, x):
-            if not self.notes.stepping:
-                look = len(self.notes.validations)
-                made[look] = made.get(look, 0) + len(x)
-            return super().forward(x)
+        def count(self, way, n):
+            look = len(self.notes.validations)
+            made[way][look] = made[way].get(look, 0) + n
 
-    looks = logged([explainer(method, probe=rows(3).batch())], tmp_path, Counts(), max_epochs=3)
-    assert [look[f"xai/{method}/forward_passes"] for look in looks[1:]] == [made[1], made[2]]
+        def forward(self, x):
+            outputs = super().forward(x)
+            if not self.notes.stepping:
+                self.count("forward", len(x))
+                if outputs.requires_grad:
+                    outputs.register_hook(lambda gradient: self.count("backward", len(gradient)))
+            return outputs
+
+    monitor = explainer(method, probe=rows(3, shape).batch(), sample_size=2)
+    with caplog.at_level("INFO"):
+        looks = logged([monitor], tmp_path, Counts(shape), max_epochs=3, shape=shape)
+    told = [re.search(r"\(([\d,]+) and ([\d,]+) per sample\)", r.getMessage()) for r in caplog.records]
+    (forward, backward) = next(tuple(int(n.replace(",", "")) for n in found.groups()) for found in told if found)
+    fresh = 2 if method in TABULAR or not METHODS[method].layer or method == "guided_grad_cam" else 0
+    for way, most in (("forward", forward), ("backward", backward)):
+        found = [look[f"xai/{method}/{way}_passes"] for look in looks[1:]]
+        # relevance runs on a copy of the network, which is counted too
+        assert found == [made[way].get(1, 0), made[way].get(2, 0)]
+        assert all(n <= (3 + fresh) * most for n in found)
 
 
 # --- law 8: never lose the run

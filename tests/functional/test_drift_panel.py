@@ -265,6 +265,20 @@ def test_the_gap_of_drift_has_its_definition_and_needs_eight_of_a_group() -> Non
     assert noisy.lower < noisy.value < noisy.upper
 
 
+@pytest.mark.parametrize(("groups", "size"), [(2, 16), (5, 16), (2, 64), (5, 64), (10, 20)])
+def test_limits_of_the_gap_hold_where_groups_do_not_differ_and_where_they_do(groups: int, size: int) -> None:
+    """Simulated on skewed distances; a bootstrap of maximum minus minimum would claim a gap in every run."""
+    generator, runs, claimed, held = torch.Generator().manual_seed(groups * size), 200, 0, 0
+    of = torch.arange(groups).repeat_interleave(size)
+    for _ in range(runs):
+        distances = torch.rand(groups * size, generator=generator).double() ** 2
+        claimed += drift.drift_gap(distances, of).lower > 0
+        shifted = drift.drift_gap(distances + 0.3 * (of == 1), of)
+        held += shifted.lower <= 0.3 <= shifted.upper
+    assert claimed / runs <= 0.04
+    assert held / runs >= 0.93
+
+
 def test_shares_of_groups_are_compared_with_chance() -> None:
     alike, groups = draw(200, 6).abs(), torch.arange(200) % 2
     found, chance = drift.attribution_gap(alike, groups)

@@ -59,6 +59,6 @@ $(stamp): pyproject.toml constraints.txt
 	fi; \
 	echo "Setting up .venv with $$("$$chosen" --version) (some minutes the first time)"; \
 	"$$chosen" -m venv .venv || { echo "Making .venv failed; on Debian or Ubuntu, install python3-venv." >&2; exit 1; }
-	$(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,examples,lime]"
+	$(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,examples]"
 	$(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps aeon
 	@touch $(stamp)

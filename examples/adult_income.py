@@ -94,6 +94,7 @@ def train(penalty: float = 0.0, epochs: int = EPOCHS, out: Path = OUT / "plain")
         method=report.METHOD,
         features=data.features,
         sensitive=["sex", "race"],
+        proxies=["marital_status", "relationship"],
         groups=groups,  # explains as many women as men of each class
     )
     gate = GatedCheckpoint(

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from screenshot import browser, missing_browser, tensorboard
-from screenshot_log import train_digits
+from screenshot_log import train_digits, train_sentences
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+import motion_series
 from adult_income import train
 
 ROOT = Path(__file__).parents[1]
@@ -41,10 +42,12 @@ def get(address: str) -> Any:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two short trainings that log every kind of name: a table with groups, and images."""
+    """Short trainings that log every kind of name: a table with groups, images, texts and series."""
     folder = tmp_path_factory.mktemp("log")
     train(penalty=5.0, epochs=2, out=folder / "adult")
     train_digits(folder)
+    train_sentences(folder)
+    motion_series.train(0, 2, folder / "motion")
     return folder
 
 

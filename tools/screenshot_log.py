@@ -1,4 +1,4 @@
-"""A short training on handwritten digits, so that the log holds pictures of images too."""
+"""Short trainings on digits and on made-up sentences, so that a log holds pictures of images and of texts too."""
 
 from pathlib import Path
 
@@ -31,13 +31,16 @@ class Digits(pl.LightningModule):
 
 
 def train_digits(folder: Path, epochs: int = 3) -> None:
-    """Train for ``epochs``, explained by integrated gradients, into a run called ``digits``."""
+    """Train for ``epochs`` into a run called ``digits``, explained by two methods, of which one draws."""
     pl.seed_everything(0, verbose=False)
     digits = load_digits()
     images, labels = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
     trainer = pl.Trainer(
         max_epochs=epochs,
-        callbacks=[AttributionMonitor("integrated_gradients", probe_size=80)],
+        callbacks=[
+            AttributionMonitor("integrated_gradients", probe_size=80, regions={"middle": (2, 2, 6, 6)}),
+            AttributionMonitor("gradient_shap", probe_size=20, sample_size=0, max_overhead=0.9),
+        ],
         logger=TensorBoardLogger(folder, name="digits", version="", default_hp_metric=False),
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -45,3 +48,51 @@ def train_digits(folder: Path, epochs: int = 3) -> None:
     )
     training = DataLoader(TensorDataset(images[:1200], labels[:1200]), batch_size=64, shuffle=True)
     trainer.fit(Digits(), training, DataLoader(TensorDataset(images[1200:], labels[1200:]), batch_size=100))
+
+
+class Sentences(pl.LightningModule):
+    """Tells sentences with a certain word from others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(len(WORDS), 8, padding_idx=0), nn.Linear(8, 2)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.embedding(input_ids).tanh().mean(dim=1))
+        return logits
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(self(batch["input_ids"]), batch["label"])
+
+    def validation_step(self, batch: dict[str, Tensor]) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self(batch["input_ids"]), batch["label"]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+WORDS = ("[pad]", "good", "bad", "a", "the", "film", "plot", "was", "and", "not")
+
+
+def sentence(number: int) -> dict[str, Tensor]:
+    """One of the made-up sentences."""
+    generator = torch.Generator().manual_seed(number)
+    ids = torch.randint(3, len(WORDS), (8,), generator=generator)
+    ids[int(torch.randint(8, (1,), generator=generator))] = 1 + number % 2
+    ids[4 + number % 4 :] = 0
+    return {"input_ids": ids, "label": (ids == 1).any().long()}
+
+
+def train_sentences(folder: Path, epochs: int = 3) -> None:
+    """Train for ``epochs`` into a run called ``sentences``, explained through the embedding."""
+    pl.seed_everything(0, verbose=False)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        callbacks=[AttributionMonitor(embedding="embedding", words=WORDS, probe_size=16)],
+        logger=TensorBoardLogger(folder, name="sentences", version="", default_hp_metric=False),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loaders = [DataLoader([sentence(i) for i in range(begin, begin + 64)], batch_size=16) for begin in (0, 64)]  # type: ignore[arg-type]
+    trainer.fit(Sentences(), *loaders)

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Clock:
@@ -15,7 +17,8 @@ class Clock:
         self._most = most
         self._mark = time.perf_counter()
         self._next = self._last = 0
-        self._spent = self._total = 0.0
+        self._spent = self._total = self._inside = 0.0
+        self._entered: float | None = None
         self.told: dict[str, float] = {}
 
     @property
@@ -25,12 +28,24 @@ class Clock:
 
     def begin(self, number: int) -> None:
         """The training begins now, or goes on after validation ``number``."""
-        self._mark, self._spent, self._total = time.perf_counter(), 0.0, 0.0
+        self._mark, self._inside, self._spent, self._total = time.perf_counter(), 0.0, 0.0, 0.0
         self._next = self._last = number
 
-    def elapsed(self) -> float:
-        """Seconds since the last explained validation, or since the beginning."""
-        return time.perf_counter() - self._mark
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """What runs within is the monitor's own."""
+        self._entered = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._inside, self._entered = self._taken(), None
+
+    def _taken(self) -> float:
+        return self._inside + (0.0 if self._entered is None else time.perf_counter() - self._entered)
+
+    def read(self) -> tuple[float, float]:
+        """Seconds inside the monitor, and in all, since the last explained validation, or since the beginning."""
+        return self._taken(), time.perf_counter() - self._mark
 
     def due(self, number: int) -> bool:
         """Whether validation ``number`` may be explained."""
@@ -41,17 +56,20 @@ class Clock:
 
         Args:
             number: of the validation.
-            seconds: that explaining it took, and drawing the one before.
-            elapsed: since the one explained before.
+            seconds: inside the monitor; what was drawn of the validation explained before belongs to it.
+            elapsed: in all.
         """
         passed, self._last = max(1, number - self._last), number
-        self._mark = time.perf_counter()
+        self._mark, self._inside = time.perf_counter(), 0.0
+        self._entered = None if self._entered is None else self._mark
         self._spent, self._total = self._spent + seconds, self._total + elapsed
         if self._most is None:
             return
         # what a validation takes without explaining, training before it included
         other = max((elapsed - seconds) / passed, 1e-9)
-        wanted = (self._spent + seconds) / self._most - self._total - seconds
+        # still to come are drawing this one, and explaining and drawing the next
+        coming = 2 * seconds
+        wanted = (self._spent + coming) / self._most - self._total - coming
         self._next = number + min(max(1, math.ceil(wanted / other)), 2**31)
         share = self._spent / self._total if self._total > 0 else math.nan
         self.told = {"time_share": share, "left_out": float(passed - 1)}

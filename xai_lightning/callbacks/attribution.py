@@ -1,7 +1,6 @@
 """What the model looks at, on a fixed probe, and whether that drifts."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -27,7 +26,6 @@ from xai_lightning.callbacks._attribution_record import (
 )
 from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._batches import Batches
-from xai_lightning.callbacks._clock import Clock
 from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explainer import Explainer
@@ -35,7 +33,6 @@ from xai_lightning.callbacks._explanation import Explaining, Explanation
 from xai_lightning.callbacks._gallery import Gallery, Shown, Words, chosen
 from xai_lightning.callbacks._gathered import Gathered, gather
 from xai_lightning.callbacks._history import History
-from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._panel import Panel
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
 from xai_lightning.callbacks._record import Look, OnError, Record
@@ -49,6 +46,7 @@ from xai_lightning.callbacks._settings import (
     check_shares,
     check_target,
 )
+from xai_lightning.callbacks._timed import TimedMonitor
 from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, log_step, resolve_network, summed
 from xai_lightning.callbacks._ways import Target, Ways, resolve_method
 from xai_lightning.functional import drift
@@ -63,7 +61,7 @@ TASKS = ("classification", "multilabel", "segmentation", "regression")
 LAYOUTS = ("NCT", "NTC")
 
 
-class AttributionMonitor(Monitor):
+class AttributionMonitor(TimedMonitor):
     """Explains the same validation samples at every validation, and logs how far the explanations moved.
 
     The probe is drawn at the first validation: per stratum (class x group) the samples with the smallest seeded hash of
@@ -205,7 +203,7 @@ class AttributionMonitor(Monitor):
         identity: dict[str, object] = {"method": self.method, "options": options, "target": target, "seed": seed}
         identity |= {"baseline": baseline, "network": network, "layer": layer, "embedding": embedding}
         common: Any = {"name": name, "dataloader_idx": dataloader_idx, "on_error": on_error, "sinks": sinks}
-        super().__init__(self.method, identity, **common)
+        super().__init__(self.method, identity, check_share(max_overhead), **common)
         check_counts(reference_after=reference_after, every_n_validations=every_n_validations, noise_every=noise_every)
         check_counts(**({} if probe_size is None else {"probe_size": probe_size}))
         known = (*drift.MEASURES, *drift.IMAGE_MEASURES)
@@ -221,7 +219,7 @@ class AttributionMonitor(Monitor):
         self._sampled: tuple[Rows, Explanation] | None = None
         self._rehearsal: list[Rows] = []
         self._history, self._learned = History(self.method, best_of, reference_after), False
-        self._clock, self._last_step, self._drawing_seconds = Clock(check_share(max_overhead)), 0, 0.0
+        self._last_step = 0
         highlighted = [*sensitive, *proxies]
         self._gallery = Gallery(self.method, self._explainer, sensitive=highlighted, log_inputs=log_inputs, words=words)
 
@@ -349,10 +347,7 @@ class AttributionMonitor(Monitor):
         capacity = int(summed(trainer, torch.tensor(len(self._explained[0].hashes) if self._explained else 0), "max"))
         size = int(summed(trainer, torch.tensor(self._probe.fresh.size), "max"))
         # one rank's clock and metric are every rank's
-        look = self._look
-        seconds = self._drawing_seconds + (look.seconds if look is not None else 0.0)
-        metric = math.nan if self._history.metric is None else self._history.metric
-        own = [seconds, self._clock.elapsed(), metric]
+        own = [*self._clock.read(), math.nan if self._history.metric is None else self._history.metric]
         told = everywhere(trainer, torch.tensor(own, dtype=torch.float64))[0].tolist()
         found = gather(trainer, self._explained, capacity, self._probe.quota, pooled=strata.pooled)
         return spread, found, gather(trainer, sampled, size, size) if size else None, told
@@ -411,22 +406,13 @@ class AttributionMonitor(Monitor):
         return chosen(rows, explanation, kept, found, drawing, self._history.target_scale) if len(kept) else None
 
     @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        self._clock.begin(self._number)
-
-    @override
     def _end(self, trainer: Trainer) -> None:
         look = self._look
         if look is not None and look.record is not None:
             self._last_step = log_step(trainer, look.started)
             if look.stage == "fit" and look.failure is None:
                 self._history.note(trainer.callback_metrics)
-            began = time.perf_counter()
-            super()._end(trainer)
-            self._drawing_seconds = time.perf_counter() - began
-        else:
-            super()._end(trainer)
+        super()._end(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,6 @@
 """Take pictures of TensorBoard over a log folder, in headless Chromium: how the pictures of the README were made.
 
-Usage: python tools/screenshot.py LOGDIR OUTPUT_FOLDER
+Usage: python tools/screenshot.py FOLDER_OF_LOGS OUTPUT_FOLDER [VIEW ...]
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import URLError
 from urllib.parse import quote
 
@@ -21,13 +22,29 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-WATCHED = (
+IG = "integrated_gradients"
+CURVES = (
     "^fairness/sex/demographic_parity_difference/(value|bound)|^gate/open|^attribution/.*share|^drift/.*/cosine/first/mean"
     "|^utility/balanced_accuracy/bound"
 )
+SHORTCUT = f"^attribution/{IG}/region|^drift/{IG}/(cosine/previous/mean|alarm$)"
+
+
+class View(NamedTuple):
+    """What is shown of a log folder: the names of curves and pictures, or TensorBoard's page of all pictures."""
+
+    log: str
+    names: str | None
+    height: int
+
+
 VIEWS = {
-    "tensorboard": f"?smoothing=0&tagFilter={quote(WATCHED)}#timeseries",
-    "tensorboard_images": "#images",
+    "tensorboard": View("adult", CURVES, 1140),
+    "tensorboard_images": View("adult", None, 1140),
+    "shortcut_curves": View("mnist", SHORTCUT, 560),
+    "shortcut_maps": View("mnist", f"^attribution/{IG}/(maps|film|average|similarity)", 1900),
+    "text": View("text", f"^attribution/{IG}/tokens|^drift/{IG}/predictions/first/churn", 900),
+    "motion": View("motion", f"^attribution/{IG}/(series|importance)", 900),
 }
 
 
@@ -89,13 +106,15 @@ def browser(width: int = 1500, height: int = 1140) -> Iterator[webdriver.Chrome]
 
 def main() -> None:
     """Save one picture per view."""
-    logdir, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    logs, folder, chosen = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or list(VIEWS)
     folder.mkdir(parents=True, exist_ok=True)
-    with tensorboard(logdir, "--samples_per_plugin", "images=500") as address, browser() as driver:
-        for name, view in VIEWS.items():
-            driver.get("about:blank")
-            driver.get(address + view)
-            time.sleep(8)
+    for name in chosen:
+        view = VIEWS[name]
+        page = "#images" if view.names is None else f"?smoothing=0&tagFilter={quote(view.names)}#timeseries"
+        shown = tensorboard(logs / view.log, "--samples_per_plugin", "images=500")
+        with shown as address, browser(height=view.height) as driver:
+            driver.get(address + page)
+            time.sleep(10)
             for button in driver.find_elements(By.CSS_SELECTOR, "button.settings-button.checked"):
                 button.click()
             time.sleep(1)

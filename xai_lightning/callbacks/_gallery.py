@@ -1,5 +1,6 @@
 """Pictures of explained samples, drawn on rank zero from its share of the probe."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from xai_lightning.callbacks._record import Record
 from xai_lightning.callbacks._references import References
 from xai_lightning.functional import drift, render
 
+SHARES = "shares of a map's own size"
 Words = Callable[[int], str] | Sequence[str] | Mapping[int, str]
 
 
@@ -60,7 +62,7 @@ class Gallery:
         self._add_bars(record, references)
         if shown is None or not len(shown.places):
             return
-        titles = self._titles(shown, names)
+        titles = self._titles(shown, references, names)
         if self._explainer.picture == "maps":
             self._add_grid(record, found, references, shown, titles)
         elif self._explainer.picture == "tokens":
@@ -68,7 +70,7 @@ class Gallery:
         elif self._explainer.picture == "series":
             self._add_bands(record, references, shown, titles)
         if self._explainer.grid is not None and course.numbers:
-            self._add_film(record, references, course, shown, titles)
+            self._add_film(record, course, shown, titles)
 
     def _add_bars(self, record: Record, references: References) -> None:
         """Bars of what is logged (law 10)."""
@@ -94,48 +96,51 @@ class Gallery:
         grid = self._explainer.grid
         if grid is None:
             return
-        sizes = fresh.believed.abs()
-        lower, upper = mean_limits(sizes)
-        mean = drift.global_importance(fresh.believed)
+        shares = drift.normalised(fresh.believed).abs()
+        lower, upper = mean_limits(shares)
+        mean = drift.global_importance(shares)
         references.average_scale = references.average_scale or render.colour_scale(mean.reshape(1, *grid))
         pair = torch.stack([mean, (upper - lower) / 2]).reshape(2, *grid)
         scale, count = references.average_scale, len(fresh.hashes)
         record.pictures[tags.attribution(self._method, "average")] = lambda: render.average_map(
-            pair[0], pair[1], scale=scale, title=f"mean |attribution| of {count} fresh samples, {self._method}"
+            pair[0], pair[1], scale=scale, title=f"mean share of |attribution|, {count} fresh samples, {self._method}"
         )
 
-    def _titles(self, shown: Shown, names: Sequence[str]) -> list[str]:
-        """Two lines each: what the sample is, and what the network says of it."""
-        titles = []
-        for stratum, p in zip(shown.rows.strata.tolist(), shown.columns["probabilities"], strict=True):
+    def _titles(self, shown: Shown, references: References, names: Sequence[str]) -> list[str]:
+        """Up to three lines: what the sample is, what the network says of it, and how its attributions have grown."""
+        titles, now = [], shown.columns["maps"].abs().sum(dim=1)
+        first = references.maps.get("first")
+        grown = now * math.nan if first is None else now / first[shown.places].abs().sum(dim=1)
+        rows = zip(shown.rows.strata.tolist(), shown.columns["probabilities"], grown.tolist(), strict=True)
+        for stratum, p, times in rows:
             says = ""
             if len(p) > 1 and bool(p.isfinite().all()):
                 says = f"\nsays {int(p.argmax())} ({float(p.max()):.0%})"
             elif len(p) == 1:
                 says = f"\nsays {float(p[0]):.3g}"
-            titles.append(names[stratum].replace("class_", "label ") + says)
+            size = f"\nsize x {times:.2g}" if math.isfinite(times) else ""
+            titles.append(names[stratum].replace("class_", "label ") + says + size)
         return titles
 
     def _add_grid(
         self, record: Record, found: Gathered, references: References, shown: Shown, titles: Sequence[str]
     ) -> None:
-        references.show(shown.maps)
+        now = drift.normalised(shown.maps)
+        references.show(now)
         record.direct[tags.xai(self._method, "colour_scale")] = references.scale
         inputs = shown.rows.inputs if self._log_inputs else None
         first, scale, missed = references.shown, references.scale, found.incomplete[shown.places].tolist()
         record.pictures[tags.attribution(self._method, "maps")] = lambda: render.attribution_grid(
-            inputs, first, shown.maps, labels=titles, scale=scale, incomplete=missed
+            inputs, first, now, labels=titles, scale=scale, incomplete=missed, note=SHARES
         )
 
-    def _add_film(
-        self, record: Record, references: References, course: Course, shown: Shown, titles: Sequence[str]
-    ) -> None:
+    def _add_film(self, record: Record, course: Course, shown: Shown, titles: Sequence[str]) -> None:
         height, width = self._explainer.grid or (0, 0)
-        maps = course.film(shown.places)
+        maps = torch.stack([drift.normalised(each) for each in course.film(shown.places)])
         maps = maps.reshape(*maps.shape[:2], height, width)
-        scale, numbers = references.scale or render.colour_scale(maps[0]), list(course.numbers)
+        scale, numbers = render.colour_scale(maps[0]), list(course.numbers)
         record.pictures[tags.attribution(self._method, "film")] = lambda: render.filmstrip(
-            maps, numbers, labels=titles, scale=scale
+            maps, numbers, labels=titles, scale=scale, note=SHARES
         )
 
     def _add_lines(self, record: Record, references: References, shown: Shown, titles: Sequence[str]) -> None:
@@ -143,7 +148,7 @@ class Gallery:
         tokens = [self._spelled(ids, values) for ids, values in zip(shown.rows.inputs, now, strict=True)]
         lines = [title.replace("\n", ", ") for title in titles]
         record.pictures[tags.attribution(self._method, "tokens")] = lambda: render.token_lines(
-            tokens, now, before, titles=lines, scale=scale
+            tokens, now, before, titles=lines, scale=scale, note=SHARES
         )
 
     def _spelled(self, ids: Tensor, values: Tensor) -> list[str]:
@@ -168,15 +173,14 @@ class Gallery:
         count = len(channels)
         bands = [m.reshape(len(m), count, -1) for m in (now, now if before is None else before)]
         record.pictures[tags.attribution(self._method, "series")] = lambda: render.series_bands(
-            series, bands[0], bands[1], channels=channels, titles=titles, scale=scale
+            series, bands[0], bands[1], channels=channels, titles=titles, scale=scale, note=SHARES
         )
 
     def _compared(self, references: References, shown: Shown, record: Record) -> tuple[Tensor, Tensor | None, float]:
-        """Canonical maps now, those of the first reference, and the colour scale, which never narrows."""
-        now = shown.columns["maps"].float()
-        first = references.maps.get("first")
-        before = None if first is None else first[shown.places]
-        references.widen((now if before is None else before)[:, None])
+        """Canonical maps now and at the first reference, as shares of their own size, and the reference's scale."""
+        now, first = drift.normalised(shown.columns["maps"].float()), references.maps.get("first")
+        before = None if first is None else drift.normalised(first[shown.places])
+        references.scale = references.scale or render.colour_scale((now if before is None else before)[:, None])
         record.direct[tags.xai(self._method, "colour_scale")] = references.scale
         return now, before, references.scale
 

@@ -25,9 +25,9 @@ class References:
         strata: ``int64[M]``.
         maps: name to ``float32[M, D]``.
         shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
-        scale: colour scale of the pictures: the largest needed so far, so that it never narrows.
+        scale: colour scale of the pictures, that of the first reference: of maps as shares of their own size.
         frozen: ``int64[M]``, the class of each row that was explained first.
-        average_scale: colour scale of the average over a fresh sample: that of the first.
+        average_scale: colour scale of the average over a fresh sample: that of the first reference.
         importance: of each variable at the first reference; empty before it, or without named variables.
         others: name to what else was seen then: ``incomplete`` ``bool[M]``, rows not to be believed;
             ``probabilities`` ``float64[M, K]``; ``replicate`` ``float64[M, D]``, if one was made.
@@ -48,14 +48,9 @@ class References:
         return torch.equal(self.hashes, hashes) and torch.equal(self.strata, strata)
 
     def show(self, maps: Tensor) -> None:
-        """Widen the scale to ``maps`` ``float32[S, H, W]``, and compare later ones with them if there are none yet."""
+        """Compare later pictures with ``maps`` ``float32[S, H, W]``, on their scale, if there are none yet."""
         if self.shown.shape != maps.shape:
-            self.shown, self.scale = maps, 0.0
-        self.scale = max(self.scale, render.colour_scale(maps))
-
-    def widen(self, maps: Tensor) -> None:
-        """Widen the scale to the reference's ``maps``, ``float32[S, H, W]``."""
-        self.scale = max(self.scale, render.colour_scale(maps))
+            self.shown, self.scale = maps, render.colour_scale(maps)
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""
@@ -90,6 +85,9 @@ class References:
         """Compare later explanations with these."""
         columns = {what: found.columns[what] for what in ("probabilities", "replicate") if found.columns[what].shape[1]}
         self.maps[name], self.others[name] = found.maps, {"incomplete": found.incomplete, **columns}
+        if name == "first":
+            # what was drawn before it was not the reference
+            self.shown, self.scale, self.average_scale = torch.empty(0), 0.0, 0.0
 
     def promote(self, name: str, to: str) -> None:
         """Let what is kept as ``name`` also be kept as ``to``."""

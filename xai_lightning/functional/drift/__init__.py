@@ -2,7 +2,7 @@
 
 from xai_lightning.functional.drift.alarms import CONSECUTIVE, SETTLED_BELOW, Cusum, advance, converged
 from xai_lightning.functional.drift.groups import attribution_gap, drift_gap, equal_treatment_auc
-from xai_lightning.functional.drift.maps import CELLS, ZERO_MAP, pool
+from xai_lightning.functional.drift.maps import CELLS, ZERO_MAP, normalised, pool
 from xai_lightning.functional.drift.measures import (
     MEASURES,
     cosine,
@@ -57,6 +57,7 @@ __all__ = [
     "ndcg",
     "ndcg_adjusted",
     "noise_floor",
+    "normalised",
     "pool",
     "share",
     "similarity",

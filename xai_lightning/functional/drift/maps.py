@@ -34,3 +34,21 @@ def pool(maps: Tensor) -> Tensor:
         values = torch.nn.functional.adaptive_avg_pool2d(values.sum(1, keepdim=True), cells)
     values = values.flatten(1)
     return values.masked_fill(values.abs() < NEGLIGIBLE * values.abs().amax(1, keepdim=True), 0.0)
+
+
+def normalised(maps: Tensor) -> Tensor:
+    """Maps of any size as shares of their own: absolute values of each add up to 1. Zero maps stay.
+
+    Args:
+        maps: float[N, ...].
+
+    Returns:
+        Like ``maps``; values that are not finite make the whole map NaN.
+
+    Example:
+        >>> normalised(torch.tensor([[3.0, -1.0], [0.0, 0.0]]))
+        tensor([[ 0.7500, -0.2500],
+                [ 0.0000,  0.0000]])
+    """
+    sizes = maps.abs().flatten(1).sum(1).clamp(min=ZERO_MAP)
+    return maps / sizes.reshape(-1, *[1] * (maps.dim() - 1))

@@ -22,14 +22,15 @@ MOST_FRAMES, MOST_SAMPLES = 12, 6
 _TOP, _LEFT, _TILE, _GAP, _BOTTOM = 30, 132, 62, 4, 30
 
 
-def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], scale: float) -> Picture:
+def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], scale: float, note: str = "") -> Picture:
     """One row per sample, one column per validation: when did what the model looks at change?
 
     Args:
-        maps: float[T, S, H, W], of S samples at T validations, in units of the explained scalar.
+        maps: float[T, S, H, W], of S samples at T validations.
         numbers: of the T validations.
         labels: one text per sample.
         scale: the largest absolute value that is told apart.
+        note: what the numbers are.
 
     Returns:
         uint8[H, W, 3]; of more than 12 validations evenly chosen ones, the first and the last always.
@@ -64,8 +65,8 @@ def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], sc
         for column, frame in enumerate(frames):
             write(figure, str(numbers[frame]), _LEFT + column * (_TILE + _GAP) + _TILE / 2, 15, "center")
         for row in range(rows):
-            lines = "\n".join(short(line, 19) for line in labels[row].splitlines()[:2])
+            lines = "\n".join(short(line, 19) for line in labels[row].splitlines()[:3])
             write(figure, lines, 6, _TOP + row * (_TILE + _GAP) + _TILE / 2, "left", size=8)
-        note = f"red speaks for what is explained, blue against it; full colour is {scale:.3g}"
-        write(figure, note, 6, height - 14, "left", size=8)
+        legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}"
+        write(figure, legend, 6, height - 14, "left", size=8)
         return pixels(figure)

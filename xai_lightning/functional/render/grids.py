@@ -23,8 +23,8 @@ from xai_lightning.functional.render.canvas import (
 
 MOST_ROWS = 8
 _COLUMNS = ("input", "reference", "now", "difference")
-_TOP, _BOTTOM, _GAP, _FRAME = 28, 44, 6, 205
-_TALLEST, _LARGEST_TILE, _NARROWEST, _LOWEST = 700, 150, 66, 28
+_TOP, _BOTTOM, _GAP, _FRAME = 28, 56, 6, 205
+_TALLEST, _LARGEST_TILE, _NARROWEST, _LOWEST = 700, 150, 66, 40
 
 
 def attribution_grid(
@@ -35,6 +35,7 @@ def attribution_grid(
     labels: Sequence[str],
     scale: float,
     incomplete: Sequence[bool] = (),
+    note: str = "",
 ) -> Picture:
     """One row per sample: the input, its attribution at the reference and now, and their difference.
 
@@ -47,9 +48,10 @@ def attribution_grid(
             them out of the picture.
         reference: float[N, C, H, W] (channels are summed) or float[N, H, W], of any resolution.
         now: float, of the shape of ``reference``.
-        labels: One text per sample, of one or two short lines.
+        labels: One text per sample, of up to three short lines.
         scale: The largest absolute value that is told apart (see :func:`colour_scale`), positive.
         incomplete: Which samples' attributions miss what they should add up to; they are marked.
+        note: What the numbers of the scale are.
 
     Returns:
         uint8[H, W, 3], at most 900 pixels wide and 700 high; only the first 8 samples are shown.
@@ -76,6 +78,8 @@ def attribution_grid(
         figure.figimage(canvas, origin="upper")
         notes = ["grey: not finite"] * (not (current - then).isfinite().all())
         _caption(figure, grid, scale, [*notes, *["! incomplete"] * any(incomplete)])
+        start, right = grid.corner(0, 1)[1], grid.corner(0, len(_COLUMNS))[1] - _GAP
+        write(figure, note, (start + right) / 2, canvas.shape[0] - 8, "center", size=8)
         _mark(figure, grid, incomplete, hidden=inputs is None)
         return pixels(figure)
 
@@ -121,7 +125,7 @@ def _images(x: Tensor) -> Tensor:
 
 
 def _grid(labels: Sequence[str], size: Sequence[int]) -> _Grid:
-    texts = ["\n".join(short(line, 18) for line in label.splitlines()[:2]) for label in labels]
+    texts = ["\n".join(short(line, 18) for line in label.splitlines()[:3]) for label in labels]
     longest = max(len(line) for text in texts for line in text.split("\n"))
     tallest = min(_LARGEST_TILE, (_TALLEST - _TOP - _BOTTOM) // len(texts) - _GAP)
     zoom = min(tallest / size[0], _LARGEST_TILE / size[1])

@@ -34,6 +34,7 @@ def series_bands(
     channels: Sequence[str],
     titles: Sequence[str],
     scale: float,
+    note: str = "",
 ) -> Picture:
     """Curves of some channels over a band that is coloured by attribution; beneath it, a band of the reference.
 
@@ -46,6 +47,7 @@ def series_bands(
         channels: name of each channel.
         titles: one line for each series.
         scale: the largest absolute value that is told apart.
+        note: what the numbers are.
 
     Returns:
         uint8[H, W, 3]; of more than 4 series or channels 4 are shown.
@@ -90,10 +92,10 @@ def series_bands(
                 size=10,
             )
         for row in range(rows):
-            lines = "\n".join(short(line, 19) for line in titles[row].splitlines()[:2])
+            lines = "\n".join(short(line, 19) for line in titles[row].splitlines()[:3])
             write(figure, lines, 6, _TOP + row * (_HEIGHT + _STRIP + _GAP) + _HEIGHT / 2, "left", size=8)
-        note = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g}"
-        write(figure, note, 6, height - 12, "left", size=8, ink=FAINT)
+        legend = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g} {note}"
+        write(figure, legend, 6, height - 12, "left", size=8, ink=FAINT)
         return pixels(figure)
 
 

@@ -33,6 +33,7 @@ def token_lines(
     *,
     titles: Sequence[str],
     scale: float,
+    note: str = "",
 ) -> Picture:
     """Each text twice, coloured by the attribution of its tokens now and at the reference.
 
@@ -44,6 +45,7 @@ def token_lines(
         reference: float[N, T], likewise at the reference; None leaves its lines out.
         titles: one line for each text.
         scale: the largest absolute value that is told apart.
+        note: what the numbers are.
 
     Returns:
         uint8[H, W, 3], 860 pixels wide; only the first 8 texts are shown.
@@ -77,11 +79,11 @@ def token_lines(
                 y += _LINE
             y += 4
         y += 5
-    note = f"red speaks for what is explained, blue against it; full colour is {scale:.3g}"
+    legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}"
     with style.context("default"):
         figure = Figure(inches(_WIDTH, height))
         figure.figimage(canvas.numpy(), origin="upper")
-        for text, x, down, size, ink in [*texts, (note, 8, height - 12, 8, FAINT)]:
+        for text, x, down, size, ink in [*texts, (legend, 8, height - 12, 8, FAINT)]:
             write(figure, text, x, down, "left", size=size, ink=ink, mono=x == _LEFT)
         return pixels(figure)
 

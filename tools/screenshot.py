@@ -31,20 +31,22 @@ SHORTCUT = f"^attribution/{IG}/region|^drift/{IG}/(cosine/previous/mean|alarm$)"
 
 
 class View(NamedTuple):
-    """What is shown of a log folder: the names of curves and pictures, or TensorBoard's page of all pictures."""
+    """What is shown of a log folder: names of curves and pictures, or the page of all pictures; the width of a card."""
 
     log: str
     names: str | None
     height: int
+    width: int | None = None
+    actual: bool = False
 
 
 VIEWS = {
     "tensorboard": View("adult", CURVES, 1140),
     "tensorboard_images": View("adult", None, 1140),
-    "shortcut_curves": View("mnist", SHORTCUT, 560),
-    "shortcut_maps": View("mnist", f"^attribution/{IG}/(maps|film|average|similarity)", 1900),
-    "text": View("text", f"^attribution/{IG}/tokens|^drift/{IG}/predictions/first/churn", 900),
-    "motion": View("motion", f"^attribution/{IG}/(series|importance)", 900),
+    "shortcut_curves": View("mnist", SHORTCUT, 730),
+    "shortcut_maps": View("mnist", f"^attribution/{IG}/(film|average)", 1060, 440),
+    "text": View("text", f"^attribution/{IG}/tokens", 660, 860, actual=True),
+    "motion": View("motion", f"^attribution/{IG}/(series|importance)", 660, 560),
 }
 
 
@@ -113,11 +115,19 @@ def main() -> None:
         page = "#images" if view.names is None else f"?smoothing=0&tagFilter={quote(view.names)}#timeseries"
         shown = tensorboard(logs / view.log, "--samples_per_plugin", "images=500")
         with shown as address, browser(height=view.height) as driver:
+            if view.width is not None:
+                driver.get(address)
+                setting = f"JSON.stringify({{timeSeriesCardMinWidth: {view.width}}})"
+                driver.execute_script(f"localStorage.setItem('_tb_global_settings', {setting})")
+            driver.get("about:blank")
             driver.get(address + page)
             time.sleep(10)
             for button in driver.find_elements(By.CSS_SELECTOR, "button.settings-button.checked"):
                 button.click()
-            time.sleep(1)
+            for button in driver.find_elements(By.CSS_SELECTOR, "image-card-component button[title*='actual']"):
+                if view.actual:
+                    button.click()
+            time.sleep(2)
             driver.save_screenshot(str(folder / f"{name}.png"))
 
 

@@ -19,7 +19,7 @@ from xai_lightning.callbacks._record import Record
 from xai_lightning.callbacks._references import References
 from xai_lightning.functional import drift, render
 
-SHARES = "shares of a map's own size"
+SHARES = "of a map's own size"
 Words = Callable[[int], str] | Sequence[str] | Mapping[int, str]
 
 
@@ -38,15 +38,21 @@ class Gallery:
     Args:
         method: its label.
         explainer: knows the kind of the inputs.
-        sensitive: variables to highlight.
+        shares: variables to highlight, by name of the share that is logged of them.
         log_inputs: whether inputs may be shown.
         words: of token ids.
     """
 
     def __init__(
-        self, method: str, explainer: Explainer, *, sensitive: Sequence[str], log_inputs: bool, words: Words | None
+        self,
+        method: str,
+        explainer: Explainer,
+        *,
+        shares: Mapping[str, Sequence[str]],
+        log_inputs: bool,
+        words: Words | None,
     ) -> None:
-        self._method, self._explainer, self._sensitive = method, explainer, sensitive
+        self._method, self._explainer, self._shares = method, explainer, shares
         self._log_inputs, self._words = log_inputs, words
 
     def add(
@@ -87,7 +93,8 @@ class Gallery:
             values,
             title=f"mean |attribution|, {self._method}",
             reference=references.importance or None,
-            highlight=self._sensitive,
+            highlight=[name for names in self._shares.values() for name in names],
+            highlighted_as=" or ".join(share.removesuffix("_share") for share in self._shares),
             intervals=list(zip(lower, upper, strict=True)),
         )
 
@@ -131,7 +138,7 @@ class Gallery:
         inputs = shown.rows.inputs if self._log_inputs else None
         first, scale, missed = references.shown, references.scale, found.incomplete[shown.places].tolist()
         record.pictures[tags.attribution(self._method, "maps")] = lambda: render.attribution_grid(
-            inputs, first, now, labels=titles, scale=scale, incomplete=missed, note=SHARES
+            inputs, first, now, labels=titles, scale=scale, incomplete=missed, note=f"parts {SHARES}"
         )
 
     def _add_film(self, record: Record, course: Course, shown: Shown, titles: Sequence[str]) -> None:

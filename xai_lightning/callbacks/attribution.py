@@ -220,8 +220,7 @@ class AttributionMonitor(TimedMonitor):
         self._rehearsal: list[Rows] = []
         self._history, self._learned = History(self.method, best_of, reference_after), False
         self._last_step = 0
-        highlighted = [*sensitive, *proxies]
-        self._gallery = Gallery(self.method, self._explainer, sensitive=highlighted, log_inputs=log_inputs, words=words)
+        self._gallery = Gallery(self.method, self._explainer, shares=self._shares, log_inputs=log_inputs, words=words)
 
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:

@@ -22,6 +22,7 @@ def bar_chart(
     title: str,
     reference: Sequence[float] | None = None,
     highlight: Collection[str] = (),
+    highlighted_as: str = "sensitive",
     intervals: Sequence[tuple[float, float]] | None = None,
 ) -> Picture:
     """Bars of the importance of each variable, with an outline of what it was at the reference.
@@ -35,7 +36,8 @@ def bar_chart(
         values: Their mean absolute attributions, in units of the explained scalar; NaN and infinity are "undefined".
         title: What is shown.
         reference: The values to compare with; NaN has no outline.
-        highlight: Variables to draw in another colour (sensitive ones); names that are no variable are ignored.
+        highlight: Variables to draw in another colour; names that are no variable are ignored.
+        highlighted_as: What those are.
         intervals: Lower and upper limit of each value; NaN has no whisker.
 
     Returns:
@@ -64,7 +66,7 @@ def bar_chart(
         axes = figure.add_subplot()
         _draw_bars(axes, bars)
         _label_bars(axes, bars)
-        _legend(figure, bars)
+        _legend(figure, bars, highlighted_as)
         axes.set_title(title + note, fontsize=12, color=INK, loc="left", parse_math=False)
         return pixels(figure)
 
@@ -119,10 +121,10 @@ def _label_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _legend(figure: Figure, bars: Sequence[_Bar]) -> None:
+def _legend(figure: Figure, bars: Sequence[_Bar], highlighted_as: str) -> None:
     kinds = [Patch(color=PLAIN, label="now")]
     if any(bar.highlighted for bar in bars):
-        kinds.append(Patch(color=HIGHLIGHTED, label="now, sensitive"))
+        kinds.append(Patch(color=HIGHLIGHTED, label=f"now, {highlighted_as}"))
     if not all(math.isnan(bar.reference) for bar in bars):
         kinds.append(Patch(facecolor="none", edgecolor=INK, linewidth=1.8, label="reference"))
     if len(kinds) > 1:

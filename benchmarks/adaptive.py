@@ -1,0 +1,81 @@
+"""How many passes adaptive integrated gradients take on trained networks, and how right they are.
+
+    python benchmarks/adaptive.py
+
+The networks of the MNIST and the Adult example, and a convolutional one on MNIST, trained for some epochs; 512
+validation samples each. Completeness errors are relative to max(|f(x) - f(b)|, a tenth of its median). Beside it the
+rule with a fixed number of 50 passes.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from adult_data import AdultDataModule
+from adult_income import quiet
+from adult_model import IncomeClassifier
+from mnist_data import read_digits, training_loader, validation_loader
+from mnist_shortcut import Reader
+from xai_lightning.functional.attribution import Explained, attribute, completeness_error, table_variables
+
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+
+
+def trained(model: pl.LightningModule, epochs: int, *data: object) -> pl.LightningModule:
+    """``model`` after some epochs."""
+    pl.seed_everything(0, verbose=False)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pl.Trainer(max_epochs=epochs, accelerator="cpu", **QUIET).fit(model, *data)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def tell(label: str, network: nn.Module, x: Tensor, targets: Tensor) -> None:
+    """Print one line for each rule."""
+    variables = table_variables(x[0].numel())
+    for rule, options in (("adaptive", {}), ("50 passes", {"tolerance": None})):
+        explained = Explained(network)
+        found = attribute(
+            "integrated_gradients",
+            explained,
+            x,
+            targets,
+            baselines=torch.zeros_like(x[:1]),
+            variables=variables,
+            seeds=range(len(x)),
+            options=options,
+        )
+        error = completeness_error(found.gap, found.change)
+        within = (error <= 0.01).double().mean()
+        passes = explained.gradients / len(x)
+        told = f"error at most 1 % for {within:.1%}, worst {error.max():.1%}"
+        print(f"{label}, {rule}: {passes:.1f} passes on average; {told}", flush=True)
+
+
+def main() -> None:
+    """Train three networks, and tell of each."""
+    torch.set_num_threads(2)
+    training, validation = read_digits()
+    loaders = training_loader(training, (0.0, 0.0), 0), validation_loader(validation)
+    pictures, labels = validation.pictures[:512], validation.labels[:512]
+    tell("MNIST, dense", trained(Reader(), 10, *loaders), pictures, labels)
+    convolution = Reader()
+    convolution.net = nn.Sequential(
+        *(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(800, 10)),
+    )
+    tell("MNIST, convolutional", trained(convolution, 5, *loaders), pictures, labels)
+    census = AdultDataModule()
+    model = trained(IncomeClassifier(census.width), 8, census)
+    rows = next(iter(census.val_dataloader()))
+    tell("Adult", model, rows["x"][:512].float(), rows["y"][:512].long())
+
+
+if __name__ == "__main__":
+    main()

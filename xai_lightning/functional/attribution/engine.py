@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-import captum.attr
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from xai_lightning.functional.attribution.adaptive import refine
 from xai_lightning.functional.attribution.explained import Explained
 from xai_lightning.functional.attribution.methods import METHODS, PRIVATE, Method, Smooth
 from xai_lightning.functional.attribution.variables import Variables
-from xai_lightning.functional.rng import isolated
+from xai_lightning.functional.rng import isolated, random_words
 
 NUMBERS_AT_ONCE = 2**19
 """How many input numbers one forward pass may hold: it bounds memory, and changes no result.
@@ -57,6 +56,18 @@ class Question(NamedTuple):
         inputs, targets, rest, baselines, background = self
         cut = [tuple(x[where] for x in group) for group in (inputs, rest, baselines)]
         return Question(cut[0], targets[where], cut[1], cut[2], background)
+
+    def repeated(self, count: int, stdevs: float | Sequence[float]) -> "Question":
+        """``count`` copies of the only sample, with Gaussian noise on its inputs."""
+        sizes = (stdevs,) * len(self.inputs) if isinstance(stdevs, int | float) else stdevs
+        noisy = []
+        for x, size in zip(self.inputs, sizes, strict=True):
+            copies = x.expand(count, *x.shape[1:])
+            # drawn in single precision, as captum's noise tunnel does
+            noise = torch.normal(0, torch.full(copies.shape, float(size), device=x.device)).to(x.dtype)
+            noisy.append(copies + noise if x.is_floating_point() else copies)
+        rest, baselines = (tuple(x.expand(count, *x.shape[1:]) for x in group) for group in (self.rest, self.baselines))
+        return Question(tuple(noisy), self.targets.expand(count), rest, baselines, self.background)
 
     @property
     def numbers(self) -> int:
@@ -113,9 +124,39 @@ class Run(NamedTuple):
 def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
     """Attributions, the same for any batching."""
     with _out_of_place(how.explained):
-        if how.options.get("tolerance") is not None and not how.smooth:
-            return _refined(how, question)
-        return _checked(how, question, _pieces(how, question, seeds))
+        if how.smooth:
+            unknown = torch.full((len(question.targets),), math.nan, dtype=torch.float64)
+            return Found(_smoothed(how, question, seeds), unknown, unknown)
+        return _found(how, question, seeds)
+
+
+def _found(how: Run, question: Question, seeds: Sequence[int]) -> Found:
+    if how.options.get("tolerance") is not None:
+        return _refined(how, question)
+    return _checked(how, question, _spread(how, _pieces(how, question, seeds)))
+
+
+def _smoothed(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
+    """Each sample's copies with noise of its own seed are explained like any samples, and averaged."""
+    parts, options = [], {**SMOOTH_OPTIONS, **how.options}
+    for i, seed in enumerate(seeds):
+        one = question.take(slice(i, i + 1))
+        with isolated(seed):
+            noisy = one.repeated(int(options["nt_samples"]), options["stdevs"])
+        copies = _pieces_or_refined(how, noisy, random_words([seed], len(noisy.targets))[0].abs().tolist())
+        parts.append(tuple(SMOOTHERS[how.smooth or "smoothgrad"](each) for each in copies))
+    return _spread(how, tuple(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _pieces_or_refined(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
+    return _refined(how, question).values if how.options.get("tolerance") is not None else _pieces(how, question, seeds)
+
+
+SMOOTHERS: dict[Smooth, Callable[[Tensor], Tensor]] = {
+    "smoothgrad": lambda copies: copies.mean(dim=0, keepdim=True),
+    "smoothgrad_sq": lambda copies: copies.square().mean(dim=0, keepdim=True),
+    "vargrad": lambda copies: copies.var(dim=0, keepdim=True, correction=0),
+}
 
 
 @contextmanager
@@ -159,7 +200,7 @@ def _gradient(how: Run, piece: Question, points: Inputs, sample: Tensor) -> tupl
 
 def _checked(how: Run, question: Question, values: Inputs) -> Found:
     """With the gap to what the attributions should add up to, for methods that promise it: see `proof`."""
-    if not how.spec.complete or how.smooth:
+    if not how.spec.complete:
         unknown = torch.full((len(question.targets),), math.nan, dtype=torch.float64)
         return Found(values, unknown, unknown)
     change = _mean_change(how, question) if how.spec.background else _change(how, question)
@@ -202,7 +243,7 @@ def _mean_change(how: Run, question: Question) -> Tensor:
 
 def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
     own = how.spec.background and question.background is None
-    if how.smooth or own or (how.spec.random and not how.spec.seeded):
+    if own or (how.spec.random and not how.spec.seeded):
         parts = []
         for i, seed in enumerate(seeds):
             with isolated(seed):
@@ -226,8 +267,6 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
     method = spec.make(how.explained, how.layer)
     if spec.gradient and not spec.layer and spec.rules is None:
         method.gradient_func = _gradients
-    if how.smooth:
-        method = captum.attr.NoiseTunnel(method)
     with warnings.catch_warnings(), torch.set_grad_enabled(spec.gradient):
         # captum announces hooks and attributes that it sets; the caller's guard puts them back
         for announced in ("Setting forward, backward hooks", "Setting backward hooks", "Applying"):
@@ -236,7 +275,7 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
     found = tuple(x.detach() for x in ((found,) if isinstance(found, Tensor) else tuple(found)))
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
         raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")
-    return _spread(found, how.variables) if spec.masked else found
+    return found
 
 
 def _gradients(forward_fn: Any, inputs: Inputs, target_ind: None, additional_forward_args: tuple[Any, ...]) -> Inputs:
@@ -247,7 +286,7 @@ def _gradients(forward_fn: Any, inputs: Inputs, target_ind: None, additional_for
 
 def _arguments(how: Run, question: Question) -> dict[str, Any]:
     spec, options = how.spec, how.options
-    given = {key: value for key, value in options.items() if key not in PRIVATE}
+    given = {key: value for key, value in options.items() if key not in PRIVATE and key not in SMOOTH_OPTIONS}
     for own in spec.own:
         given.pop(own, None)
     given["additional_forward_args"] = (question.targets, *question.rest)
@@ -267,9 +306,6 @@ def _arguments(how: Run, question: Question) -> dict[str, Any]:
     if how.name in INTERNAL and room < how.passes:
         least = 2 if how.name == "conductance" else 1
         given.setdefault("internal_batch_size", max(least, room) * len(question.targets))
-    if how.smooth:
-        given |= {"nt_type": how.smooth, **{k: given.get(k, v) for k, v in SMOOTH_OPTIONS.items()}}
-        given.setdefault("nt_samples_batch_size", max(1, min(room // how.passes, given["nt_samples"])))
     return given
 
 
@@ -282,9 +318,11 @@ def _masks(variables: tuple[Variables, ...], device: torch.device) -> Inputs:
     return tuple(masks)
 
 
-def _spread(found: Inputs, variables: tuple[Variables, ...]) -> Inputs:
-    """A variable's number spread evenly over its columns, so that sums within variables are right."""
-    pairs = zip(found, variables, strict=True)
+def _spread(how: Run, found: Inputs) -> Inputs:
+    """A variable's number, which masked methods repeat, spread evenly over its columns: sums within it are right."""
+    if not how.spec.masked:
+        return found
+    pairs = zip(found, how.variables, strict=True)
     return tuple(x / v.sizes.to(x.device)[v.mask.to(x.device)] for x, v in pairs)
 
 

@@ -382,7 +382,7 @@ def test_any_method_can_be_smoothed_and_agrees_with_captums_noise_tunnel(method:
         x = given.inputs[0][:1].clone().requires_grad_(True)
         expected = tunnel.attribute(x, nt_type=smooth, nt_samples=3, stdevs=0.2, nt_samples_batch_size=3, **arguments)
     # captum forms occlusions in single precision, and variances as a difference of squares
-    torch.testing.assert_close(found.values[0][:1], expected.detach(), atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(found.values[0][:1], expected.detach().double(), atol=1e-8, rtol=1e-6)
 
 
 def test_an_unused_input_gets_zeros_also_with_frozen_parameters() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import captum.attr
 from torch import nn
 
+from xai_lightning.functional.attribution.ablation import Ablation, Windows
 from xai_lightning.functional.attribution.adaptive import MOST_PASSES
 from xai_lightning.functional.attribution.permutation import DonorPermutation
 from xai_lightning.functional.attribution.relevance import Relevance
@@ -173,10 +174,10 @@ METHODS: dict[str, Method] = {
         rules="guided",
     ),
     "feature_ablation": Method(
-        _of(captum.attr.FeatureAblation), lambda o, v: Passes(1 + v, 0), layouts=LAYOUTS, gradient=False, masked=True
+        _of(Ablation), lambda o, v: Passes(1 + v, 0), layouts=LAYOUTS, gradient=False, masked=True
     ),
     "occlusion": Method(
-        _of(captum.attr.Occlusion),
+        _of(Windows),
         lambda o, v: Passes(1 + int(o["windows"]), 0),
         _window,
         layouts=LAYOUTS,

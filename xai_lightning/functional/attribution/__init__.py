@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_lightning.functional.attribution.engine import (
+from xai_lightning.functional.attribution.choices import check_inputs, check_method, resolve_options
+from xai_lightning.functional.attribution.engine import custom_attributions, proof, run
+from xai_lightning.functional.attribution.explained import Explained, Signature
+from xai_lightning.functional.attribution.methods import METHODS, SMOOTHS, Layout, Method, Passes, Smooth
+from xai_lightning.functional.attribution.question import (
     NUMBERS_AT_ONCE,
     SMOOTH_OPTIONS,
     Custom,
@@ -15,21 +19,6 @@ from xai_lightning.functional.attribution.engine import (
     Inputs,
     Question,
     Run,
-    custom_attributions,
-    proof,
-    run,
-)
-from xai_lightning.functional.attribution.explained import Explained, Signature
-from xai_lightning.functional.attribution.methods import (
-    METHODS,
-    SMOOTHS,
-    Layout,
-    Method,
-    Passes,
-    Smooth,
-    check_inputs,
-    check_method,
-    resolve_options,
 )
 from xai_lightning.functional.attribution.scalars import Kind, Task, centred, margin, output_tensor
 from xai_lightning.functional.attribution.variables import Variables, grid_variables, per_variable, table_variables

@@ -4,122 +4,26 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor, nn
 
-from xai_lightning.functional.attribution.adaptive import fixed, refine
 from xai_lightning.functional.attribution.explained import Explained
-from xai_lightning.functional.attribution.methods import METHODS, PRIVATE, Method, Smooth
+from xai_lightning.functional.attribution.methods import PRIVATE, Method, Smooth
+from xai_lightning.functional.attribution.paths import by_rule, refined
+from xai_lightning.functional.attribution.question import (
+    SMOOTH_OPTIONS,
+    Custom,
+    Found,
+    Inputs,
+    Question,
+    Run,
+)
 from xai_lightning.functional.attribution.variables import Variables
 from xai_lightning.functional.rng import isolated, random_words
 
-NUMBERS_AT_ONCE = 2**19
-"""How many input numbers one forward pass may hold: it bounds memory, and changes no result.
-
-On CPUs blocks of this size still fit the caches: small tables and ResNets pass fastest so (`benchmarks/methods.py`)."""
-KEPT = 32
-
-SMOOTH_OPTIONS = {"nt_samples": 10, "stdevs": 0.1}
 INTERNAL = ("layer_integrated_gradients", "conductance", "internal_influence")
-
-Inputs = tuple[Tensor, ...]
-Custom = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
-
-
-class Question(NamedTuple):
-    """What is asked of a method about some samples.
-
-    Args:
-        inputs: ``[N, ...]`` each.
-        targets: ``[N]``.
-        rest: further arguments of the explained module: masks of a segmentation, then the network's extras.
-        baselines: ``[N, ...]`` each.
-        background: ``[B, ...]`` each; None: each sample's own baseline.
-    """
-
-    inputs: Inputs
-    targets: Tensor
-    rest: tuple[Tensor, ...]
-    baselines: Inputs
-    background: Inputs | None
-
-    @property
-    def behind(self) -> Inputs:
-        """The background, or of a sample alone its own baseline."""
-        return self.baselines if self.background is None else self.background
-
-    def take(self, where: slice) -> "Question":
-        """The same about the samples at ``where``."""
-        inputs, targets, rest, baselines, background = self
-        cut = [tuple(x[where] for x in group) for group in (inputs, rest, baselines)]
-        return Question(cut[0], targets[where], cut[1], cut[2], background)
-
-    def repeated(self, count: int, stdevs: float | Sequence[float]) -> "Question":
-        """``count`` copies of the only sample, with Gaussian noise on its inputs."""
-        sizes = (stdevs,) * len(self.inputs) if isinstance(stdevs, int | float) else stdevs
-        noisy = []
-        for x, size in zip(self.inputs, sizes, strict=True):
-            copies = x.expand(count, *x.shape[1:])
-            # drawn in single precision, as captum's noise tunnel does
-            noise = torch.normal(0, torch.full(copies.shape, float(size), device=x.device)).to(x.dtype)
-            noisy.append(copies + noise if x.is_floating_point() else copies)
-        rest, baselines = (tuple(x.expand(count, *x.shape[1:]) for x in group) for group in (self.rest, self.baselines))
-        return Question(tuple(noisy), self.targets.expand(count), rest, baselines, self.background)
-
-    @property
-    def numbers(self) -> int:
-        """Numbers in one sample."""
-        return sum(max(1, x[0].numel()) for x in self.inputs)
-
-
-class Found(NamedTuple):
-    """What a method found.
-
-    Args:
-        values: ``[N, ...]``, one per input, or one of the layer.
-        gap: ``float64[N]``, sum of the attributions minus the change; NaN where it was not looked at.
-        change: ``float64[N]``, f(x) - f(baseline); likewise.
-    """
-
-    values: Inputs
-    gap: Tensor
-    change: Tensor
-
-
-class Run(NamedTuple):
-    """How a method is run.
-
-    Args:
-        name: a key of METHODS.
-        explained: network and scalar.
-        variables: of each input.
-        options: resolved ones.
-        layer: for methods that need one.
-        smooth: average over noisy copies of the input.
-        at_once: numbers in one forward pass.
-    """
-
-    name: str
-    explained: Explained
-    variables: tuple[Variables, ...]
-    options: Mapping[str, Any]
-    layer: nn.Module | None
-    smooth: Smooth | None
-    at_once: int
-
-    @property
-    def spec(self) -> Method:
-        """The method's row."""
-        return METHODS[self.name]
-
-    @property
-    def passes(self) -> int:
-        """The larger number of passes per sample."""
-        return max(self.spec.cost(self.options, sum(v.number for v in self.variables)))
 
 
 def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
@@ -133,7 +37,7 @@ def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
 
 def _found(how: Run, question: Question, seeds: Sequence[int]) -> Found:
     if how.options.get("tolerance") is not None:
-        return _refined(how, question)
+        return refined(how, question)
     return _checked(how, question, _spread(how, _pieces(how, question, seeds)))
 
 
@@ -150,7 +54,7 @@ def _smoothed(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
 
 
 def _pieces_or_refined(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
-    return _refined(how, question).values if how.options.get("tolerance") is not None else _pieces(how, question, seeds)
+    return refined(how, question).values if how.options.get("tolerance") is not None else _pieces(how, question, seeds)
 
 
 SMOOTHERS: dict[Smooth, Callable[[Tensor], Tensor]] = {
@@ -171,32 +75,6 @@ def _out_of_place(network: nn.Module) -> Iterator[None]:
     finally:
         for module in found:
             vars(module)["inplace"] = True
-
-
-def _refined(how: Run, question: Question) -> Found:
-    # the gradients of all nodes are kept to the end: more than one forward pass holds, and still bounded
-    size = max(1, KEPT * how.at_once // (question.numbers * how.passes))
-    found = []
-    for i in range(0, len(question.targets), size):
-        piece = question.take(slice(i, i + size))
-        gradient = partial(_gradient, how, piece)
-        found.append(refine(gradient, piece.inputs, piece.baselines, tolerance=how.options["tolerance"]))
-    values = tuple(torch.cat(each) for each in zip(*(part.values for part in found), strict=True))
-    return Found(values, torch.cat([part.gap for part in found]), torch.cat([part.change for part in found]))
-
-
-def _gradient(how: Run, piece: Question, points: Inputs, sample: Tensor) -> tuple[Tensor, Inputs]:
-    """Scalars and gradients at ``points``, in blocks that fit at once."""
-    size = max(1, how.at_once // piece.numbers)
-    scalars, gradients = [], []
-    for i in range(0, len(sample), size):
-        of = sample[i : i + size]
-        given = tuple(x[i : i + size].requires_grad_(True) for x in points)
-        # a clone: a network may write into its input, which a leaf does not allow
-        found = how.explained(*(x.clone() for x in given), piece.targets[of], *(extra[of] for extra in piece.rest))
-        gradients.append(torch.autograd.grad(found.sum(), given))
-        scalars.append(found.detach())
-    return torch.cat(scalars), tuple(torch.cat(each) for each in zip(*gradients, strict=True))
 
 
 def _checked(how: Run, question: Question, values: Inputs) -> Found:
@@ -242,24 +120,9 @@ def _mean_change(how: Run, question: Question) -> Tensor:
     return torch.cat(changes)
 
 
-def _by_rule(how: Run, question: Question) -> Inputs:
-    """Integrated gradients by one of captum's rules; captum forms all points of all samples before it begins."""
-    steps, nodes = approximation_parameters(str(how.options.get("method", "gausslegendre")))
-    count = int(how.options["n_steps"])
-    places, weights = (torch.tensor([float(v) for v in each(count)], dtype=torch.float64) for each in (nodes, steps))
-    held = max(1, how.at_once // question.numbers)
-    parts = []
-    for i in range(0, len(question.targets), held):
-        piece = question.take(slice(i, i + held))
-        together, gradient = max(1, held // len(piece.targets)), partial(_gradient, how, piece)
-        rule: Any = {"places": places, "weights": weights, "together": together}
-        parts.append(fixed(gradient, piece.inputs, piece.baselines, **rule))
-    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
-
-
 def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
     if how.name == "integrated_gradients":
-        return _by_rule(how, question)
+        return by_rule(how, question)
     own = how.spec.background and question.background is None
     if own or (how.spec.random and not how.spec.seeded):
         parts = []

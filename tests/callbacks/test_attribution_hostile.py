@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -304,6 +305,41 @@ def test_regions_are_found_in_the_maps_of_a_convolution() -> None:
     shares = [curves(sink)[f"attribution/grad_cam/region/{side}"][0] for side in ("left", "right")]
     assert sum(shares) == pytest.approx(1.0)
     assert min(shares) > 0.1
+
+
+# --- pictures
+
+
+class Growing(Learner):
+    """Doubles its last layer at each epoch, by hand: explanations grow, and do not turn."""
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            with torch.no_grad():
+                self.net[-1].weight.mul_(2.0)
+                self.net[-1].bias.mul_(2.0)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_colours_are_those_of_the_reference_and_an_unturned_map_shows_no_difference(after: int) -> None:
+    """Read back from the pixels: the same scale at every validation, and neutral tiles where nothing turned."""
+    sink = MemorySink()
+    net = lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))  # noqa: E731
+    data = Items(lambda i: (draw(1, 8, 8, seed=i), i % 2), 16)
+    monitor = AttributionMonitor("input_x_gradient", network="net", probe_size=8, reference_after=after, sinks=[sink])
+    pl.seed_everything(0, verbose=False)
+    trainer = pl.Trainer(max_epochs=4, callbacks=[monitor], **QUIET)
+    trainer.fit(Growing(seeded(net), cross_entropy, lr=0.0), DataLoader(data, 8), DataLoader(data, 8))
+    scales = curves(sink)["xai/input_x_gradient/colour_scale"]
+    assert scales[after - 1 :] == [scales[after - 1]] * (5 - after)
+    pictures = [picture for _, name, picture in sink.pictures if name.endswith("/maps")]
+    for picture in pictures[after - 1 :]:
+        neutral = (picture == 247).all(axis=-1)
+        rows = np.flatnonzero(neutral.sum(axis=1) > 40)
+        tile = neutral[rows[len(rows) // 2]]
+        last = np.flatnonzero(tile)[-40:]
+        assert last[-1] - last[0] < 80, "the difference panel is one even tile"
+        assert tile[last[0] : last[-1] + 1].all()
 
 
 # --- references and noise

@@ -13,6 +13,7 @@ from xai_lightning.functional.render import (
     NEUTRAL,
     UNDEFINED,
     attribution_grid,
+    average_map,
     bar_chart,
     filmstrip,
     series_bands,
@@ -41,6 +42,57 @@ def count(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
 def ink(picture: np.ndarray) -> int:
     """Dark grey pixels: text."""
     return int((back(picture).max(-1) < 90).sum())
+
+
+# --- for everybody
+
+
+def seen_with(matrix: list[list[float]], colour: tuple[int, int, int]) -> np.ndarray:
+    """Linear light of a colour as it is seen with a deficiency of sight."""
+    light = (np.asarray(colour) / 255) ** 2.2
+    return np.clip(np.asarray(matrix) @ light, 0, 1)
+
+
+DEFICIENCIES = {  # Machado, Oliveira and Fernandes 2009, full severity
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@pytest.mark.parametrize("kind", DEFICIENCIES)
+def test_for_and_against_are_told_apart_by_every_eye(kind: str) -> None:
+    red, blue, grey = (seen_with(DEFICIENCIES[kind], colour) for colour in (RED, BLUE, NEUTRAL))
+    assert np.abs(red - blue).max() > 0.1
+    assert min(np.abs(red - grey).max(), np.abs(blue - grey).max()) > 0.5
+
+
+def test_pictures_bring_their_own_ground_so_that_they_are_read_on_a_dark_page_too() -> None:
+    maps, texts = noise(2, 4, 4), [["a", "b"]] * 2
+    pictures = [
+        attribution_grid(maps[:, None], maps, maps, labels=["a", "b"], scale=1.0),
+        filmstrip(maps[None], [1], labels=["a", "b"], scale=1.0),
+        token_lines(texts, maps[:, 0, :2], None, titles=["a", "b"], scale=1.0),
+        series_bands(None, maps, maps, channels=list("abcd"), titles=["a", "b"], scale=1.0),
+        bar_chart(["a", "b"], [1.0, 2.0], title="bars"),
+        similarity(torch.eye(2), [1, 2], title="similarity"),
+        average_map(maps[0].abs(), maps[1].abs(), scale=1.0, title="average"),
+    ]
+    for picture in pictures:
+        corners = back(picture)[[0, 0, -1, -1], [0, -1, 0, -1]]
+        assert (corners == 255).all()
+
+
+def test_an_average_map_has_one_scale_for_both_panels() -> None:
+    whole, nothing = torch.ones(4, 4), torch.zeros(4, 4)
+    bright, dark = (253, 231, 55), (0, 34, 77)
+    picture = average_map(whole, nothing, scale=1.0, title="average")
+    counts = [int((np.abs(back(picture).astype(int) - c).max(-1) < 20).sum()) for c in (bright, dark)]
+    assert counts[0] > 10_000
+    assert counts[1] > 10_000
+    assert abs(counts[0] - counts[1]) < 0.1 * counts[0]
+    with pytest.raises(ValueError, match="equal shape"):
+        average_map(whole, torch.zeros(3, 3), scale=1.0, title="average")
 
 
 # --- films

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from learners import QUIET, Items, Learner, cross_entropy, curves, draw, fitted, seeded, table, table_net
 from xai_lightning import AttributionMonitor, MemorySink
 from xai_lightning.callbacks._course import Course
+from xai_lightning.callbacks._draw import row_hash
 from xai_lightning.callbacks._strata import Strata
 
 
@@ -305,6 +306,90 @@ def test_regions_are_found_in_the_maps_of_a_convolution() -> None:
     shares = [curves(sink)[f"attribution/grad_cam/region/{side}"][0] for side in ("left", "right")]
     assert sum(shares) == pytest.approx(1.0)
     assert min(shares) > 0.1
+
+
+def test_thinned_hashes_see_all_of_an_input() -> None:
+    """An even stride over the numbers would read one column of a picture, or one channel of a series."""
+    for shape in ((1, 1024, 1024), (3, 256, 256), (1024, 64), (2048, 12)):
+        x = torch.zeros(8, *shape)
+        x[:, ..., 1:] = torch.randn(8, *shape[:-1], shape[-1] - 1, generator=torch.Generator().manual_seed(0))
+        assert len(set(row_hash([x], 0, 1024).tolist())) == 8
+
+
+def test_an_evaluation_does_not_change_the_scale_of_a_regressions_targets() -> None:
+    """The standard deviation of the first validation is frozen: another set may not make drift."""
+
+    def row(scale: float) -> Any:
+        return lambda i: (table(i)[0], scale * table(i)[0].sum()[None])
+
+    def loss(net: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.mse_loss(net(batch[0]), batch[1])
+
+    sink = MemorySink()
+    monitor = AttributionMonitor("saliency", task="regression", network="net", sinks=[sink])
+    model = Learner(seeded(lambda: nn.Linear(5, 1)), loss, lr=0.0)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[monitor], **QUIET)
+    data, other = (DataLoader(Items(row(scale), 32), 8) for scale in (1.0, 100.0))
+    trainer.fit(model, data, data)
+    trainer.validate(model, other, verbose=False)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, data, data)
+    assert curves(sink)["drift/saliency/magnitude/first/mean"] == [0.0, 0.0]
+
+
+def test_a_given_probe_is_told_and_halved_at_its_own_size(caplog: pytest.LogCaptureFixture) -> None:
+    given = (torch.stack([table(i)[0] for i in range(8)]), torch.tensor([table(i)[1] for i in range(8)]))
+    sink = MemorySink()
+    with caplog.at_level("INFO"):
+        monitor = AttributionMonitor("saliency", network="net", probe=given, sinks=[sink])
+        fitted(seeded(table_net), cross_entropy, Items(table, 48), monitor, epochs=1)
+    assert "explains about 8 samples and 4 fresh ones" in caplog.text
+    assert curves(sink)["xai/saliency/forward_passes"] == [2 * (8 + 4)]
+
+
+def test_a_monitor_learns_anew_in_another_training() -> None:
+    """Law 8: another network and other data are no failures of the first ones' shapes."""
+    sink = MemorySink()
+    monitor = AttributionMonitor("saliency", network="net", sinks=[sink])
+    fitted(seeded(table_net), cross_entropy, Items(table, 32), monitor, epochs=1)
+    with pytest.warns(UserWarning, match="the validation data changed"):
+        fitted(
+            seeded(lambda: nn.Linear(3, 4)),
+            cross_entropy,
+            Items(lambda i: (draw(3, seed=i), i % 4), 32),
+            monitor,
+            epochs=1,
+        )
+    assert "importance/saliency/column_2" in curves(sink)
+
+
+def test_names_are_fixed_from_the_second_validation_on_wherever_the_reference_lies() -> None:
+    """Law 4."""
+    sink = MemorySink()
+    monitor = AttributionMonitor("gradient_shap", network="net", reference_after=4, probe_size=16, sinks=[sink])
+    fitted(seeded(table_net), cross_entropy, Items(table, 32), monitor, epochs=5)
+    names: dict[int, set[str]] = {}
+    for step, name, _ in sink.records:
+        names.setdefault(step, set()).add(name)
+    later = list(names.values())[1:]
+    assert all(found == later[0] for found in later)
+    drift = curves(sink)["drift/gradient_shap/cosine/first/mean"]
+    assert [math.isnan(value) for value in drift] == [True, True, False, False]
+
+
+def test_the_share_of_the_time_is_known_after_a_resume(tmp_path: Any) -> None:
+    settings: dict[str, Any] = {"network": "net", "max_overhead": 0.05, "probe_size": 16}
+    first = AttributionMonitor("saliency", **settings)
+    trainer, _ = fitted(seeded(table_net), cross_entropy, Items(table, 16), first, epochs=3)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    spent = first.state_dict()["clock"]
+    assert spent[1] > spent[0] > 0
+    again = AttributionMonitor("saliency", **settings)
+    model = Learner(seeded(table_net), cross_entropy)
+    trainer = pl.Trainer(max_epochs=4, callbacks=[again], **QUIET)
+    loaders = [DataLoader(Items(table, 16), 8) for _ in range(2)]
+    trainer.fit(model, *loaders, ckpt_path=tmp_path / "last.ckpt")
+    assert again.state_dict()["clock"][2] >= spent[2], "the next one is not due before it was planned"
 
 
 # --- pictures

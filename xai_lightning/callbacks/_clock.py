@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -19,6 +19,7 @@ class Clock:
         self._next = self._last = 0
         self._spent = self._total = self._inside = 0.0
         self._entered: float | None = None
+        self._resumed = False
         self.told: dict[str, float] = {}
 
     @property
@@ -28,8 +29,21 @@ class Clock:
 
     def begin(self, number: int) -> None:
         """The training begins now, or goes on after validation ``number``."""
-        self._mark, self._inside, self._spent, self._total = time.perf_counter(), 0.0, 0.0, 0.0
-        self._next = self._last = number
+        self._mark, self._inside = time.perf_counter(), 0.0
+        if not self._resumed:
+            self._spent, self._total = 0.0, 0.0
+            self._next = self._last = number
+        self._resumed = False
+
+    def state(self) -> list[float]:
+        """What a resumed run has to know; nothing where nothing is left out."""
+        return [self._spent, self._total, float(self._next), float(self._last)] if self.limited else []
+
+    def load(self, state: Sequence[float]) -> None:
+        """Take up a `state`."""
+        if self.limited and len(state):
+            self._spent, self._total, self._next, self._last = *state[:2], int(state[2]), int(state[3])
+            self._resumed = True
 
     @contextmanager
     def inside(self) -> Iterator[None]:

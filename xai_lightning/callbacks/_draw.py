@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.rng import GOLDEN, mixed
+from xai_lightning.functional.rng import GOLDEN, mixed, random_words
 
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
@@ -36,7 +36,10 @@ def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Te
     hashes = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
     for i, x in enumerate(inputs):
         flat = x.reshape(len(x), -1)
-        thinned = x if most is None else flat[:, :: max(1, flat.shape[1] // most)].contiguous()
+        # places without a rhythm: an even stride would see one channel, or one column, only
+        some = most is not None and flat.shape[1] > most
+        places = random_words([flat.shape[1]], most)[0].abs() % flat.shape[1] if some and most is not None else None
+        thinned = x if places is None else flat.index_select(1, places.to(x.device))
         own = sample_hash(thinned, seed + i)
         hashes = own if i == 0 else mixed(hashes + own)
     return hashes

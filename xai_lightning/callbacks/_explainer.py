@@ -1,8 +1,8 @@
 """One method, one network, one way to read outputs: what is learnt of them before anything is explained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,6 +163,15 @@ class Explainer:
             if not isinstance(self.ways.target, int) or self.ways.target >= self.n_classes:
                 got = f"target={self.ways.target!r} and {self.n_classes} outputs"
                 raise ValueError(f"task={self.task!r} needs target=, the number of the label or class; got {got}")
+
+    def learnt(self) -> dict[str, Any]:
+        """What was learnt of the data and the network; plain types and tensors, for a rank that sees no batch."""
+        names = ("canon", "arguments", "n_classes", "pictured", "mapped", "writes", "shape", "numbers")
+        return {name: getattr(self, name) for name in names}
+
+    def take_up(self, learnt: Mapping[str, Any]) -> None:
+        """Take over what another rank has learnt."""
+        vars(self).update(learnt)
 
     def columns_of(self, sample: Sample) -> list[Tensor]:
         """What is kept of ``sample`` beside its first input: further inputs, extras, masks of regions."""

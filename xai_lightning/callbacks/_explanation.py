@@ -72,7 +72,7 @@ class Explaining(NamedTuple):
             probe: the rows.
             shown: positions of those whose whole maps are kept.
             seen: mean and background of the data, for baselines that need them.
-            frozen: ``int64[M]``, the classes to explain, if those of the reference are explained.
+            frozen: ``int64[M]``, the classes to explain, if those of the reference are; -1: the predicted one.
             replicate: explain a second time, by other seeds.
         """
         explainer, rows = self.explainer, probe.on(self.pl_module.device)
@@ -132,22 +132,32 @@ class Explaining(NamedTuple):
         if self.explainer.task == "segmentation":
             classes = torch.full_like(probe.targets[:, 0, 0], cast(int, self.ways.target))
         if self.ways.target in ("predicted", "reference_prediction"):
-            classes = probabilities.argmax(dim=1) if frozen is None else frozen.to(classes.device)
+            classes = probabilities.argmax(dim=1)
+        if frozen is not None:
+            known = frozen.to(classes.device)
+            classes = torch.where(known >= 0, known, classes)
         left_out = self._unexplained(ids, given) if self.ways.tokens else None
         regional = (probe.targets == self.ways.target,) if self.explainer.task == "segmentation" else ()
         seeds = self._seeds(probe.hashes, 0)
         baselines = Baselines(self.ways).of(inputs, self._layouts, seeds, seen, left_out)
         if self.ways.embeds:
             rest = (*inputs[1:], *given)
-            inputs, given = (explained.embedded(ids, *rest), *inputs[1:]), (ids, *given)
-            baselines = baselines.embedded(lambda x: explained.embedded(x, *(y[: len(x)] for y in rest)))
+            inputs, given = (self._embedded(explained, ids, rest), *inputs[1:]), (ids, *given)
+            baselines = baselines.embedded(lambda x: self._embedded(explained, x, tuple(y[: len(x)] for y in rest)))
         return _Asked(inputs, (*regional, *given), classes, probabilities, baselines, masks, left_out)
 
     def _outputs(self, explained: Explained, inputs: tuple[Tensor, ...], extras: tuple[Tensor, ...]) -> Tensor:
         """The network's outputs, in blocks that fit at once."""
-        size = max(1, self.explainer.at_once // self.explainer.numbers)
-        blocks = [slice(i, i + size) for i in range(0, len(inputs[0]), size)]
+        blocks = self._blocks(len(inputs[0]))
         return torch.cat([explained.outputs(*(x[b] for x in inputs), *(x[b] for x in extras)) for b in blocks])
+
+    def _embedded(self, explained: Explained, ids: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
+        blocks = self._blocks(len(ids))
+        return torch.cat([explained.embedded(ids[b], *(x[b] for x in rest)) for b in blocks])
+
+    def _blocks(self, count: int) -> list[slice]:
+        size = max(1, self.explainer.at_once // self.explainer.numbers)
+        return [slice(i, i + size) for i in range(0, count, size)]
 
     @property
     def _layouts(self) -> Sequence[str]:

@@ -133,7 +133,7 @@ class Gallery:
         self, record: Record, found: Gathered, references: References, shown: Shown, titles: Sequence[str]
     ) -> None:
         now = drift.normalised(shown.maps)
-        references.show(now)
+        references.show(now, shown.rows.hashes)
         record.direct[tags.xai(self._method, "colour_scale")] = references.scale
         inputs = shown.rows.inputs if self._log_inputs else None
         first, scale, missed = references.shown, references.scale, found.incomplete[shown.places].tolist()

@@ -35,6 +35,11 @@ class Gathered(NamedTuple):
         """``float32[M, D]``."""
         return self.columns["maps"].float()
 
+    def over(self, scale: float) -> "Gathered":
+        """The same with maps in units of ``scale``."""
+        scaled = {name: self.columns[name] / scale for name in ("maps", "replicate")}
+        return self._replace(columns={**self.columns, **scaled})
+
     @property
     def error(self) -> Tensor:
         """``float64[M]`` completeness errors; NaN where the method promises none."""

@@ -42,11 +42,6 @@ class History:
         self.references, self.target_scale = References.of(state["references"]), float(state["target_scale"])
         self.course, self.metric = Course.of(state["course"]), state["metric"]
 
-    def scaled(self, found: Gathered) -> Gathered:
-        """Maps of a regression in standard deviations of the targets."""
-        scaled = {name: found.columns[name] / self.target_scale for name in ("maps", "replicate")}
-        return found._replace(columns={**found.columns, **scaled})
-
     def follow(
         self, found: Gathered, panel: Panel, strata: Strata, columns: Columns, moment: tuple[int, int, float]
     ) -> Record:
@@ -68,7 +63,7 @@ class History:
         if self.begins(number):
             references.keep("first", found)
         # names are fixed from the second validation on, also where a failure left nothing to compare with (law 4)
-        wanted = [name for name in panel.references if name in references.maps or (name != "first" and number > 1)]
+        wanted = [name for name in panel.references if name in references.maps or number > 1]
         record = panel.record(found, references, course, wanted, strata)
         panel.rank(record, found, references, wanted, columns)
         panel.follow(record, found, references, course, step)

@@ -87,7 +87,7 @@ class Panel(NamedTuple):
     ) -> Record:
         """Everything that compares ``found`` with the references ``wanted``."""
         record, now = Record(), found.believed
-        self._note_noise(record, found, references, course)
+        self._note_noise(record, found, references, course, known=NOISE_REFERENCE in wanted)
         for reference in wanted:
             then = references.believed(reference, now)
             for measure in self.measures:
@@ -133,16 +133,18 @@ class Panel(NamedTuple):
     def _named(self, what: str, reference: str, values: Mapping[str, float]) -> dict[str, float]:
         return {tags.drift(self.method, what, reference, part): value for part, value in values.items()}
 
-    def _note_noise(self, record: Record, found: Gathered, references: References, course: Course) -> None:
+    def _note_noise(
+        self, record: Record, found: Gathered, references: References, course: Course, *, known: bool
+    ) -> None:
         """The noise as it was last seen: a second explanation is not made at every validation."""
         again = found.columns["replicate"]
         if not self.draws:
             return
         if again.shape[1]:
             course.floor = drift.noise_floor(found.maps, again.float())
-        if NOISE_REFERENCE not in self.references or NOISE_REFERENCE not in references.maps:
+        if not known:
             return
-        then = references.others[NOISE_REFERENCE].get("replicate")
+        then = references.others.get(NOISE_REFERENCE, {}).get("replicate")
         if again.shape[1] and then is not None:
             pairs = (found.maps, again.float()), (references.maps[NOISE_REFERENCE], then.float())
             noise = drift.denoised(*pairs, seed=self.seed)

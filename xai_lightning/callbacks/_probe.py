@@ -56,7 +56,20 @@ class Probe:
 
     def beside(self, sample_size: int | None) -> int:
         """How many fresh samples there are at most."""
-        return self.strata.size // 2 if sample_size is None else sample_size
+        return self.size // 2 if sample_size is None else sample_size
+
+    @property
+    def size(self) -> int:
+        """About how many samples are explained at each evaluation: those that were given, where they can be counted."""
+        given = self._given
+        if given is None:
+            return self.strata.size
+        if isinstance(given, DataLoader):
+            given = given.dataset
+        counted = len(given) if isinstance(given, Dataset) and hasattr(given, "__len__") else None
+        if counted is None and not isinstance(given, Dataset):
+            counted = len(self.batches.sample(given))
+        return self.strata.size if counted is None else counted
 
     @property
     def drawing(self) -> bool:

@@ -25,6 +25,7 @@ class References:
         strata: ``int64[M]``.
         maps: name to ``float32[M, D]``.
         shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
+        shown_hashes: ``int64[S]``, of which samples.
         scale: colour scale of the pictures, that of the first reference: of maps as shares of their own size.
         frozen: ``int64[M]``, the class of each row that was explained first.
         average_scale: colour scale of the average over a fresh sample: that of the first reference.
@@ -37,6 +38,7 @@ class References:
     strata: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     maps: dict[str, Tensor] = field(default_factory=dict)
     shown: Tensor = field(default_factory=lambda: torch.empty(0))
+    shown_hashes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     scale: float = 0.0
     frozen: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     importance: list[float] = field(default_factory=list)
@@ -47,10 +49,10 @@ class References:
         """Whether the rows are those of the references."""
         return torch.equal(self.hashes, hashes) and torch.equal(self.strata, strata)
 
-    def show(self, maps: Tensor) -> None:
-        """Compare later pictures with ``maps`` ``float32[S, H, W]``, on their scale, if there are none yet."""
-        if self.shown.shape != maps.shape:
-            self.shown, self.scale = maps, render.colour_scale(maps)
+    def show(self, maps: Tensor, hashes: Tensor) -> None:
+        """Compare later pictures with ``maps`` ``float32[S, H, W]``, on their scale, if there are none of these yet."""
+        if self.shown.shape != maps.shape or not torch.equal(self.shown_hashes, hashes):
+            self.shown, self.shown_hashes, self.scale = maps, hashes, render.colour_scale(maps)
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""
@@ -59,6 +61,7 @@ class References:
             "strata": self.strata,
             "maps": dict(self.maps),
             "shown": self.shown,
+            "shown_hashes": self.shown_hashes,
             "scale": self.scale,
             "frozen": self.frozen,
             "importance": list(self.importance),
@@ -73,6 +76,7 @@ class References:
         tables = (
             dict(state["maps"]),
             state["shown"],
+            state["shown_hashes"],
             scale,
             state["frozen"],
             [float(value) for value in state["importance"]],
@@ -105,10 +109,9 @@ class References:
             self.frozen = classes.flatten().to(torch.int64)
 
     def classes(self, hashes: Tensor, target: object) -> Tensor | None:
-        """The frozen class of each of ``hashes``, if those of the reference are explained and all are known."""
+        """The frozen class of each of ``hashes``, -1 where none is known; None unless the reference's are explained."""
         if target != "reference_prediction" or not len(self.frozen):
             return None
         order = self.hashes.argsort()
-        found = torch.searchsorted(self.hashes[order], hashes).clamp(max=len(order) - 1)
-        known = self.hashes[order][found] == hashes
-        return self.frozen[order][found] if bool(known.all()) else None
+        found = order[torch.searchsorted(self.hashes[order], hashes).clamp(max=len(order) - 1)]
+        return torch.where(self.hashes[found] == hashes, self.frozen[found], -1)

@@ -15,8 +15,9 @@ HASHED = 1024
 class FreshSample:
     """A uniform draw of the samples of one evaluation, another one at each; it never holds more than it needs.
 
-    Which samples it holds depends on seed, number of the validation and the samples' own numbers (1,024 of each, evenly
-    spaced), not on order, batching or ranks; equal samples are drawn once, those of another shape than the first never.
+    Which samples it holds depends on seed, number of the validation and the samples' own numbers (1,024 of each, at
+    random places), not on order, batching or ranks; equal samples are drawn once, those of another shape than the
+    first never.
 
     Args:
         explainer: knows targets and further arguments of the network.

@@ -1,11 +1,12 @@
 """What the model looks at, on a fixed probe, and whether that drifts."""
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from xai_lightning import tags
@@ -219,7 +220,8 @@ class AttributionMonitor(TimedMonitor):
         self._sampled: tuple[Rows, Explanation] | None = None
         self._rehearsal: list[Rows] = []
         self._history, self._learned = History(self.method, best_of, reference_after), False
-        self._last_step = 0
+        self._learned_of: weakref.ref[nn.Module] | None = None
+        self._last_step, self._scale = 0, 1.0
         self._gallery = Gallery(self.method, self._explainer, shares=self._shares, log_inputs=log_inputs, words=words)
 
     @override
@@ -243,14 +245,15 @@ class AttributionMonitor(TimedMonitor):
 
     @override
     def _save(self) -> dict[str, Any]:
-        return self._history.state()
+        return {**self._history.state(), "clock": self._clock.state()}
 
     @override
     def _load(self, state: Mapping[str, Any]) -> None:
         self._history.load(state)
+        self._clock.load(state["clock"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_explained": None, "_sampled": None, "_rehearsal": []}
+        return {**super().__getstate__(), "_explained": None, "_sampled": None, "_rehearsal": [], "_learned_of": None}
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -261,12 +264,15 @@ class AttributionMonitor(TimedMonitor):
                 f"differ among {trainer.world_size} processes; give it as a tensor"
             )
         self._probe.forget()
+        if self._learned_of is None or self._learned_of() is not resolve_network(pl_module, self.network):
+            # the first batch of another network is learnt, and may fail, anew
+            self._learned = self._proved = False
         cost = self._explainer.fixed_cost()
         if cost is not None and self._probe.strata.fitted and not self._learned:
             self._tell_cost(cost, self._probe.beside(self._sample_size))
 
     def _tell_cost(self, cost: Passes, fresh: int) -> None:
-        probe = self._probe.strata.size
+        probe = self._probe.size
         count, beside = probe + fresh, f" and {fresh} fresh ones" if fresh else ""
         rank_zero_info(
             f"AttributionMonitor({self.method!r}) explains about {probe} samples{beside} at each validation, with at "
@@ -308,7 +314,7 @@ class AttributionMonitor(TimedMonitor):
         check_columns(explainer, self._shares, sample)
         told = self._probe.strata.fitted and explainer.fixed_cost() is not None
         self._probe.fit(self._sample_size)
-        self._learned = True
+        self._learned, self._learned_of = True, weakref.ref(resolve_network(pl_module, self.network))
         cost = explainer.cost()
         if cost is not None and not told:
             self._tell_cost(cost, self._probe.fresh.size)
@@ -340,16 +346,30 @@ class AttributionMonitor(TimedMonitor):
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        self._share_learnt(trainer)
         strata, sampled = self._probe.strata, self._sampled
         strata.n_classes = int(summed(trainer, torch.tensor(strata.n_classes), "max"))
         spread = everywhere(trainer, self._probe.spread)
         capacity = int(summed(trainer, torch.tensor(len(self._explained[0].hashes) if self._explained else 0), "max"))
         size = int(summed(trainer, torch.tensor(self._probe.fresh.size), "max"))
+        room = int(summed(trainer, torch.tensor(len(sampled[0].hashes) if sampled else 0), "max"))
         # one rank's clock and metric are every rank's
         own = [*self._clock.read(), math.nan if self._history.metric is None else self._history.metric]
         told = everywhere(trainer, torch.tensor(own, dtype=torch.float64))[0].tolist()
         found = gather(trainer, self._explained, capacity, self._probe.quota, pooled=strata.pooled)
-        return spread, found, gather(trainer, sampled, size, size) if size else None, told
+        return spread, found, gather(trainer, sampled, room, size) if size else None, told
+
+    def _share_learnt(self, trainer: Trainer) -> None:
+        """A rank that saw no batch learns from one that did what is logged and how much is explained."""
+        knows = everywhere(trainer, torch.tensor(int(self._learned))).flatten().bool()
+        if bool(knows.all()) or not bool(knows.any()):
+            return
+        teacher = int(knows.nonzero()[0])
+        learnt: Any = trainer.strategy.broadcast(self._explainer.learnt() if self._learned else None, src=teacher)
+        if not self._learned:
+            self._explainer.take_up(learnt)
+            self._probe.fit(self._sample_size)
+            self._learned = True
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
@@ -357,10 +377,13 @@ class AttributionMonitor(TimedMonitor):
         if len(found.hashes) == 0:
             raise ValueError(f"no sample of loader {self.dataloader_idx} was read in this validation")
         fitting, history, explainer, strata = look.stage == "fit", self._history, self._explainer, self._probe.strata
+        self._scale = history.target_scale
         if explainer.task == "regression":
-            if self._probe.drawing and not (fitting and history.references.maps):
-                history.target_scale = standard_deviation(spread)
-            found, fresh = history.scaled(found), None if fresh is None else history.scaled(fresh)
+            if self._probe.drawing and not history.references.maps:
+                self._scale = standard_deviation(spread)
+            if fitting:
+                history.target_scale = self._scale
+            found, fresh = found.over(self._scale), None if fresh is None else fresh.over(self._scale)
         record = summary(self.method, found, explainer, strata, self._shares)
         add_importance(self.method, record, found if fresh is None else fresh, explainer.columns)
         if fresh is not None:
@@ -402,7 +425,7 @@ class AttributionMonitor(TimedMonitor):
         rows, explanation = self._explained
         drawing = self._probe.drawing
         kept = self._probe.settle(rows, found.hashes, keep=keep)
-        return chosen(rows, explanation, kept, found, drawing, self._history.target_scale) if len(kept) else None
+        return chosen(rows, explanation, kept, found, drawing, self._scale) if len(kept) else None
 
     @override
     def _end(self, trainer: Trainer) -> None:

@@ -64,6 +64,15 @@ def test_ranks_give_the_counts_maps_and_metrics_of_one_process(
     assert result["files"] == single["files"]
 
 
+def test_a_rank_without_a_batch_takes_part_all_the_same(tmp_path: Path) -> None:
+    """Laws 2 and 4: it learns from the other what is logged; nobody hangs."""
+    result, _ = run(2, tmp_path, "one")
+    drift = by_name(result)["drift/integrated_gradients/cosine/first/mean"]
+    assert len(drift) == 3
+    assert drift[0] == 0
+    assert by_name(result)["xai/integrated_gradients/probe_size"][0] > 0
+
+
 def test_a_failure_on_one_rank_is_a_failure_of_all_and_nobody_hangs(tmp_path: Path) -> None:
     """Trap 45: the explanation fails on rank 1 of 2 in the second validation only."""
     result, printed = run(2, tmp_path, "fail")

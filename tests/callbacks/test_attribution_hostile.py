@@ -17,6 +17,7 @@ from learners import QUIET, Items, Learner, cross_entropy, curves, draw, fitted,
 from xai_lightning import AttributionMonitor, MemorySink
 from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._draw import row_hash
+from xai_lightning.callbacks._references import References
 from xai_lightning.callbacks._strata import Strata
 
 
@@ -498,6 +499,13 @@ def test_best_survives_a_resume(tmp_path: Any) -> None:
             scored(scores, monitor, 4)
         found.append(curves(sink)["drift/saliency/cosine/best/mean"][-2:])
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_frozen_classes_are_found_row_by_row() -> None:
+    """Several ranks: candidates that the probe does not keep must not unfreeze those that it does."""
+    references = References(torch.tensor([9, 2, 5]), torch.zeros(3), frozen=torch.tensor([1, 0, 2]))
+    assert references.classes(torch.tensor([5, 7, 9]), "reference_prediction").tolist() == [2, -1, 1]  # type: ignore[union-attr]
+    assert references.classes(torch.tensor([5]), "label") is None
 
 
 def test_the_similarity_of_very_small_and_very_large_maps_is_true() -> None:

@@ -1284,7 +1284,7 @@ def test_the_fused_path_of_an_encoder_stays_on(tmp_path):
 
 
 @pytest.mark.parametrize("probe", [None, rows(4).batch()], ids=["drawn", "given"])
-@pytest.mark.parametrize("method", ["integrated_gradients", "kernel_shap"])
+@pytest.mark.parametrize("method", ["integrated_gradients", "kernel_shap", "gradient_shap"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_every_precision_works(precision, method, probe, tmp_path):
     """Trap 20: a probe that the user gave is converted as Lightning converts the batches."""

@@ -28,6 +28,7 @@ INTERNAL = ("layer_integrated_gradients", "conductance", "internal_influence")
 
 def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
     """Attributions, the same for any batching."""
+    how.explained.types = tuple(x.dtype for x in question.inputs)
     with _out_of_place(how.explained):
         if how.smooth:
             unknown = torch.full((len(question.targets),), math.nan, dtype=torch.float64)
@@ -108,15 +109,16 @@ def proof(spec: Method, options: Mapping[str, Any]) -> int:
 
 def _mean_change(how: Run, question: Question) -> Tensor:
     """f(x) less the mean of f over the background, of each sample."""
-    changes = []
+    changes, room = [], how.at_once // question.numbers
     for i in range(len(question.targets)):
         one = question.take(slice(i, i + 1))
         count = len(one.behind[0])
+        rest, size = [each.expand(count, *each.shape[1:]) for each in (one.targets, *one.rest)], max(1, room)
         with torch.no_grad():
             after: Tensor = how.explained(*one.inputs, one.targets, *one.rest)
-            rest = [each.expand(count, *each.shape[1:]) for each in (one.targets, *one.rest)]
-            before: Tensor = how.explained(*one.behind, *rest)
-        changes.append(after.double() - before.double().mean())
+            blocks = zip(*(torch.split(each, size) for each in (*one.behind, *rest)), strict=True)
+            before = torch.cat([how.explained(*block).double() for block in blocks])
+        changes.append(after.double() - before.mean())
     return torch.cat(changes)
 
 

@@ -60,11 +60,14 @@ class Explained(nn.Module):
         self.signature, self.task = signature or Signature(), task
         self._embedding = [] if embedding is None else [embedding]
         self.rows, self.gradients, self.nonfinite = 0, 0, False
+        self.types: tuple[torch.dtype, ...] = ()
 
     def forward(self, *arguments: Any) -> Tensor:
         """The scalar ``[N]`` of each sample."""
         count = len(self.signature.inputs)
         inputs, targets, rest = arguments[:count], arguments[count], arguments[count + 1 :]
+        # captum's GradientShap draws in single precision, which a network in half precision does not take
+        inputs = tuple(x.to(t) for x, t in zip(inputs, self.types, strict=True)) if self.types else inputs
         masks, rest = (rest[0], rest[1:]) if self.task == "segmentation" else (None, rest)
         self.rows += len(inputs[0])
         outputs = rows(output_tensor(self._call(inputs, rest)), len(inputs[0]))

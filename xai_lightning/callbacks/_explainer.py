@@ -191,7 +191,8 @@ class Explainer:
             return chosen.detach().flatten().to(torch.float64)
         if self.task == "segmentation":
             if given is None or given.ndim != 3:
-                raise ValueError("segmentation needs targets [N, H, W] of class numbers, whose mask is explained")
+                got = None if given is None else list(given.shape)
+                raise ValueError(f"segmentation needs targets [N, H, W], whose class's mask is explained; got {got}")
             return given.detach().to(torch.int64)
         if isinstance(target, int):
             return targets_of(torch.full((len(sample),), target), self.n_classes)

@@ -34,7 +34,9 @@ def check_references(wanted: Sequence[str] | None, best_of: tuple[str, str] | No
     if wanted is None:
         return [name for name in known if name != "best" or best_of is not None]
     if "best" in wanted and best_of is None:
-        raise ValueError("references=... with 'best' needs best_of=('val_loss', 'min') or the like")
+        raise ValueError(
+            f"references={list(wanted)} with 'best' needs best_of=('val_loss', 'min') or the like; got None"
+        )
     return [choose("reference", name, known) for name in wanted]
 
 

@@ -1,0 +1,137 @@
+"""The audit file: one JSON line per decision. A kill at any byte costs at most the line that was being written."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xai_lightning.callbacks._evidence import dumps
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Append ``record`` as one line, and see it on the disk.
+
+    What a killed process left of a last line is first replaced by ``{"event": "repaired", "lost_bytes": n}``; a last
+    line that lacks nothing but its end is completed. A line that is complete is never touched.
+
+    Args:
+        path: the audit file; it and its folder are made if they are missing.
+        record: plain types, without NaN.
+
+    Raises:
+        OSError: if the file cannot be written; what was complete before still is.
+        ValueError: if ``record`` holds a number that JSON does not know; nothing is written then.
+    """
+    line = _line(record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not _ends_well(path):
+        _replace(path, _repaired(path.read_bytes()))
+    with path.open("ab") as stream:
+        stream.write(line)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def cut_back(path: Path, step: int) -> int:
+    """Drop the decisions made after ``step``, which a run that is resumed there makes again, and say so in a line.
+
+    The line ``{"event": "resumed", "global_step": step, "dropped": n}`` is written even if there is nothing to drop,
+    and even into a new file. It and the cut take effect together or not at all. Lines that are no decisions stay.
+
+    Args:
+        path: the audit file.
+        step: the ``global_step`` that the run resumes from.
+
+    Returns:
+        How many decisions were dropped.
+
+    Raises:
+        OSError: if the file cannot be written; it is unchanged then.
+    """
+    lines = _repaired(path.read_bytes()) if path.exists() else []
+    kept = [line for line in lines if not _is_later(line, step)]
+    dropped = len(lines) - len(kept)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, [*kept, _line({"event": "resumed", "global_step": step, "dropped": dropped})])
+    return dropped
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of the audit file in order, without what a killed process left of a last line.
+
+    Returns:
+        One dict per line; none if there is no file yet.
+
+    Raises:
+        ValueError: if any other line is not a JSON object; says which.
+    """
+    if not path.exists():
+        return []
+    *lines, rest = path.read_bytes().split(b"\n")
+    records = [_parsed(line) for line in [*lines, rest]]
+    for number, (line, record) in enumerate(zip(lines, records, strict=False), start=1):
+        if record is None:
+            raise ValueError(f"line {number} of {path} must be a JSON object; got {line[:80]!r}")
+    return [record for record in records if record is not None]
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return dumps(record).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None if it is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _ends_well(path: Path) -> bool:
+    if not path.exists():
+        return True
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        if not size:
+            return True
+        stream.seek(size - 1)
+        return stream.read(1) == b"\n"
+
+
+def _repaired(content: bytes) -> list[bytes]:
+    """The lines of an audit file, where a torn last one says how much it was."""
+    *lines, rest = content.split(b"\n")
+    whole = [line + b"\n" for line in lines]
+    if not rest:
+        return whole
+    torn = _parsed(rest) is None
+    return [*whole, _line({"event": "repaired", "lost_bytes": len(rest)}) if torn else rest + b"\n"]
+
+
+def _is_later(line: bytes, step: int) -> bool:
+    """Whether a line is a decision made after ``step``."""
+    record = _parsed(line)
+    if record is None or "event" in record:
+        return False
+    made = record.get("global_step")
+    return isinstance(made, int) and made > step
+
+
+def _replace(path: Path, lines: Iterable[bytes]) -> None:
+    """Give a file another content at once: a kill leaves the old one or the new one."""
+    path = path.resolve()
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        with draft.open("wb") as stream:
+            stream.writelines(lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if path.exists():
+            shutil.copymode(path, draft)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

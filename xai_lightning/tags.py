@@ -113,6 +113,16 @@ def gate(what: str) -> str:
     return join("gate", what)
 
 
+def sample_size(metric: str, what: str) -> str:
+    """``xai/sample_size/<metric>/{smallest,needed}``, with the whole name of the limited metric in the middle."""
+    return f"xai/sample_size/{metric}/{part(what)}"
+
+
+def utility(measure: str, estimate: str) -> str:
+    """``utility/<measure>/{value,bound,chance}``."""
+    return join("utility", measure, estimate)
+
+
 def xai(monitor: str, *what: str) -> str:
     """``xai/<monitor>/<what>``: cost, sizes and failures."""
     return join("xai", monitor, *what)

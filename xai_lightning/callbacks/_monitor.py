@@ -31,6 +31,7 @@ from xai_lightning.callbacks._trainer import (
     log_step,
     stage_of,
 )
+from xai_lightning.functional.gate import Kind, Outlook
 from xai_lightning.sinks import Sink, logger_sinks
 
 
@@ -131,6 +132,10 @@ class Monitor(Observer):
     def full_names(self) -> set[str]:
         """All names that it logs within ``fit``, with its own prefix."""
         return {tags.within(self.name, name) for names in self.logged_names() for name in names}
+
+    def outlook(self, name: str, kind: Kind, threshold: float) -> Outlook | None:
+        """Whether the counts of the last validation suffice for a limit on ``name``; None if that is not known."""
+        return None
 
     def _start(self, trainer: Trainer) -> None:
         stage = stage_of(trainer)

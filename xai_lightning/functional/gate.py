@@ -46,6 +46,12 @@ class Check(NamedTuple):
     reason: str
     violation: float
 
+    @property
+    def relative(self) -> float:
+        """The violation in parts of the threshold's size, which makes metrics comparable; in its unit if that is 0."""
+        size = abs(self.threshold) if math.isfinite(self.threshold) else 0.0
+        return self.violation / (size or 1.0)
+
 
 class Verdict(NamedTuple):
     """The decision, with what it rests on.
@@ -64,6 +70,40 @@ class Verdict(NamedTuple):
     def violation(self) -> float:
         """The largest violation of any limit: 0 if the gate is open, ``inf`` if a metric is unknown."""
         return max(check.violation for check in self.checks)
+
+    @property
+    def relative(self) -> float:
+        r"""The largest relative violation, :math:`\max_j (B_j - \tau_j)^+ / |\tau_j|`: 0 if the gate is open.
+
+        It ranks what did not pass; a small one does not say that little is wrong.
+
+        References:
+            K. Deb, An efficient constraint handling method for genetic algorithms, Computer Methods in Applied
+            Mechanics and Engineering 186, 2000.
+        """
+        return max(check.relative for check in self.checks)
+
+
+class Outlook(NamedTuple):
+    """Whether the data suffice for a limit, whatever the model: the sample-size report of one limit.
+
+    Attributes:
+        name: Name of the metric.
+        group: The group with the smallest denominator.
+        of: What is counted in it, in the plural, such as ``positives``.
+        smallest: Its count.
+        needed: Count per group from which on the limit holds if the estimated gap is 0; None if no count suffices.
+        can_open: Whether the limit can hold with the counts there are.
+        sentence: The same in words, without a full stop.
+    """
+
+    name: str
+    group: str
+    of: str
+    smallest: int
+    needed: int | None
+    can_open: bool
+    sentence: str
 
 
 def limits(

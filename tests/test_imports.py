@@ -23,6 +23,7 @@ BELOW = {
     "readers": {"tags", "functional"},
     "sinks": {"tags", "functional", "_lightning"},
     "callbacks": {"tags", "functional", "readers", "sinks", "_lightning", "_version"},
+    "verify": {"tags", "functional", "callbacks"},
     "__init__": {"callbacks", "readers", "sinks", "_version"},
 }
 

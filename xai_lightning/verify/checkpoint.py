@@ -1,0 +1,114 @@
+"""The record within a checkpoint: seen without unpickling, or loaded with ``weights_only=True``."""
+
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from xai_lightning.callbacks._evidence import CHECKPOINT_KEY
+from xai_lightning.verify.evidence import UnreadableError
+
+
+class Seen(NamedTuple):
+    """What can be seen of the record within a checkpoint without loading it.
+
+    Attributes:
+        file: The file that holds it: the checkpoint, or one within its folder; None if no file could be read.
+        texts: Every text stored under the key of the evidence, at any depth; usually one.
+        why: Why no file could be read; empty otherwise.
+    """
+
+    file: Path | None
+    texts: tuple[str, ...]
+    why: str = ""
+
+
+def look(checkpoint: Path) -> Seen:
+    """Find the record within a checkpoint by reading its pickle as a list of instructions, of which none is run.
+
+    A folder (a sharded checkpoint) is searched in order of its files' names.
+    """
+    files = [checkpoint] if checkpoint.is_file() else sorted(p for p in checkpoint.rglob("*") if p.is_file())
+    first, why = None, "the folder is empty"
+    for file in files:
+        try:
+            texts = tuple(stored_texts(_pickle_of(file), CHECKPOINT_KEY))
+        except Exception as error:  # noqa: BLE001 - a file that is no checkpoint, or a broken one, may raise anything
+            why = f"{file.name}: {error}"
+            continue
+        if texts:
+            return Seen(file, texts)
+        first = first or file
+    return Seen(first, (), "" if first else why)
+
+
+def stored_texts(pickled: bytes, key: str) -> Iterator[str]:
+    """Texts that follow the text ``key`` in a pickle, as the values of a dict follow their keys.
+
+    Example:
+        >>> import pickle
+        >>> list(stored_texts(pickle.dumps({"a": "b", "c": 1}), "a"))
+        ['b']
+    """
+    memo: dict[int, object] = {}
+    before: object = None
+    last: object = None
+    for code, argument, _ in pickletools.genops(pickled):
+        if code.name == "MEMOIZE":
+            memo[len(memo)] = last
+        elif code.name.endswith("PUT"):
+            memo[int(str(argument))] = last
+        else:
+            text = argument if "UNICODE" in code.name else None
+            before, last = last, memo.get(int(str(argument))) if code.name.endswith("GET") else text
+            if before == key and isinstance(last, str):
+                yield last
+
+
+def load(checkpoint: Path) -> str:
+    """The text under the key of the evidence, from a checkpoint loaded with ``weights_only=True``.
+
+    Raises:
+        UnreadableError: if there is none, if it is no checkpoint, or if it holds objects of other classes than torch
+            allows; these are named.
+    """
+    import torch
+
+    file = look(checkpoint).file or checkpoint
+    if not file.is_file():
+        raise UnreadableError(f"{checkpoint.name} holds no file that could be read as a checkpoint")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise UnreadableError(_why_not(file, error)) from error
+    text = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
+    if not isinstance(text, str):
+        raise UnreadableError(f"{file.name} holds no evidence of a gate, and has no side file")
+    return text
+
+
+def _why_not(file: Path, error: Exception) -> str:
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    try:
+        classes = get_unsafe_globals_in_checkpoint(str(file))
+    except Exception:  # noqa: BLE001 - as above; what it is not is said below
+        classes = []
+    if classes:
+        return (
+            f"{file.name} holds objects that are not loaded with weights_only=True, which nothing else is loaded "
+            f"with here: {', '.join(classes)}. They stand in its hyperparameters or in the state of other callbacks. "
+            f"Put the side file {file.stem}.verdict.json back beside it"
+        )
+    return f"{file.name} is no checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+
+
+def _pickle_of(file: Path) -> bytes:
+    with zipfile.ZipFile(file) as archive:
+        inner = next((entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")), None)
+        if inner is None:
+            raise ValueError("no data.pkl in it")
+        if inner.compress_type != zipfile.ZIP_STORED:
+            raise ValueError("its data.pkl is compressed, which torch never does")
+        return archive.read(inner)

@@ -1,0 +1,160 @@
+"""The evidence of a gate as text, made sure of before anything is believed."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xai_lightning.callbacks._evidence import FORMAT
+from xai_lightning.functional.gate import Check
+
+MOST_BYTES = 1 << 26
+MOST_DIGITS = 300
+GATES = ("open", "closed")
+NAMES_OF_KINDS: Mapping[type, str] = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
+
+
+class UnreadableError(Exception):
+    """There is no evidence that could be read; says why, and what to do."""
+
+
+class Evidence(NamedTuple):
+    """What a gate wrote about one checkpoint.
+
+    Attributes:
+        record: All of it, as plain types.
+        role: ``kept`` for what a gate passed, ``last`` for what is there to resume from.
+        gate: ``open`` or ``closed``.
+        reason: Why, in words.
+        checks: One per limit.
+        monitors: What each monitor stamped.
+    """
+
+    record: Mapping[str, Any]
+    role: str
+    gate: str
+    reason: str
+    checks: tuple[Check, ...]
+    monitors: tuple[Mapping[str, Any], ...]
+
+
+def read_text(path: Path) -> str:
+    """The text of a side file.
+
+    Raises:
+        UnreadableError: if it is no file, is too large, or is not UTF-8.
+    """
+    try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise UnreadableError(f"{path.name} must hold at most {MOST_BYTES} bytes; it has {size}")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableError(f"{path.name} cannot be read: {error}") from error
+
+
+def parse(text: str, source: str) -> dict[str, Any]:
+    """A JSON object; strict: every number finite, no key twice.
+
+    Args:
+        text: one JSON object.
+        source: where it comes from, for the message.
+
+    Raises:
+        UnreadableError: if it is anything else.
+
+    Example:
+        >>> parse('{"format": 1, "gate": "open"}', "side file")
+        {'format': 1, 'gate': 'open'}
+    """
+    try:
+        record = json.loads(text, parse_constant=_refuse, parse_float=_float, parse_int=_int, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"{source} must hold one JSON object; it is broken: {error}") from error
+    if not isinstance(record, dict):
+        raise UnreadableError(f"{source} must hold one JSON object; got {str(record)[:60]!r}")
+    return record
+
+
+def understood(record: Mapping[str, Any], source: str) -> Evidence:
+    """The fields of a record that a verdict rests on, each of the right type; fields that are not known are let be.
+
+    Raises:
+        UnreadableError: names the field that is missing or of another type, or the version that is not known.
+    """
+    if "format" not in record:
+        raise UnreadableError(f"{source} holds no evidence of a gate: it has no field 'format'")
+    version = record["format"]
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        known = ", ".join(str(number) for number in range(1, FORMAT + 1))
+        raise UnreadableError(f"{source} has format {version!r}; known are {known}: use a newer xai_lightning")
+    checks = [_check(found, f"checks[{i}]") for i, found in enumerate(field(record, "checks", list))]
+    monitors = record.get("monitors", [])
+    if not isinstance(monitors, list) or not all(isinstance(found, dict) for found in monitors):
+        raise UnreadableError(f"monitors must be a list of objects; got {str(monitors)[:60]!r}")
+    gate = field(record, "gate", str)
+    if gate not in GATES:
+        raise UnreadableError(f"gate must be one of {', '.join(GATES)}; got {gate!r}")
+    texts = (field(record, "role", str), gate, field(record, "reason", str))
+    return Evidence(record, *texts, tuple(checks), tuple(monitors))
+
+
+def field(record: Mapping[str, Any], name: str, kind: type, within: str = "") -> Any:
+    """A field of the given type.
+
+    Raises:
+        UnreadableError: if it is missing or of another type.
+    """
+    path = f"{within}.{name}" if within else name
+    if name not in record:
+        raise UnreadableError(f"the evidence lacks the field {path!r}")
+    if not isinstance(record[name], kind):
+        raise UnreadableError(f"{path} must be {NAMES_OF_KINDS[kind]}; got {str(record[name])[:60]!r}")
+    return record[name]
+
+
+def number(value: object, path: str) -> float:
+    """A number of the record; NaN for null, which stands for what is undefined or infinite.
+
+    Raises:
+        UnreadableError: if it is neither.
+    """
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnreadableError(f"{path} must be a number or null; got {str(value)[:60]!r}")
+    return float(value)
+
+
+def _check(found: object, path: str) -> Check:
+    if not isinstance(found, dict):
+        raise UnreadableError(f"{path} must be an object; got {str(found)[:60]!r}")
+    name, kind, reason = (field(found, key, str, path) for key in ("name", "kind", "reason"))
+    threshold = number(found.get("threshold"), f"{path}.threshold")
+    value = number(found.get("value"), f"{path}.value")
+    passed = field(found, "passed", bool, path)
+    return Check(name, kind, threshold, value, passed, reason, violation=math.nan)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _float(digits: str) -> float:
+    if not math.isfinite(found := float(digits)):
+        raise ValueError(f"{digits[:20]} is beyond the largest number")
+    return found
+
+
+def _int(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return found

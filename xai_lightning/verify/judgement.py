@@ -1,0 +1,163 @@
+"""Whether evidence says that a gate passed a checkpoint, and whether further limits hold for what it stamped."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from xai_lightning import tags
+from xai_lightning.callbacks._evidence import is_fairness
+from xai_lightning.functional.gate import Check, Limit, decide
+from xai_lightning.functional.tables import choose
+from xai_lightning.verify.evidence import Evidence, number
+
+COMPARED = ("at_most", "at_least", "above", "finite")
+BESIDE_ONLY = ("file", "sha256", "certificate")
+MARK = "INFEASIBLE"
+SIDES: Mapping[str, Literal["at_most", "at_least"]] = {"low": "at_most", "high": "at_least"}
+
+
+def objections(evidence: Evidence) -> list[str]:
+    """Why the evidence does not say that a gate passed this checkpoint; empty if it says so.
+
+    The words ``open`` and ``passed`` are not believed alone: each limit is compared with its value again.
+    """
+    found = [] if evidence.role == "kept" else [_of_role(evidence)]
+    if evidence.gate != "open":
+        found.append(f"the gate was closed: {evidence.reason}")
+    marked = [name for name, value in evidence.record.items() if isinstance(value, str) and MARK in value]
+    found += [f"{name} says {MARK}" for name in marked]
+    found += [] if evidence.checks else ["no limit was checked"]
+    for check in evidence.checks:
+        again = _again(check)
+        if not check.passed or not again.passed:
+            claimed = "; the evidence says that it holds" if check.passed else ""
+            found.append(f"a limit does not hold: {check.reason if not check.passed else again.reason}{claimed}")
+    return found + _of_certificate(evidence.record.get("certificate"))
+
+
+def differences(beside: Mapping[str, Any], within: Mapping[str, Any]) -> list[str]:
+    """Fields in which the side file and the record within the checkpoint differ."""
+    names = [name for name in dict.fromkeys([*beside, *within]) if name not in BESIDE_ONLY]
+    nothing = object()
+    return [name for name in names if beside.get(name, nothing) != within.get(name, nothing)]
+
+
+def stamped(evidence: Evidence) -> dict[str, list[float]]:
+    """Every number of the evidence by its logged name; NaN where it was undefined. Usually one per name."""
+    found: dict[str, list[float]] = {}
+    for name, value in _numbers(evidence):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def hold(limits: Sequence[Limit], evidence: Evidence) -> list[Check]:
+    """Further limits, each held against every number that is stamped under its name."""
+    known = stamped(evidence)
+    return [_held(limit, known) for limit in limits]
+
+
+def check_directions(limits: Sequence[Limit], evidence: Evidence) -> None:
+    """Refuse a fairness limit on the wrong side, which the least fair model would keep.
+
+    Raises:
+        ValueError: if high values of the metric are good and it has an ``at_most``, or the reverse, or if the evidence
+            does not tell which values are good.
+    """
+    known = stamped(evidence)
+    for limit in limits:
+        if not is_fairness(limit.name) or limit.name not in known:
+            continue
+        good = best(limit.name, evidence)
+        if good is None:
+            raise ValueError(f"{limit.name!r}: the evidence does not tell whether low or high values of it are good")
+        if limit.kind != SIDES[good]:
+            raise ValueError(
+                f"{limit.kind}[{limit.name!r}]: {good} values of {limit.name.split('/')[-2]} are good, so its limit "
+                f"belongs into {SIDES[good]}; got {limit.threshold:g}"
+            )
+
+
+def best(name: str, evidence: Evidence) -> Literal["low", "high"] | None:
+    """Which values of a fairness metric are good; None if that cannot be told.
+
+    From what is stamped, for the table of metrics needs torch: the definition, a limit of the gate on the same metric,
+    the words for its aggregation, and last the side of the value on which its bound lies.
+    """
+    path, metric = name.rpartition("/")[0], name.split("/")[-2]
+    for monitor in evidence.monitors:
+        definition = _object(_object(monitor.get("definitions")).get(metric))
+        if (good := definition.get("best")) in ("low", "high"):
+            return "low" if good == "low" else "high"
+    kinds = {check.kind for check in evidence.checks if check.name.rpartition("/")[0] == path}
+    if len(sided := kinds & {"at_most", "at_least"}) == 1:
+        return "low" if "at_most" in sided else "high"
+    return by_words(metric) or _by_side(path, stamped(evidence))
+
+
+def by_words(metric: str) -> Literal["low", "high"] | None:
+    """Which values are good by the aggregation that the name of a metric tells: differences, ratios, worst groups."""
+    if metric.endswith("_difference"):
+        return "low"
+    return "high" if metric.endswith("_ratio") or metric.startswith("worst_") else None
+
+
+def _by_side(path: str, known: Mapping[str, Sequence[float]]) -> Literal["low", "high"] | None:
+    value, bound = (known.get(f"{path}/{part}", [math.nan])[0] for part in ("value", "bound"))
+    if bound > value:
+        return "low"
+    return "high" if bound < value else None
+
+
+def _numbers(evidence: Evidence) -> Iterator[tuple[str, float]]:
+    for check in evidence.checks:
+        yield check.name, math.nan if check.value is None else check.value
+    watched = _object(evidence.record.get("monitor"))
+    if isinstance(name := watched.get("name"), str):
+        yield name, number(watched.get("value"), "monitor.value")
+    for monitor in evidence.monitors:
+        prefix = monitor.get("name")
+        for name, value in _metrics(monitor):
+            yield tags.within(prefix if isinstance(prefix, str) else "", name), value
+
+
+def _metrics(monitor: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The metrics of a monitor: attribute, metric, part, number."""
+    for attribute, metrics in _object(monitor.get("metrics")).items():
+        for metric, parts in _object(metrics).items():
+            for part, value in _object(parts).items():
+                yield tags.fairness(attribute, metric, part), number(value, f"metrics.{attribute}.{metric}.{part}")
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _held(limit: Limit, known: Mapping[str, Sequence[float]]) -> Check:
+    try:
+        choose("metric", limit.name, known)
+    except ValueError as error:
+        return Check(*limit, None, passed=False, reason=f"not stamped: {error}", violation=math.inf)
+    checks = [decide([limit], {limit.name: value}, {limit.name}).checks[0] for value in known[limit.name]]
+    return next((check for check in checks if not check.passed), checks[0])
+
+
+def _again(check: Check) -> Check:
+    if check.kind not in COMPARED:
+        return check
+    limit = Limit(check.name, check.kind, check.threshold)
+    if check.kind != "finite" and math.isnan(check.threshold):
+        return check._replace(passed=False, reason=f"{check.name} has no threshold")
+    return decide([limit], {} if check.value is None else {check.name: check.value}, {check.name}).checks[0]
+
+
+def _of_role(evidence: Evidence) -> str:
+    note = evidence.record.get("note")
+    words = f": {note}" if isinstance(note, str) else ""
+    return f"role {evidence.role!r} is not that of a file that a gate passed{words}"
+
+
+def _of_certificate(certificate: object) -> list[str]:
+    """A certificate, made on data that nobody had looked at, may only take away."""
+    found = _object(certificate)
+    denied = found.get("passed") is False or found.get("gate") == "closed"
+    return ["the certificate on untouched data was refused"] if denied else []

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from xai_lightning.callbacks.attribution import AttributionMonitor
     from xai_lightning.callbacks.checkpoint import GatedCheckpoint
     from xai_lightning.callbacks.fairness import FairnessMonitor
-    from xai_lightning.readers import Column, Sample, Table
+    from xai_lightning.readers import Bins, Column, Sample, Table
     from xai_lightning.sinks import MemorySink, Sink
 
 __all__ = [
     "ActivationMonitor",
     "AttributionMonitor",
+    "Bins",
     "Column",
     "FairnessMonitor",
     "GatedCheckpoint",
@@ -44,6 +45,7 @@ __all__ = [
 _HOMES = {
     "ActivationMonitor": "callbacks.activation",
     "AttributionMonitor": "callbacks.attribution",
+    "Bins": "readers",
     "Column": "readers",
     "FairnessMonitor": "callbacks.fairness",
     "GatedCheckpoint": "callbacks.checkpoint",

@@ -1,7 +1,7 @@
 """A batch as the monitors read it: sample, groups, positions, and the outputs that were made of it."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,26 +9,64 @@ from torch import Tensor, nn
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._trainer import Positions
 from xai_lightning.functional.attribution.scalars import output_tensor, rows
-from xai_lightning.readers import GroupSource, Reader, Sample, read, step_output, vocabularies
-from xai_lightning.readers.groups import Declared, Vocabulary, group_values
+from xai_lightning.readers import GroupSource, Reader, Sample, Table, Vocabulary, read, step_output, vocabularies
+from xai_lightning.readers.groups import (
+    Declared,
+    Intersection,
+    Undeclared,
+    Value,
+    WeightSource,
+    group_values,
+    intersect,
+    met,
+    moves,
+    provisional,
+    settled,
+    values_met,
+    weight_values,
+)
 
 
 class Reading(NamedTuple):
-    """One batch: its sample, which of its samples are real (not padded in) ``bool[N]``, and group rows by attribute."""
+    """One batch as the monitors count it.
+
+    Args:
+        sample: what it holds.
+        real: which of its samples are real, not padded in, ``bool[N]``.
+        groups: rows ``int64[N]`` by attribute, and by intersection (``"race+sex"``) if those were asked for.
+        weights: ``float64[N]``, finite and not negative, or None.
+    """
 
     sample: Sample
     real: Tensor
     groups: dict[str, Tensor]
+    weights: Tensor | None = None
 
 
 class Batches:
     """Reads the batches of one loader in order.
 
+    Attributes that are declared as ``"discover"`` are `undecided` until the end of the first real validation. Until
+    then their rows are provisional: places in the order in which this rank met the values. Shapes are fixed all the
+    same (`size`), and equal on all ranks. At the end of the validation each rank gathers what `found` gives on all of
+    them, hands it to `fix`, and carries what it has counted into the rows that are final from then on::
+
+        gathered = one batches.found() per rank       # a collective, the caller's
+        for name, rows in batches.fix(gathered).items():
+            counts[name] = moved(counts[name], rows, batches.size(name))
+
     Args:
         reader: see `xai_lightning.readers.read`.
-        groups: declared groups by attribute.
+        groups: declared groups by attribute, see `xai_lightning.readers.vocabularies`.
         groups_from: where they are, if not in the batch.
         undeclared: what an undeclared group value is.
+        max_groups: the most groups that may be discovered per attribute; None refuses to discover any.
+        intersections: 2 for the groups of every pair of attributes too.
+        weights: where the weights of samples are: name of an entry of the batch, `Column`, `Table` or a callable.
+
+    Raises:
+        ValueError: on a setting that cannot be.
+        TypeError: if ``weights`` is none of these.
     """
 
     def __init__(
@@ -36,15 +74,25 @@ class Batches:
         reader: Reader | None,
         groups: Mapping[str, Declared],
         groups_from: Mapping[str, GroupSource] | GroupSource | None,
-        undeclared: Literal["error", "unknown"],
+        undeclared: Undeclared,
+        *,
+        max_groups: int | None = None,
+        intersections: int | None = None,
+        weights: WeightSource | None = None,
     ) -> None:
-        self.vocabularies: dict[str, Vocabulary] = vocabularies(groups, undeclared)
-        self.reader, self._source = reader, groups_from
+        self.vocabularies: dict[str, Vocabulary] = vocabularies(groups, undeclared, max_groups=max_groups)
+        self._discovered = {attribute: self.vocabularies[attribute] for attribute in self.undecided}
+        self._order = intersections
+        self.intersections: dict[str, Intersection] = self._pairs()
+        if not (weights is None or isinstance(weights, str) or callable(weights) or isinstance(weights, Table)):
+            raise TypeError(f"weights must be a name, a Column, a Table or a callable; got {weights!r}")
+        self.reader, self._source, self._weights = reader, groups_from, weights
         self._positions = Positions(None)
 
     def open(self, loader: Any) -> None:
-        """Begin at the first batch of ``loader``."""
+        """Begin at the first batch of ``loader``; values that undecided attributes met before are forgotten."""
         self._positions = Positions(loader)
+        self._decide({attribute: provisional(self.vocabularies[attribute]) for attribute in self.undecided})
 
     def sample(self, batch: Any) -> Sample:
         """The sample in ``batch``, without moving on."""
@@ -59,22 +107,96 @@ class Batches:
         """Read the next batch.
 
         Raises:
-            ValueError: if it cannot be read, or holds an undeclared group value.
+            ValueError: if it cannot be read, or holds an undeclared group value or a weight that is none.
         """
         sample, real = self.advance(batch)
-        n, device = len(sample), sample.inputs.device
         if "" in sample.groups and len(self.vocabularies) > 1:
             raise ValueError(
                 f"the batch's third part holds one attribute, but {len(self.vocabularies)} are declared "
                 f"({', '.join(self.vocabularies)}); make it a dict from attribute to values"
             )
-        groups = {}
-        for attribute, vocabulary in self.vocabularies.items():
-            values = group_values(
-                sample, batch, attribute, source=self._source, positions=lambda: self._positions.rows(n)
-            )
-            groups[attribute] = vocabulary.encode(values).to(device)
-        return Reading(sample, real, groups)
+        rows = {attribute: self._encoded(attribute, sample, batch) for attribute in self.vocabularies}
+        rows |= {name: pair.of(*(rows[a] for a in pair.attributes)) for name, pair in self.intersections.items()}
+        device = sample.inputs.device
+        return Reading(sample, real, {name: r.to(device) for name, r in rows.items()}, self._weighed(sample, batch))
+
+    def _encoded(self, attribute: str, sample: Sample, batch: Any) -> Tensor:
+        n = len(sample)
+        values = group_values(sample, batch, attribute, source=self._source, positions=lambda: self._positions.rows(n))
+        if self.vocabularies[attribute].places:
+            self.vocabularies[attribute] = met(self.vocabularies[attribute], values)
+        return self.vocabularies[attribute].encode(values)
+
+    def _weighed(self, sample: Sample, batch: Any) -> Tensor | None:
+        if self._weights is None:
+            return None
+        n, device = len(sample), sample.inputs.device
+        weights = weight_values(sample, batch, self._weights, positions=lambda: self._positions.rows(n))
+        # MPS has no float64
+        return weights if device.type == "mps" else weights.to(device)
+
+    def size(self, name: str) -> int:
+        """Number of rows that samples are counted into, of an attribute or intersection; provisional ones included."""
+        known = self.intersections if name in self.intersections else self.vocabularies
+        return len(known[name].rows)
+
+    @property
+    def undecided(self) -> list[str]:
+        """The attributes whose groups are still being discovered; equal on all ranks."""
+        return [attribute for attribute, vocabulary in self.vocabularies.items() if vocabulary.places]
+
+    def found(self) -> dict[str, list[Value]]:
+        """The values that this rank has met of each undecided attribute: plain strings, integers or bools."""
+        return {attribute: values_met(self.vocabularies[attribute]) for attribute in self.undecided}
+
+    def fix(self, gathered: Sequence[Mapping[str, Sequence[Value]]]) -> dict[str, Tensor]:
+        """Fix the groups of all undecided attributes.
+
+        Args:
+            gathered: what `found` gave on each rank, this one too.
+
+        Returns:
+            For each undecided attribute and intersection the final row ``int64[R]`` of each of this rank's provisional
+            rows, for `xai_lightning.readers.moved`.
+
+        Raises:
+            ValueError: if ranks together met too many values, none, or some of mixed types; on all ranks alike, and
+                nothing is fixed then.
+        """
+        before, pairs = {name: self.vocabularies[name] for name in self.undecided}, self.intersections
+        self._decide({a: settled(v, [part[a] for part in gathered]) for a, v in before.items()})
+        rows = {attribute: moves(vocabulary, self.vocabularies[attribute]) for attribute, vocabulary in before.items()}
+        undecided = {name: pair for name, pair in pairs.items() if pair.undecided}
+        return rows | {name: pair.moves(self.intersections[name]) for name, pair in undecided.items()}
+
+    def state(self) -> dict[str, list[Value]]:
+        """The values of discovered groups that are fixed, in the order of their rows: plain types."""
+        fixed = {a: v for a, v in self.vocabularies.items() if v.discovered and not v.places}
+        return {attribute: values_met(vocabulary) for attribute, vocabulary in fixed.items()}
+
+    def load(self, state: Mapping[str, Sequence[Value]]) -> None:
+        """Fix the groups as `state` gave them, whatever was found before; those that it lacks are undecided again.
+
+        Raises:
+            ValueError: if it has an attribute that is not discovered here, or groups that cannot be.
+        """
+        strange = [name for name in state if name not in self._discovered]
+        if strange:
+            raise ValueError(f"only {[*self._discovered]} are discovered here; got the groups of {strange}")
+        loaded = {a: settled(self._discovered[a], [values]) for a, values in state.items()}
+        self._decide(self._discovered | loaded)
+
+    def _decide(self, fixed: dict[str, Vocabulary]) -> None:
+        before = self.vocabularies
+        self.vocabularies = before | fixed
+        try:
+            self.intersections = self._pairs()
+        except ValueError:
+            self.vocabularies = before
+            raise
+
+    def _pairs(self) -> dict[str, Intersection]:
+        return {} if self._order is None else intersect(self.vocabularies, self._order)
 
 
 class NetworkOutput:

@@ -81,7 +81,9 @@ def weight(path: str | Path) -> float:
 
 
 def audit(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "gate_audit.jsonl").read_text().splitlines()]
+    """The decisions, without the events between them."""
+    lines = [json.loads(line) for line in (folder / "gate_audit.jsonl").read_text().splitlines()]
+    return [line for line in lines if "event" not in line]
 
 
 def test_the_best_of_those_that_pass_is_kept_not_the_best_of_all(tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_an_exception_saves_nothing_that_no_gate_has_seen(tmp_path: Path) -> Non
 
 def test_fast_dev_run_decides_and_writes_no_file(tmp_path: Path) -> None:
     _, gate = fit(tmp_path, gaps=[0.05], fast_dev_run=True)
-    assert gate._opened == 1
+    assert gate._tally.opened == 1
     assert list(tmp_path.rglob("*.*")) == []
 
 
@@ -324,7 +326,7 @@ def test_validating_the_best_file_rolls_nothing_back(tmp_path: Path) -> None:
     trainer, gate = fit(tmp_path, gaps=[0.05, 0.3, 0.3])
     best = gate.best_model_path
     trainer.validate(Scripted([0.05], [1.0]), LOADER, ckpt_path="best", verbose=False)
-    assert (gate._looks, gate._opened, gate.best_model_path) == (3, 1, best)
+    assert (gate._tally.looks, gate._tally.opened, gate.best_model_path) == (3, 1, best)
 
 
 def test_a_users_own_name_that_only_looks_like_ours_needs_no_floor(tmp_path: Path) -> None:

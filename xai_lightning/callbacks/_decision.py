@@ -1,16 +1,17 @@
 """What a gate asks of a Trainer before it decides."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 from xai_lightning import tags
 from xai_lightning._lightning import MisconfigurationException, Trainer
-from xai_lightning.callbacks._evidence import is_fairness
+from xai_lightning.callbacks._evidence import Coverage, is_fairness
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._trainer import callbacks_of
 from xai_lightning.functional.fairness import METRICS
-from xai_lightning.functional.gate import Limit
+from xai_lightning.functional.gate import Limit, Outlook
 from xai_lightning.functional.tables import choose
 
 
@@ -40,20 +41,39 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
 
 
 def check_directions(limits: Sequence[Limit]) -> None:
-    """Refuse a fairness limit on the wrong side, which would keep the least fair model (trap 86).
+    """Refuse a limit on the wrong side of a metric of ours, which would keep the least fair model (trap 86).
 
     Raises:
         ValueError: if a metric of which high values are good has an ``at_most``, or the reverse.
     """
     for limit in limits:
-        parts = limit.name.split("/")
-        metric = METRICS.get(parts[-2]) if is_fairness(limit.name) else None
-        right = "at_most" if metric is None or metric.best == "low" else "at_least"
-        if metric is not None and limit.kind != right:
+        best = _best(limit.name)
+        right = "at_most" if best == "low" else "at_least"
+        if best is not None and limit.kind != right:
             raise ValueError(
-                f"{limit.kind}[{limit.name!r}]: {metric.best} values of {parts[-2]} are good (ideal {metric.ideal:g}), "
-                f"so its limit belongs into {right}; got {limit.threshold:g}"
+                f"{limit.kind}[{limit.name!r}]: {best} values of {limit.name.split('/')[-2]} are good, so its limit "
+                f"belongs into {right}; got {limit.threshold:g}"
             )
+
+
+def check_monitor(monitor: str | None, mode: str) -> None:
+    """Refuse a mode that would keep the least fair of those that pass (trap 86).
+
+    Raises:
+        ValueError: if ``monitor`` is a metric of ours that is good where ``mode`` looks for the worst.
+    """
+    best = None if monitor is None else _best(monitor)
+    right = {"low": "min", "high": "max", None: mode}[best]
+    if mode != right:
+        raise ValueError(f"{best} values of monitor={monitor!r} are good: it needs mode={right!r}; got {mode!r}")
+
+
+def _best(name: str) -> Literal["low", "high"] | None:
+    """Which values of a metric of ours are good; None if that is not known from its name."""
+    parts = name.split("/")
+    if is_fairness(name):
+        return METRICS[parts[-2]].best if parts[-2] in METRICS else None
+    return "high" if len(parts) >= 3 and parts[-3] == "utility" and parts[-1] in ("value", "bound") else None
 
 
 def refuse(**options: object) -> None:
@@ -76,10 +96,17 @@ def check_names(trainer: Trainer, wanted: Sequence[str]) -> None:
     Raises:
         MisconfigurationException: names the nearest, and lists what is logged.
     """
-    known = set(trainer.callback_metrics)
+    known: set[str] = set(trainer.callback_metrics)
+    drawn: set[str] = set()
     for monitor in monitors(trainer):
-        known |= {tags.within(monitor.name, name) for name in monitor.logged_names()[0]}
+        shared, direct = ({tags.within(monitor.name, name) for name in names} for names in monitor.logged_names())
+        known, drawn = known | shared, drawn | direct
     for name in wanted:
+        if name in drawn - known:
+            raise MisconfigurationException(
+                f"GatedCheckpoint: {name!r} goes to the loggers, for looking at, and not to callback_metrics; limit "
+                "a metric that is made of it"
+            )
         try:
             choose("metric", name, sorted(known))
         except ValueError as error:
@@ -87,18 +114,52 @@ def check_names(trainer: Trainer, wanted: Sequence[str]) -> None:
             raise MisconfigurationException(message) from error
 
 
+def owner_of(trainer: Trainer, name: str) -> Monitor | None:
+    """The monitor that logs ``name``."""
+    return next((monitor for monitor in monitors(trainer) if name in monitor.full_names()), None)
+
+
+def logged_by_monitors(trainer: Trainer) -> set[str]:
+    """Every name that a monitor logs, with its prefix."""
+    return {name for monitor in monitors(trainer) for name in monitor.full_names()}
+
+
 def all_limits(
-    given: Sequence[Limit], monitor: str | None, metrics: Mapping[str, float], *, utility_floor: bool
+    given: Sequence[Limit],
+    monitor: str | None,
+    metrics: Mapping[str, float],
+    *,
+    utility_floor: bool,
+    logged: Collection[str] = (),
 ) -> list[Limit]:
-    """The limits given, that the monitored value exists, and the utility floors of fairness limits."""
+    """The limits given, that the monitored value exists, and the utility floors of fairness limits.
+
+    Args:
+        given: the user's limits.
+        monitor: name of the monitored value.
+        metrics: what was logged; the chance levels are read from it.
+        utility_floor: whether fairness limits need a model that is better than chance.
+        logged: names that monitors log; a floor is on each ``utility/<measure>/bound`` among them.
+    """
     limits = list(given)
     if monitor is not None:
         limits.append(Limit(monitor, "finite", math.nan))
     if utility_floor:
         for prefix in _fairness_prefixes(given):
-            chance = metrics.get(prefix + tags.balanced_accuracy("chance"), math.inf)
-            limits.append(Limit(prefix + tags.balanced_accuracy("bound"), "above", chance))
+            limits += [_floor(prefix, measure, metrics) for measure in _utilities(prefix, logged)]
     return limits
+
+
+def _floor(prefix: str, measure: str, metrics: Mapping[str, float]) -> Limit:
+    chance = metrics.get(prefix + tags.utility(measure, "chance"), math.inf)
+    return Limit(prefix + tags.utility(measure, "bound"), "above", chance)
+
+
+def _utilities(prefix: str, logged: Collection[str]) -> list[str]:
+    """Measures of utility that are logged beside the metrics below ``prefix``; if there are none, the one expected."""
+    pattern = re.compile(re.escape(prefix) + tags.utility("([^/]+)", "bound"))
+    found = sorted(match[1] for match in map(pattern.fullmatch, logged) if match)
+    return found or ["balanced_accuracy"]
 
 
 def _fairness_prefixes(limits: Sequence[Limit]) -> list[str]:
@@ -106,15 +167,23 @@ def _fairness_prefixes(limits: Sequence[Limit]) -> list[str]:
     return list(dict.fromkeys(limit.name.partition("fairness/")[0] for limit in limits if is_fairness(limit.name)))
 
 
-def promised_delta(trainer: Trainer, limits: Sequence[Limit]) -> float | None:
-    """The largest error that a monitor with one of the fairness bounds may spend; None if one bound is nobody's."""
-    deltas = []
+def coverage(trainer: Trainer, limits: Sequence[Limit]) -> Coverage:
+    """Which limits are on a ``/bound`` of a monitor that accounts for an error, and the largest such error."""
+    names = dict.fromkeys(limit.name for limit in limits)
+    owners = {name: owner_of(trainer, name) for name in names if name.endswith("/bound")}
+    deltas = {name: getattr(owner, "delta", None) for name, owner in owners.items()}
+    known = {name: float(delta) for name, delta in deltas.items() if delta is not None}
+    return Coverage(tuple(known), tuple(name for name in names if name not in known), max(known.values(), default=None))
+
+
+def outlooks(trainer: Trainer, limits: Sequence[Limit]) -> list[Outlook]:
+    """What the owners of the limits say about their sample sizes; those that know nothing are left out."""
+    found = []
     for limit in limits:
-        if is_fairness(limit.name):
-            owners = [monitor for monitor in monitors(trainer) if limit.name in monitor.full_names()]
-            deltas.append(getattr(owners[0], "delta", None) if owners else None)
-    known = [delta for delta in deltas if delta is not None]
-    return max(known) if known and len(known) == len(deltas) else None
+        owner = owner_of(trainer, limit.name)
+        outlook = owner.outlook(limit.name, limit.kind, limit.threshold) if owner is not None else None
+        found += [outlook] if outlook is not None else []
+    return found
 
 
 def evidence_of(trainer: Trainer) -> list[dict[str, Any]]:

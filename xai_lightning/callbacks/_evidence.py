@@ -3,14 +3,14 @@
 import hashlib
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from xai_lightning.functional.gate import Limit, Verdict
+from xai_lightning.functional.gate import Verdict
 
 FORMAT = 1
+Guarantee = Literal["holds", "heuristic", "none"]
 CHECKPOINT_KEY = "xai_lightning"
 
 
@@ -20,27 +20,72 @@ def is_fairness(name: str) -> bool:
     return len(parts) >= 4 and parts[-4] == "fairness"
 
 
-def promise(limits: Sequence[Limit], delta: float | None) -> str:
+class Coverage(NamedTuple):
+    """What is promised of which limits.
+
+    Args:
+        promised: names of limits on bounds that a monitor accounts for.
+        others: names of the other limits.
+        delta: the error that the bounds share; None if nothing is promised.
+    """
+
+    promised: tuple[str, ...]
+    others: tuple[str, ...]
+    delta: float | None
+
+
+def guarantee(coverage: Coverage, feedback: Sequence[str]) -> Guarantee:
+    """One word for what `promise` says: ``holds``, ``heuristic``, or ``none``."""
+    if not coverage.promised:
+        return "none"
+    return "heuristic" if feedback else "holds"
+
+
+def promise(coverage: Coverage, feedback: Sequence[str]) -> str:
     """What an open gate says about the model, in words that claim no more than is true.
 
     Args:
-        limits: the limits of the gate.
-        delta: the error that the fairness bounds of this run share; None if nobody accounts for it.
+        coverage: which limits are on bounds.
+        feedback: how the validation set steered the training, as far as that was seen.
     """
-    fairness = [limit for limit in limits if is_fairness(limit.name)]
-    if not fairness:
+    if not coverage.promised or coverage.delta is None:
         return "The logged values of one validation kept the limits: no error probability."
-    if delta is None or not all(limit.name.endswith("/bound") for limit in fairness):
+    kept = f"These limits were kept by confidence bounds: {', '.join(coverage.promised)}."
+    rest = _without(coverage.others)
+    if feedback:
         return (
-            "The logged values of one validation kept the limits: no error probability, since a fairness limit is on "
-            "something else than a bound of a FairnessMonitor."
+            f"Heuristic: no error probability is claimed, since the validation set steered the training "
+            f"({'; '.join(feedback)}). {kept}{rest}"
         )
     return (
-        "Each fairness limit was kept by a confidence bound. Over this whole run, the probability that any checkpoint "
-        f"is kept whose true gap breaks such a limit is at most {delta:g} (approximately: Wilson and Newcombe limits), "
-        "if the validation rows are an independent sample of the population meant and did not steer the training. "
-        "Several runs on the same validation rows share that error: R runs need delta / R each."
+        f"{kept} Over this whole run, the probability that any checkpoint is kept whose true value breaks one of them "
+        f"is at most {coverage.delta:g} (as far as the monitor's confidence limits keep their level), if the "
+        "validation rows are an independent sample of the population meant and did not steer the training. Several "
+        f"runs on the same validation rows share that error: R runs need delta / R each.{rest}"
     )
+
+
+def certified(coverage: Coverage, missing: Sequence[str]) -> str:
+    """What a certificate says, in words that claim no more than is true.
+
+    Args:
+        coverage: of the limits that it covers.
+        missing: names of limits that nobody could measure anew.
+    """
+    left = f" Not certified, since nobody can measure it anew: {', '.join(missing)}." if missing else ""
+    rest = _without(coverage.others)
+    if not coverage.promised or coverage.delta is None:
+        return f"Measured once, after the training, on rows kept apart from it: no error probability.{left}"
+    return (
+        "Measured once, after the training, on rows kept apart from it. If they are an independent sample of the "
+        "population meant and chose nothing, the probability that this is open although a true value breaks one of "
+        f"{', '.join(coverage.promised)} is at most {coverage.delta:g} (as far as the monitor's confidence limits "
+        f"keep their level).{rest}{left}"
+    )
+
+
+def _without(names: Sequence[str]) -> str:
+    return f" No error probability for {', '.join(names)}: no monitor accounts for it." if names else ""
 
 
 def finite(value: float | None) -> float | None:
@@ -84,10 +129,21 @@ def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:
     draft.replace(path)
 
 
-def append_audit(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one line to the audit file, and see it on the disk."""
+def failure_of(write: Callable[..., object], *args: Any) -> str:
+    """Run ``write(*args)``; why that was not possible, or nothing."""
+    try:
+        write(*args)
+    except (OSError, ValueError) as error:
+        return f"cannot write evidence: {error}"
+    return ""
+
+
+def touch(path: Path) -> None:
+    """Make the file at ``path`` if it is not there, and see that it can be appended to.
+
+    Raises:
+        OSError: if it cannot.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(dumps(record) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    with path.open("a", encoding="utf-8"):
+        pass

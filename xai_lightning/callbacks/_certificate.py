@@ -1,0 +1,224 @@
+"""One measurement of the kept checkpoint, on rows that nothing has looked at."""
+
+import copy
+import json
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, SequentialSampler
+
+from xai_lightning._lightning import LightningModule, Trainer
+from xai_lightning.callbacks import _decision as decision
+from xai_lightning.callbacks import _evidence as evidence
+from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.functional import gate
+from xai_lightning.functional.rng import isolated
+
+BATCH_SIZE = 64
+
+
+def check_rows(certify: object) -> None:
+    """Refuse what holds no rows.
+
+    Raises:
+        TypeError: if ``certify`` is neither a loader nor a dataset.
+    """
+    if not isinstance(certify, DataLoader | Dataset):
+        raise TypeError(f"certify must be a DataLoader or a Dataset of untouched rows; got {certify!r}")
+
+
+def rows_of(trainer: Trainer, certify: DataLoader[Any] | Dataset[Any]) -> DataLoader[Any]:
+    """The loader of the untouched rows, of which each rank takes its share.
+
+    Raises:
+        ValueError: if the rows cannot be shared out among several ranks without counting some of them twice.
+    """
+    loader = certify if isinstance(certify, DataLoader) else DataLoader(certify, batch_size=BATCH_SIZE)
+    if trainer.world_size == 1 or isinstance(loader.sampler, DistributedSampler):
+        return loader
+    if isinstance(loader.dataset, IterableDataset) or not isinstance(loader.sampler, SequentialSampler):
+        raise ValueError(
+            f"certify on {trainer.world_size} ranks needs rows in order, or a DistributedSampler; got a loader with "
+            f"{type(loader.sampler).__name__}"
+        )
+    share: DistributedSampler[Any] = DistributedSampler(
+        loader.dataset, trainer.world_size, trainer.global_rank, shuffle=False
+    )
+    return DataLoader(loader.dataset, loader.batch_size, sampler=share, collate_fn=loader.collate_fn)
+
+
+@contextmanager
+def holding(trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any]) -> Iterator[None]:
+    """The module with the weights of ``checkpoint``; afterwards with its own again, bit for bit."""
+    own = [(tensor, tensor.detach().clone()) for tensor in _tensors(module)]
+    extras = [(child, copy.deepcopy(child.get_extra_state())) for child in module.modules() if _has_extra(child)]
+    try:
+        trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, before in own:
+                tensor.copy_(before)
+        for child, state in extras:
+            child.set_extra_state(state)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _has_extra(module: nn.Module) -> bool:
+    return type(module).get_extra_state is not nn.Module.get_extra_state
+
+
+def read_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:
+    """The checkpoint at ``path``, on the CPU.
+
+    What holds more than plain types is only unpickled if it is the very file that this gate wrote.
+
+    Raises:
+        ValueError: if it needs unpickling, and is not as it was written.
+    """
+    load = trainer.strategy.checkpoint_io.load_checkpoint
+    try:
+        return load(path, map_location=torch.device("cpu"), weights_only=True)
+    except pickle.UnpicklingError as error:
+        written = json.loads(evidence.verdict_path(path).read_text(encoding="utf-8"))["sha256"]
+        if written != evidence.sha256(path):
+            raise ValueError(f"{path} is not the file that was written: its SHA-256 is not {written}") from error
+        return load(path, map_location=torch.device("cpu"), weights_only=False)
+
+
+def restamp(trainer: Trainer, path: Path, state_key: str, state: Mapping[str, Any], stamp: Mapping[str, Any]) -> None:
+    """Add to the gate's state and to the evidence in a checkpoint, and renew its side file.
+
+    A kill leaves the old file or the new one.
+
+    Args:
+        trainer: its strategy reads and writes.
+        path: of the checkpoint.
+        state_key: of the gate.
+        state: what to add to the gate's state.
+        stamp: what to add to the evidence.
+    """
+    checkpoint = read_checkpoint(trainer, path)
+    checkpoint["callbacks"][state_key]["gate"] |= state
+    record = json.loads(checkpoint[evidence.CHECKPOINT_KEY]) | stamp
+    checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(record)
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    evidence.write_verdict(path, record)
+
+
+def of_kept(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    limits: Sequence[gate.Limit],
+    rows: DataLoader[Any] | Dataset[Any],
+    *,
+    path: Path,
+    utility_floor: bool,
+) -> dict[str, Any]:
+    """The record of the certificate of the checkpoint at ``path``; a collective.
+
+    What fails closes the certificate, and costs no training; among several ranks it is raised, since the others would
+    wait for this one (trap 45).
+    """
+    try:
+        loader = rows_of(trainer, rows)
+        held = {"state_dict": read_checkpoint(trainer, path)["state_dict"]} if trainer.is_global_zero else {}
+        with holding(trainer, pl_module, trainer.strategy.broadcast(held)):
+            return measure(trainer, pl_module, limits, loader, utility_floor=utility_floor)
+    except Exception as error:
+        if trainer.world_size > 1:
+            raise
+        return failed(repr(error), [limit.name for limit in limits])
+
+
+def measure(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    limits: Sequence[gate.Limit],
+    loader: DataLoader[Any],
+    *,
+    utility_floor: bool,
+) -> dict[str, Any]:
+    """The limits held against one measurement at the whole error, with the weights that the module has now.
+
+    Args:
+        trainer: the trainer.
+        pl_module: the module, with the weights of the kept checkpoint.
+        limits: the user's limits; those that nobody can measure anew are named and left out.
+        loader: the untouched rows.
+        utility_floor: as in the gate.
+
+    Returns:
+        The record, plain types only.
+    """
+    owners = {limit.name: decision.owner_of(trainer, limit.name) for limit in limits}
+    covered = [limit for limit in limits if _can_measure(owners[limit.name])]
+    missing = [limit.name for limit in limits if limit not in covered]
+    if not covered:
+        return failed(f"nobody can measure {', '.join(missing)} anew", missing)
+    metrics, found = _measured(trainer, pl_module, loader, covered, utility_floor)
+    checked = _with_floors(trainer, covered, metrics, utility_floor)
+    verdict = gate.decide(checked, metrics, metrics)
+    coverage = decision.coverage(trainer, covered)
+    return {
+        "gate": "open" if verdict.open else "closed",
+        "reason": verdict.reason,
+        "checks": evidence.checks(verdict),
+        "guarantee": evidence.guarantee(coverage, ()),
+        "promise": evidence.certified(coverage, missing),
+        "delta": coverage.delta,
+        "not_certified": missing,
+        "monitors": found,
+    }
+
+
+def failed(reason: str, missing: Sequence[str]) -> dict[str, Any]:
+    """The record of a certificate that could not be made: it is closed."""
+    text = f"Nothing was certified: {reason}."
+    empty: dict[str, Any] = {"checks": [], "guarantee": "none", "promise": text, "delta": None, "monitors": []}
+    return {"gate": "closed", "reason": reason, **empty, "not_certified": list(missing)}
+
+
+def _measured(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    loader: DataLoader[Any],
+    covered: Sequence[gate.Limit],
+    utility_floor: bool,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """What every monitor that owns a limit or a floor measures, equal on all ranks."""
+    wanted = [limit.name for limit in _with_floors(trainer, covered, {}, utility_floor)]
+    owners = {id(owner): owner for owner in (decision.owner_of(trainer, name) for name in wanted)}
+    metrics: dict[str, float] = {}
+    found: list[dict[str, Any]] = []
+    for owner in owners.values():
+        if _can_measure(owner):
+            with isolated():
+                numbers, stamp = owner.measure(trainer, pl_module, loader)  # type: ignore[union-attr]
+            metrics |= {name: float(number) for name, number in numbers.items()}
+            found.append(stamp)
+    return trainer.strategy.broadcast(metrics), found
+
+
+def _with_floors(
+    trainer: Trainer, covered: Sequence[gate.Limit], metrics: Mapping[str, float], utility_floor: bool
+) -> list[gate.Limit]:
+    logged = decision.logged_by_monitors(trainer)
+    return decision.all_limits(covered, None, metrics, utility_floor=utility_floor, logged=logged)
+
+
+def _can_measure(owner: Monitor | None) -> bool:
+    return callable(getattr(owner, "measure", None))

@@ -1,0 +1,282 @@
+"""A checkpoint that decides at the end of each validation, from what was logged."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from xai_lightning import tags
+from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from xai_lightning._version import __version__
+from xai_lightning.callbacks import _audit as audit
+from xai_lightning.callbacks import _certificate as certificate
+from xai_lightning.callbacks import _decision as decision
+from xai_lightning.callbacks import _evidence as evidence
+from xai_lightning.callbacks._arbiter import Arbiter, Ruling, ask
+from xai_lightning.callbacks._feedback import Feedback
+from xai_lightning.callbacks._stamped import StampedCheckpoint
+from xai_lightning.callbacks._tally import Tally
+from xai_lightning.callbacks._trainer import log_step, stage_of
+from xai_lightning.functional import gate
+from xai_lightning.functional.pareto import Point
+from xai_lightning.sinks import logger_sinks
+
+AUDIT_FILE = "gate_audit.jsonl"
+
+
+class DecidingCheckpoint(StampedCheckpoint):
+    """Decides once per validation whether its weights may be kept, and remembers every decision.
+
+    Args:
+        limits: what a checkpoint must keep.
+        utility_floor: whether fairness limits need a model that is better than chance.
+        arbiter: asked once the limits hold.
+        certify: untouched rows for the kept checkpoint.
+        name: prefix of what it logs and of its audit file.
+        options: of `StampedCheckpoint`.
+    """
+
+    mode: Literal["min", "max"]
+
+    def __init__(
+        self,
+        limits: Sequence[gate.Limit],
+        *,
+        utility_floor: bool,
+        arbiter: Arbiter | None,
+        certify: DataLoader[Any] | Dataset[Any] | None,
+        name: str,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.limits, self.name, self.utility_floor = tuple(limits), name, utility_floor
+        self.arbiter, self.certify = arbiter, certify
+        self._started: dict[str, Tensor] = {}
+        self._logged: dict[str, Tensor] = {}
+        self._tally, self._feedback = Tally(), Feedback()
+        self._names_checked, self._resumed = False, False
+
+    @property
+    def audit_path(self) -> Path:
+        """The audit file: one JSON line per decision, and one per event between them."""
+        return Path(str(self.dirpath)) / (f"{self.name}_{AUDIT_FILE}" if self.name else AUDIT_FILE)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        resumed, self._resumed = self._resumed, False
+        if not resumed or _is_dry(trainer):
+            return
+        outcome = _cut_back(self.audit_path, trainer.global_step) if trainer.is_global_zero else (0, "")
+        dropped, failure = trainer.strategy.broadcast(outcome)
+        if failure:
+            self._complain(failure)
+        if dropped:
+            self._feedback.note("resume", f"{dropped} validations came after the file that this run was resumed from")
+
+    # --- the decision
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_names(trainer)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started, self._logged = dict(trainer.callback_metrics), dict(trainer.logged_metrics)
+        if _is_real(trainer):
+            self._feedback.validation_begins(pl_module)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._feedback.training_goes_on(pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not _is_real(trainer):
+            return
+        if not self._names_checked:
+            self._check_names(trainer)
+        now = trainer.callback_metrics
+        metrics = {name: float(value) for name, value in now.items()}
+        fresh = {name for name, value in now.items() if value is not self._started.get(name)}
+        self._feedback.validation_ends(trainer, pl_module, fresh)
+        verdict = gate.decide(self._all_limits(trainer, metrics), metrics, fresh)
+        value = metrics.get(self.monitor, math.nan) if self.monitor else math.nan
+        point = Point(value, verdict.relative, self._tally.looks + 1, trainer.current_epoch)
+        self._decide(trainer, verdict, metrics, point)
+        if not _is_dry(trainer):
+            self._save(trainer, point)
+        self._report_sizes(trainer)
+        self._publish(trainer, verdict.violation)
+
+    def _check_names(self, trainer: Trainer) -> None:
+        wanted = [limit.name for limit in self.limits] + ([] if self.monitor is None else [self.monitor])
+        decision.check_names(trainer, wanted)
+        self._names_checked = True
+
+    def _all_limits(self, trainer: Trainer, metrics: Mapping[str, float]) -> list[gate.Limit]:
+        logged = decision.logged_by_monitors(trainer)
+        return decision.all_limits(self.limits, self.monitor, metrics, utility_floor=self.utility_floor, logged=logged)
+
+    def _decide(self, trainer: Trainer, verdict: gate.Verdict, metrics: Mapping[str, float], point: Point) -> None:
+        is_open, reason, ruling = self._settle(trainer, verdict, metrics)
+        self._tally.add(point, self.mode, None if is_open else reason)
+        coverage, feedback = decision.coverage(trainer, self.limits), self._feedback.reasons
+        self._decision = {
+            "format": evidence.FORMAT,
+            "xai_lightning": __version__,
+            "gate": "open" if is_open else "closed",
+            "reason": reason,
+            "step": log_step(trainer, self._logged),
+            "global_step": trainer.global_step,
+            "epoch": point.epoch,
+            "look": point.look,
+            "monitor": {"name": self.monitor, "mode": self.mode, "value": evidence.finite(point.value)},
+            "checks": evidence.checks(verdict),
+            "violation": evidence.finite(point.violation),
+            "arbiter": None if ruling is None else ruling._asdict(),
+            "kept": None,
+            "fallback": None,
+            "pareto": self._tally.points(),
+            "guarantee": evidence.guarantee(coverage, feedback),
+            "promise": evidence.promise(coverage, feedback),
+            "feedback": feedback,
+            "monitors": decision.evidence_of(trainer),
+        }
+
+    def _settle(
+        self, trainer: Trainer, verdict: gate.Verdict, metrics: Mapping[str, float]
+    ) -> tuple[bool, str, Ruling | None]:
+        """Whether all ranks and the arbiter agree, and why; with what the arbiter said, if it was asked."""
+        obstacle = ""
+        if trainer.is_global_zero and not _is_dry(trainer):
+            obstacle = evidence.failure_of(evidence.touch, self.audit_path)
+        if obstacle:
+            self._complain(obstacle)
+        if not trainer.strategy.reduce_boolean_decision(verdict.open and not obstacle, all=True):
+            return False, (obstacle or "another rank said no") if verdict.open else verdict.reason, None
+        if self.arbiter is None:
+            return True, verdict.reason, None
+        said = ask(self.arbiter, metrics) if trainer.is_global_zero else Ruling(False, "")
+        ruling = trainer.strategy.broadcast(said)
+        return ruling.open, f"{verdict.reason}; arbiter: {ruling.reason}", ruling
+
+    # --- files
+
+    def _save(self, trainer: Trainer, point: Point) -> None:
+        candidates = self._monitor_candidates(trainer)
+        obsolete = self.fallback_model_path
+        if self._decision["gate"] == "open":
+            failure = self._keep(trainer, candidates)
+            if failure:
+                self._decision |= {"gate": "closed", "reason": failure}
+                self._tally.close(point, failure)
+        if self._tally.opened:
+            self._candidate = {}
+        elif self.fallback != "none":
+            self._offer(trainer, candidates, point.violation, point.value)
+        self._save_last_checkpoint(trainer, candidates)
+        # only now does the file for resuming know that the one before is not needed
+        if obsolete and obsolete != self.fallback_model_path:
+            self._remove_checkpoint(trainer, obsolete)
+        self._write_line(trainer, self._decision)
+
+    def _write_line(self, trainer: Trainer, line: Mapping[str, Any]) -> None:
+        failure = evidence.failure_of(audit.append, self.audit_path, line) if trainer.is_global_zero else ""
+        if failure:
+            self._complain(failure)
+
+    # --- what is shown
+
+    def _report_sizes(self, trainer: Trainer) -> None:
+        """After the first validation: whether the data suffice for the limits at all."""
+        if self._tally.looks > 1 or not trainer.is_global_zero:
+            return
+        found = decision.outlooks(trainer, self.limits)
+        if not found:
+            return
+        self._tally.sizes[tags.xai("gate", "can_open")] = float(all(outlook.can_open for outlook in found))
+        for outlook in found:
+            numbers = {"smallest": outlook.smallest, "needed": math.nan if outlook.needed is None else outlook.needed}
+            self._tally.sizes |= {tags.sample_size(outlook.name, what): float(n) for what, n in numbers.items()}
+        say = rank_zero_info if all(outlook.can_open for outlook in found) else rank_zero_warn
+        say(f"Sample sizes: {'; '.join(outlook.sentence for outlook in found)}.")
+
+    def _publish(self, trainer: Trainer, violation: float) -> None:
+        decided = self._decision
+        if self.verbose:
+            rank_zero_info(f"Epoch {decided['epoch']}: gate {decided['gate']}: {decided['reason']}")
+        if not trainer.is_global_zero:
+            return
+        numbers = {tags.gate("open"): float(decided["gate"] == "open"), tags.gate("violation"): violation}
+        # the report of the first validation is repeated, so that names stay the same (law 4)
+        shown = {
+            tags.within(self.name, key): value if math.isfinite(value) else math.nan
+            for key, value in {**numbers, **self._tally.sizes}.items()
+        }
+        for sink in logger_sinks(trainer.loggers):
+            try:
+                sink.scalars(shown, decided["step"])
+                sink.flush()
+            except Exception as error:  # noqa: BLE001 - a logger that fails is no reason to lose a training
+                rank_zero_warn(f"GatedCheckpoint could not write to {type(sink.logger).__name__}: {error!r}")
+
+    # --- the end
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._missing = self._tally.nothing_passed()
+        if self._missing and self.fallback_model_path:
+            self._missing += f" Kept, though it passed nothing: {self.fallback_model_path}."
+        if self._missing:
+            rank_zero_warn(self._missing)
+        if self.certify is None or _is_dry(trainer) or not self._best_path:
+            return
+        if self._tally.certificate:
+            rank_zero_info("GatedCheckpoint: this run was certified before, and is not certified a second time")
+            return
+        self._certify(trainer, pl_module, self.certify)
+
+    def _certify(self, trainer: Trainer, pl_module: LightningModule, rows: DataLoader[Any] | Dataset[Any]) -> None:
+        record = certificate.of_kept(
+            trainer, pl_module, self.limits, rows, path=Path(self._best_path), utility_floor=self.utility_floor
+        )
+        self._tally.certificate = record
+        if trainer.is_global_zero:
+            failure = evidence.failure_of(self._stamp_certificate, trainer, record)
+            if failure:
+                self._complain(failure)
+        event = {"event": "certificate", "global_step": trainer.global_step, "file": Path(self._best_path).name}
+        self._write_line(trainer, {**event, **record})
+        if record["gate"] == "open":
+            rank_zero_info(f"Certified {self._best_path}: {record['reason']}")
+        else:
+            rank_zero_warn(f"The certificate of {self._best_path} is CLOSED: {record['reason']}. It is stamped so.")
+
+    def _stamp_certificate(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        """Into the kept file, and the state of the gate in it and in the one for resuming."""
+        for path in dict.fromkeys(path for path in (self._best_path, self.last_model_path) if path):
+            stamp = {"certificate": record} if path == self._best_path else {}
+            certificate.restamp(trainer, Path(path), self.state_key, {"certificate": record}, stamp)
+
+
+def _is_real(trainer: Trainer) -> bool:
+    """Whether this validation is part of a training."""
+    return stage_of(trainer) == "fit" and not trainer.sanity_checking
+
+
+def _is_dry(trainer: Trainer) -> bool:
+    """Whether nothing is to be written."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _cut_back(path: Path, step: int) -> tuple[int, str]:
+    """How many decisions the audit file lost, and why it could not be cut back, if so."""
+    try:
+        return audit.cut_back(path, step), ""
+    except OSError as error:
+        return 0, f"cannot write evidence: {error}"

@@ -1,0 +1,91 @@
+"""Whether the validation set steers the training, as far as callbacks and schedulers show it."""
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from xai_lightning._lightning import Trainer, rank_zero_warn
+from xai_lightning.callbacks._guard import checksum
+
+HISTORY = 128
+
+
+def weights(module: nn.Module) -> int:
+    """A number for the parameters of ``module``. Buffers are left out: a schedule may well be kept in one."""
+    return hash(tuple(checksum(parameter) for parameter in module.parameters()))
+
+
+class Feedback:
+    """What was seen of the validation set's influence on weights or data; it ends the promise of a gate's bounds.
+
+    Seen are schedulers that follow a metric of the validation, and weights that change between a validation and the
+    training step after it: nothing but training should move them. Early stopping is no feedback: it only chooses among
+    checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, str] = {}
+        self._seen: deque[int] = deque(maxlen=HISTORY)
+        self._before: int | None = None
+        self._after: int | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """One sentence, without a full stop, for each kind of influence that was seen."""
+        return list(self._found.values())
+
+    def state(self) -> dict[str, Any]:
+        """What survives a resume, as plain types."""
+        return {"found": dict(self._found), "seen": list(self._seen)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of `state`."""
+        self._found |= state.get("found", {})
+        self._seen.extend(state.get("seen", ()))
+
+    def note(self, kind: str, reason: str) -> None:
+        """Remember ``reason``, and say so if nothing of this kind was seen before."""
+        if kind in self._found:
+            return
+        self._found[kind] = reason
+        rank_zero_warn(
+            f"The validation set steers the training: {reason}. Checkpoints are stamped 'heuristic' from here on: "
+            "no error probability is claimed for their limits. Certify the kept one on other rows (certify=...)."
+        )
+
+    def validation_begins(self, module: nn.Module) -> None:
+        """Before the validation, and before averaged weights are swapped in."""
+        self._before = weights(module)
+
+    def validation_ends(self, trainer: Trainer, module: nn.Module, fresh: Collection[str]) -> None:
+        """After the validation; ``fresh`` are the names that it logged."""
+        for kind, reason in _plateaus(trainer, fresh):
+            self.note(kind, reason)
+        after = weights(module)
+        if after != self._before and after in self._seen:
+            self.note("weights", "weights of an earlier validation were loaded at the end of a later one")
+        self._seen.extend(found for found in {after, self._before} - set(self._seen) if found is not None)
+        self._after = after
+
+    def training_goes_on(self, module: nn.Module) -> None:
+        """Before a training batch; only the first after a validation is looked at."""
+        before, self._after = self._after, None
+        if before is not None and weights(module) != before:
+            self.note(
+                "weights", "weights changed between a validation and the training step after it, other than by training"
+            )
+
+
+def _plateaus(trainer: Trainer, fresh: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Schedulers that follow a metric of the validation."""
+    for config in trainer.lr_scheduler_configs:
+        name = type(config.scheduler).__name__
+        if not (config.reduce_on_plateau or isinstance(config.scheduler, ReduceLROnPlateau)):
+            continue
+        if not trainer.lightning_module.automatic_optimization:
+            yield name, f"{name} is stepped by hand, on a value that nobody can see"
+        elif config.monitor in fresh:
+            yield f"{name} {config.monitor}", f"{name} follows {config.monitor}, which is logged in validation"

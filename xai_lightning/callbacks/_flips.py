@@ -1,0 +1,161 @@
+"""Inputs with each other value of a sensitive attribute."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.fairness.individual import flips, score_change
+from xai_lightning.readers import Column, Outputs, Vocabulary
+from xai_lightning.readers.batch import describe, unreadable
+from xai_lightning.readers.predictions import Decision
+
+Flip = Column | Callable[[Tensor], Sequence[Tensor]]
+"""Where a table holds the attribute; or from inputs ``[N, ...]`` to the inputs with each other value of it."""
+
+COLUMNS = ("grouped", "flipped", "signed", "absolute", "moved")
+
+
+class Answer(NamedTuple):
+    """Outputs ``[M, ...]`` of some rows, what they decide, and ``float64[M]`` scores of the favourable class."""
+
+    outputs: Tensor
+    decision: Decision
+    scores: Tensor
+
+
+def codes(vocabulary: Vocabulary) -> list[Any]:
+    """What stands for each group in the data, in the order of the groups."""
+    if vocabulary.positional:
+        return list(range(len(vocabulary.names)))
+    return sorted(vocabulary.codes, key=lambda code: vocabulary.codes[code])
+
+
+def check_flip(attribute: str, flip: Flip, vocabulary: Vocabulary) -> None:
+    """Refuse what is seen without data.
+
+    Raises:
+        ValueError: if ``flip`` is no column nor callable, there is no other value, or its codes are no numbers.
+    """
+    if not callable(flip):
+        raise ValueError(f"flips[{attribute!r}] must be a Column(...) or a callable of the inputs; got {flip!r}")
+    if not isinstance(flip, Column):
+        return
+    known = codes(vocabulary)
+    if len(known) < 2:
+        raise ValueError(f"flips[{attribute!r}] needs at least two declared groups; got {list(vocabulary.names)}")
+    kinds = int | float if isinstance(flip.index, int) else int
+    if not all(isinstance(code, kinds) for code in known):
+        what = "numbers" if isinstance(flip.index, int) else "positions in the one-hot code"
+        raise ValueError(f"flips[{attribute!r}] writes codes of groups, which must be {what}; got {known}")
+
+
+def changed(
+    flip: Flip, vocabulary: Vocabulary, batch: Any, inputs: Sequence[Tensor], rows: Sequence[Tensor]
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """Some rows with each other value of the attribute.
+
+    Args:
+        flip: how.
+        vocabulary: the declared groups.
+        batch: the whole batch, as it came.
+        inputs: what the network is called with, of the whole batch.
+        rows: the same of the chosen rows.
+
+    Returns:
+        Which rows have a declared value now, ``bool[M]``; and what the network is called with instead, once for each
+        other value.
+
+    Raises:
+        ValueError: if the network is not called with the column's table, or a callable returns something else than
+            inputs.
+    """
+    if not isinstance(flip, Column):
+        everybody = torch.ones(len(rows[0]), dtype=torch.bool, device=rows[0].device)
+        return everybody, [[other, *rows[1:]] for other in _others(flip, rows[0])]
+    place = _place(flip, batch, inputs)
+    grouped, tables = _tables(flip, vocabulary, rows[place])
+    return grouped, [[*rows[:place], table, *rows[place + 1 :]] for table in tables]
+
+
+def _others(flip: Callable[[Tensor], Sequence[Tensor]], rows: Tensor) -> list[Tensor]:
+    others = list(flip(rows.clone()))
+    given: Sequence[object] = others
+    if not given or not all(isinstance(x, Tensor) and x.shape == rows.shape for x in given):
+        raise ValueError(
+            f"a callable in flips must return a list of tensors of shape {list(rows.shape)}, one for each other value; "
+            f"got {describe(others)}"
+        )
+    return others
+
+
+def _place(column: Column, batch: Any, inputs: Sequence[Tensor]) -> int:
+    try:
+        table = batch[column.input]
+    except (KeyError, IndexError, TypeError) as error:
+        raise unreadable(batch, f"table named {column.input!r}") from error
+    place = next((i for i, x in enumerate(inputs) if x is table), None)
+    if place is None or table.ndim != 2:
+        raise ValueError(
+            f"the network is not called with a table [N, D] that the batch holds as {column.input!r}; got "
+            f"{describe(table)}. Name the one that it is called with in Column(...), or change inputs by a callable"
+        )
+    return place
+
+
+def _tables(column: Column, vocabulary: Vocabulary, table: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Rows with a declared value ``bool[M]``, and the table with the next value, the one after it, and so on."""
+    known = codes(vocabulary)
+    own = vocabulary.encode(replace(column, input=0)((table,))).to(table.device)
+    grouped = own < len(known)
+    written = torch.tensor(known, device=table.device)
+    others = [written[(own + step) % len(known)] for step in range(1, len(known))]
+    if isinstance(column.index, int):
+        return grouped, [_with(table, column.index, other) for other in others]
+    where = torch.arange(table.shape[1], device=table.device)[column.index]
+    _check_code(table[grouped][:, where], known)
+    return grouped, [_with(table, where, torch.nn.functional.one_hot(other, len(where))) for other in others]
+
+
+def _with(table: Tensor, where: int | Tensor, values: Tensor) -> Tensor:
+    written = table.clone()
+    written[:, where] = values.to(table.dtype)
+    return written
+
+
+def _check_code(block: Tensor, known: Sequence[int]) -> None:
+    if not 0 <= min(known) <= max(known) < block.shape[1]:
+        raise ValueError(f"groups stand at the positions {known} of a one-hot code of {block.shape[1]} columns")
+    wrong = block[(block != 0) & (block != 1)]
+    if len(wrong) or bool((block.sum(dim=1) != 1).any()):
+        got = f"got {wrong[0].item():g}" if len(wrong) else "got a row with several"
+        raise ValueError(f"a one-hot code holds a single 1 beside zeros; {got}: change it by a callable instead")
+
+
+def favour(outputs: Tensor, how: Outputs, positive: int, classes: Tensor) -> Tensor:
+    """Probability of the favourable class, ``float64[M]``; of labels, whether they are it."""
+    if how.space == "labels":
+        return (classes == positive).double()
+    values = outputs.detach().double().reshape(len(outputs), -1)
+    if values.shape[1] == 1:
+        single = values[:, 0].sigmoid() if how.space == "logits" else values[:, 0]
+        return single if positive == 1 else 1 - single
+    return (values.softmax(dim=1) if how.space == "logits" else values)[:, positive]
+
+
+def compared(grouped: Tensor, own: Answer, others: Sequence[Answer]) -> Tensor:
+    """What other values change: `COLUMNS` of some rows, ``float64[M, 5]``.
+
+    Args:
+        grouped: ``bool[M]``, rows that have a declared value now.
+        own: the answer to the rows as they are.
+        others: the answers to the rows with each other value.
+    """
+    finite = torch.stack([answer.decision.finite for answer in (own, *others)]).all(dim=0)
+    flipped = flips(own.decision.classes, torch.stack([other.decision.classes for other in others])).double()
+    change = score_change(own.scores, torch.stack([other.scores for other in others]))
+    moved = torch.stack([(other.outputs != own.outputs).reshape(len(finite), -1).any(dim=1) for other in others])
+    flipped = torch.where(finite, flipped, torch.nan)
+    return torch.stack([grouped.double(), flipped, *change, moved.any(dim=0).double()], dim=1)

@@ -1,0 +1,123 @@
+"""Numbers about a uniform sample of distinct inputs, and how often each input occurs; the inputs are not kept."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._trainer import everywhere, summed
+from xai_lightning.functional.rng import GOLDEN, mixed
+
+
+class Held(NamedTuple):
+    """Distinct inputs, ordered by hash.
+
+    Args:
+        hashes: ``int64[M]``.
+        weights: ``int64[M]``, how many rows have each input.
+        columns: ``float64[M, C]``, what was found of each.
+        complete: no input was left out: the weights add up to all rows.
+    """
+
+    hashes: Tensor
+    weights: Tensor
+    columns: Tensor
+    complete: bool = True
+
+    @classmethod
+    def merged(cls, hashes: Tensor, weights: Tensor, columns: Tensor, quota: int) -> "Held":
+        """The ``quota`` smallest hashes of rows in which one may occur again; of equal ones the first is taken."""
+        distinct, total, first = _distinct(hashes, weights)
+        return cls(distinct[:quota], total[:quota], columns[first[:quota]], len(distinct) <= quota)
+
+    def rows(self, quota: int) -> Tensor:
+        """Indices ``int64[R]`` of at most ``quota`` rows, an input as often as it occurs, in an order of no data."""
+        weights = self.weights.clamp(max=quota)
+        index = torch.arange(len(weights)).repeat_interleave(weights)
+        number = torch.arange(len(index)) - (weights.cumsum(dim=0) - weights)[index]
+        return index[mixed(self.hashes[index] + number * GOLDEN).argsort(stable=True)[:quota]]
+
+
+def _distinct(hashes: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct hashes in order, the sum of the weights of each (1 by default), and where each stands first."""
+    distinct, which = torch.unique(hashes, return_inverse=True)
+    weights = torch.ones_like(hashes) if weights is None else weights
+    total = torch.zeros_like(distinct).index_add(0, which, weights)
+    place = torch.arange(len(hashes))
+    first = torch.full_like(distinct, len(hashes)).scatter_reduce(0, which, place, "amin")
+    return distinct, total, first
+
+
+def nothing(width: int) -> Held:
+    """No input."""
+    none = torch.zeros(0, dtype=torch.int64)
+    return Held(none, none, torch.zeros(0, width, dtype=torch.float64))
+
+
+class Sketch:
+    """The inputs with the smallest hashes among those seen so far: the same in any order, batching or sharding.
+
+    An input that left once cannot come back, so how often the others occur is exact.
+
+    Args:
+        quota: how many distinct inputs it holds at most.
+    """
+
+    def __init__(self, quota: int) -> None:
+        self.quota = quota
+        self.held: Held | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "held": None}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.held = None
+
+    def offer(self, hashes: Tensor, find: Callable[[Tensor], Tensor]) -> None:
+        """Consider a batch.
+
+        Args:
+            hashes: ``int64[N]`` on the CPU.
+            find: from indices into the batch to what is kept of them, ``float64[M, C]``; called for inputs that are new
+                and may have a place only, and not without any.
+        """
+        distinct, counts, first = _distinct(hashes)
+        held = self.held
+        known = torch.isin(distinct, held.hashes) if held is not None else torch.zeros_like(distinct, dtype=torch.bool)
+        new = ~known
+        if held is not None and len(held.hashes) == self.quota:
+            new &= distinct < held.hashes[-1]
+        new &= new.cumsum(dim=0) <= self.quota
+        if held is None and not new.any():
+            return
+        found = find(first[new]) if new.any() else held.columns[:0]  # type: ignore[union-attr]
+        held = nothing(found.shape[1]) if held is None else held
+        # columns of inputs that are known stand first already, so that these zeros are never taken
+        none = torch.zeros(int(known.sum()), found.shape[1], dtype=torch.float64)
+        merged = Held.merged(
+            torch.cat([held.hashes, distinct[known], distinct[new]]),
+            torch.cat([held.weights, counts[known], counts[new]]),
+            torch.cat([held.columns, none, found]),
+            self.quota,
+        )
+        complete = held.complete and merged.complete and bool((known | new).all())
+        self.held = merged._replace(complete=complete)
+
+    def gather(self, trainer: Trainer) -> Held:
+        """The inputs of all ranks, equal on each: a collective, called by every rank alike."""
+        mine = self.held
+        width = 0 if mine is None else mine.columns.shape[1]
+        lost = 0 if mine is None or mine.complete else 1
+        width, lost = summed(trainer, torch.tensor([width, lost]), "max").tolist()
+        keys = torch.zeros(self.quota, 2, dtype=torch.int64)
+        columns = torch.zeros(self.quota, width, dtype=torch.float64)
+        if mine is not None:
+            keys[: len(mine.hashes)] = torch.stack([mine.hashes, mine.weights], dim=1)
+            columns[: len(mine.hashes)] = mine.columns
+        keys, columns = (everywhere(trainer, x).flatten(0, 1) for x in (keys, columns))
+        used = keys[:, 1] > 0
+        found = Held.merged(keys[used, 0], keys[used, 1], columns[used], self.quota)
+        return found._replace(complete=found.complete and not lost)

@@ -1,0 +1,198 @@
+"""Scores as integer counts on a fixed grid per group: the state of all statistics of scores.
+
+The grid has :data:`SCORE_BINS` bins of equal width on [0, 1]. Beside the numbers of samples it holds the sums of the
+scores and of their squares as integers, in units of 2^-30: integers add up to the same in any order, floats do not.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.fairness.checks import check_groups, check_indices, check_range, check_shapes
+from xai_lightning.functional.fairness.distances import Distribution, kolmogorov, wasserstein
+
+SCORE_BINS = 1024
+"""Number of bins of the grid of scores."""
+
+_BITS = 30
+"""A score is counted in units of 2 to the power of minus this: 8 billion samples fit into a sum."""
+_BLOCK = 1 << 16
+"""Samples that are counted at once, so that memory does not grow with them and they stay in the cache."""
+
+
+def score_counts(scores: Tensor, targets: Tensor, groups: Tensor, *, n_groups: int) -> Tensor:
+    """Number of samples, sum of scores and sum of their squares per group, target and bin of the score.
+
+    The counts of several batches or ranks add up, exactly and in any order, to the counts of all samples together.
+    Scores are rounded to 2^-30 first.
+
+    Args:
+        scores: Real numbers of any dtype, [N] or any shape that all three share: probabilities of the favourable
+            class, in [0, 1].
+        targets: Integer or bool like ``scores``, 1 if the sample is of the favourable class and 0 if not.
+        groups: Integer like ``scores``, groups in 0..G-1.
+        n_groups: Number of groups G, at least 1.
+
+    Returns:
+        int64[G, 2, 1024, 3] on the device of the arguments, indexed [group, target, bin, column]; the columns are
+        the number of samples, the sum of the scores and the sum of the squared scores, the sums in units of 2^-30.
+
+    Raises:
+        ValueError: If shapes differ, a score is not finite or outside [0, 1], a target or group is outside its
+            range, or ``n_groups`` is below 1.
+        TypeError: If targets or groups are not integers, or scores are complex.
+
+    Example:
+        >>> import torch
+        >>> counts = score_counts(
+        ...     torch.tensor([0.5, 0.5, 1.0]), torch.tensor([1, 1, 0]), torch.tensor([0, 0, 1]), n_groups=2
+        ... )
+        >>> counts[0, 1, 512].tolist(), counts[1, 0, 1023].tolist()
+        ([2, 1073741824, 536870912], [1, 1073741824, 1073741824])
+    """
+    check_groups(n_groups)
+    check_shapes({"scores": scores, "targets": targets, "groups": groups})
+    check_range({"scores": scores}, 0, 1)
+    check_indices({"targets": targets, "groups": groups}, (2, n_groups))
+    columns = [part.reshape(-1).split(_BLOCK) for part in (scores, targets, groups)]
+    sums = torch.zeros(3, n_groups * 2 * SCORE_BINS, dtype=torch.int64, device=scores.device)
+    for block in zip(*columns, strict=True):
+        _add(sums, *block)
+    return sums.T.reshape(n_groups, 2, SCORE_BINS, 3)
+
+
+class Scored(NamedTuple):
+    """Samples per group, target and bin of the score, and the mean score of each cell.
+
+    Attributes:
+        numbers: Number of samples, int64 or float64[..., G, 2, B]; leading dimensions are replicates.
+        means: Mean score of each cell, float64[G, 2, B]; the bin's centre without samples.
+        squares: Mean squared score of each cell, float64[G, 2, B].
+    """
+
+    numbers: Tensor
+    means: Tensor
+    squares: Tensor
+
+
+def scored(counts: Tensor) -> Scored:
+    """Numbers and mean scores of counts of scores.
+
+    Replicates of a bootstrap are drawn of the numbers alone, and keep the mean score of each cell.
+
+    Args:
+        counts: int64[G, 2, B, 3], as made by :func:`score_counts`.
+
+    Returns:
+        Numbers int64[G, 2, B], means and mean squares float64[G, 2, B].
+
+    Raises:
+        ValueError: If ``counts`` has another layout.
+
+    Example:
+        >>> import torch
+        >>> counts = score_counts(torch.tensor([0.25, 0.75]), torch.tensor([1, 1]), torch.tensor([0, 0]), n_groups=1)
+        >>> cells = scored(counts)
+        >>> int(cells.numbers.sum()), float((cells.numbers * cells.means).sum())
+        (2, 1.0)
+    """
+    if counts.ndim != 4 or counts.shape[1] != 2 or counts.shape[3] != 3:
+        raise ValueError(f"counts of scores must be [G, 2, B, 3], got shape {list(counts.shape)}")
+    numbers = counts[..., 0]
+    centres = _centres(counts.shape[2], counts.device)
+    means, squares = (sums.double() / (numbers.double() * 2**_BITS) for sums in counts[..., 1:].unbind(-1))
+    return Scored(numbers, torch.where(numbers > 0, means, centres), torch.where(numbers > 0, squares, centres**2))
+
+
+def score_distribution(scored: Scored) -> Distribution:
+    """Distribution of the scores of each group, whatever the target.
+
+    Args:
+        scored: Scores of all groups.
+
+    Returns:
+        Numbers [..., G, B] at the centres of the bins.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.tensor([0.25, 0.75])
+        >>> counts = score_counts(scores, torch.tensor([0, 1]), torch.tensor([0, 0]), n_groups=1)
+        >>> score_distribution(scored(counts)).numbers.shape
+        torch.Size([1, 1024])
+    """
+    numbers = scored.numbers.sum(dim=-2)
+    return Distribution(numbers, _centres(numbers.shape[-1], numbers.device))
+
+
+def score_distance(scored: Scored) -> Tensor:
+    r"""Largest distance between the distribution functions of the scores of two groups (Kolmogorov-Smirnov).
+
+    .. math:: \sup_z |F_a(z) - F_b(z)|
+
+    It is the demographic parity difference at the threshold where it is largest; 0 means that all thresholds select
+    the same share of both groups. It does not show whether the scores are right. Distances within a bin of the grid
+    are not seen: see :func:`~xai_lightning.functional.fairness.distances.coarseness`.
+
+    Args:
+        scored: Scores of all groups.
+
+    Returns:
+        float64[..., G, G], symmetric, fractions in [0, 1]; NaN where a group is empty.
+
+    Example:
+        >>> import torch
+        >>> scores, targets = torch.tensor([0.2, 0.4, 0.3, 0.9]), torch.tensor([0, 1, 0, 1])
+        >>> counts = score_counts(scores, targets, torch.tensor([0, 0, 1, 1]), n_groups=2)
+        >>> score_distance(scored(counts)).tolist()
+        [[0.0, 0.5], [0.5, 0.0]]
+
+    References:
+        R. Jiang, A. Pacchiano, T. Stepleton, H. Jiang, S. Chiappa, Wasserstein fair classification, Uncertainty in
+        Artificial Intelligence, 2019 (strong demographic parity).
+    """
+    return kolmogorov(score_distribution(scored))
+
+
+def score_wasserstein(scored: Scored) -> Tensor:
+    r"""Mean distance of the scores of two groups when both are sorted (Wasserstein-1).
+
+    .. math:: \int_0^1 |F_a(z) - F_b(z)|\,dz
+
+    The demographic parity difference, averaged over all thresholds; 0 means that all of them select the same share
+    of both groups. It does not show whether the scores are right. It is off by at most one bin, 1/1024.
+
+    Args:
+        scored: Scores of all groups.
+
+    Returns:
+        float64[..., G, G], symmetric, probabilities in [0, 1]; NaN where a group is empty.
+
+    Example:
+        >>> import torch
+        >>> scores, targets = torch.tensor([0.25, 0.5, 0.5, 0.75]), torch.tensor([0, 1, 0, 1])
+        >>> counts = score_counts(scores, targets, torch.tensor([0, 0, 1, 1]), n_groups=2)
+        >>> score_wasserstein(scored(counts)).tolist()
+        [[0.0, 0.25], [0.25, 0.0]]
+
+    References:
+        R. Jiang, A. Pacchiano, T. Stepleton, H. Jiang, S. Chiappa, Wasserstein fair classification, Uncertainty in
+        Artificial Intelligence, 2019.
+    """
+    return wasserstein(score_distribution(scored))
+
+
+def _centres(bins: int, device: torch.device) -> Tensor:
+    return (torch.arange(bins, dtype=torch.float64, device=device) + 0.5) / bins
+
+
+def _add(sums: Tensor, scores: Tensor, targets: Tensor, groups: Tensor) -> None:
+    """Add a block of samples to ``sums`` [3, cells], in place."""
+    wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
+    # A power of two scales without rounding, so the product is exact in float32 too.
+    fixed = (wide * 2**_BITS).round().long()
+    bins = (fixed >> (_BITS - 10)).clamp_max(SCORE_BINS - 1)
+    cell = (groups.long() * 2 + targets.long()) * SCORE_BINS + bins
+    squares = (fixed * fixed + (1 << (_BITS - 1))) >> _BITS
+    for column, values in zip(sums, (torch.ones_like(fixed), fixed, squares), strict=True):
+        column.index_add_(0, cell, values)

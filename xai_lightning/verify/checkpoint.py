@@ -27,10 +27,10 @@ class Seen(NamedTuple):
 def look(checkpoint: Path) -> Seen:
     """Find the record within a checkpoint by reading its pickle as a list of instructions, of which none is run.
 
-    A folder (a sharded checkpoint) is searched in order of its files' names.
+    A folder (a sharded checkpoint) is searched in order of its files' names; checkpoints in it are others.
     """
-    files = [checkpoint] if checkpoint.is_file() else sorted(p for p in checkpoint.rglob("*") if p.is_file())
-    first, why = None, "the folder is empty"
+    files = [checkpoint] if checkpoint.is_file() else _parts(checkpoint)
+    first, why = None, f"{checkpoint.name} is a folder without files of its own"
     for file in files:
         try:
             texts = tuple(stored_texts(_pickle_of(file), CHECKPOINT_KEY))
@@ -41,6 +41,11 @@ def look(checkpoint: Path) -> Seen:
             return Seen(file, texts)
         first = first or file
     return Seen(first, (), "" if first else why)
+
+
+def _parts(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if not any(part.endswith(".ckpt") for part in path.relative_to(folder).parts)]
 
 
 def stored_texts(pickled: bytes, key: str) -> Iterator[str]:

@@ -19,6 +19,22 @@ class UnreadableError(Exception):
     """There is no evidence that could be read; says why, and what to do."""
 
 
+class Certificate(NamedTuple):
+    """What one measurement on untouched rows said of the kept checkpoint, once, at the end of its training.
+
+    Attributes:
+        gate: ``open`` or ``closed``.
+        reason: Why, in words.
+        checks: One per limit that could be measured anew.
+        wording: What it claims.
+    """
+
+    gate: str
+    reason: str
+    checks: tuple[Check, ...]
+    wording: str
+
+
 class Evidence(NamedTuple):
     """What a gate wrote about one checkpoint.
 
@@ -29,6 +45,7 @@ class Evidence(NamedTuple):
         reason: Why, in words.
         checks: One per limit.
         monitors: What each monitor stamped.
+        certificate: None if there is none.
     """
 
     record: Mapping[str, Any]
@@ -37,6 +54,7 @@ class Evidence(NamedTuple):
     reason: str
     checks: tuple[Check, ...]
     monitors: tuple[Mapping[str, Any], ...]
+    certificate: Certificate | None
 
 
 def read_text(path: Path) -> str:
@@ -88,15 +106,24 @@ def understood(record: Mapping[str, Any], source: str) -> Evidence:
     if type(version) is not int or not 1 <= version <= FORMAT:
         known = ", ".join(str(number) for number in range(1, FORMAT + 1))
         raise UnreadableError(f"{source} has format {version!r}; known are {known}: use a newer xai_lightning")
-    checks = [_check(found, f"checks[{i}]") for i, found in enumerate(field(record, "checks", list))]
     monitors = record.get("monitors", [])
     if not isinstance(monitors, list) or not all(isinstance(found, dict) for found in monitors):
         raise UnreadableError(f"monitors must be a list of objects; got {str(monitors)[:60]!r}")
-    gate = field(record, "gate", str)
+    certificate = None if record.get("certificate") is None else _certificate(field(record, "certificate", dict))
+    gate, reason, checks = _decision(record, "")
+    return Evidence(record, field(record, "role", str), gate, reason, checks, tuple(monitors), certificate)
+
+
+def _certificate(record: Mapping[str, Any]) -> Certificate:
+    return Certificate(*_decision(record, "certificate"), field(record, "promise", str, "certificate"))
+
+
+def _decision(record: Mapping[str, Any], within: str) -> tuple[str, str, tuple[Check, ...]]:
+    gate, reason = field(record, "gate", str, within), field(record, "reason", str, within)
     if gate not in GATES:
-        raise UnreadableError(f"gate must be one of {', '.join(GATES)}; got {gate!r}")
-    texts = (field(record, "role", str), gate, field(record, "reason", str))
-    return Evidence(record, *texts, tuple(checks), tuple(monitors))
+        raise UnreadableError(f"{_path(within, 'gate')} must be one of {', '.join(GATES)}; got {gate!r}")
+    found = enumerate(field(record, "checks", list, within))
+    return gate, reason, tuple(_check(check, _path(within, f"checks[{i}]")) for i, check in found)
 
 
 def field(record: Mapping[str, Any], name: str, kind: type, within: str = "") -> Any:
@@ -105,12 +132,16 @@ def field(record: Mapping[str, Any], name: str, kind: type, within: str = "") ->
     Raises:
         UnreadableError: if it is missing or of another type.
     """
-    path = f"{within}.{name}" if within else name
+    path = _path(within, name)
     if name not in record:
         raise UnreadableError(f"the evidence lacks the field {path!r}")
     if not isinstance(record[name], kind):
         raise UnreadableError(f"{path} must be {NAMES_OF_KINDS[kind]}; got {str(record[name])[:60]!r}")
     return record[name]
+
+
+def _path(within: str, name: str) -> str:
+    return f"{within}.{name}" if within else name
 
 
 def number(value: object, path: str) -> float:

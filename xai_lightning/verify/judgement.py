@@ -11,8 +11,8 @@ from xai_lightning.functional.tables import choose
 from xai_lightning.verify.evidence import Evidence, number
 
 COMPARED = ("at_most", "at_least", "above", "finite")
-BESIDE_ONLY = ("file", "sha256", "certificate")
-MARK = "INFEASIBLE"
+BESIDE_ONLY = ("file", "sha256")
+MARKED = ("role", "kept", "file", "note")
 SIDES: Mapping[str, Literal["at_most", "at_least"]] = {"low": "at_most", "high": "at_least"}
 
 
@@ -24,15 +24,14 @@ def objections(evidence: Evidence) -> list[str]:
     found = [] if evidence.role == "kept" else [_of_role(evidence)]
     if evidence.gate != "open":
         found.append(f"the gate was closed: {evidence.reason}")
-    marked = [name for name, value in evidence.record.items() if isinstance(value, str) and MARK in value]
-    found += [f"{name} says {MARK}" for name in marked]
+    found += _unmet("limit", evidence.checks)
     found += [] if evidence.checks else ["no limit was checked"]
-    for check in evidence.checks:
-        again = _again(check)
-        if not check.passed or not again.passed:
-            claimed = "; the evidence says that it holds" if check.passed else ""
-            found.append(f"a limit does not hold: {check.reason if not check.passed else again.reason}{claimed}")
-    return found + _of_certificate(evidence.record.get("certificate"))
+    certificate = evidence.certificate
+    if certificate is not None and certificate.gate != "open":
+        found.append(f"the certificate on untouched rows was refused: {certificate.reason}")
+    found += [] if certificate is None else _unmet("limit of the certificate", certificate.checks)
+    marked = [name for name in MARKED if "INFEASIBLE" in str(evidence.record.get(name))]
+    return found or [f"{name} says INFEASIBLE" for name in marked]
 
 
 def differences(beside: Mapping[str, Any], within: Mapping[str, Any]) -> list[str]:
@@ -95,10 +94,11 @@ def best(name: str, evidence: Evidence) -> Literal["low", "high"] | None:
 
 
 def by_words(metric: str) -> Literal["low", "high"] | None:
-    """Which values are good by the aggregation that the name of a metric tells: differences, ratios, worst groups."""
-    if metric.endswith("_difference"):
+    """Which values are good by the comparison that the name of a metric tells; None if it tells none."""
+    comparison = metric.removesuffix("_to_overall")
+    if comparison.endswith("_difference"):
         return "low"
-    return "high" if metric.endswith("_ratio") or metric.startswith("worst_") else None
+    return "high" if comparison.endswith("_ratio") else None
 
 
 def _by_side(path: str, known: Mapping[str, Sequence[float]]) -> Literal["low", "high"] | None:
@@ -141,12 +141,23 @@ def _held(limit: Limit, known: Mapping[str, Sequence[float]]) -> Check:
     return next((check for check in checks if not check.passed), checks[0])
 
 
+def _unmet(title: str, checks: Sequence[Check]) -> list[str]:
+    found = []
+    for check, again in zip(checks, map(_again, checks), strict=True):
+        if not check.passed:
+            found.append(f"a {title} does not hold: {check.reason}")
+        elif not again.passed:
+            found.append(f"a {title} does not hold: {again.reason}; the evidence says that it does")
+    return found
+
+
 def _again(check: Check) -> Check:
+    """The same check, made anew from its value and its threshold; as it is if its kind is not known."""
     if check.kind not in COMPARED:
         return check
-    limit = Limit(check.name, check.kind, check.threshold)
     if check.kind != "finite" and math.isnan(check.threshold):
         return check._replace(passed=False, reason=f"{check.name} has no threshold")
+    limit = Limit(check.name, check.kind, check.threshold)
     return decide([limit], {} if check.value is None else {check.name: check.value}, {check.name}).checks[0]
 
 
@@ -154,10 +165,3 @@ def _of_role(evidence: Evidence) -> str:
     note = evidence.record.get("note")
     words = f": {note}" if isinstance(note, str) else ""
     return f"role {evidence.role!r} is not that of a file that a gate passed{words}"
-
-
-def _of_certificate(certificate: object) -> list[str]:
-    """A certificate, made on data that nobody had looked at, may only take away."""
-    found = _object(certificate)
-    denied = found.get("passed") is False or found.get("gate") == "closed"
-    return ["the certificate on untouched data was refused"] if denied else []

@@ -8,6 +8,12 @@ from xai_lightning.functional.gate import Check
 from xai_lightning.verify.evidence import Evidence
 
 PARTS = ("value", "lower", "upper", "bound")
+LONGEST = 200
+NAMES = {"promise": "wording", "kept": "kept as"}
+# of the record: what is shown in a line or table of its own; any other field is shown as it is
+PLACES = ("look", "epoch", "step", "global_step")
+LINES = ("xai_lightning", "format", "role", "gate", "reason", "monitor", "checks", "monitors", "certificate")
+SHOWN = frozenset((*PLACES, *LINES, "file", "sha256"))
 
 
 def printable(value: object) -> str:
@@ -51,6 +57,7 @@ def render(evidence: Evidence, facts: Mapping[str, str], extra: Sequence[Check])
     head = {**facts, **_head(evidence)}
     blocks = [columns([[name, printable(text)] for name, text in head.items()])]
     blocks += [limits("limit of the gate", evidence.checks)] if evidence.checks else []
+    blocks += list(_certificate(evidence))
     blocks += [limits("limit asked for here", extra)] if extra else []
     for monitor in evidence.monitors:
         blocks += list(_monitor(monitor))
@@ -69,7 +76,7 @@ def limits(title: str, checks: Sequence[Check]) -> list[str]:
 
 def _head(evidence: Evidence) -> dict[str, str]:
     record = evidence.record
-    places = {name: record.get(name) for name in ("look", "epoch", "step", "global_step")}
+    places = {name: record.get(name) for name in PLACES}
     monitor = record.get("monitor")
     found = {
         "written by": f"xai_lightning {shown(record.get('xai_lightning'))}, format {record['format']}",
@@ -79,8 +86,24 @@ def _head(evidence: Evidence) -> dict[str, str]:
     }
     if isinstance(monitor, dict) and monitor.get("name") is not None:
         found["monitored"] = f"{shown(monitor['name'])} ({shown(monitor.get('mode'))}) {shown(monitor.get('value'))}"
-    others = {"kept as": "kept", "wording": "promise", "certificate": "certificate", "fallback": "fallback"}
-    return found | {title: printable(record[key]) for title, key in others.items() if record.get(key) is not None}
+    others = {NAMES.get(key, key): short(value) for key, value in record.items() if key not in SHOWN}
+    return found | {name: text for name, text in others.items() if text}
+
+
+def short(value: object) -> str:
+    """``value`` on one line; what is no text is cut after a while; nothing for null."""
+    if value is None or isinstance(value, str):
+        return printable(value or "")
+    text = printable(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _certificate(evidence: Evidence) -> Iterator[list[str]]:
+    found = evidence.certificate
+    if found is not None:
+        yield [f"certificate  {found.gate}: {printable(found.reason)}", f"             {printable(found.wording)}"]
+        if found.checks:
+            yield limits("limit of the certificate", found.checks)
 
 
 def _monitor(monitor: Mapping[str, Any]) -> Iterator[list[str]]:

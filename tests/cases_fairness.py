@@ -6,7 +6,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from xai_lightning.functional.fairness import METRICS, Confusion, confusion, count, estimate
+from xai_lightning.functional.fairness import METRICS, RATES, Confusion, confusion, count, estimate, is_resampled
 
 # A deadline per example measures the load of the machine, not the code.
 settings.register_profile("patient", deadline=None)
@@ -17,13 +17,21 @@ GUIDE = SimpleNamespace(  # the user guide of fairlearn, docs/user_guide/assessm
     predictions=torch.tensor([0, 0, 1, 0, 1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0]),
     groups=torch.tensor(["abc".index(letter) for letter in "bbabbcccaacabccbcc"]),
 )
-COMPAS = Confusion(*torch.tensor([[1369, 505], [805, 349], [532, 461], [990, 1139], [2359, 1644], [3696, 2454]]))
 
 
 def made_of(tp, fp, fn, tn) -> Confusion:
     """Counts of two classes from lists, one entry per group."""
     tp, fp, fn, tn = (torch.as_tensor(part) for part in (tp, fp, fn, tn))
-    return Confusion(tp, fp, fn, tn, tp + tn, tp + fp + fn + tn)
+    cells = torch.stack([torch.stack([tn, fp], dim=-1), torch.stack([fn, tp], dim=-1)], dim=-2)
+    return confusion(cells, positive=1)
+
+
+COMPAS = made_of([1369, 505], [805, 349], [532, 461], [990, 1139])
+
+
+def remade(counts: Confusion, change) -> Confusion:
+    """The counts with ``change`` made to all their cells [..., G, 2, 2]."""
+    return confusion(change(counts.cells), positive=1)
 
 
 def value(name: str, counts: Confusion) -> float:
@@ -56,5 +64,8 @@ def tallies(draw: st.DrawFn, least: int = 1) -> Confusion:
     return made_of(tp, fp, fn, tn)
 
 
-metrics = st.sampled_from(sorted(METRICS))
+COUNTED = sorted(name for name, metric in METRICS.items() if metric.needs == "counts")
+RESAMPLED = [name for name in COUNTED if is_resampled(METRICS[name])]
+OF_RATES = [name for name in COUNTED if name not in RESAMPLED and set(METRICS[name].rates) <= set(RATES)]
+metrics = st.sampled_from(OF_RATES)
 errors = st.floats(1e-5, 0.49)

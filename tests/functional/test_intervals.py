@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 import references_fairness as slow
 from cases_fairness import errors
-from xai_lightning.functional.intervals import allowance, mover_mean, mover_ratio, newcombe, wilson
+from xai_lightning.functional.intervals import (
+    allowance,
+    clopper_pearson,
+    mover_mean,
+    mover_ratio,
+    newcombe,
+    percentile,
+    replicates,
+    student_mean,
+    wilson,
+)
 
 NORMAL = 0.025  # of each limit: two-sided 95 %
 
@@ -233,3 +243,79 @@ def test_a_validation_beyond_the_horizon_may_spend_nothing():
 def test_an_impossible_plan_of_spending_is_refused(arguments, shown):
     with pytest.raises(ValueError, match=shown):
         allowance(*arguments)
+
+
+# --- exact limits, means, and the bootstrap of counts
+
+
+@pytest.mark.parametrize(
+    ("count", "limits"),
+    [((81, 263), (0.2527, 0.3676)), ((15, 148), (0.0578, 0.1617)), ((0, 20), (0, 0.1684)), ((1, 29), (0.0009, 0.1776))],
+)
+def test_clopper_and_pearson_give_the_table_of_newcombe_1998a(count, limits):
+    found = clopper_pearson(*map(torch.tensor, count), error=0.025)
+    assert [limit.item() for limit in found] == pytest.approx(limits, abs=6e-5)
+
+
+def test_the_exact_limits_of_no_success_have_a_closed_form():
+    found = clopper_pearson(torch.tensor([0, 0]), torch.tensor([10, 20]), error=0.025)
+    assert found.upper.tolist() == pytest.approx([0.3084971, 1 - 0.025 ** (1 / 20)], abs=1e-7)
+    assert clopper_pearson(torch.tensor(0), torch.tensor(20), 0.05).upper.item() == pytest.approx(0.1391083, abs=1e-7)
+
+
+@given(st.integers(0, 5000), st.integers(1, 5000), st.floats(1e-6, 0.49))
+def test_exact_limits_are_quantiles_of_the_beta_distribution(successes, totals, error):
+    from scipy.stats import beta
+
+    k, n = min(successes, totals), totals
+    found = clopper_pearson(torch.tensor(k), torch.tensor(n), error)
+    lower = beta.ppf(error, k, n - k + 1) if k else 0.0
+    upper = beta.ppf(1 - error, k + 1, n - k) if k < n else 1.0
+    assert [limit.item() for limit in found] == pytest.approx((lower, upper), abs=1e-9)
+
+
+def test_exact_limits_of_millions_of_rows_are_right():
+    from scipy.stats import beta
+
+    k, n = 2_345_678, 10_000_000
+    found = clopper_pearson(torch.tensor(k), torch.tensor(n), 0.001)
+    assert found.lower.item() == pytest.approx(beta.ppf(0.001, k, n - k + 1), abs=1e-9)
+    assert found.upper.item() == pytest.approx(beta.ppf(0.999, k + 1, n - k), abs=1e-9)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 7, 30, 199, 201, 1000, 10**6])
+@pytest.mark.parametrize("error", [0.05, 0.001, 1e-6])
+def test_the_quantile_of_student_is_right(freedom, error):
+    from scipy.stats import t
+
+    value, variance, number = torch.tensor(0.0), torch.tensor(freedom + 1.0), torch.tensor(freedom + 1)
+    assert student_mean(value, variance, number, error).upper.item() == pytest.approx(t.isf(error, freedom), rel=2e-5)
+
+
+def test_a_mean_of_one_sample_has_no_limits_whatever_may_be_spent():
+    for error in (0.05, 0.0):
+        found = student_mean(torch.tensor([1.0, 1.0]), torch.tensor([math.nan, 2.0]), torch.tensor([1, 5]), error)
+        assert found.lower[0].isnan()
+        assert not found.lower[1].isnan()
+
+
+def test_resampled_counts_are_those_of_resampled_rows():
+    """Both are multinomial; the quantiles of a gap agree within the error of the simulation."""
+    from scipy.stats import ks_2samp
+
+    counts = torch.tensor([[30, 20], [60, 90]])
+    cells = replicates(counts, 4000, seed=1).double()
+    rows = torch.repeat_interleave(torch.arange(4), counts.reshape(-1))
+    generator = torch.Generator().manual_seed(2)
+    picked = rows[torch.randint(0, 200, (4000, 200), generator=generator)]
+    again = torch.stack([(picked == cell).sum(dim=1) for cell in range(4)], dim=1).reshape(4000, 2, 2).double()
+    gaps = [c[:, 0, 0] / c[:, 0].sum(dim=1) - c[:, 1, 0] / c[:, 1].sum(dim=1) for c in (cells, again)]
+    assert ks_2samp(*(gap.numpy() for gap in gaps)).pvalue > 0.01
+
+
+def test_an_undefined_replicate_lies_beyond_both_percentile_limits():
+    values = torch.cat([torch.arange(95.0), torch.full((4,), math.nan)])
+    found = percentile(values, 0.05)
+    assert found.lower == 0.0
+    assert found.upper == 94.0
+    assert percentile(torch.cat([values, torch.full((10,), math.nan)]), 0.05).upper == math.inf

@@ -13,6 +13,17 @@ from xai_lightning.functional.fairness import (
 from xai_lightning.functional.intervals import allowance
 
 REPEATS = 4000
+NAMES = [
+    "accuracy_difference",
+    "demographic_parity_difference",
+    "demographic_parity_difference_to_overall",
+    "demographic_parity_ratio",
+    "equal_opportunity_difference",
+    "equalized_odds_difference",
+    "false_positive_rate_ratio_to_overall",
+    "worst_group_accuracy",
+    "worst_group_false_positive_rate",
+]
 SPREAD = 3 * math.sqrt(0.05 * 0.95 / REPEATS)
 
 
@@ -29,15 +40,15 @@ def simulated(tpr: list[float], fpr: list[float], sizes: list[int], seed: int = 
     return made_of(tp, fp, positives - tp, total - positives - fp)
 
 
-def truth(name: str, tpr: list[float], fpr: list[float]) -> float:
+def truth(name: str, tpr: list[float], fpr: list[float], sizes: list[int]) -> float:
     rates = {
         "selection_rate": [(t + f) / 2 for t, f in zip(tpr, fpr, strict=True)],
         "accuracy": [(1 + t - f) / 2 for t, f in zip(tpr, fpr, strict=True)],
         "true_positive_rate": tpr,
         "false_positive_rate": fpr,
     }
-    whole = 10**9
-    exact = [[(round(p * whole), whole) for p in rates[each]] for each in METRICS[name].rates]
+    wholes = [size * 10**7 for size in sizes]
+    exact = [[(round(p * n), n) for p, n in zip(rates[each], wholes, strict=True)] for each in METRICS[name].rates]
     return slow.VALUES[METRICS[name].aggregation](exact)
 
 
@@ -55,11 +66,11 @@ WORLDS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_bound_and_both_limits_cover_the_true_metric(world, name):
     tpr, fpr, sizes = WORLDS[world]
-    true = truth(name, tpr, fpr)
+    true = truth(name, tpr, fpr, sizes)
     parts = estimate(METRICS[name], simulated(tpr, fpr, sizes), error=0.05)
     low = METRICS[name].best == "low"
     assert share(parts.bound >= true if low else parts.bound <= true) >= 0.95 - SPREAD
@@ -68,15 +79,15 @@ def test_the_bound_and_both_limits_cover_the_true_metric(world, name):
     assert share(plain) <= 0.025 + SPREAD
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", NAMES)
 def test_with_fifteen_samples_per_class_and_group_the_bound_still_covers_in_93_of_100(name):
     tpr, fpr = [0.7, 0.4], [0.3, 0.1]
     bound = estimate(METRICS[name], simulated(tpr, fpr, [30, 30]), error=0.05).bound
-    true = truth(name, tpr, fpr)
+    true = truth(name, tpr, fpr, [30, 30])
     assert share(bound >= true if METRICS[name].best == "low" else bound <= true) >= 0.93
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - {"worst_group_accuracy"}))
+@pytest.mark.parametrize("name", [name for name in NAMES if "worst" not in name])
 @pytest.mark.parametrize("n_groups", [2, 5, 10])
 @pytest.mark.parametrize("size", [30, 200])
 def test_a_fair_model_is_not_claimed_to_be_unfair_however_many_groups_there_are(name, n_groups, size):

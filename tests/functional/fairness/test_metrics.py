@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import references_fairness as slow
-from cases_fairness import COMPAS, errors, made_of, metrics, of_guide, tallies, value
+from cases_fairness import COMPAS, COUNTED, OF_RATES, errors, made_of, metrics, of_guide, remade, tallies, value
 from xai_lightning.functional.fairness import (
     METRICS,
-    Confusion,
     confusion,
     count,
     estimate,
@@ -38,8 +37,12 @@ def test_the_published_metrics_of_compas():
         "equal_opportunity_difference": 0.197373,
         "accuracy_difference": 0.031669,
         "worst_group_accuracy": 0.638258,
+        "equalized_odds_difference_mean": 0.205649,
+        "equalized_odds_ratio": 0.522987,
+        "predictive_parity_difference": 0.038380,
+        "false_positive_rate_difference": 0.213925,
+        "treatment_equality_unbounded_difference": 1.320917 - 0.660870,
     }
-    assert set(expected) == set(METRICS)
     for name, published in expected.items():
         assert value(name, COMPAS) == pytest.approx(published, abs=1e-6), name
 
@@ -56,7 +59,8 @@ def test_the_newcombe_intervals_of_compas():
 def test_an_estimate_equals_its_slow_twin(counts, name, error, level):
     metric = METRICS[name]
     squares = torch.stack([counts.tn, counts.fp, counts.fn, counts.tp], -1).reshape(-1, 2, 2).tolist()
-    rates = [[slow.rate(each, square) for square in squares] for each in metric.rates]
+    by_group = [[slow.rates(each, square) for square in squares] for each in metric.rates]
+    rates = [list(row) for groups in by_group for row in zip(*groups, strict=True)]
     expected = slow.estimate(rates, metric.aggregation, error, level)
     got = [part.item() for part in estimate(metric, counts, error=error, level=level)]
     assert got == pytest.approx(expected, abs=1e-6, nan_ok=True)
@@ -66,7 +70,7 @@ def test_an_estimate_equals_its_slow_twin(counts, name, error, level):
 def test_the_order_of_the_groups_changes_nothing(counts, name, random):
     order = list(range(counts.total.shape[0]))
     random.shuffle(order)
-    shuffled = Confusion(*(part[order] for part in counts))
+    shuffled = remade(counts, lambda cells: cells[order])
     pairs = [torch.stack(estimate(METRICS[name], each, error=0.01)) for each in (counts, shuffled)]
     assert torch.allclose(*pairs, rtol=0, atol=1e-12, equal_nan=True)
 
@@ -88,7 +92,7 @@ def test_a_smaller_error_gives_a_bound_that_is_nearer_to_unfair(counts, name, on
 @given(tallies(), metrics, st.integers(2, 9))
 def test_more_samples_of_the_same_rates_bring_the_bound_nearer_to_the_value(counts, name, factor):
     few = estimate(METRICS[name], counts, error=0.01)
-    many = estimate(METRICS[name], Confusion(*(part * factor for part in counts)), error=0.01)
+    many = estimate(METRICS[name], remade(counts, lambda cells: cells * factor), error=0.01)
     assert few.value.isnan() or (many.bound - many.value).abs() <= (few.bound - few.value).abs() + 1e-12
 
 
@@ -101,14 +105,17 @@ def test_equalized_odds_are_the_worse_of_two_gaps_and_not_their_mean(counts):
     assert worst >= sum(gaps) / 2 - 1e-12
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+FAIRER = [name for name in COUNTED if "false_omission" not in name and "negative_predictive" not in name]
+
+
+@pytest.mark.parametrize("name", FAIRER)
 def test_a_fair_model_is_nearer_to_the_ideal_on_the_side_that_is_best(name):
     """Trap 86: direction and definition."""
-    fair = made_of([100, 100], [0, 0], [0, 0], [100, 100])
-    unfair = made_of([100, 20], [50, 0], [0, 80], [50, 100])
+    fair = made_of([90, 90], [10, 10], [10, 10], [90, 90])
+    unfair = made_of([85, 20], [50, 5], [15, 80], [50, 95])
     metric = METRICS[name]
     good, bad = (estimate(metric, counts, error=0.05) for counts in (fair, unfair))
-    assert good.value == metric.ideal
+    assert metric.how.ideal is None or good.value == metric.ideal
     assert bad.value < good.value if metric.best == "high" else bad.value > good.value
     assert bad.bound < good.bound if metric.best == "high" else bad.bound > good.bound
 
@@ -130,36 +137,48 @@ def test_no_group_is_compared_with_itself():
     assert ratio.bound.item() == pytest.approx(slow.mover_ratio((5, 10), (5000, 10000), 0.05)[0])
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", OF_RATES)
 def test_estimates_broadcast_over_leading_dimensions(name):
-    stacked = Confusion(*(torch.stack([part, part * 3]) for part in COMPAS))
+    stacked = remade(COMPAS, lambda cells: torch.stack([cells, cells * 3]))
     both = estimate(METRICS[name], stacked, error=0.01)
-    for row, counts in enumerate((COMPAS, Confusion(*(part * 3 for part in COMPAS)))):
+    for row, counts in enumerate((COMPAS, remade(COMPAS, lambda cells: cells * 3))):
         alone = estimate(METRICS[name], counts, error=0.01)
         assert all(a[row] == b for a, b in zip(both, alone, strict=True))
 
 
 def fairlearn_values(predictions, targets, groups) -> dict[str, float]:
     import fairlearn.metrics as peer
-    from sklearn.metrics import accuracy_score
+    from sklearn.metrics import accuracy_score, precision_score
 
     rows = {"y_true": targets.numpy(), "y_pred": predictions.numpy(), "sensitive_features": groups.numpy()}
-    frame = peer.MetricFrame(metrics=accuracy_score, **rows)
-    names = [name for name in METRICS if hasattr(peer, name)]
-    values = {name: getattr(peer, name)(**rows) for name in names}
-    return values | {"accuracy_difference": frame.difference(), "worst_group_accuracy": frame.group_min()}
+    values = {name: getattr(peer, name)(**rows) for name in METRICS if hasattr(peer, name)}
+    for name in METRICS:
+        base = name.removesuffix("_to_overall")
+        if base != name and hasattr(peer, base):
+            values[name] = getattr(peer, base)(**rows, method="to_overall")
+    values["equalized_odds_difference_mean"] = peer.equalized_odds_difference(**rows, agg="mean")
+    for rate, function in {"accuracy": accuracy_score, "positive_predictive_value": precision_score}.items():
+        frame = peer.MetricFrame(metrics=function, **rows)
+        values |= {
+            f"{rate}_difference": frame.difference(),
+            f"{rate}_ratio": frame.ratio(),
+            f"{rate}_difference_to_overall": frame.difference(method="to_overall"),
+            f"{rate}_ratio_to_overall": frame.ratio(method="to_overall"),
+            f"worst_group_{rate}": frame.group_min(),
+        }
+    return values
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_values_agree_with_fairlearn_where_every_group_is_defined(seed):
     generator = torch.Generator().manual_seed(seed)
-    size, n_groups = 60 + 100 * seed, 2 + seed % 4
+    size, n_groups = 90 + 100 * seed, 2 + seed % 4
     groups = torch.randint(0, n_groups, (size,), generator=generator)
     targets, predictions = (torch.randint(0, 2, (size,), generator=generator) for _ in range(2))
     counts = confusion(count(predictions, targets, groups, classes=2, n_groups=n_groups), positive=1)
     expected = fairlearn_values(predictions, targets, groups)
-    assert set(expected) == set(METRICS)
-    assert undefined(counts, METRICS) == 0
+    assert len(expected) >= 32
+    assert undefined(counts, COUNTED) == 0
     for name, theirs in expected.items():
         assert value(name, counts) == pytest.approx(theirs, abs=1e-12), name
 

@@ -4,24 +4,44 @@ Counts are the only state. They add up over batches and ranks; rates and metrics
 the end.
 """
 
-from xai_lightning.functional.fairness.counts import SQUARE_LIMIT, Confusion, confusion, count
-from xai_lightning.functional.fairness.metrics import METRICS, Estimate, Metric, estimate, undefined
+from xai_lightning.functional.fairness.aggregations import AGGREGATIONS, Aggregation
+from xai_lightning.functional.fairness.counts import SQUARE_LIMIT, Confusion, confusion, count, weigh
+from xai_lightning.functional.fairness.estimates import (
+    REPLICATES,
+    Estimate,
+    estimate,
+    has_exact_limits,
+    is_resampled,
+    undefined,
+)
+from xai_lightning.functional.fairness.metric import Metric, PerGroup
+from xai_lightning.functional.fairness.metrics import METRICS
+from xai_lightning.functional.fairness.quantities import QUANTITIES, Quantity
 from xai_lightning.functional.fairness.rates import RATES, Rate, rate
 from xai_lightning.functional.fairness.utility import Floor, balanced_accuracy
 
 __all__ = [
+    "AGGREGATIONS",
     "METRICS",
+    "QUANTITIES",
     "RATES",
+    "REPLICATES",
     "SQUARE_LIMIT",
+    "Aggregation",
     "Confusion",
     "Estimate",
     "Floor",
     "Metric",
+    "PerGroup",
+    "Quantity",
     "Rate",
     "balanced_accuracy",
     "confusion",
     "count",
     "estimate",
+    "has_exact_limits",
+    "is_resampled",
     "rate",
     "undefined",
+    "weigh",
 ]

@@ -48,6 +48,51 @@ def count(predictions: Tensor, targets: Tensor, groups: Tensor, *, classes: int,
     return cells.reshape(n_groups, classes, classes)
 
 
+def weigh(
+    predictions: Tensor, targets: Tensor, groups: Tensor, weights: Tensor, *, classes: int, n_groups: int
+) -> Tensor:
+    """Sum of the weights, and of their squares, per group, actual and predicted class.
+
+    Sums of several batches or ranks add up, to rounding: to 1e-12 or better of the sum, where counts are exact. The
+    second sum tells how many equally weighted samples the weighted ones are worth.
+
+    Args:
+        predictions: Integer or bool [N], predicted classes in 0..K-1.
+        targets: Like ``predictions``, actual classes in 0..K-1.
+        groups: Like ``predictions``, groups in 0..G-1.
+        weights: Floating point [N], finite and not negative.
+        classes: Number of classes K, 2 to 64.
+        n_groups: Number of groups G, at least 1.
+
+    Returns:
+        float64[2, G, K, K]: sums of weights, and of squared weights.
+
+    Raises:
+        ValueError: As :func:`count`; if a weight is negative or not finite; or above 64 classes.
+        TypeError: As :func:`count`.
+
+    Example:
+        >>> import torch
+        >>> one = torch.tensor([1, 1])
+        >>> weigh(one, one, torch.tensor([0, 0]), torch.tensor([2.0, 3.0]), classes=2, n_groups=1)[:, 0, 1, 1].tolist()
+        [5.0, 13.0]
+    """
+    _check_sizes(classes, n_groups)
+    if classes > SQUARE_LIMIT:
+        raise ValueError(f"weighted samples need at most {SQUARE_LIMIT} classes, got {classes}")
+    _check_samples({"predictions": predictions, "targets": targets, "groups": groups}, (classes, classes, n_groups))
+    heavy = weights.reshape(-1).double()
+    if heavy.shape != predictions.reshape(-1).shape:
+        raise ValueError(f"weights must be one per sample, {predictions.numel()}, got {list(weights.shape)}")
+    wrong = ~(heavy.isfinite() & (heavy >= 0))
+    if bool(wrong.any()):
+        raise ValueError(f"weights must be finite and not negative, got {heavy[wrong][0].item()!r}")
+    predicted, actual, group = (x.reshape(-1).long() for x in (predictions, targets, groups))
+    cells = (group * classes + actual) * classes + predicted
+    sums = [torch.bincount(cells, weights=w, minlength=n_groups * classes**2) for w in (heavy, heavy.square())]
+    return torch.stack(sums).reshape(2, n_groups, classes, classes)
+
+
 class Confusion(NamedTuple):
     """Counts of one favourable class against all others, each int64[..., G].
 
@@ -58,6 +103,9 @@ class Confusion(NamedTuple):
         tn: Samples of other classes that were predicted as another.
         correct: Samples whose class was predicted, over all classes; with two classes tp + tn.
         total: All samples.
+        cells: The counts that they were made of, int64[..., G, K, K]; metrics over all classes need them.
+        squares: Of weighted samples, the same sums of squared weights; None if every sample counts once.
+        positive: The favourable class.
     """
 
     tp: Tensor
@@ -66,17 +114,21 @@ class Confusion(NamedTuple):
     tn: Tensor
     correct: Tensor
     total: Tensor
+    cells: Tensor | None = None
+    squares: "Confusion | None" = None
+    positive: int = 1
 
 
-def confusion(counts: Tensor, positive: int) -> Confusion:
+def confusion(counts: Tensor, positive: int, squares: Tensor | None = None) -> Confusion:
     """Counts of the favourable class ``positive`` against all others.
 
     Args:
         counts: int64[..., G, K, K] or int64[..., G, K, 3], as made by :func:`count`.
         positive: The favourable class, in 0..K-1.
+        squares: Of weighted samples, their sums of squared weights, as made by :func:`weigh`.
 
     Returns:
-        Six counts, each int64[..., G].
+        Six counts, each int64[..., G] (sums of weights float64[..., G]), and what they were made of.
 
     Raises:
         ValueError: If ``counts`` has another layout, or ``positive`` is not one of its classes.
@@ -84,7 +136,7 @@ def confusion(counts: Tensor, positive: int) -> Confusion:
     Example:
         >>> import torch
         >>> counts = torch.tensor([[[2, 1], [0, 3]]])
-        >>> [int(part) for part in confusion(counts, positive=1)]
+        >>> [int(part) for part in confusion(counts, positive=1)[:6]]
         [3, 1, 0, 2, 5, 6]
     """
     correct, predicted, actual = per_class(counts)
@@ -92,7 +144,8 @@ def confusion(counts: Tensor, positive: int) -> Confusion:
         raise ValueError(f"positive must be a class in 0..{correct.shape[-1] - 1}, got {positive!r}")
     tp, total = correct[..., positive], actual.sum(dim=-1)
     fp, fn = predicted[..., positive] - tp, actual[..., positive] - tp
-    return Confusion(tp, fp, fn, total - tp - fp - fn, correct.sum(dim=-1), total)
+    squared = None if squares is None else confusion(squares, positive)
+    return Confusion(tp, fp, fn, total - tp - fp - fn, correct.sum(dim=-1), total, counts, squared, positive)
 
 
 def per_class(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

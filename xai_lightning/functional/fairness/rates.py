@@ -6,29 +6,145 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from xai_lightning.functional.fairness.counts import Confusion
+from xai_lightning.functional.fairness.counts import Confusion, per_class
+from xai_lightning.functional.fairness.groupwise import Proportions
 
 
 class Rate(NamedTuple):
     """A proportion within a group, as two functions of its counts.
 
     Attributes:
-        numerator: Counts of successes, int64[..., G].
-        denominator: Counts of trials, int64[..., G]; where it is 0 the rate is undefined.
+        numerator: Counts of successes, int64[..., G]; of a rate per class int64[..., R, G].
+        denominator: Counts of trials, likewise; where it is 0 the rate is undefined.
+        meaning: In a few words.
+        hides: What it does not show, the middle of a sentence.
+        per_class: Whether there is one for each class (or pair of classes) instead of the favourable one.
     """
 
     numerator: Callable[[Confusion], Tensor]
     denominator: Callable[[Confusion], Tensor]
+    meaning: str
+    hides: str
+    per_class: bool = False
+
+
+TRUSTS = "whether the targets are right"
+
+
+def _cells(of: Confusion) -> Tensor:
+    if of.cells is None:
+        raise ValueError("a rate per class needs counts of all classes; make them with confusion(counts, positive)")
+    return of.cells
+
+
+def _by_class(part: int) -> Callable[[Confusion], Tensor]:
+    return lambda c: per_class(_cells(c))[part].movedim(-1, -2)
+
+
+def _of_all(c: Confusion) -> Tensor:
+    return per_class(_cells(c))[2].sum(dim=-1)[..., None, :].expand_as(_by_class(0)(c))
+
+
+def _others_as_class(c: Confusion) -> Tensor:
+    return _by_class(1)(c) - _by_class(0)(c)
+
+
+def _others(c: Confusion) -> Tensor:
+    return _of_all(c) - _by_class(2)(c)
+
+
+def _pairs(c: Confusion) -> Tensor:
+    cells = _square(c)
+    return cells.reshape(*cells.shape[:-2], -1).movedim(-1, -2)
+
+
+def _of_actual(c: Confusion) -> Tensor:
+    cells = _square(c)
+    actual = cells.sum(dim=-1, keepdim=True).expand_as(cells)
+    return actual.reshape(*cells.shape[:-2], -1).movedim(-1, -2)
+
+
+def _square(c: Confusion) -> Tensor:
+    cells = _cells(c)
+    if cells.shape[-1] != cells.shape[-2]:
+        raise ValueError(f"pairs of classes are counted up to 64 classes, got counts of shape {list(cells.shape)}")
+    return cells
 
 
 RATES: Mapping[str, Rate] = MappingProxyType(
     {
-        "selection_rate": Rate(lambda c: c.tp + c.fp, lambda c: c.total),
-        "true_positive_rate": Rate(lambda c: c.tp, lambda c: c.tp + c.fn),
-        "false_positive_rate": Rate(lambda c: c.fp, lambda c: c.fp + c.tn),
-        "false_negative_rate": Rate(lambda c: c.fn, lambda c: c.tp + c.fn),
-        "positive_predictive_value": Rate(lambda c: c.tp, lambda c: c.tp + c.fp),
-        "accuracy": Rate(lambda c: c.correct, lambda c: c.total),
+        "selection_rate": Rate(
+            lambda c: c.tp + c.fp, lambda c: c.total, "predicted favourably", "who of them should have been selected"
+        ),
+        "true_positive_rate": Rate(
+            lambda c: c.tp,
+            lambda c: c.tp + c.fn,
+            "of the positives, predicted as such",
+            f"false positives, and {TRUSTS}",
+        ),
+        "false_positive_rate": Rate(
+            lambda c: c.fp, lambda c: c.fp + c.tn, "of the negatives, predicted positive", f"missed ones, and {TRUSTS}"
+        ),
+        "false_negative_rate": Rate(
+            lambda c: c.fn,
+            lambda c: c.tp + c.fn,
+            "of the positives, missed",
+            f"false positives, and {TRUSTS}",
+        ),
+        "true_negative_rate": Rate(
+            lambda c: c.tn, lambda c: c.fp + c.tn, "of the negatives, predicted as such", f"missed ones, and {TRUSTS}"
+        ),
+        "positive_predictive_value": Rate(
+            lambda c: c.tp, lambda c: c.tp + c.fp, "of those selected, positive", f"who was not selected, and {TRUSTS}"
+        ),
+        "negative_predictive_value": Rate(
+            lambda c: c.tn, lambda c: c.tn + c.fn, "of those not selected, negative", f"who was selected, and {TRUSTS}"
+        ),
+        "false_omission_rate": Rate(
+            lambda c: c.fn, lambda c: c.tn + c.fn, "of those not selected, positive", f"who was selected, and {TRUSTS}"
+        ),
+        "false_discovery_rate": Rate(
+            lambda c: c.fp, lambda c: c.tp + c.fp, "of those selected, negative", f"who was not selected, and {TRUSTS}"
+        ),
+        "accuracy": Rate(
+            lambda c: c.correct, lambda c: c.total, "predicted correctly", f"which kind of error is made, and {TRUSTS}"
+        ),
+        "base_rate": Rate(
+            lambda c: c.tp + c.fn,
+            lambda c: c.total,
+            "positive by their target",
+            "anything of the model: it is the data",
+        ),
+        "false_negative_share": Rate(
+            lambda c: c.fn,
+            lambda c: c.fn + c.fp,
+            "of the errors, missed positives",
+            f"how many errors there are, and {TRUSTS}",
+        ),
+        "class_selection_rate": Rate(
+            _by_class(1), _of_all, "predicted as a class", "who of them is of that class", per_class=True
+        ),
+        "class_recall": Rate(
+            _by_class(0),
+            _by_class(2),
+            "of a class, predicted as it",
+            f"as what the others are predicted, and {TRUSTS}",
+            per_class=True,
+        ),
+        "class_false_positive_rate": Rate(
+            _others_as_class,
+            _others,
+            "of other classes, predicted as a class",
+            f"of which class they are, and {TRUSTS}",
+            per_class=True,
+        ),
+        "class_confusion": Rate(
+            _pairs,
+            _of_actual,
+            "of one class, predicted as another",
+            f"{TRUSTS}, nor which of the pairs differs",
+            per_class=True,
+        ),
     }
 )
 """Rates by name. To add one, add a row."""
@@ -46,7 +162,7 @@ def rate(name: str, confusion: Confusion) -> Tensor:
         confusion: Counts, each int64[..., G].
 
     Returns:
-        float64[..., G], fractions in [0, 1]; NaN where the denominator is 0.
+        float64[..., G], fractions in [0, 1]; NaN where the denominator is 0. Of a rate per class float64[..., R, G].
 
     Raises:
         ValueError: If there is no rate of that name.
@@ -69,7 +185,7 @@ def tally(name: str, confusion: Confusion) -> tuple[Tensor, Tensor]:
         confusion: Counts, each int64[..., G].
 
     Returns:
-        Two counts, each int64[..., G].
+        Two counts, each int64[..., G]; of a rate per class int64[..., R, G].
 
     Raises:
         ValueError: If there is no rate of that name.
@@ -83,3 +199,23 @@ def tally(name: str, confusion: Confusion) -> tuple[Tensor, Tensor]:
     if name not in RATES:
         raise ValueError(f"rate must be one of {', '.join(RATES)}, got {name!r}")
     return RATES[name].numerator(confusion), RATES[name].denominator(confusion)
+
+
+def proportions(rate: Rate, confusion: Confusion) -> Proportions:
+    """One rate of every group with what its limits are formed of.
+
+    Args:
+        rate: A row of :data:`RATES`, or another.
+        confusion: Counts, each int64[..., G], or sums of weights.
+
+    Returns:
+        Proportions [..., R, G], with R = 1 for the favourable class alone.
+    """
+    squares = confusion if confusion.squares is None else confusion.squares
+    successes, totals = rate.numerator(confusion), rate.denominator(confusion)
+    parts = (successes, totals, rate.denominator(squares))
+    rows = confusion.total[..., None, :]
+    if rate.per_class:
+        return Proportions(*parts, rows.expand_as(totals))
+    successes, totals, heavy = (part[..., None, :] for part in parts)
+    return Proportions(successes, totals, heavy, rows)

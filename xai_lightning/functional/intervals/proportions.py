@@ -1,4 +1,4 @@
-"""Confidence limits of proportions, their differences, ratios and means, and the error a run may spend on them.
+"""Confidence limits of proportions, and of their differences, ratios and means.
 
 Every ``error`` is the error probability of *one* limit: ``error=0.025`` gives a two-sided 95 % interval, or two
 one-sided limits of 97.5 %. An error of 0 means that nothing is left to spend: the limits are then infinite, and no
@@ -7,25 +7,14 @@ threshold is met.
 
 import math
 from statistics import NormalDist
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-9
-"""Relative error up to which sums of spent errors count as equal."""
+from xai_lightning.functional.intervals.mover import Interval, mover_difference, mover_quotient
 
-
-class Interval(NamedTuple):
-    """Two limits, float64 and of equal shape; each holds at its own one-sided error.
-
-    Attributes:
-        lower: Lower limit, ``-inf`` if no error may be spent, NaN if undefined.
-        upper: Upper limit, ``inf`` if no error may be spent, NaN if undefined.
-    """
-
-    lower: Tensor
-    upper: Tensor
+_BISECTIONS = 45
+"""Halvings that leave 3e-14 of the unit interval."""
 
 
 def wilson(successes: Tensor, totals: Tensor, error: float) -> Interval:
@@ -62,11 +51,38 @@ def wilson(successes: Tensor, totals: Tensor, error: float) -> Interval:
         R. G. Newcombe, Two-sided confidence intervals for the single proportion: comparison of seven methods,
         Statistics in Medicine 17, 1998, method 3.
     """
-    z = _normal_score(error)
-    p = _proportion(successes, totals)
+    return wilson_of(_proportion(successes, totals), totals.double(), error)
+
+
+def wilson_of(proportion: Tensor, number: Tensor, error: float) -> Interval:
+    """Wilson limits of a proportion that is known as a number: of weighted counts, at their effective sample size.
+
+    With the effective size of L. Kish, the squared sum of the weights over the sum of their squares, the limits are an
+    approximation, good if the weights do not depend on what is counted.
+
+    Args:
+        proportion: float64[...], in [0, 1] or NaN.
+        number: float64[...], the number of independent trials that it is worth, not negative.
+        error: One-sided error probability of each limit, in [0, 0.5).
+
+    Returns:
+        Limits, float64[...], as of :func:`wilson`.
+
+    Raises:
+        ValueError: If ``error`` is outside [0, 0.5).
+
+    Example:
+        >>> import torch
+        >>> limits = wilson_of(torch.tensor(0.3), torch.tensor(100.0), error=0.025)
+        >>> [round(float(limit), 4) for limit in limits]
+        [0.2189, 0.3958]
+
+    References:
+        L. Kish, Survey sampling, 1965, section 8.2.
+    """
+    z, p, n = normal_score(error), proportion.double(), number.double()
     if math.isinf(z):
         return Interval(p - z, p + z)
-    n = totals.double()
     centre = p + z * z / (2 * n)
     half = z * (p * (1 - p) / n + z * z / (4 * n * n)).sqrt()
     scale = 1 + z * z / n
@@ -74,6 +90,60 @@ def wilson(successes: Tensor, totals: Tensor, error: float) -> Interval:
     lower = torch.where(p == 0, 0.0, (centre - half) / scale)
     upper = torch.where(p == 1, 1.0, (centre + half) / scale)
     return Interval(lower, upper)
+
+
+def clopper_pearson(successes: Tensor, totals: Tensor, error: float) -> Interval:
+    r"""Exact limits of a proportion: where the binomial tail beyond what was counted has the probability ``error``.
+
+    .. math:: P(X \ge k \mid l) = \text{error} = P(X \le k \mid u)
+
+    They never cover less often than they say, and are therefore wider than those of :func:`wilson`, the more the fewer
+    the samples. The tail is summed term by term.
+
+    Args:
+        successes: int64[...], counts in 0..totals.
+        totals: int64[...], number of independent trials.
+        error: One-sided error probability of each limit, in [0, 0.5).
+
+    Returns:
+        Limits, float64[...], probabilities in [0, 1], to 1e-9; NaN where ``totals`` is 0, infinite if ``error`` is 0.
+
+    Raises:
+        ValueError: If ``error`` is outside [0, 0.5), or a count is negative or above its total.
+        TypeError: If counts are not integers.
+
+    Example:
+        >>> import torch
+        >>> limits = clopper_pearson(torch.tensor(81), torch.tensor(263), error=0.025)
+        >>> [round(float(limit), 4) for limit in limits]
+        [0.2527, 0.3676]
+
+    References:
+        C. J. Clopper, E. S. Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
+        Biometrika 26, 1934.
+    """
+    p = _proportion(successes, totals)
+    if math.isinf(z := normal_score(error)):
+        return Interval(p - z, p + z)
+    k, n = (counts.expand_as(p).reshape(-1) for counts in (successes, totals))
+    lower = _exact_lower(torch.cat([k, n - k]), torch.cat([n, n]), error).reshape(2, *p.shape)
+    return Interval(torch.where(p.isnan(), p, lower[0]), torch.where(p.isnan(), p, 1 - lower[1]))
+
+
+def _exact_lower(successes: Tensor, totals: Tensor, error: float) -> Tensor:
+    """Lower limits float64[M] of counts int64[M], by bisection; 0 without a success."""
+    k, n = successes.double()[:, None], totals.double()[:, None]
+    # Beyond twelve standard deviations above the count nothing is left of the tail.
+    width = int(min(12 * float(n.max().sqrt()) + 60, float((n - k).max()) + 1)) if n.numel() else 1
+    j = (k + torch.arange(width, dtype=torch.float64, device=k.device)).minimum(n)
+    beyond = k + torch.arange(width, device=k.device) > n
+    ways = (torch.lgamma(n + 1) - torch.lgamma(j + 1) - torch.lgamma(n - j + 1)).masked_fill(beyond, -math.inf)
+    low, high = torch.zeros_like(k), k / n.clamp(min=1)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        tail = (ways + torch.xlogy(j, middle) + torch.xlogy(n - j, 1 - middle)).logsumexp(dim=-1, keepdim=True)
+        low, high = torch.where(tail < math.log(error), middle, low), torch.where(tail < math.log(error), high, middle)
+    return torch.where(k == 0, 0.0, (low + high) / 2)[:, 0]
 
 
 def newcombe(successes_a: Tensor, totals_a: Tensor, successes_b: Tensor, totals_b: Tensor, *, error: float) -> Interval:
@@ -113,9 +183,7 @@ def newcombe(successes_a: Tensor, totals_a: Tensor, successes_b: Tensor, totals_
     """
     p_a, p_b = _proportion(successes_a, totals_a), _proportion(successes_b, totals_b)
     a, b = wilson(successes_a, totals_a, error), wilson(successes_b, totals_b, error)
-    lower = p_a - p_b - torch.hypot(p_a - a.lower, b.upper - p_b)
-    upper = p_a - p_b + torch.hypot(a.upper - p_a, p_b - b.lower)
-    return Interval(lower, upper)
+    return mover_difference(p_a, a, p_b, b)
 
 
 def mover_ratio(
@@ -160,18 +228,7 @@ def mover_ratio(
     """
     p_a, p_b = _proportion(successes_a, totals_a), _proportion(successes_b, totals_b)
     a, b = wilson(successes_a, totals_a, error), wilson(successes_b, totals_b, error)
-    if error == 0:
-        return Interval(p_a + p_b - math.inf, p_a + p_b + math.inf)
-    product = p_a * p_b
-    # At an estimate of 0 numerator and denominator below may vanish together; the last lines set the limits there.
-    low_a, high_b = a.lower * (2 * p_a - a.lower), b.upper * (2 * p_b - b.upper)
-    high_a, low_b = a.upper * (2 * p_a - a.upper), b.lower * (2 * p_b - b.lower)
-    lower = low_a / (product + (product.square() - low_a * high_b).clamp(min=0).sqrt())
-    upper = (product + (product.square() - high_a * low_b).clamp(min=0).sqrt()) / low_b
-    undefined = (p_a + p_b).isnan()
-    lower = torch.where((p_a == 0) & ~undefined, 0.0, lower)
-    upper = torch.where((p_b == 0) & ~undefined, math.inf, upper)
-    return Interval(lower, upper)
+    return mover_quotient(p_a, a, p_b, b)
 
 
 def mover_mean(successes: Tensor, totals: Tensor, error: float) -> Interval:
@@ -212,52 +269,7 @@ def mover_mean(successes: Tensor, totals: Tensor, error: float) -> Interval:
     return Interval(lower, upper)
 
 
-def allowance(delta: float, number: int, horizon: int | None, spent: float) -> float:
-    r"""Error probability that one validation may spend, so that all of a run together spend at most ``delta``.
-
-    Without a horizon validation t spends :math:`6\delta/(\pi^2 t^2)`, which sums to delta over any number of them.
-    With a horizon T it spends an equal share of what is unspent, :math:`(\delta - \text{spent})/(T - t + 1)`:
-    exactly :math:`\delta/T` as long as each validation spent its share; after a change of T what is left is divided
-    anew. The union bound behind it allows any dependence between validations, early stopping and choice of
-    checkpoint, but not feedback of the validation set into weights or data.
-
-    Args:
-        delta: Error probability of the whole run, in (0, 0.5).
-        number: Number of this validation, from 1. It counts validations, not decisions: the share of one without a
-            decision is spent as well.
-        horizon: Number of validations the run may have, at least 1; None if unknown.
-        spent: Sum of the errors allowed to the validations before this one, at least 0.
-
-    Returns:
-        Error probability in [0, delta]; 0 if nothing is left or ``number`` is beyond the horizon: limits are then
-        infinite.
-
-    Raises:
-        ValueError: If an argument is outside its range.
-
-    Example:
-        >>> allowance(0.05, number=1, horizon=50, spent=0.0)
-        0.001
-        >>> round(allowance(0.05, number=2, horizon=None, spent=0.0304), 4)
-        0.0076
-        >>> allowance(0.05, number=51, horizon=50, spent=0.05)
-        0.0
-
-    References:
-        O. J. Dunn, Multiple comparisons among means, Journal of the American Statistical Association 56, 1961.
-    """
-    _check_spending(delta, number, horizon, spent)
-    unspent = delta - spent
-    if unspent < _ROUNDING * delta or (horizon is not None and number > horizon):
-        return 0.0
-    if horizon is None:
-        return min(unspent, 6 * delta / (math.pi * number) ** 2)
-    share, planned = unspent / (horizon - number + 1), delta / horizon
-    # The sum of what was spent carries rounding, which would let the shares of an undisturbed run wander.
-    return planned if math.isclose(share, planned, rel_tol=_ROUNDING) else share
-
-
-def _normal_score(error: float) -> float:
+def normal_score(error: float) -> float:
     """Upper quantile of the standard normal distribution; infinite for an error of 0."""
     if not 0 <= error < 0.5:
         raise ValueError(f"error must be a one-sided error probability in [0, 0.5), got {error!r}")
@@ -274,14 +286,3 @@ def _proportion(successes: Tensor, totals: Tensor) -> Tensor:
         s, n = (counts.expand_as(wrong)[wrong][0].item() for counts in (successes, totals))
         raise ValueError(f"successes must lie in 0..totals, got {s} of {n}")
     return successes.double() / totals.double()
-
-
-def _check_spending(delta: float, number: int, horizon: int | None, spent: float) -> None:
-    if not 0 < delta < 0.5:
-        raise ValueError(f"delta must be an error probability in (0, 0.5), got {delta!r}")
-    if number < 1:
-        raise ValueError(f"number must count validations from 1, got {number!r}")
-    if horizon is not None and horizon < 1:
-        raise ValueError(f"horizon must be a number of validations of at least 1, or None, got {horizon!r}")
-    if not 0 <= spent < math.inf:
-        raise ValueError(f"spent must be a finite sum of error probabilities of at least 0, got {spent!r}")

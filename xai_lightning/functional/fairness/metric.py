@@ -1,0 +1,118 @@
+"""What a fairness metric is: a quantity of every group times an aggregation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from xai_lightning.functional.fairness.aggregations import AGGREGATIONS, Aggregation
+from xai_lightning.functional.fairness.counts import Confusion
+from xai_lightning.functional.fairness.groupwise import Groupwise, Plain, Proportions, joined
+from xai_lightning.functional.fairness.quantities import QUANTITIES, Needs, Quantity
+from xai_lightning.functional.fairness.rates import RATES, Rate, proportions
+
+PerGroup = Callable[[Confusion], "Tensor | tuple[Tensor, Tensor]"]
+"""A user's own quantity: of counts, each int64[..., G], either float64[..., G], or its numerator and denominator."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A fairness metric: the worst, over its rates, of one aggregation over the groups.
+
+    Args:
+        rates: Names in :data:`~xai_lightning.functional.fairness.RATES` or
+            :data:`~xai_lightning.functional.fairness.QUANTITIES`, or callables that make a quantity per group of a
+            :class:`~xai_lightning.functional.fairness.Confusion`: float64[..., G], or a pair of counts int64[..., G],
+            successes and trials, which have limits in closed form.
+        aggregation: A name in :data:`~xai_lightning.functional.fairness.AGGREGATIONS`.
+        ideal: Value of a model that treats all groups alike; for the worst or largest value, of a perfect one. By
+            default as the rate and the aggregation say.
+        best: Whether ``low`` or ``high`` values are good; it chooses the side of the gated bound. By default as the
+            aggregation says.
+        hides: What the metric does not show, one sentence.
+        differs: Where other libraries define it otherwise.
+
+    Raises:
+        ValueError: If a rate or the aggregation is unknown, or ``best`` contradicts the aggregation.
+
+    Example:
+        >>> Metric(("selection_rate",), "difference").ideal
+        0.0
+    """
+
+    rates: tuple[str | PerGroup, ...]
+    aggregation: str
+    ideal: float | None = None
+    best: Literal["low", "high"] | None = None
+    hides: str = ""
+    differs: str = ""
+
+    def __post_init__(self) -> None:
+        known = [*RATES, *QUANTITIES]
+        unknown = [rate for rate in self.rates if not callable(rate) and rate not in known]
+        if unknown or not self.rates:
+            raise ValueError(f"rates must name some of {', '.join(known)}, got {self.rates!r}")
+        if self.aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, got {self.aggregation!r}")
+        best = AGGREGATIONS[self.aggregation].best
+        if self.best not in (best, None):
+            raise ValueError(f"best must be {best!r} for the aggregation {self.aggregation!r}, got {self.best!r}")
+        derived = {"best": best, "ideal": self._ideal(), "hides": self.hides or self._hides()}
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def how(self) -> Aggregation:
+        """The aggregation."""
+        return AGGREGATIONS[self.aggregation]
+
+    @property
+    def needs(self) -> Needs:
+        """What it is made of: ``counts``, ``scores`` or ``residuals``."""
+        first = self._rows()[0]
+        return first.needs if isinstance(first, Quantity) else "counts"
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Its natural range."""
+        row = self._rows()[0]
+        low, high = row.reach if isinstance(row, Quantity) else (0.0, 1.0)
+        return self.how.reach(low, high)
+
+    def measure(self, evidence: Any) -> Groupwise:
+        """Its quantity of every group, [..., R, G].
+
+        Args:
+            evidence: The counts, scores or residuals that it :attr:`needs`.
+        """
+        return joined(_measure(row, evidence) for row in self._rows())
+
+    def _rows(self) -> "list[Rate | Quantity | PerGroup]":
+        return [rate if callable(rate) else RATES.get(rate) or QUANTITIES[rate] for rate in self.rates]
+
+    def _ideal(self) -> float:
+        if self.ideal is not None:
+            return self.ideal
+        if self.how.ideal is not None:
+            return self.how.ideal
+        row = self._rows()[0]
+        return row.ideal if isinstance(row, Quantity) else 1.0 * (self.how.best == "high")
+
+    def _hides(self) -> str:
+        rows = [row for row in self._rows() if isinstance(row, Rate | Quantity)]
+        parts = list(dict.fromkeys([self.how.hides, *(row.hides for row in rows)]))
+        return f"It does not show {'; nor '.join(parts)}."
+
+
+def _measure(row: "Rate | Quantity | PerGroup", evidence: Any) -> Groupwise:
+    if isinstance(row, Rate):
+        return proportions(row, evidence)
+    if isinstance(row, Quantity):
+        return row.of(evidence)
+    found = row(evidence)
+    if isinstance(found, Tensor):
+        return Plain(found.double()[..., None, :])
+    successes, totals = (part[..., None, :] for part in found)
+    squares = totals if evidence.squares is None else row(evidence.squares)[1][..., None, :]
+    return Proportions(successes, totals, squares, evidence.total[..., None, :])

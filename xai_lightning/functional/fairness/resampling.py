@@ -1,0 +1,67 @@
+"""Metrics of bootstrap replicates of what was counted."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.fairness.counts import Confusion, confusion
+from xai_lightning.functional.fairness.metric import Metric
+from xai_lightning.functional.intervals import replicates
+
+_NUMBERS_AT_ONCE = 1 << 24
+"""Counts of replicates that are held at once: 128 MB."""
+
+
+def resamples(metric: Metric, evidence: Any, number: int, seed: int) -> Tensor:
+    """The metric of replicates of its evidence.
+
+    Args:
+        metric: A row of the table of metrics, or another.
+        evidence: Counts, scores or residuals.
+        number: Number of replicates R.
+        seed: Seed of the draws.
+
+    Returns:
+        float64[R, ...]; NaN where the metric is undefined in a replicate.
+
+    Raises:
+        TypeError: If samples are weighted: sums of weights cannot be resampled.
+        ValueError: If classes are too many for pairs of them to have been counted.
+    """
+    cells = _cells(evidence)
+    block = max(1, _NUMBERS_AT_ONCE // max(1, cells.numel()))
+    found = []
+    for start in range(0, number, block):
+        drawn = replicates(cells, min(block, number - start), seed + start)
+        found.append(metric.how.value(metric.measure(_of(evidence, drawn))))
+    return torch.cat(found)
+
+
+def _cells(evidence: Any) -> Tensor:
+    """What is resampled: numbers of rows, each row in one cell."""
+    if not isinstance(evidence, Confusion):
+        numbers: Tensor = evidence.numbers
+        return numbers
+    cells = evidence.cells
+    if cells is None:
+        return torch.stack(evidence[:4], dim=-1)
+    if cells.shape[-1] != cells.shape[-2]:
+        raise ValueError(f"rows can be resampled up to 64 classes, got counts of shape {list(cells.shape)}")
+    return cells
+
+
+def _of(evidence: Any, drawn: Tensor) -> Any:
+    """The evidence that the resampled rows make."""
+    if not isinstance(evidence, Confusion):
+        return evidence._replace(numbers=drawn)
+    if evidence.cells is not None:
+        return confusion(drawn, evidence.positive)
+    tp, fp, fn, tn = drawn.unbind(dim=-1)
+    return Confusion(tp, fp, fn, tn, tp + tn, tp + fp + fn + tn, positive=evidence.positive)
+
+
+def examples() -> dict[str, Any]:
+    """A little evidence of each kind, to ask a metric how it is computed."""
+    cells = torch.tensor([[[3, 2], [1, 4]], [[2, 3], [2, 3]]])
+    return {"counts": confusion(cells, positive=1)}

@@ -4,6 +4,7 @@ import math
 import pickle
 import random
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from xai_lightning.callbacks._individual import Individuals
 from xai_lightning.callbacks._trainer import resolve_network
 from xai_lightning.functional.fairness.individual import consistency
 from xai_lightning.functional.intervals import wilson
-from xai_lightning.readers import Column, Outputs, Table, decide, read, vocabularies
+from xai_lightning.readers import Bins, Column, Outputs, Table, decide, read, vocabularies
 
 LOGITS = Outputs.of("logits", None)
 SEX = {"sex": ["Female", "Male"]}
@@ -126,6 +127,16 @@ def test_two_validations_without_effect_must_follow_each_other_to_be_told(traine
         look(them, linear([weight, 1.0, 0.0, 0.0]), cut(x, 64), trainer)
 
 
+def test_a_network_that_becomes_unaware_again_is_not_told_of_again(trainer: pl.Trainer) -> None:
+    x, them, told = table(), individuals(), []
+    for weight in (0.0, 0.0, 1.0, 0.0, 0.0):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            look(them, linear([weight, 1.0, 0.0, 0.0]), cut(x, 64), trainer)
+        told.append(len(caught))
+    assert told == [0, 1, 0, 0, 0]
+
+
 RACE = {"race": ["A", "B", "C"]}
 
 
@@ -151,7 +162,7 @@ def test_one_hot_codes_of_three_groups_are_changed_to_each_other_group(columns: 
 
 
 def test_codes_are_those_declared_and_rows_without_a_declared_value_are_left_out(trainer: pl.Trainer) -> None:
-    """Codes 5 and 2; without bounds of rows that are missing, the rate would be of all rows."""
+    """Codes 5 and 2; the rate of all rows would be another."""
     x = table()
     x[:, 0] = torch.where(x[:, 0] == 0, 5.0, 2.0)
     x[:30, 0] = -1
@@ -164,6 +175,11 @@ def test_codes_are_those_declared_and_rows_without_a_declared_value_are_left_out
     assert found[PARTS[0]] == pytest.approx(flipped)
     assert 0.3 < flipped < 1
     assert them.tallies["sex"] == (round(flipped * 260), 260, True)
+
+
+class _Without(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.tensor([0.0, 1.0, 1.0, 1.0])
 
 
 class _NoNan(nn.Module):
@@ -185,8 +201,9 @@ def test_batches_order_and_duplicates_change_nothing_and_only_drawn_rows_pass(tr
     options = {"flip_samples": 100, "consistency_features": slice(1, 4), "consistency_samples": 120}
     first = look(individuals(**options), net, cut(x, 1000), trainer)
     shuffled = x[torch.randperm(1000, generator=torch.Generator().manual_seed(1))]
-    for size, rows in ((64, x), (7, x), (1000, shuffled), (33, shuffled), (1, x)):
-        assert same(look(individuals(**options), net, cut(rows, size), trainer), first), size
+    uneven = [{"x": part} for part in x.split([1, 1, 600, 398])]
+    for batches in (cut(x, 64), cut(x, 7), cut(shuffled, 1000), cut(shuffled, 33), uneven):
+        assert same(look(individuals(**options), net, batches, trainer), first)
     whole = look(individuals(), net, cut(x, 64), trainer)
     assert first[PASSES] == 2 * 100 < 0.2 * whole[PASSES]
     assert first[PARTS[1]] <= whole[PARTS[0]] <= first[PARTS[2]]
@@ -347,6 +364,35 @@ def test_a_network_that_draws_in_forward_draws_the_same_for_every_value(trainer:
     assert found[PARTS[0]] == found[ABSOLUTE] == 0
 
 
+def test_neither_a_network_nor_a_callable_that_writes_into_its_input_disturbs_what_comes_after(
+    trainer: pl.Trainer,
+) -> None:
+    class Writes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.add_(torch.tensor([0.7, -0.2, 0.1, 0.3])).sum(dim=1)
+
+    class Pure(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + torch.tensor([0.7, -0.2, 0.1, 0.3])).sum(dim=1)
+
+    def upwards(x: Tensor) -> list[Tensor]:
+        return [x.mul_(2.0)]
+
+    flips = {"size": upwards, "sex": Column("x", 0)}
+    groups = {"sex": SEX["sex"], "size": ["small", "large"]}
+    x, sample = table(), read({"x": table()})
+    given = {"sample": sample, "real": torch.ones(300) > 0, "decision": decide(x[:, 1], LOGITS), "positive": 1}
+    found = []
+    for net in (Writes(), Pure()):
+        them = individuals(flips, groups)
+        them.after(net, net, {"x": sample.inputs}, **given)
+        found.append(them.conclude(them.gather(trainer), 0.05))
+    assert found[0] == found[1]
+    alone = look(individuals(), Pure(), cut(x, 300), trainer)
+    assert all(found[1][name] == alone[name] for name in alone if name != PASSES)
+    assert torch.equal(sample.inputs, x)
+
+
 class Watching(pl.Callback):
     """Does what a monitor does."""
 
@@ -376,32 +422,15 @@ def test_it_works_within_fit_and_validate_in_inference_mode_and_without(inferenc
     watching = Watching(individuals(consistency_features=slice(1, 4)))
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     options |= {"enable_model_summary": False, "accelerator": "cpu", "inference_mode": inference_mode}
-    with pl_quiet():
-        runner = pl.Trainer(callbacks=[watching], max_epochs=1, num_sanity_val_steps=0, **options)
-        runner.validate(module, loader, verbose=False)
-        assert set(watching.inference) == {inference_mode}
-        assert all(not p.is_inference() for p in module.parameters())
-        runner.fit(module, DataLoader(data, batch_size=60), loader)
+    runner = pl.Trainer(callbacks=[watching], max_epochs=1, num_sanity_val_steps=0, **options)
+    runner.validate(module, loader, verbose=False)
+    assert set(watching.inference) == {inference_mode}
+    assert all(not p.is_inference() for p in module.parameters())
+    runner.fit(module, DataLoader(data, batch_size=60), loader)
     validated, fitted = watching.found
     assert all(math.isfinite(value) for value in validated.values())
     assert validated[PARTS[0]] > 0
     assert validated.keys() == fitted.keys()
-
-
-def pl_quiet() -> Any:
-    import warnings
-
-    context = warnings.catch_warnings()
-    context.__enter__()
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*number of training batches.*")
-
-    class Quiet:
-        def __enter__(self) -> None: ...
-        def __exit__(self, *_: Any) -> None:
-            context.__exit__(None, None, None)
-
-    return Quiet()
 
 
 def test_a_callable_changes_inputs_that_are_no_table(trainer: pl.Trainer) -> None:
@@ -466,6 +495,10 @@ def test_labels_have_no_scores(trainer: pl.Trainer) -> None:
 
     how = Outputs.of("labels", None)
     them = individuals(how=how)
+    blind = nn.Sequential(_Without(), Label())
+    for _ in range(3):
+        see(them, blind, cut(table(), 64), how)
+        assert them.conclude(them.gather(trainer), 0.05)[PARTS[0]] == 0, "equal labels do not say unaware"
     see(them, Label(), cut(table(), 64), how)
     found = them.conclude(them.gather(trainer), 0.05)
     assert found.keys() == {*PARTS, PASSES} == set(them.names()[0])
@@ -524,6 +557,8 @@ def test_consistency_is_undefined_without_rows_with_few_and_if_a_prediction_is_n
     x, net = table(), linear([0.0, 1.0, 0.0, 0.0])
     assert math.isnan(look(them, net, cut(x[:5], 5), trainer)[CONSISTENCY[0]])
     assert math.isfinite(look(them, net, cut(x, 50), trainer)[CONSISTENCY[0]])
+    broken = linear([0.0, 1.0, 0.0, math.inf])
+    assert math.isnan(look(them, broken, cut(x.clamp(min=0), 50), trainer)[CONSISTENCY[0]]), "infinity times 0"
     x[7, 1] = math.nan
     assert math.isnan(look(them, net, cut(x, 50), trainer)[CONSISTENCY[0]])
 
@@ -568,6 +603,8 @@ def test_what_was_kept_of_rows_is_gone_once_it_is_gathered_and_never_pickled(tra
         ({"flips": {"sex": Column("x", 0)}, "groups": {"sex": {"f": "Female", "m": "Male"}}}, r"numbers; got \['f'"),
         ({"flips": {"sex": Column("x", [0, 1])}, "groups": {"sex": {"f": "F", "m": "M"}}}, r"positions.*\['f', 'm'\]"),
         ({"flips": {"sex": Column("x", 0)}, "groups": {"sex": ["Female"]}}, r"two declared groups; got \['Female'\]"),
+        ({"groups": {"sex": Bins([0.5])}}, r"flips\['sex'\] needs to know .* which Bins.* does not say"),
+        ({"groups": {"sex": "discover"}}, r"flips\['sex'\] needs to know .* which 'discover' does not say"),
         ({"flip_samples": 0}, "flip_samples .* got 0"),
         ({"consistency_samples": -1}, "consistency_samples .* got -1"),
     ],
@@ -592,6 +629,7 @@ def test_batches_that_are_not_what_the_settings_say_are_refused_with_what_came(t
         (hot, several, r"got a row with several"),
         ({"sex": Column("x", [0])}, x.round(), r"positions \[0, 1\] of a one-hot code of 1 columns"),
         ({"sex": Column("x", 1)}, x, r"undeclared group value"),
+        ({"sex": Column("x", 9)}, x, r"Column\('x', 9\) needs a table \[N, D\] with such columns"),
     ]
     for flips, rows, message in cases:
         batch = {"x": rows, "y": torch.zeros(8)}

@@ -1,7 +1,6 @@
 """Inputs with each other value of a sensitive attribute."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +42,12 @@ def check_flip(attribute: str, flip: Flip, vocabulary: Vocabulary) -> None:
         raise ValueError(f"flips[{attribute!r}] must be a Column(...) or a callable of the inputs; got {flip!r}")
     if not isinstance(flip, Column):
         return
+    if vocabulary.bins is not None or vocabulary.discovered:
+        kind = vocabulary.bins or "discover"
+        raise ValueError(
+            f"flips[{attribute!r}] needs to know the value that stands for each group, which {kind!r} does not say; "
+            "declare the groups, or change inputs by a callable"
+        )
     known = codes(vocabulary)
     if len(known) < 2:
         raise ValueError(f"flips[{attribute!r}] needs at least two declared groups; got {list(vocabulary.names)}")
@@ -108,7 +113,7 @@ def _place(column: Column, batch: Any, inputs: Sequence[Tensor]) -> int:
 def _tables(column: Column, vocabulary: Vocabulary, table: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Rows with a declared value ``bool[M]``, and the table with the next value, the one after it, and so on."""
     known = codes(vocabulary)
-    own = vocabulary.encode(replace(column, input=0)((table,))).to(table.device)
+    own = vocabulary.encode(column({column.input: table})).to(table.device)
     grouped = own < len(known)
     written = torch.tensor(known, device=table.device)
     others = [written[(own + step) % len(known)] for step in range(1, len(known))]

@@ -18,7 +18,7 @@ from xai_lightning.callbacks._sketch import Held, Sketch, nothing
 from xai_lightning.callbacks._trainer import summed
 from xai_lightning.functional.attribution import Explained
 from xai_lightning.functional.fairness.individual import consistency
-from xai_lightning.functional.intervals import wilson
+from xai_lightning.functional.intervals import wilson_of
 from xai_lightning.functional.rng import isolated
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Column, Outputs, Sample, Vocabulary, check_space, decide
@@ -252,8 +252,9 @@ class Individuals:
         tally = self.tallies[attribute] = Tally(flipped, int(weights.sum()), defined)
         estimate = dict.fromkeys(tags.ESTIMATE_PARTS, math.nan)
         if defined and tally.rows:
-            (lower, upper), (_, bound) = (_limits(tally, weights, held.complete, e) for e in (WATCHED, error))
-            estimate = {"value": flipped / tally.rows, "lower": lower, "upper": upper, "bound": bound}
+            value = flipped / tally.rows
+            (lower, upper), (_, bound) = (_limits(value, weights, held.complete, e) for e in (WATCHED, error))
+            estimate = {"value": value, "lower": lower, "upper": upper, "bound": bound}
             self._tell(attribute, moved=bool(columns["moved"][weights > 0].any()))
         found = {tags.fairness(attribute, FLIP_RATE, part): number for part, number in estimate.items()}
         for part in ("signed", "absolute") if self._how.space != "labels" else ():
@@ -273,9 +274,9 @@ class Individuals:
             )
 
 
-def _limits(tally: Tally, weights: Tensor, complete: bool, error: float) -> tuple[float, float]:
+def _limits(value: float, weights: Tensor, complete: bool, error: float) -> tuple[float, float]:
     """Wilson limits; drawn inputs that stand for several rows each are worth fewer rows than they stand for."""
-    worth = tally.rows if complete else tally.rows**2 // int(weights.square().sum())
-    few, many = tally.flipped * worth // tally.rows, -(-tally.flipped * worth // tally.rows)
-    lower, upper = wilson(torch.tensor([few, many]), torch.tensor([worth, worth]), error)
-    return float(lower[0]), float(upper[1])
+    total = weights.sum().double()
+    worth = total if complete else total.square() / weights.square().sum()
+    lower, upper = wilson_of(torch.tensor(value, dtype=torch.float64), worth, error)
+    return float(lower), float(upper)

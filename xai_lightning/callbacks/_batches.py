@@ -163,7 +163,7 @@ class Batches:
             ValueError: if ranks together met too many values, none, or some of mixed types; on all ranks alike, and
                 nothing is fixed then.
         """
-        before, pairs = {name: self.vocabularies[name] for name in self.undecided}, self.intersections
+        before, pairs = {name: self.vocabularies[name] for name in self.undecided}, self._pairs()
         self._decide({a: settled(v, [part[a] for part in gathered]) for a, v in before.items()})
         rows = {attribute: moves(vocabulary, self.vocabularies[attribute]) for attribute, vocabulary in before.items()}
         undecided = {name: pair for name, pair in pairs.items() if pair.undecided}

@@ -157,14 +157,14 @@ def fairlearn_values(predictions, targets, groups) -> dict[str, float]:
         if base != name and hasattr(peer, base):
             values[name] = getattr(peer, base)(**rows, method="to_overall")
     values["equalized_odds_difference_mean"] = peer.equalized_odds_difference(**rows, agg="mean")
-    for rate, function in {"accuracy": accuracy_score, "positive_predictive_value": precision_score}.items():
+    for of, function in {"accuracy": accuracy_score, "positive_predictive_value": precision_score}.items():
         frame = peer.MetricFrame(metrics=function, **rows)
         values |= {
-            f"{rate}_difference": frame.difference(),
-            f"{rate}_ratio": frame.ratio(),
-            f"{rate}_difference_to_overall": frame.difference(method="to_overall"),
-            f"{rate}_ratio_to_overall": frame.ratio(method="to_overall"),
-            f"worst_group_{rate}": frame.group_min(),
+            f"{of}_difference": frame.difference(),
+            f"{of}_ratio": frame.ratio(),
+            f"{of}_difference_to_overall": frame.difference(method="to_overall"),
+            f"{of}_ratio_to_overall": frame.ratio(method="to_overall"),
+            f"worst_group_{of}": frame.group_min(),
         }
     return values
 

@@ -89,7 +89,8 @@ def test_names_and_tables_need_the_standard_library_only(name):
     assert outside(path) <= sys.stdlib_module_names
 
 
-PURE = ["gate", "intervals", "activation", *(f"drift/{path.stem}" for path in (ROOT / "functional/drift").glob("*.py"))]
+FILES = [path for name in ("activation", "drift") for path in (ROOT / "functional" / name).glob("*.py")]
+PURE = ["gate", "intervals", *(f"{path.parent.name}/{path.stem}" for path in FILES)]
 
 
 @pytest.mark.parametrize("name", PURE)

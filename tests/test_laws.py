@@ -591,7 +591,7 @@ def test_pictures_and_histograms_are_on_disk_when_the_validation_ends(tmp_path):
         def on_validation_end(self):
             seen.append([events(tmp_path).Tags()[kind] for kind in ("images", "histograms")])
 
-    recorded([explainer(), xai_lightning.ActivationMonitor()], tmp_path, Reads(), max_epochs=1)
+    recorded([explainer(), xai_lightning.ActivationMonitor(statistics="cheap")], tmp_path, Reads(), max_epochs=1)
     assert seen == [[["attribution/integrated_gradients/importance"], ["activation/net.2/histogram"]]]
 
 
@@ -1157,11 +1157,11 @@ def test_explanations_do_not_enter_the_statistics_of_activations(method, tmp_pat
     found = []
     for order in ("alone", "before", "after"):
         sink = xai_lightning.MemorySink()
-        own, other = xai_lightning.ActivationMonitor(sinks=[sink]), explainer(method)
+        own, other = xai_lightning.ActivationMonitor(statistics="cheap", sinks=[sink]), explainer(method)
         callbacks = {"alone": [own], "before": [other, own], "after": [own, other]}[order]
         fit(Classifier(), callbacks, tmp_path / order)
         found.append((activations(sink.records), sink.histograms))
-    assert len(found[0][0]) == 20
+    assert len(found[0][0]) == 2 * (21 + 23)
     assert repr(found[1]) == repr(found[0])
     assert repr(found[2]) == repr(found[0])
     assert found[0][1][0][2].num == 8 * 48, "units times rows, each once"
@@ -1252,7 +1252,8 @@ class Shares(Classifier):
 def test_modules_that_are_called_twice_or_never_are_counted_and_named(tmp_path):
     """Traps 89 and 91."""
     sink = xai_lightning.MemorySink()
-    monitor = xai_lightning.ActivationMonitor(["act", "attention.out_proj"], sinks=[sink])
+    layers = ["act", "attention.out_proj"]
+    monitor = xai_lightning.ActivationMonitor(layers, statistics="cheap", sinks=[sink])
     with pytest.warns(UserWarning, match=r"never called in a validation step.*attention\.out_proj") as seen:
         fit(Shares(), [monitor], tmp_path)
     assert len([w for w in seen if "never called" in str(w.message)]) == 1

@@ -1,42 +1,23 @@
-"""Which modules are watched, and which dimension of their output holds the units."""
+"""Which modules are watched, and why one may stay silent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from torch import nn
 
-from xai_lightning._lightning import LightningModule, MisconfigurationException, rank_zero_info
+from xai_lightning._lightning import LightningModule, MisconfigurationException, rank_zero_info, rank_zero_warn
+from xai_lightning.callbacks._units import (
+    CONTAINERS,
+    NON_LINEAR,
+    RECTIFIED,
+    Arrangement,
+    Units,
+    is_weighted_leaf,
+    saturation_limits,
+)
 
-NON_LINEAR = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.GLU,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.Mish,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ReLU,
-    nn.SELU,
-    nn.SiLU,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Threshold,
-)
-# units of these are zero, and pass no gradient, wherever their input is not positive
-RECTIFIED = (nn.ReLU, nn.ReLU6, nn.Threshold)
-CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.modules.instancenorm._InstanceNorm,
-)
+Pattern = str | type[nn.Module]
 # a hook inside these switches off their fused path, and with it the last bit of what they return (trap 89)
 FUSED = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)
 
@@ -46,91 +27,131 @@ class Layer(NamedTuple):
 
     Args:
         name: its name; modules may be made anew, so it is looked up when a hook is added (trap 97).
-        non_linear: it is a non-linearity.
-        units_last: the last dimension of its output holds the units, else the second.
+        units: where its output holds the units; None if that is not known.
         rectified: its output is zero wherever its input is not positive.
+        limits: at or beyond which its output is saturated; None if it is not bounded.
     """
 
     name: str
-    non_linear: bool
-    units_last: bool
-    rectified: bool
+    units: Units | None
+    rectified: bool = False
+    limits: tuple[float, float] | None = None
 
     def unit_dim(self, ndim: int) -> int:
         """The dimension of an output of ``ndim`` dimensions that holds the units."""
-        return ndim - 1 if self.units_last or ndim == 2 else 1
+        return ndim - 1 if self.units == "features" or ndim == 2 else 1
 
 
-def find_layers(pl_module: LightningModule, patterns: Sequence[str] | None, most: int) -> list[Layer]:
+def find_layers(pl_module: LightningModule, patterns: Sequence[Pattern] | None, most: int) -> list[Layer]:
     """The modules to watch.
 
     Args:
         pl_module: where to look.
-        patterns: glob patterns of module names; None for the outputs of non-linearities (or, where all are functional,
-            of the modules with weights), evenly spaced if there are more than ``most``.
+        patterns: glob patterns of module names, and types of modules; None for the outputs of non-linearities and of
+            blocks (or, where there are none, of the modules with weights), evenly spaced if there are more than
+            ``most``.
         most: how many at most, without patterns.
 
     Raises:
-        MisconfigurationException: if a pattern matches nothing; the names are listed.
+        MisconfigurationException: if a pattern matches nothing, or a module within a compiled one (trap 22).
     """
-    layers = _all(pl_module)
+    modules = dict(pl_module.named_modules())
+    compiled = compiled_regions(pl_module)
     if patterns is not None:
-        return _matching(layers, patterns)
-    fused = tuple(f"{name}." for name, module in pl_module.named_modules() if isinstance(module, FUSED))
-    layers = [layer for layer in layers if not layer.name.startswith(fused)]
-    found = [layer for layer in layers if layer.non_linear]
-    if not found:
-        found = [layer for layer in layers if _is_weighted_leaf(pl_module.get_submodule(layer.name))]
-        rank_zero_info("ActivationMonitor: no non-linearity is a module; it watches the layers with weights instead")
-    if not found:
+        names = _matching([name for name in modules if name], modules, patterns)
+        inside = [name for name in names if _within(name, compiled)]
+    else:
+        found = _by_default(modules)
+        names = [name for name in found if not _within(name, compiled)]
+        inside = [name for name in found if name not in names]
+    if inside and (patterns is not None or not names):
+        raise MisconfigurationException(
+            f"ActivationMonitor cannot watch what is inside a compiled module, where hooks do not fire: "
+            f"{', '.join(inside)}; compile after the training, or name other modules with layers=[...]"
+        )
+    if inside:
+        rank_zero_warn(f"ActivationMonitor leaves out modules inside a compiled one: {', '.join(inside)}")
+    if not names:
         raise MisconfigurationException(
             f"ActivationMonitor found no module to watch in {type(pl_module).__name__}; name some with layers=[...]"
         )
-    if len(found) > most:
-        rank_zero_info(
-            f"ActivationMonitor watches {most} of {len(found)} layers, evenly spaced; name others with layers=[...]"
-        )
-        found = [found[round(i * (len(found) - 1) / max(most - 1, 1))] for i in range(most)]
-    return found
+    return _described(modules, names if patterns is not None else _evenly(names, most))
 
 
-def _matching(layers: Sequence[Layer], patterns: Sequence[str]) -> list[Layer]:
-    for pattern in patterns:
-        if not any(fnmatchcase(layer.name, pattern) for layer in layers):
-            names = ", ".join(layer.name for layer in layers[:40])
-            raise MisconfigurationException(f"layers: the pattern {pattern!r} matches no module; there are {names}")
-    return [layer for layer in layers if any(fnmatchcase(layer.name, pattern) for pattern in patterns)]
+def compiled_regions(pl_module: LightningModule) -> list[str]:
+    """Names of the modules that are compiled, in place or by a wrapper; the empty name is the whole."""
+    if getattr(pl_module, "_compiler_ctx", None) is not None:
+        return [""]
+    compiled = ("_orig_mod", "_compiled_call_impl")
+    return [n for n, m in pl_module.named_modules() if any(getattr(m, x, None) is not None for x in compiled)]
 
 
-def _all(pl_module: LightningModule) -> list[Layer]:
-    modules = dict(pl_module.named_modules())
-    weighted = [name for name, module in modules.items() if _is_weighted_leaf(module)]
-    order = {name: place for place, name in enumerate(modules)}
-    layers = []
-    for name, module in modules.items():
-        if name:
-            near = _nearest(name, weighted, order)
-            units_last = near is None or not isinstance(modules[near], CHANNELS_FIRST)
-            rectified = isinstance(module, RECTIFIED)
-            layers.append(Layer(name, isinstance(module, NON_LINEAR), units_last, rectified))
-    return layers
-
-
-def _nearest(name: str, weighted: Sequence[str], order: Mapping[str, int]) -> str | None:
-    """The module with weights whose output ``name`` most likely sees.
-
-    It is the last one before it within the same parent, else the first one after it there (an activation may be made
-    before the layers that it serves), else the last one before it anywhere.
-    """
+def why_silent(pl_module: LightningModule, name: str) -> str:
+    """The name of a module that was never called, with the reason where it is known (trap 89)."""
+    if _within(name, compiled_regions(pl_module)):
+        return f"{name} (inside a compiled module, where hooks do not fire)"
     parent = name.rpartition(".")[0]
-    inside = [other for other in weighted if not parent or other.startswith(f"{parent}.")]
-    before = [other for other in inside if order[other] <= order[name]]
-    earlier = [other for other in weighted if order[other] <= order[name]]
-    if before or not inside:
-        found = before or earlier
-        return found[-1] if found else None
-    return inside[0]
+    while parent:
+        owner = pl_module.get_submodule(parent)
+        if isinstance(owner, nn.MultiheadAttention):
+            return f"{name} (nn.MultiheadAttention uses its weights without calling it)"
+        if isinstance(owner, FUSED):
+            return f"{name} (the fused path of nn.{type(owner).__name__} calls nothing inside)"
+        parent = parent.rpartition(".")[0]
+    return name
 
 
-def _is_weighted_leaf(module: nn.Module) -> bool:
-    return not any(module.children()) and next(module.parameters(recurse=False), None) is not None
+def _within(name: str, regions: Sequence[str]) -> bool:
+    return any(not region or name == region or name.startswith(f"{region}.") for region in regions)
+
+
+def _by_default(modules: dict[str, nn.Module]) -> list[str]:
+    fused = [name for name, module in modules.items() if isinstance(module, FUSED)]
+    free = {name: module for name, module in modules.items() if name and not _within(name, fused)}
+    found = [n for n, m in free.items() if isinstance(m, NON_LINEAR) or _is_block(n, modules)]
+    if found:
+        return found
+    weighted = [name for name, module in free.items() if is_weighted_leaf(module)]
+    if weighted:
+        rank_zero_info("ActivationMonitor: no non-linearity is a module; it watches the layers with weights instead")
+    return weighted
+
+
+def _is_block(name: str, modules: dict[str, nn.Module]) -> bool:
+    """Whether it is one of the parts of a container and has parts of its own: a residual block, a transformer layer."""
+    module, parent = modules[name], modules[name.rpartition(".")[0]]
+    return isinstance(parent, CONTAINERS) and any(module.children()) and not isinstance(module, CONTAINERS)
+
+
+def _matching(names: Sequence[str], modules: dict[str, nn.Module], patterns: Sequence[Pattern]) -> list[str]:
+    # lists of modules have no output
+    callable_ = [name for name in names if not isinstance(modules[name], nn.ModuleList | nn.ModuleDict)]
+    for pattern in patterns:
+        if not any(_matches(name, modules[name], pattern) for name in callable_):
+            raise MisconfigurationException(
+                f"layers: the pattern {pattern!r} matches no module; there are {', '.join(callable_[:40])}"
+            )
+    return [name for name in callable_ if any(_matches(name, modules[name], pattern) for pattern in patterns)]
+
+
+def _matches(name: str, module: nn.Module, pattern: Pattern) -> bool:
+    return fnmatchcase(name, pattern) if isinstance(pattern, str) else isinstance(module, pattern)
+
+
+def _evenly(names: list[str], most: int) -> list[str]:
+    if len(names) <= most:
+        return names
+    chosen = [names[round(i * (len(names) - 1) / max(most - 1, 1))] for i in range(most)]
+    left_out = ", ".join(name for name in names if name not in chosen)
+    rank_zero_info(
+        f"ActivationMonitor watches {most} of {len(names)} layers, evenly spaced; name others with layers=[...], or "
+        f"raise max_layers; left out: {left_out}"
+    )
+    return chosen
+
+
+def _described(modules: dict[str, nn.Module], names: Sequence[str]) -> list[Layer]:
+    arrangement = Arrangement(modules)
+    return [
+        Layer(n, arrangement.units(n), isinstance(modules[n], RECTIFIED), saturation_limits(modules[n])) for n in names
+    ]

@@ -1,8 +1,7 @@
 """Whether the neurons are alive, over the whole validation set."""
 
 import math
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,36 +10,40 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_warn
-from xai_lightning.callbacks._draw import sample_hash
-from xai_lightning.callbacks._layers import Layer, find_layers
+from xai_lightning.callbacks._activation_names import CALLS, GROWTH, Wanted
+from xai_lightning.callbacks._layers import Layer, Pattern, find_layers, why_silent
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
-from xai_lightning.callbacks._trainer import Positions, Stage, everywhere, loader_of, summed
-from xai_lightning.functional import activation
-from xai_lightning.functional.activation_widths import combined, combined_histogram
+from xai_lightning.callbacks._running import Running, gathered
+from xai_lightning.callbacks._selection import Mask, both, drawn, fitted, mask_of
+from xai_lightning.callbacks._settings import check_counts
+from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
+from xai_lightning.functional.activation import Moments, histogram_summary, observe, statistics
 from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Reader, read
 from xai_lightning.sinks import Sink
-
-WIDTHS = 8
-STATISTICS = ("mean", "std", "rms", "zero_share", "dead_share")
 
 
 class ActivationMonitor(Monitor):
     """Statistics of the outputs of chosen modules, reduced in a hook while the user's own validation step runs.
 
-    Logs ``activation_max/<statistic>`` (the worst layer; of the mean its absolute value) through ``self.log`` on every
-    rank, equal on all, and ``activation/<module>/<statistic>`` with a histogram per module on rank zero. Hooks exist
-    during a step only. Costs no forward or backward pass. Definitions: `xai_lightning.functional.activation`;
-    ``dead_share`` is the share of units that were never positive on the samples seen, and is undefined (NaN) for
-    modules whose output need not be zero.
+    Logs ``activation_max/<statistic>`` (the worst layer; of what has a sign, the largest absolute value) through
+    ``self.log`` on every rank, equal on all, and ``activation/<module>/<statistic>`` on rank zero, with a histogram per
+    module if wanted. Hooks exist during a step only. Costs no forward or backward pass. Definitions:
+    `xai_lightning.functional.activation.statistics`; beside them ``rms_growth`` is the root mean square over that of
+    the first validation (in ``fit`` only), and ``calls`` how often a step called the module.
 
     Args:
-        layers: glob patterns of module names, such as ``["encoder.*.act", "head"]``; by default the outputs of
-            non-linearities, 16 at most. Modules inside torch's own transformer layers are left out unless named, since
-            a hook there switches their fused path off, which changes the last bit of the validation metrics.
+        layers: glob patterns of module names and types of modules, such as ``["encoder.*.act", nn.ReLU]``; by default
+            the outputs of non-linearities and of blocks (parts of a container that have parts of their own), 16 at
+            most. Modules inside torch's own transformer layers are left out unless named, since a hook there switches
+            their fused path off, which changes the last bit of the validation metrics.
+        statistics: ``"default"``: what one reduction gives anyway; ``"cheap"``: also third and fourth moments,
+            sparsity, saturation and histograms; or names of statistics, ``"histogram"`` among them.
         max_layers: how many layers at most, without ``layers``.
         share: share of the samples that is looked at, chosen by their hash, between 0 and 1.
+        mask: what is no padding: the name or position of an entry of the batch ``[N, T, ...]`` that is not 0 there, or
+            a callable that makes one from the batch.
         reader: how to read a batch; needed for ``share`` below 1 only.
         seed: of that choice.
         dataloader_idx: the validation loader it looks at.
@@ -49,19 +52,21 @@ class ActivationMonitor(Monitor):
         sinks: further receivers beside the Trainer's loggers.
 
     Raises:
-        ValueError: if ``share`` or ``max_layers`` is out of range.
-        MisconfigurationException: in ``setup``, if a pattern matches no module.
+        ValueError: if ``share`` or ``max_layers`` is out of range, or a statistic is unknown.
+        MisconfigurationException: in ``setup``, if a pattern matches no module, or one inside a compiled module.
 
     Example:
-        >>> monitor = ActivationMonitor(["network.*"], share=0.25)
+        >>> monitor = ActivationMonitor(["network.*"], statistics="cheap", share=0.25)
     """
 
     def __init__(
         self,
-        layers: Sequence[str] | None = None,
+        layers: Sequence[Pattern] | None = None,
         *,
+        statistics: str | Sequence[str] = "default",
         max_layers: int = 16,
         share: float = 1.0,
+        mask: Mask | None = None,
         reader: Reader | None = None,
         seed: int = 0,
         dataloader_idx: int = 0,
@@ -73,106 +78,143 @@ class ActivationMonitor(Monitor):
             raise ValueError(f"layers must be a list of patterns; got the string {layers!r}")
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {share}")
-        if max_layers < 1:
-            raise ValueError(f"max_layers must be at least 1; got {max_layers}")
-        identity = {"layers": layers, "share": share, "seed": seed}
+        check_counts(max_layers=max_layers)
+        identity = {"layers": layers, "statistics": statistics, "share": share, "mask": mask, "seed": seed}
         super().__init__(
             "activation", identity, name=name, dataloader_idx=dataloader_idx, on_error=on_error, sinks=sinks
         )
-        self.layers, self.max_layers, self.share, self.reader, self.seed = layers, max_layers, share, reader, seed
+        self.layers, self.max_layers, self.share, self.mask = layers, max_layers, share, mask
+        self.reader, self.seed, self.statistics = reader, seed, statistics
+        self._wanted = Wanted(statistics)
         self._layers: list[Layer] = []
-        self._moments: dict[tuple[str, int], activation.Moments] = {}
+        self._running = Running()
         self._positions = Positions(None)
         self._keep: Tensor | None = None
-        self._warned = False
+        self._first: dict[str, float] = {}
+        self._told: set[str] = set()
 
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
-        direct = [tags.activation(layer.name, statistic) for layer in self._layers for statistic in STATISTICS]
-        return [tags.activation_max(statistic) for statistic in STATISTICS], direct
+        fit = stage == "fit"
+        direct = [tags.activation(layer.name, x) for layer in self._layers for x in self._wanted.direct(fit=fit)]
+        return [tags.activation_max(statistic) for statistic in self._wanted.worst(fit=fit)], direct
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
+        self._tell("have no known units; they give numbers over all elements", self._unknown())
+
+    def _unknown(self) -> list[str]:
+        return [layer.name for layer in self._layers if layer.units is None]
+
+    def _tell(self, what: str, names: Sequence[str]) -> None:
+        """Warn of modules, once each."""
+        new = [name for name in names if f"{name} {what}" not in self._told]
+        self._told |= {f"{name} {what}" for name in new}
+        if new:
+            rank_zero_warn(f"ActivationMonitor: these modules {what}: {', '.join(new)}")
 
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
-        self._moments = {}
+        self._running = Running()
         self._positions = Positions(loader_of(trainer, self.dataloader_idx))
 
     @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
-        self._keep = self._chosen(batch) if self.share < 1 or self._positions.pads else None
+        self._keep = both(self._rows(batch), None if self.mask is None else mask_of(batch, self.mask))
+        if self._keep is not None and not self._keep.any():
+            return
+        self._running.steps += 1
         for layer in self._layers:
             self._hooks.add(pl_module.get_submodule(layer.name), self._hook(layer))
 
-    def _chosen(self, batch: Any) -> Tensor:
+    def _rows(self, batch: Any) -> Tensor | None:
         """Which samples are looked at, ``bool[N]``: those that are not padding, and by hash their share."""
+        if self.share == 1 and not self._positions.pads:
+            return None
         inputs = read(batch, self.reader).inputs
         keep = self._positions.advance(len(inputs)).to(inputs.device)
-        if self.share == 1:
-            return keep
-        # the highest 63 bits as a fraction
-        fraction = (sample_hash(inputs, self.seed) >> 1).double() / 2.0**62 / 2 + 0.5
-        return keep & (fraction < self.share)
+        return keep if self.share == 1 else keep & drawn(inputs, self.share, self.seed)
 
     def _hook(self, layer: Layer) -> Callable[..., None]:
+        measured = self._wanted.measured(layer)
+
         def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            self._attempt(self._add, layer, output)
+            # a checkpointed module is called again in a backward pass (trap 91)
+            if torch._C._current_graph_task_id() == -1:
+                self._attempt(self._add, layer, measured, output)
 
         return reduce
 
-    def _add(self, layer: Layer, output: Any) -> None:
-        h = output_tensor(output).detach()
-        h = h.unsqueeze(1) if h.ndim == 1 else h
-        keep = self._keep if self._keep is not None and len(self._keep) == len(h) else None
-        new = activation.observe(h, layer.unit_dim(h.ndim), keep)
-        # one module may be called at several widths, as the one ReLU of a residual block is
-        key = (layer.name, len(new.mean))
-        old = self._moments.get(key)
-        self._moments[key] = new if old is None else activation.merge(old, new)
+    def _add(self, layer: Layer, measured: Any, output: Any) -> None:
+        h = self._readable(layer, output)
+        if h is None:
+            return
+        h = h.reshape(1, 1) if h.ndim == 0 else h.unsqueeze(-1) if layer.units is None or h.ndim == 1 else h
+        dim = h.ndim - 1 if layer.units is None else layer.unit_dim(h.ndim)
+        keep = None if self._keep is None else fitted(self._keep.to(h.device), h.shape[:dim] + h.shape[dim + 1 :])
+        if keep is None and self._keep is not None:
+            self._tell("have outputs to which neither samples nor the mask fit; all of it is observed", [layer.name])
+        self._running.add(layer.name, observe(h, dim, keep, measured))
+
+    def _readable(self, layer: Layer, output: Any) -> Tensor | None:
+        try:
+            h = output_tensor(output).detach()
+        except ValueError:
+            h = torch.empty(0, dtype=torch.complex64)
+        if h.is_complex() or h.is_quantized or h.is_nested or h.layout != torch.strided:
+            self._tell("return no dense real tensor and log NaN", [layer.name])
+            return None
+        return h
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        if trainer.world_size == 1:
-            return self._moments
-        mine = torch.zeros(len(self._layers), WIDTHS, dtype=torch.int64)
-        for row, layer in enumerate(self._layers):
-            widths = sorted(width for name, width in self._moments if name == layer.name)[:WIDTHS]
-            mine[row, : len(widths)] = torch.tensor(widths, dtype=torch.int64)
-        merged: dict[tuple[str, int], activation.Moments] = {}
-        for layer, widths in zip(self._layers, summed(trainer, mine, "max").tolist(), strict=True):
-            for width in filter(None, widths):
-                own = activation.pack(self._moments.get((layer.name, width), activation.empty(width)))
-                parts = [activation.unpack(part, width) for part in everywhere(trainer, own)]
-                merged[layer.name, width] = reduce(activation.merge, parts)
-        return merged
+        merged, steps = gathered(trainer, self._running, [layer.name for layer in self._layers])
+        called = {name for name, _ in merged}
+        silent = [why_silent(pl_module, layer.name) for layer in self._layers if layer.name not in called]
+        return merged, steps, silent
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
-        record, worst = Record(), dict.fromkeys(STATISTICS, math.nan)
+        merged, steps, silent = gathered
+        fit = look.stage == "fit"
+        record, found = Record(), {}
         for layer in self._layers:
-            moments = [found for (name, _), found in gathered.items() if name == layer.name]
-            found = combined(moments, rectified=layer.rectified)
-            for statistic in STATISTICS:
-                record.direct[tags.activation(layer.name, statistic)] = found[statistic]
-                worst[statistic] = _larger(worst[statistic], abs(found[statistic]))
-            if moments:
-                record.histograms[tags.activation(layer.name, "histogram")] = combined_histogram(moments)
-        record.shared = {tags.activation_max(statistic): value for statistic, value in worst.items()}
-        self._name_silent({name for name, _ in gathered})
+            states = [state for (name, _), state in merged.items() if name == layer.name]
+            found[layer.name] = self._numbers(layer, states, steps)
+            if fit:
+                found[layer.name][GROWTH] = self._growth(layer, found[layer.name]["rms"])
+            for statistic in self._wanted.direct(fit=fit):
+                record.direct[tags.activation(layer.name, statistic)] = found[layer.name][statistic]
+            if states and self._wanted.histogram:
+                record.histograms[tags.activation(layer.name, "histogram")] = histogram_summary(states)
+        for statistic, absolute in self._wanted.worst(fit=fit).items():
+            values = [abs(x[statistic]) if absolute else x[statistic] for x in found.values()]
+            record.shared[tags.activation_max(statistic)] = _largest(values)
+        self._tell("were never called in a validation step and log NaN", silent if steps else [])
         return record
 
-    def _name_silent(self, called: set[str]) -> None:
-        silent = [layer.name for layer in self._layers if layer.name not in called]
-        if silent and not self._warned:
-            self._warned = True
-            rank_zero_warn(
-                f"ActivationMonitor: these modules were never called in a validation step and log NaN: "
-                f"{', '.join(silent)}"
-            )
+    def _numbers(self, layer: Layer, states: Sequence[Moments], steps: int) -> dict[str, float]:
+        of = {"rectified": layer.rectified, "bounded": layer.limits is not None, "units": layer.units is not None}
+        numbers = statistics(states, [*self._wanted.computed, "rms"], **of)
+        calls = sum(int(state.calls) for state in states)
+        return numbers | {CALLS: calls / steps if steps else 0.0}
+
+    def _growth(self, layer: Layer, rms: float) -> float:
+        """The root mean square over that of the first validation in which there was any."""
+        if rms > 0:
+            self._first.setdefault(layer.name, rms)
+        return rms / self._first.get(layer.name, math.nan)
+
+    @override
+    def _save(self) -> dict[str, Any]:
+        return {"first_rms": dict(self._first)}
+
+    @override
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self._first = dict(state.get("first_rms", {}))
 
 
-def _larger(a: float, b: float) -> float:
-    """The larger number; an undefined one loses."""
-    return b if math.isnan(a) or b > a else a
+def _largest(values: Sequence[float]) -> float:
+    """The largest number; undefined ones lose."""
+    return max((value for value in values if not math.isnan(value)), default=math.nan)

@@ -1,0 +1,75 @@
+"""Which part of a batch is observed: no padding, and a share of the samples."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from xai_lightning.callbacks._draw import row_hash
+from xai_lightning.readers.batch import describe
+
+Mask = str | int | Callable[[Any], Tensor]
+# of so many of its numbers at most a sample is known where only a share of them is looked at
+HASHED = 256
+
+
+def mask_of(batch: Any, where: Mask) -> Tensor:
+    """The mask of a batch, ``bool[N, ...]``: true, or not 0, where there is no padding.
+
+    Raises:
+        ValueError: if the batch has none.
+    """
+    known = isinstance(batch, Mapping) and where in batch
+    known |= isinstance(batch, list | tuple) and isinstance(where, int) and where < len(batch)
+    if not callable(where) and not known:
+        raise ValueError(f"mask={where!r} is no entry of this batch: {describe(batch)}")
+    mask = where(batch) if callable(where) else batch[where]
+    if not isinstance(mask, Tensor) or mask.dim() == 0:
+        raise ValueError(f"mask must be a tensor with a row per sample; mask={where!r} gave {describe(mask)}")
+    return mask.detach().bool()
+
+
+def drawn(inputs: Tensor, share: float, seed: int) -> Tensor:
+    """Samples of which a share is looked at, ``bool[N]``, by hash: the same in any batching, order and rank."""
+    # the highest 63 bits as a fraction
+    fraction = (row_hash((inputs,), seed, HASHED) >> 1).double() / 2.0**62 / 2 + 0.5
+    return fraction < share
+
+
+def both(rows: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Samples and a mask within them together.
+
+    Raises:
+        ValueError: if the numbers of rows differ.
+    """
+    if rows is None or mask is None:
+        return mask if rows is None else rows
+    if len(rows) != len(mask):
+        raise ValueError(f"mask must have a row per sample, {len(rows)}; got {describe(mask)}")
+    return mask & rows.to(mask.device).view(-1, *[1] * (mask.dim() - 1))
+
+
+def fitted(keep: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """``keep`` for an output whose dimensions, the units' left out, are ``shape``.
+
+    Its first dimensions are those of ``keep``, or those in the order (time, sample), or one of all in a row; of an
+    output without ``keep``'s further dimensions, samples are kept of which anything is.
+
+    Returns:
+        ``bool`` of ``shape``'s first dimensions; None if it does not fit.
+    """
+    shape, n = tuple(shape), len(keep)
+    if shape[: keep.dim()] == keep.shape:
+        return keep
+    if keep.dim() > 1 and shape[:2] == keep.shape[1::-1]:
+        return keep.transpose(0, 1)
+    if keep.dim() > 1 and shape[0] == keep.numel():
+        return keep.flatten()
+    rows = keep.reshape(n, -1).any(1)
+    if shape[0] == n:
+        return rows
+    if keep.dim() == 1 and len(shape) > 1 and shape[1] == n:
+        return rows.expand(shape[0], n)
+    if keep.dim() == 1 and n and shape[0] % n == 0:
+        return rows.repeat_interleave(shape[0] // n)
+    return None

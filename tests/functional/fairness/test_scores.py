@@ -1,5 +1,6 @@
 import math
 from itertools import pairwise
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +15,12 @@ from xai_lightning.functional.fairness.calibration import brier
 from xai_lightning.functional.fairness.distances import coarseness
 from xai_lightning.functional.fairness.ranking import (
     auc,
+    auc_trials,
     auc_variance,
     bnsp_auc,
     bpsn_auc,
     xauc,
+    xauc_trials,
     xauc_variance,
 )
 from xai_lightning.functional.fairness.scores import (
@@ -29,6 +32,7 @@ from xai_lightning.functional.fairness.scores import (
     score_wasserstein,
     scored,
 )
+from xai_lightning.functional.intervals import wilson_of
 
 TOY = SimpleNamespace(
     scores=torch.tensor([0.9, 0.6, 0.4, 0.2, 0.7, 0.3, 0.5, 0.1]),
@@ -217,6 +221,38 @@ def test_the_variance_of_auc_is_the_one_of_repeated_samples():
     assert 0.8 < ratio < 1.25  # the ratio of a sample variance to the true one has a standard error of .07
 
 
+def test_as_many_trials_have_the_variance_of_auc():
+    cells = scored(counted(drawn(900), 3))
+    value, trials = auc(cells), auc_trials(cells)
+    assert torch.allclose(value * (1 - value) / trials, auc_variance(cells), rtol=1e-12, atol=0)
+    assert torch.equal(xauc_trials(cells).diagonal(), trials)
+    assert (trials > 70).all()  # no fewer than half the positives or negatives
+
+
+@pytest.mark.parametrize(("mean", "size"), [(0.4, 10), (1.8, 10), (1.8, 40)])
+def test_limits_of_a_ranking_fail_as_often_as_they_say(mean, size):
+    """Also with few samples, where the variance is often 0 and the value less its standard error would be 1."""
+    repeats = 1000
+    scores = torch.randn(repeats, 2 * size, generator=torch.Generator().manual_seed(size))
+    scores[:, :size] += mean
+    targets = (torch.arange(2 * size) < size).long().expand_as(scores)
+    groups = torch.arange(repeats)[:, None].expand_as(scores)
+    cells = scored(score_counts((scores - mean / 2).sigmoid(), targets, groups, n_groups=repeats))
+    truth = NormalDist().cdf(mean / math.sqrt(2))
+    limits = wilson_of(auc(cells), auc_trials(cells), 0.05)
+    assert (limits.lower > truth).double().mean() < 0.075
+    assert (limits.upper < truth).double().mean() < 0.075
+    plain = auc(cells) - 1.645 * auc_variance(cells).sqrt()
+    assert mean < 1 or size > 10 or (plain > truth).double().mean() > 0.1
+
+
+def test_a_perfect_ranking_of_few_is_as_many_trials_as_the_smaller_class_has():
+    scores, targets = torch.tensor([0.9, 0.8, 0.1, 0.2, 0.3]), torch.tensor([1, 1, 0, 0, 0])
+    cells = scored(score_counts(scores, targets, torch.zeros(5).long(), n_groups=1))
+    assert (auc(cells).item(), auc_variance(cells).item(), auc_trials(cells).item()) == (1, 0, 2)
+    assert wilson_of(auc(cells), auc_trials(cells), 0.05).lower.item() == pytest.approx(2 / (2 + 1.6448536**2))
+
+
 def test_distances_of_scores_equal_their_peers_up_to_a_bin():
     rows = drawn(2000, seed=2)
     on_grid = SimpleNamespace(**vars(rows) | {"scores": ((rows.scores * 1024).floor() + 0.5) / 1024})
@@ -239,7 +275,7 @@ def test_brier_equals_its_peer():
         assert value == pytest.approx(brier_score_loss(rows.targets[keep], rows.scores[keep]), abs=1e-8)
 
 
-@pytest.mark.parametrize("statistic", [auc, auc_variance, xauc, xauc_variance, bpsn_auc, bnsp_auc, score_distance])
+@pytest.mark.parametrize("statistic", [auc, auc_trials, xauc, xauc_trials, bpsn_auc, bnsp_auc, score_distance])
 def test_replicates_are_computed_at_once_as_one_by_one(statistic):
     cells = scored(counted(drawn(400), 3))
     generator = torch.Generator().manual_seed(0)
@@ -260,6 +296,7 @@ def test_what_has_no_samples_is_undefined_and_leaves_the_others_alone():
     assert torch.equal(score_distance(cells).isnan(), torch.tensor([[False, False, True]] * 2 + [[True] * 3]))
     assert torch.equal(score_wasserstein(cells).isnan(), score_distance(cells).isnan())
     assert auc_variance(cells).isnan().all()
+    assert auc_trials(cells).isnan().all()
     alone = scored(counted(SimpleNamespace(**vars(TOY) | {"groups": TOY.groups * 0}), 1))
     assert bpsn_auc(alone).isnan().all()
     assert bnsp_auc(alone).isnan().all()

@@ -55,10 +55,10 @@ def score_counts(scores: Tensor, targets: Tensor, groups: Tensor, *, n_groups: i
     check_shapes({"scores": scores, "targets": targets, "groups": groups})
     check_range({"scores": scores}, 0, 1)
     check_indices({"targets": targets, "groups": groups}, (2, n_groups))
-    columns = [part.reshape(-1).split(_BLOCK) for part in (scores, targets, groups)]
+    columns = [part.reshape(-1) for part in (scores, targets, groups)]
     sums = torch.zeros(3, n_groups * 2 * SCORE_BINS, dtype=torch.int64, device=scores.device)
-    for block in zip(*columns, strict=True):
-        _add(sums, *block)
+    for start in range(0, scores.numel(), _BLOCK):
+        _add(sums, *(part[start : start + _BLOCK] for part in columns))
     return sums.T.reshape(n_groups, 2, SCORE_BINS, 3)
 
 

@@ -64,6 +64,7 @@ def counted_rate(name: str, successes: Tensor, totals: Tensor) -> GroupRate:
         TypeError: If counts are not integers.
 
     Example:
+        >>> import torch
         >>> found = counted_rate("accuracy", torch.tensor([3, 0]), torch.tensor([4, 0]))
         >>> found.value, found.overall
         ([0.75, nan], 0.75)
@@ -90,15 +91,16 @@ def group_rates(groups: Sequence[str], rates: Sequence[GroupRate], *, title: str
         title: What is shown, such as the attribute.
 
     Returns:
-        uint8[H, W, 3], 634 pixels wide, and at most 1,960 high.
+        uint8[H, W, 3], 660 pixels wide, and at most 1,889 high.
 
     Raises:
         ValueError: If there is no group or no rate, or a rate has not one value for each group.
 
     Example:
+        >>> import torch
         >>> rate = counted_rate("accuracy", torch.tensor([3, 5]), torch.tensor([4, 9]))
         >>> group_rates(["Female", "Male"], [rate], title="sex").shape
-        (148, 634, 3)
+        (150, 660, 3)
     """
     _check(groups, rates)
     shown = _extreme(rates, len(groups))

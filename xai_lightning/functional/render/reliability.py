@@ -48,6 +48,7 @@ def calibration(
         ValueError: If there is no group, or the shapes do not fit.
 
     Example:
+        >>> import torch
         >>> score = torch.tensor([[0.2, 0.8], [0.3, 0.7]])
         >>> calibration(["Female", "Male"], score, score, torch.full((2, 2), 50), title="sex").shape
         (424, 670, 3)

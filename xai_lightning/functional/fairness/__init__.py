@@ -5,7 +5,9 @@ the end.
 """
 
 from xai_lightning.functional.fairness.aggregations import AGGREGATIONS, Aggregation
+from xai_lightning.functional.fairness.calibration import Reliability, reliability
 from xai_lightning.functional.fairness.counts import SQUARE_LIMIT, Confusion, confusion, count, weigh
+from xai_lightning.functional.fairness.determination import determination
 from xai_lightning.functional.fairness.estimates import (
     REPLICATES,
     Estimate,
@@ -18,6 +20,9 @@ from xai_lightning.functional.fairness.metric import Metric, PerGroup
 from xai_lightning.functional.fairness.metrics import METRICS
 from xai_lightning.functional.fairness.quantities import QUANTITIES, Quantity
 from xai_lightning.functional.fairness.rates import RATES, Rate, rate
+from xai_lightning.functional.fairness.regression import Residuals, distribution, residual_sums
+from xai_lightning.functional.fairness.sample_size import SampleSize, sample_size
+from xai_lightning.functional.fairness.scores import Scored, score_counts, scored
 from xai_lightning.functional.fairness.utility import Floor, balanced_accuracy
 
 __all__ = [
@@ -35,13 +40,24 @@ __all__ = [
     "PerGroup",
     "Quantity",
     "Rate",
+    "Reliability",
+    "Residuals",
+    "SampleSize",
+    "Scored",
     "balanced_accuracy",
     "confusion",
     "count",
+    "determination",
+    "distribution",
     "estimate",
     "has_exact_limits",
     "is_resampled",
     "rate",
+    "reliability",
+    "residual_sums",
+    "sample_size",
+    "score_counts",
+    "scored",
     "undefined",
     "weigh",
 ]

@@ -133,6 +133,23 @@ class Averages:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """Quantities in [0, 1] that vary as a share of so many trials would, such as the area under a curve.
+
+    Args:
+        value: float64[..., R, G].
+        trials: Number of trials, float64[..., R, G].
+    """
+
+    value: Tensor
+    trials: Tensor
+
+    def limits(self, error: float, *, exact: bool) -> Interval | None:
+        """Limits of Wilson of that number of trials; there are no exact ones."""
+        return None if exact else wilson_of(self.value, self.trials, error)
+
+
+@dataclass(frozen=True)
 class Plain:
     """Quantities whose limits have no closed form: resampling gives them.
 

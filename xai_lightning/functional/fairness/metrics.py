@@ -89,5 +89,41 @@ def _inequality() -> Iterator[tuple[str, Metric]]:
     yield "differential_fairness", Metric(("differential_fairness",), "whole", differs=smoothed)
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(dict([*_compared(), *_named(), *_of_classes(), *_inequality()]))
+def _of_scores() -> Iterator[tuple[str, Metric]]:
+    """Of the scores of the favourable class, whatever the threshold."""
+    yield "auc_difference", Metric(("auc",), "difference", differs="fairlearn: roc_auc_score_difference.")
+    yield "worst_group_auc", Metric(("auc",), "worst", differs="fairlearn: roc_auc_score_group_min.")
+    yield "xauc_difference", Metric(("xauc_gap",), "largest")
+    yield "worst_group_bpsn_auc", Metric(("bpsn_auc",), "worst")
+    yield "worst_group_bnsp_auc", Metric(("bnsp_auc",), "worst")
+    yield "score_distance", Metric(("score_distance",), "largest")
+    yield "score_wasserstein_distance", Metric(("score_wasserstein",), "largest")
+    biased = "The usual expected calibration error is biased upwards in small groups, so that its gap measures sizes."
+    yield "calibration_in_the_large", Metric(("calibration_in_the_large",), "largest_magnitude")
+    yield "calibration_in_the_large_difference", Metric(("calibration_in_the_large",), "difference")
+    yield "calibration_error", Metric(("calibration_error",), "largest", differs=biased)
+    yield "kolmogorov_calibration_error", Metric(("kolmogorov_calibration_error",), "largest")
+    yield "brier_score_difference", Metric(("brier",), "difference")
+    yield "worst_group_brier_skill", Metric(("brier_skill",), "worst")
+
+
+def _of_numbers() -> Iterator[tuple[str, Metric]]:
+    """Of predicted numbers, in units of the target."""
+    only = "AIF360's metrics of regression are of rankings only."
+    yield "mean_prediction_difference", Metric(("mean_prediction",), "difference", differs=only)
+    yield "mean_residual_difference", Metric(("mean_residual",), "difference", differs=only)
+    yield "worst_group_mean_residual", Metric(("mean_residual",), "largest_magnitude", differs=only)
+    for error in ("mean_absolute_error", "root_mean_squared_error"):
+        for comparison in ("difference", "ratio"):
+            peer = f"fairlearn: {error}_{comparison}." if error == "mean_absolute_error" else ""
+            yield f"{error}_{comparison}", Metric((error,), comparison, differs=peer)
+        yield f"worst_group_{error}", Metric((error,), "largest")
+    yield "prediction_distance", Metric(("prediction_distance",), "largest")
+    yield "prediction_wasserstein_distance", Metric(("prediction_wasserstein",), "largest")
+    yield "residual_distance", Metric(("residual_distance",), "largest")
+
+
+_FAMILIES = (_compared(), _named(), _of_classes(), _inequality(), _of_scores(), _of_numbers())
+
+METRICS: Mapping[str, Metric] = MappingProxyType({name: metric for family in _FAMILIES for name, metric in family})
 """Metrics by name. To add one, add a row."""

@@ -1,4 +1,4 @@
-"""What can be said of each group beside proportions: the rows whose limits come from means or from resampling."""
+"""What can be said of each group beside proportions: of counts, of scores, and of errors of predicted numbers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,22 +8,35 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.fairness.calibration import (
+    brier,
+    brier_skill,
+    calibration_error_squared,
+    calibration_in_the_large,
+    kolmogorov_calibration_error,
+)
 from xai_lightning.functional.fairness.counts import Confusion, per_class
-from xai_lightning.functional.fairness.groupwise import Groupwise, MeanProportions, Plain
+from xai_lightning.functional.fairness.distances import kolmogorov, kolmogorov_to_overall, wasserstein
+from xai_lightning.functional.fairness.errors import absolute_error, mean_prediction, mean_residual, root_squared_error
+from xai_lightning.functional.fairness.groupwise import Averages, Groupwise, MeanProportions, Plain, Ranked
 from xai_lightning.functional.fairness.inequality import (
     between_group_entropy,
     differential_fairness,
     generalized_entropy,
 )
+from xai_lightning.functional.fairness.means import Means
+from xai_lightning.functional.fairness.ranking import auc, auc_trials, bnsp_auc, bpsn_auc, xauc
+from xai_lightning.functional.fairness.scores import Scored, score_distance, score_wasserstein
 
-Needs = Literal["counts", "scores", "residuals"]
+Needs = Literal["counts", "scores", "residuals", "predictions", "errors"]
+"""Evidence: ``Confusion``, ``Scored``, ``Residuals``, and ``Distribution`` of the predictions and of the residuals."""
 
 
 class Quantity(NamedTuple):
     """A quantity of every group, or of all together, that is not a proportion.
 
     Attributes:
-        of: Makes it of the counts, scores or residuals.
+        of: Makes it of the evidence.
         needs: What it is made of.
         reach: Its natural range.
         ideal: Its value for a perfect model.
@@ -59,51 +72,221 @@ def _of_classes(c: Confusion) -> Tensor:
     return _four(c) if c.cells is None else c.cells
 
 
-QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
-    {
-        "balanced_accuracy": Quantity(
-            _recalls, "counts", (0.0, 1.0), 1.0, "mean recall over the classes", "which class bears the errors"
-        ),
-        "error_balance": Quantity(
-            lambda c: Plain((c.fn.double() / c.fp.double())[..., None, :]),
-            "counts",
-            (0.0, math.inf),
-            1.0,
-            "false negatives per false positive",
-            "how many errors there are; it is unbounded, and undefined without a false positive",
-        ),
-        "generalized_entropy": Quantity(
-            lambda c: _one(generalized_entropy(_four(c), 2.0)),
-            "counts",
-            (0.0, math.inf),
-            0.0,
-            "inequality of the benefit between all samples, alpha = 2",
-            "who bears it; it may fall when accuracy falls, so never gate on it",
-        ),
-        "theil": Quantity(
-            lambda c: _one(generalized_entropy(_four(c), 1.0)),
-            "counts",
-            (0.0, math.inf),
-            0.0,
-            "inequality of the benefit between all samples, alpha = 1",
-            "who bears it, and whether the targets are right",
-        ),
-        "between_group_entropy": Quantity(
-            lambda c: _one(between_group_entropy(_four(c), 2.0)),
-            "counts",
-            (0.0, math.inf),
-            0.0,
-            "the part of it that is due to the groups",
-            "how many errors of both kinds there are, if they balance",
-        ),
-        "differential_fairness": Quantity(
-            lambda c: _one(differential_fairness(_of_classes(c))),
-            "counts",
-            (0.0, math.inf),
-            0.0,
-            "largest log ratio of smoothed class shares",
-            "the targets; it is governed by the rarest class",
-        ),
-    }
-)
+def _each(value: Tensor) -> Plain:
+    return Plain(value[..., None, :])
+
+
+def _farthest(pairs: Tensor) -> Plain:
+    """Of each group the largest value with any other, of pairs [..., G, G]."""
+    return _each(pairs.amax(dim=-1))
+
+
+def _averages(of: Means) -> Averages:
+    return Averages(*(part[..., None, :] for part in of))
+
+
+def _across(of: Scored) -> Plain:
+    between = xauc(of)
+    return _farthest(between - between.mT)
+
+
+_OF_COUNTS: dict[str, Quantity] = {
+    "balanced_accuracy": Quantity(
+        _recalls, "counts", (0.0, 1.0), 1.0, "mean recall over the classes", "which class bears the errors"
+    ),
+    "error_balance": Quantity(
+        lambda c: Plain((c.fn.double() / c.fp.double())[..., None, :]),
+        "counts",
+        (0.0, math.inf),
+        1.0,
+        "false negatives per false positive",
+        "how many errors there are; it is unbounded, and undefined without a false positive",
+    ),
+    "generalized_entropy": Quantity(
+        lambda c: _one(generalized_entropy(_four(c), 2.0)),
+        "counts",
+        (0.0, math.inf),
+        0.0,
+        "inequality of the benefit between all samples, alpha = 2",
+        "who bears it; it may fall when accuracy falls, so never gate on it",
+    ),
+    "theil": Quantity(
+        lambda c: _one(generalized_entropy(_four(c), 1.0)),
+        "counts",
+        (0.0, math.inf),
+        0.0,
+        "inequality of the benefit between all samples, alpha = 1",
+        "who bears it, and whether the targets are right",
+    ),
+    "between_group_entropy": Quantity(
+        lambda c: _one(between_group_entropy(_four(c), 2.0)),
+        "counts",
+        (0.0, math.inf),
+        0.0,
+        "the part of it that is due to the groups",
+        "how many errors of both kinds there are, if they balance",
+    ),
+    "differential_fairness": Quantity(
+        lambda c: _one(differential_fairness(_of_classes(c))),
+        "counts",
+        (0.0, math.inf),
+        0.0,
+        "largest log ratio of smoothed class shares",
+        "the targets; it is governed by the rarest class",
+    ),
+}
+
+_TARGETS = "whether the targets are right"
+
+_OF_SCORES: dict[str, Quantity] = {
+    "auc": Quantity(
+        lambda s: Ranked(auc(s)[..., None, :], auc_trials(s)[..., None, :]),
+        "scores",
+        (0.0, 1.0),
+        1.0,
+        "positives ranked above negatives of the group",
+        "how its scores compare with those of other groups, and at which threshold",
+    ),
+    "xauc_gap": Quantity(
+        _across,
+        "scores",
+        (0.0, 1.0),
+        0.0,
+        "positives of the group ranked above negatives of another, less the reverse",
+        "how well either group is ranked by itself",
+    ),
+    "bpsn_auc": Quantity(
+        lambda s: _each(bpsn_auc(s)),
+        "scores",
+        (0.0, 1.0),
+        1.0,
+        "positives of others ranked above negatives of the group",
+        "how the group's positives are ranked",
+    ),
+    "bnsp_auc": Quantity(
+        lambda s: _each(bnsp_auc(s)),
+        "scores",
+        (0.0, 1.0),
+        1.0,
+        "positives of the group ranked above negatives of others",
+        "how the group's negatives are ranked",
+    ),
+    "score_distance": Quantity(
+        lambda s: _farthest(score_distance(s)),
+        "scores",
+        (0.0, 1.0),
+        0.0,
+        "largest distance of the distribution functions of scores to another group's",
+        "the targets, and how far apart the scores are",
+    ),
+    "score_wasserstein": Quantity(
+        lambda s: _farthest(score_wasserstein(s)),
+        "scores",
+        (0.0, 1.0),
+        0.0,
+        "mean distance that scores would have to move to be distributed as another group's",
+        "the targets",
+    ),
+    "calibration_in_the_large": Quantity(
+        lambda s: _averages(calibration_in_the_large(s)),
+        "scores",
+        (-1.0, 1.0),
+        0.0,
+        "mean score less the share of positives",
+        "errors that cancel between low and high scores",
+    ),
+    "calibration_error": Quantity(
+        lambda s: _each(calibration_error_squared(s).clamp(min=0).sqrt()),
+        "scores",
+        (0.0, 1.0),
+        0.0,
+        "root of the debiased squared calibration error, ten bins of equal mass",
+        "errors that cancel within a bin",
+    ),
+    "kolmogorov_calibration_error": Quantity(
+        lambda s: _each(kolmogorov_calibration_error(s)),
+        "scores",
+        (0.0, 1.0),
+        0.0,
+        "largest cumulated miscalibration, without bins",
+        "where it lies; it grows with fewer samples",
+    ),
+    "brier": Quantity(
+        lambda s: _each(brier(s)),
+        "scores",
+        (0.0, 1.0),
+        0.0,
+        "mean squared error of the scores",
+        "whether groups differ only in their base rates, which change it by themselves",
+    ),
+    "brier_skill": Quantity(
+        lambda s: _each(brier_skill(s)),
+        "scores",
+        (-math.inf, 1.0),
+        1.0,
+        "share of the base rate's squared error that the scores take away",
+        "whether it is calibration or ranking that lacks",
+    ),
+}
+
+_OF_NUMBERS: dict[str, Quantity] = {
+    "mean_prediction": Quantity(
+        lambda r: _averages(mean_prediction(r)),
+        "residuals",
+        (-math.inf, math.inf),
+        0.0,
+        "mean prediction",
+        "the targets",
+    ),
+    "mean_residual": Quantity(
+        lambda r: _averages(mean_residual(r)),
+        "residuals",
+        (-math.inf, math.inf),
+        0.0,
+        "mean of target less prediction",
+        f"errors of both signs that cancel, and {_TARGETS}",
+    ),
+    "mean_absolute_error": Quantity(
+        lambda r: _averages(absolute_error(r)),
+        "residuals",
+        (0.0, math.inf),
+        0.0,
+        "mean absolute error",
+        f"the direction of the errors, and {_TARGETS}",
+    ),
+    "root_mean_squared_error": Quantity(
+        lambda r: _averages(root_squared_error(r)),
+        "residuals",
+        (0.0, math.inf),
+        0.0,
+        "root mean squared error",
+        f"the direction of the errors; few large ones outweigh many small ones; and {_TARGETS}",
+    ),
+    "prediction_distance": Quantity(
+        lambda d: _each(kolmogorov_to_overall(d)),
+        "predictions",
+        (0.0, 1.0),
+        0.0,
+        "largest distance of the distribution function of predictions to that of all",
+        "the targets, and how far apart the predictions are",
+    ),
+    "prediction_wasserstein": Quantity(
+        lambda d: _farthest(wasserstein(d)),
+        "predictions",
+        (0.0, math.inf),
+        0.0,
+        "mean distance that predictions would have to move to be distributed as another group's",
+        "the targets",
+    ),
+    "residual_distance": Quantity(
+        lambda d: _farthest(kolmogorov(d)),
+        "errors",
+        (0.0, 1.0),
+        0.0,
+        "largest distance of the distribution functions of errors to another group's",
+        f"how large the errors are, and {_TARGETS}",
+    ),
+}
+
+QUANTITIES: Mapping[str, Quantity] = MappingProxyType({**_OF_COUNTS, **_OF_SCORES, **_OF_NUMBERS})
 """Quantities by name. To add one, add a row."""

@@ -18,6 +18,7 @@ class Rate(NamedTuple):
         denominator: Counts of trials, likewise; where it is 0 the rate is undefined.
         meaning: In a few words.
         hides: What it does not show, the middle of a sentence.
+        trials: What the denominator counts, in the plural.
         per_class: Whether there is one for each class (or pair of classes) instead of the favourable one.
     """
 
@@ -25,6 +26,7 @@ class Rate(NamedTuple):
     denominator: Callable[[Confusion], Tensor]
     meaning: str
     hides: str
+    trials: str = "samples"
     per_class: bool = False
 
 
@@ -81,30 +83,56 @@ RATES: Mapping[str, Rate] = MappingProxyType(
             lambda c: c.tp + c.fn,
             "of the positives, predicted as such",
             f"false positives, and {TRUSTS}",
+            trials="positives",
         ),
         "false_positive_rate": Rate(
-            lambda c: c.fp, lambda c: c.fp + c.tn, "of the negatives, predicted positive", f"missed ones, and {TRUSTS}"
+            lambda c: c.fp,
+            lambda c: c.fp + c.tn,
+            "of the negatives, predicted positive",
+            f"missed ones, and {TRUSTS}",
+            trials="negatives",
         ),
         "false_negative_rate": Rate(
             lambda c: c.fn,
             lambda c: c.tp + c.fn,
             "of the positives, missed",
             f"false positives, and {TRUSTS}",
+            trials="positives",
         ),
         "true_negative_rate": Rate(
-            lambda c: c.tn, lambda c: c.fp + c.tn, "of the negatives, predicted as such", f"missed ones, and {TRUSTS}"
+            lambda c: c.tn,
+            lambda c: c.fp + c.tn,
+            "of the negatives, predicted as such",
+            f"missed ones, and {TRUSTS}",
+            trials="negatives",
         ),
         "positive_predictive_value": Rate(
-            lambda c: c.tp, lambda c: c.tp + c.fp, "of those selected, positive", f"who was not selected, and {TRUSTS}"
+            lambda c: c.tp,
+            lambda c: c.tp + c.fp,
+            "of those selected, positive",
+            f"who was not selected, and {TRUSTS}",
+            trials="selected",
         ),
         "negative_predictive_value": Rate(
-            lambda c: c.tn, lambda c: c.tn + c.fn, "of those not selected, negative", f"who was selected, and {TRUSTS}"
+            lambda c: c.tn,
+            lambda c: c.tn + c.fn,
+            "of those not selected, negative",
+            f"who was selected, and {TRUSTS}",
+            trials="not selected",
         ),
         "false_omission_rate": Rate(
-            lambda c: c.fn, lambda c: c.tn + c.fn, "of those not selected, positive", f"who was selected, and {TRUSTS}"
+            lambda c: c.fn,
+            lambda c: c.tn + c.fn,
+            "of those not selected, positive",
+            f"who was selected, and {TRUSTS}",
+            trials="not selected",
         ),
         "false_discovery_rate": Rate(
-            lambda c: c.fp, lambda c: c.tp + c.fp, "of those selected, negative", f"who was not selected, and {TRUSTS}"
+            lambda c: c.fp,
+            lambda c: c.tp + c.fp,
+            "of those selected, negative",
+            f"who was not selected, and {TRUSTS}",
+            trials="selected",
         ),
         "accuracy": Rate(
             lambda c: c.correct, lambda c: c.total, "predicted correctly", f"which kind of error is made, and {TRUSTS}"
@@ -120,6 +148,7 @@ RATES: Mapping[str, Rate] = MappingProxyType(
             lambda c: c.fn + c.fp,
             "of the errors, missed positives",
             f"how many errors there are, and {TRUSTS}",
+            trials="errors",
         ),
         "class_selection_rate": Rate(
             _by_class(1), _of_all, "predicted as a class", "who of them is of that class", per_class=True
@@ -129,6 +158,7 @@ RATES: Mapping[str, Rate] = MappingProxyType(
             _by_class(2),
             "of a class, predicted as it",
             f"as what the others are predicted, and {TRUSTS}",
+            trials="samples of one class",
             per_class=True,
         ),
         "class_false_positive_rate": Rate(
@@ -136,6 +166,7 @@ RATES: Mapping[str, Rate] = MappingProxyType(
             _others,
             "of other classes, predicted as a class",
             f"of which class they are, and {TRUSTS}",
+            trials="samples of other classes",
             per_class=True,
         ),
         "class_confusion": Rate(
@@ -143,6 +174,7 @@ RATES: Mapping[str, Rate] = MappingProxyType(
             _of_actual,
             "of one class, predicted as another",
             f"{TRUSTS}, nor which of the pairs differs",
+            trials="samples of one class",
             per_class=True,
         ),
     }

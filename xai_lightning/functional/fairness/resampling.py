@@ -1,5 +1,6 @@
 """Metrics of bootstrap replicates of what was counted."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor
 
 from xai_lightning.functional.fairness.counts import Confusion, confusion
 from xai_lightning.functional.fairness.metric import Metric
+from xai_lightning.functional.fairness.quantities import Needs
+from xai_lightning.functional.fairness.regression import distribution, residual_sums
+from xai_lightning.functional.fairness.scores import score_counts, scored
 from xai_lightning.functional.intervals import replicates
 
 _NUMBERS_AT_ONCE = 1 << 24
@@ -61,7 +65,16 @@ def _of(evidence: Any, drawn: Tensor) -> Any:
     return Confusion(tp, fp, fn, tn, tp + tn, tp + fp + fn + tn, positive=evidence.positive)
 
 
-def examples() -> dict[str, Any]:
+@cache
+def examples() -> dict[Needs, Any]:
     """A little evidence of each kind, to ask a metric how it is computed."""
     cells = torch.tensor([[[3, 2], [1, 4]], [[2, 3], [2, 3]]])
-    return {"counts": confusion(cells, positive=1)}
+    values, targets, groups = torch.linspace(0.1, 0.9, 8), torch.tensor([0, 1] * 4), torch.tensor([0] * 4 + [1] * 4)
+    sums = residual_sums(values, targets, groups, n_groups=2)
+    return {
+        "counts": confusion(cells, positive=1),
+        "scores": scored(score_counts(values, targets, groups, n_groups=2)),
+        "residuals": sums,
+        "predictions": distribution(sums, "predictions"),
+        "errors": distribution(sums, "residuals"),
+    }

@@ -1,0 +1,140 @@
+"""How many samples a limit needs before any model can keep it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.fairness.groupwise import Averages, Groupwise, Proportions, Ranked
+from xai_lightning.functional.fairness.metric import Metric
+
+MOST = 10**9
+"""Samples per group beyond which no number is named."""
+_WINDOW = 4096
+
+
+class SampleSize(NamedTuple):
+    """What the data allow, whatever the model.
+
+    Attributes:
+        group: Index of the group with the smallest denominator.
+        rate: Index of its rate.
+        smallest: That denominator, a count.
+        needed: Smallest number per group with which the bound of groups that look exactly alike meets the threshold;
+            None if a billion does not suffice.
+        can_open: Whether it meets the threshold with the denominators at hand.
+    """
+
+    group: int
+    rate: int
+    smallest: int
+    needed: int | None
+    can_open: bool
+
+
+def sample_size(
+    metric: Metric, evidence: Any, threshold: float, *, error: float, exact: bool = False
+) -> SampleSize | None:
+    r"""Whether a bound could meet a threshold if all groups had the rate that they have together.
+
+    It is the best that can be hoped for, not what is likely: a true gap of 0 is *estimated* as 0 almost never. For
+    rates in the middle and a gap of 0, some four times the number that can open a gate opens it four times in five.
+
+    Args:
+        metric: A row of the table of metrics, or another.
+        evidence: What it needs, of at least one group with samples.
+        threshold: What the bound has to meet: at most, or at least where high values are good.
+        error: One-sided error probability of the bound, in [0, 0.5).
+        exact: Whether limits are exact.
+
+    Returns:
+        The report; None if the limits of the metric are resampled, so that nothing can be foreseen.
+
+    Example:
+        >>> import torch
+        >>> from xai_lightning.functional.fairness import METRICS, Confusion
+        >>> counts = Confusion(*torch.tensor([[8, 160], [0, 0], [32, 640], [0, 0], [8, 160], [40, 800]]))
+        >>> sample_size(METRICS["demographic_parity_difference"], counts, 0.1, error=0.05)
+        SampleSize(group=0, rate=0, smallest=40, needed=87, can_open=False)
+
+    References:
+        R. G. Newcombe, Interval estimation for the difference between independent proportions: comparison of eleven
+        methods, Statistics in Medicine 17, 1998.
+    """
+    of = metric.measure(evidence)
+    numbers = _numbers(of)
+    if numbers is None or metric.how.limits(of, 0.1, exact) is None:
+        return None
+    rate, group = divmod(int(numbers.argmin()), numbers.shape[-1])
+
+    smallest = int(numbers.min())
+    if error == 0:
+        return SampleSize(group, rate, smallest, None, False)
+
+    def meets(n: Tensor, whole: bool) -> Tensor:
+        return _meets(metric, _alike(metric, of, n, whole or exact), threshold, error, exact)
+
+    alike = torch.ones(numbers.shape[-2], max(2, metric.how.groups), dtype=torch.float64)
+    roughly = _smallest(lambda n: bool(meets(n * alike, False)))
+    needed = None if roughly is None else _first(roughly, lambda n: meets(n[:, None, None] * alike, True))
+    return SampleSize(group, rate, smallest, needed, bool(meets(numbers, False)))
+
+
+def _smallest(enough: Callable[[int], bool]) -> int | None:
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, high * 2
+        if high > MOST:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _first(roughly: int, enough: Callable[[Tensor], Tensor]) -> int:
+    """The first number that is enough near where a fraction of a success would be: counts are whole."""
+    start = max(2, roughly - max(20, min(roughly // 5, _WINDOW)))
+    near = torch.arange(start, roughly + max(20, min(roughly // 5, _WINDOW)), dtype=torch.float64)
+    found = near[enough(near)]
+    return int(found[0]) if len(found) else roughly
+
+
+def _numbers(of: Groupwise) -> Tensor | None:
+    """Denominators float64[R, G], of weighted samples the number of equally weighted ones that they are worth."""
+    if isinstance(of, Proportions):
+        return torch.nan_to_num(of.totals.double().square() / of.squares.double())
+    if isinstance(of, Averages):
+        return of.number.double()
+    return torch.nan_to_num(of.trials) if isinstance(of, Ranked) else None
+
+
+def _alike(metric: Metric, of: Groupwise, numbers: Tensor, whole: bool) -> Groupwise:
+    """Groups with so many samples [R, G], all with what they have together."""
+    if isinstance(of, Proportions):
+        successes, totals = of.pooled().value * numbers, numbers.clone()
+        if whole:
+            successes, totals = successes.nan_to_num().round().long(), totals.long()
+        return Proportions(successes, totals, totals, totals)
+    centre = torch.zeros(()) if metric.aggregation == "largest_magnitude" else _pooled(of, of.value)
+    if isinstance(of, Averages):
+        return Averages(centre + 0 * numbers, _pooled(of, of.variance) + 0 * numbers, numbers)
+    return Ranked(centre + 0 * numbers, numbers)
+
+
+def _pooled(of: Groupwise, part: Tensor) -> Tensor:
+    """Mean over the groups, each as often as it has samples, [R, 1]."""
+    weights = _numbers(of)
+    shares = torch.ones_like(part) if weights is None else weights
+    return (part * shares).sum(dim=-1, keepdim=True) / shares.sum(dim=-1, keepdim=True)
+
+
+def _meets(metric: Metric, of: Groupwise, threshold: float, error: float, exact: bool) -> Tensor:
+    limits = metric.how.limits(of, error, exact)
+    if limits is None:
+        raise ValueError(f"there is no closed form of the limits of {metric.rates!r}")
+    low, high = metric.reach
+    if metric.best == "low":
+        return limits.upper.clamp(low, high) <= threshold
+    return limits.lower.clamp(low, high) >= threshold

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader, TensorDataset
 
+from gated import LOADER, Scripted, audit, fit, weight
 from xai_lightning import GatedCheckpoint
 from xai_lightning.callbacks import _decision as decision
 
@@ -26,64 +25,6 @@ from xai_lightning.callbacks import _decision as decision
 pytestmark = pytest.mark.filterwarnings("ignore:No checkpoint passed:UserWarning")
 
 NAN = math.nan
-LOADER = DataLoader(TensorDataset(torch.arange(8.0)[:, None]), batch_size=4)
-
-
-class Scripted(pl.LightningModule):
-    """Logs given values at its validations; its weight counts training steps, so that files can be told apart."""
-
-    def __init__(self, gaps: Sequence[float | None], losses: Sequence[float]) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.gaps, self.losses, self.looks = gaps, losses, 0
-
-    def training_step(self, batch: Any) -> torch.Tensor:
-        return self.weight
-
-    def validation_step(self, batch: Any) -> None:
-        if self.trainer.sanity_checking:
-            self.log_dict({"val_loss": 0.0, "gap": 0.0})
-
-    def on_validation_epoch_end(self) -> None:
-        if self.trainer.sanity_checking:
-            return
-        gap, loss = self.gaps[self.looks], self.losses[self.looks]
-        self.looks += 1
-        self.log("val_loss", torch.tensor(loss, dtype=torch.float64))
-        if gap is not None:
-            self.log("gap", torch.tensor(gap, dtype=torch.float64))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=1.0, maximize=True)
-
-
-def fit(
-    folder: Path,
-    gaps: Sequence[float | None],
-    losses: Sequence[float] | None = None,
-    *,
-    gate: GatedCheckpoint | None = None,
-    callbacks: Sequence[pl.Callback] = (),
-    **options: Any,
-) -> tuple[pl.Trainer, GatedCheckpoint]:
-    """One training with a validation per given gap."""
-    losses = losses or [1.0 / (1 + i) for i in range(len(gaps))]
-    gate = gate or GatedCheckpoint("val_loss", dirpath=folder, at_most={"gap": 0.1})
-    chosen = {"max_epochs": len(gaps), "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(callbacks=[gate, *callbacks], default_root_dir=folder, **{**chosen, **options})
-    trainer.fit(Scripted(gaps, losses), LOADER, LOADER)
-    return trainer, gate
-
-
-def weight(path: str | Path) -> float:
-    """Training steps taken when the file was written (every training step adds one)."""
-    return float(torch.load(path, weights_only=True)["state_dict"]["weight"])
-
-
-def audit(folder: Path) -> list[dict[str, Any]]:
-    """The decisions, without the events between them."""
-    lines = [json.loads(line) for line in (folder / "gate_audit.jsonl").read_text().splitlines()]
-    return [line for line in lines if "event" not in line]
 
 
 def test_the_best_of_those_that_pass_is_kept_not_the_best_of_all(tmp_path: Path) -> None:
@@ -195,7 +136,7 @@ def test_an_exception_saves_nothing_that_no_gate_has_seen(tmp_path: Path) -> Non
 
 def test_fast_dev_run_decides_and_writes_no_file(tmp_path: Path) -> None:
     _, gate = fit(tmp_path, gaps=[0.05], fast_dev_run=True)
-    assert gate._tally.opened == 1
+    assert gate._memory.opened == 1
     assert list(tmp_path.rglob("*.*")) == []
 
 
@@ -256,7 +197,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from callbacks.test_checkpoint import *
+from gated import fit, pl
 class Kill(pl.Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         if trainer.current_epoch == 2:
@@ -326,7 +267,7 @@ def test_validating_the_best_file_rolls_nothing_back(tmp_path: Path) -> None:
     trainer, gate = fit(tmp_path, gaps=[0.05, 0.3, 0.3])
     best = gate.best_model_path
     trainer.validate(Scripted([0.05], [1.0]), LOADER, ckpt_path="best", verbose=False)
-    assert (gate._tally.looks, gate._tally.opened, gate.best_model_path) == (3, 1, best)
+    assert (gate._memory.looks, gate._memory.opened, gate.best_model_path) == (3, 1, best)
 
 
 def test_a_users_own_name_that_only_looks_like_ours_needs_no_floor(tmp_path: Path) -> None:

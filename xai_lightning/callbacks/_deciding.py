@@ -18,8 +18,8 @@ from xai_lightning.callbacks import _decision as decision
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._arbiter import Arbiter, Ruling, ask
 from xai_lightning.callbacks._feedback import Feedback
+from xai_lightning.callbacks._gate_memory import GateMemory
 from xai_lightning.callbacks._stamped import StampedCheckpoint
-from xai_lightning.callbacks._tally import Tally
 from xai_lightning.callbacks._trainer import log_step, stage_of
 from xai_lightning.functional import gate
 from xai_lightning.functional.pareto import Point
@@ -57,7 +57,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         self.arbiter, self.certify = arbiter, certify
         self._started: dict[str, Tensor] = {}
         self._logged: dict[str, Tensor] = {}
-        self._tally, self._feedback = Tally(), Feedback()
+        self._memory, self._feedback = GateMemory(), Feedback()
         self._names_checked, self._resumed = False, False
 
     @property
@@ -68,6 +68,7 @@ class DecidingCheckpoint(StampedCheckpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._feedback.training_starts(pl_module)
         resumed, self._resumed = self._resumed, False
         if not resumed or _is_dry(trainer):
             return
@@ -106,7 +107,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         self._feedback.validation_ends(trainer, pl_module, fresh)
         verdict = gate.decide(self._all_limits(trainer, metrics), metrics, fresh)
         value = metrics.get(self.monitor, math.nan) if self.monitor else math.nan
-        point = Point(value, verdict.relative, self._tally.looks + 1, trainer.current_epoch)
+        point = Point(value, verdict.relative, self._memory.looks + 1, trainer.current_epoch)
         self._decide(trainer, verdict, metrics, point)
         if not _is_dry(trainer):
             self._save(trainer, point)
@@ -124,7 +125,7 @@ class DecidingCheckpoint(StampedCheckpoint):
 
     def _decide(self, trainer: Trainer, verdict: gate.Verdict, metrics: Mapping[str, float], point: Point) -> None:
         is_open, reason, ruling = self._settle(trainer, verdict, metrics)
-        self._tally.add(point, self.mode, None if is_open else reason)
+        self._memory.add(point, self.mode, None if is_open else reason)
         coverage, feedback = decision.coverage(trainer, self.limits), self._feedback.reasons
         self._decision = {
             "format": evidence.FORMAT,
@@ -141,7 +142,7 @@ class DecidingCheckpoint(StampedCheckpoint):
             "arbiter": None if ruling is None else ruling._asdict(),
             "kept": None,
             "fallback": None,
-            "pareto": self._tally.points(),
+            "pareto": self._memory.points(),
             "guarantee": evidence.guarantee(coverage, feedback),
             "promise": evidence.promise(coverage, feedback),
             "feedback": feedback,
@@ -174,8 +175,8 @@ class DecidingCheckpoint(StampedCheckpoint):
             failure = self._keep(trainer, candidates)
             if failure:
                 self._decision |= {"gate": "closed", "reason": failure}
-                self._tally.close(point, failure)
-        if self._tally.opened:
+                self._memory.close(point, failure)
+        if self._memory.opened:
             self._candidate = {}
         elif self.fallback != "none":
             self._offer(trainer, candidates, point.violation, point.value)
@@ -194,15 +195,15 @@ class DecidingCheckpoint(StampedCheckpoint):
 
     def _report_sizes(self, trainer: Trainer) -> None:
         """After the first validation: whether the data suffice for the limits at all."""
-        if self._tally.looks > 1 or not trainer.is_global_zero:
+        if self._memory.looks > 1 or not trainer.is_global_zero:
             return
         found = decision.outlooks(trainer, self.limits)
         if not found:
             return
-        self._tally.sizes[tags.xai("gate", "can_open")] = float(all(outlook.can_open for outlook in found))
+        self._memory.sizes[tags.xai("gate", "can_open")] = float(all(outlook.can_open for outlook in found))
         for outlook in found:
             numbers = {"smallest": outlook.smallest, "needed": math.nan if outlook.needed is None else outlook.needed}
-            self._tally.sizes |= {tags.sample_size(outlook.name, what): float(n) for what, n in numbers.items()}
+            self._memory.sizes |= {tags.sample_size(outlook.name, what): float(n) for what, n in numbers.items()}
         say = rank_zero_info if all(outlook.can_open for outlook in found) else rank_zero_warn
         say(f"Sample sizes: {'; '.join(outlook.sentence for outlook in found)}.")
 
@@ -216,7 +217,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         # the report of the first validation is repeated, so that names stay the same (law 4)
         shown = {
             tags.within(self.name, key): value if math.isfinite(value) else math.nan
-            for key, value in {**numbers, **self._tally.sizes}.items()
+            for key, value in {**numbers, **self._memory.sizes}.items()
         }
         for sink in logger_sinks(trainer.loggers):
             try:
@@ -229,14 +230,14 @@ class DecidingCheckpoint(StampedCheckpoint):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._missing = self._tally.nothing_passed()
+        self._missing = self._memory.nothing_passed()
         if self._missing and self.fallback_model_path:
             self._missing += f" Kept, though it passed nothing: {self.fallback_model_path}."
         if self._missing:
             rank_zero_warn(self._missing)
         if self.certify is None or _is_dry(trainer) or not self._best_path:
             return
-        if self._tally.certificate:
+        if self._memory.certificate:
             rank_zero_info("GatedCheckpoint: this run was certified before, and is not certified a second time")
             return
         self._certify(trainer, pl_module, self.certify)
@@ -245,7 +246,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         record = certificate.of_kept(
             trainer, pl_module, self.limits, rows, path=Path(self._best_path), utility_floor=self.utility_floor
         )
-        self._tally.certificate = record
+        self._memory.certificate = record
         if trainer.is_global_zero:
             failure = evidence.failure_of(self._stamp_certificate, trainer, record)
             if failure:

@@ -56,6 +56,13 @@ class Feedback:
             "no error probability is claimed for their limits. Certify the kept one on other rows (certify=...)."
         )
 
+    def training_starts(self, module: nn.Module) -> None:
+        """Before a ``fit``: a new module is no influence, earlier weights of the one before are."""
+        before, self._after = self._after, None
+        now = weights(module)
+        if before is not None and now != before and now in self._seen:
+            self.note("weights", "a later fit went on from weights of an earlier validation")
+
     def validation_begins(self, module: nn.Module) -> None:
         """Before the validation, and before averaged weights are swapped in."""
         self._before = weights(module)

@@ -131,7 +131,7 @@ class GatedCheckpoint(DecidingCheckpoint):
     @override
     def state_dict(self) -> dict[str, Any]:
         own: dict[str, Any] = {"version": 1, "candidate": self._candidate, "feedback": self._feedback.state()}
-        return {**super().state_dict(), "gate": {**own, **self._tally.state()}}
+        return {**super().state_dict(), "gate": {**own, **self._memory.state()}}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class GatedCheckpoint(DecidingCheckpoint):
             return
         super().load_state_dict(state_dict)
         own = state_dict.get("gate", {})
-        self._tally.load(own)
+        self._memory.load(own)
         self._feedback.load(own.get("feedback", {}))
         self._candidate = own.get("candidate", {})
         self._resumed = True

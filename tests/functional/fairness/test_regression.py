@@ -229,6 +229,8 @@ def test_the_explained_share_of_equal_targets_is_undefined():
         found = determination(alone(torch.randn(50), torch.full((50,), value)), 0.05)
         assert found.value.isnan()
         assert found.bound.isnan()
+    nearly = 1e4 + 1e-5 * drawn(50).targets
+    assert determination(alone(nearly, nearly), 0.05).value.isnan()
     assert determination(alone(torch.zeros(0), torch.zeros(0)), 0.05).value.isnan()
     assert determination(alone(torch.zeros(1), torch.ones(1)), 0.05).bound.isnan()
 

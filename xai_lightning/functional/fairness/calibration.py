@@ -63,9 +63,9 @@ def calibration_error_squared(scored: Scored, bins: int = MASS_BINS) -> Tensor:
 
     .. math:: \sum_m \frac{n_m}{n}\left[(\bar p_m - \bar y_m)^2 - \frac{\bar y_m(1 - \bar y_m)}{n_m - 1}\right]
 
-    Its expectation is 0 for scores that are calibrated, whatever the size of the group, so it can be negative; what
-    remains, minus the variance of the scores within a bin over :math:`n_m - 1`, is small. It does not show in which
-    direction the scores err, nor errors that cancel within a bin.
+    Its expectation for calibrated scores is 0 whatever the size of the group, less the variance of the scores within a
+    bin over :math:`n_m - 1`, which is small; so it can be negative. It does not show in which direction the scores err,
+    nor errors that cancel within a bin.
 
     Bins are formed of the grid of the scores, at most one for two samples; a bin with a single sample (equal scores
     are never divided) is left out.

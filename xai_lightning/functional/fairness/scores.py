@@ -191,7 +191,7 @@ def _add(sums: Tensor, scores: Tensor, targets: Tensor, groups: Tensor) -> None:
     wide = scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
     # A power of two scales without rounding, so the product is exact in float32 too.
     fixed = (wide * 2**_BITS).round().long()
-    bins = (fixed >> (_BITS - 10)).clamp_max(SCORE_BINS - 1)
+    bins = (fixed * SCORE_BINS >> _BITS).clamp_max(SCORE_BINS - 1)
     cell = (groups.long() * 2 + targets.long()) * SCORE_BINS + bins
     squares = (fixed * fixed + (1 << (_BITS - 1))) >> _BITS
     for column, values in zip(sums, (torch.ones_like(fixed), fixed, squares), strict=True):

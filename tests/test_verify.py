@@ -154,6 +154,7 @@ def test_last_is_not_passed_even_if_the_gate_was_open(run: Path):
 
 
 @pytest.mark.filterwarnings("ignore:No checkpoint passed:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sample sizes:UserWarning")
 def test_a_closed_gate_says_which_limit_failed(tmp_path: Path):
     answer = ask(train(tmp_path, limit=0.001) / "last.ckpt")
     assert answer.code == 1
@@ -327,6 +328,7 @@ def certificate(gate: str, **changes: Any) -> dict[str, Any]:
             "role 'fallback' is not .*: INFEASIBLE",
         ),
         (lambda r: r.update(kept="INFEASIBLE-epoch=1.ckpt"), "kept says INFEASIBLE"),
+        (lambda r: r.update(arbiter={"open": False, "reason": "a person"}), "the arbiter said no: a person"),
         (lambda r: r.update(checks=[]), "no limit was checked"),
         (lambda r: r["checks"][0].update(passed=False), "a limit does not hold: "),
         (lambda r: r["checks"][0].update(value=1.5), "bound 1.5 exceeds 1 by 0.5; the evidence says that it does"),

@@ -24,6 +24,9 @@ def objections(evidence: Evidence) -> list[str]:
     found = [] if evidence.role == "kept" else [_of_role(evidence)]
     if evidence.gate != "open":
         found.append(f"the gate was closed: {evidence.reason}")
+    arbiter = _object(evidence.record.get("arbiter"))
+    if "open" in arbiter and arbiter["open"] is not True:
+        found.append(f"the arbiter said no: {arbiter.get('reason')}")
     found += _unmet("limit", evidence.checks)
     found += [] if evidence.checks else ["no limit was checked"]
     certificate = evidence.certificate

@@ -206,6 +206,11 @@ def test_group_values_that_cannot_be_are_shown(values: Any, shown: str) -> None:
         vocabulary(["Female", "Male"]).encode(values)
 
 
+def test_declared_codes_are_shown_with_their_names() -> None:
+    with pytest.raises(ValueError, match=r"value 3; declared are '1 \(White\)', '5 \(Black\)'\. Declare it"):
+        vocabulary({1: "White", 5: "Black"}).encode(torch.tensor([1, 3]))
+
+
 def test_one_group_only_is_allowed() -> None:
     assert vocabulary(["Female"]).encode(["Female", None]).tolist() == [0, 1]
 

@@ -129,7 +129,8 @@ class Vocabulary:
         return codes.contiguous(), places.contiguous()
 
     def _unexpected(self, value: object) -> ValueError:
-        known = self.names if self.positional or self.discovered else [*self.codes]
+        named = self.positional or self.discovered
+        known = self.names if named else [f"{code} ({self.names[i]})" for code, i in self.codes.items()]
         hint = "; a continuous attribute needs edges, Bins([...])" if isinstance(value, float) else ""
         return ValueError(
             f"attribute {self.attribute!r}: undeclared group value {value!r}; "

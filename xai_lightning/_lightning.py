@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.trainer.states import TrainerFn
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+    from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 else:
     _pl = importlib.import_module(HOME)
     Callback, LightningModule, Trainer = _pl.Callback, _pl.LightningModule, _pl.Trainer
@@ -41,6 +42,7 @@ else:
     TrainerFn = importlib.import_module(f"{HOME}.trainer.states").TrainerFn
     MisconfigurationException = importlib.import_module(f"{HOME}.utilities.exceptions").MisconfigurationException
     _rank_zero = importlib.import_module(f"{HOME}.utilities.rank_zero")
+    is_param_in_hook_signature = importlib.import_module(f"{HOME}.utilities.signature_utils").is_param_in_hook_signature
     rank_zero_info, rank_zero_warn = _rank_zero.rank_zero_info, _rank_zero.rank_zero_warn
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "Trainer",
     "TrainerFn",
     "check_trainer",
+    "is_param_in_hook_signature",
     "rank_zero_info",
     "rank_zero_warn",
 ]

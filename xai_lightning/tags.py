@@ -33,6 +33,16 @@ def fairness(attribute: str, metric: str, estimate: str) -> str:
     return join("fairness", attribute, metric, estimate)
 
 
+def fairness_picture(attribute: str, what: str) -> str:
+    """``fairness/<attribute>/{rates,calibration}``: pictures."""
+    return join("fairness", attribute, what)
+
+
+def individual(measure: str, estimate: str) -> str:
+    """``individual/<measure>/{value,rows}``: how alike samples are treated that are alike."""
+    return join("individual", measure, estimate)
+
+
 def rate(attribute: str, name: str, group: str) -> str:
     """``rate/<attribute>/<rate>/<group>``."""
     return join("rate", attribute, name, group)

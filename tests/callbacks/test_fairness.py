@@ -134,7 +134,7 @@ def test_counts_are_equal_however_the_rows_are_cut_and_ordered(size: int, order:
     validate(Linear(4), DataLoader(Rows(**columns), batch_size=90), expected)
     monitor = FairnessMonitor({"sex": ["F", "M"]})
     validate(Linear(4), DataLoader(Rows(**cut), batch_size=size), monitor)
-    assert monitor._total["sex"].tolist() == expected._total["sex"].tolist()
+    assert monitor._total.counts["sex"].tolist() == expected._total.counts["sex"].tolist()
 
 
 def test_a_table_gives_groups_that_the_batches_do_not_hold() -> None:
@@ -274,22 +274,22 @@ def test_the_evidence_is_plain_json_and_holds_the_counts() -> None:
 def test_a_share_is_spent_also_where_the_validation_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     sink, monitor = MemorySink(), FairnessMonitor({"sex": ["F", "M"]})
     monitor.sinks.append(sink)
-    original, calls = monitor._add_rates, []
+    original, calls = monitor._concluded, []
 
-    def fails_at_first(*args: Any) -> None:
+    def fails_at_second(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 2:
             raise OSError("planted")
-        original(*args)
+        return original(*args)
 
-    monkeypatch.setattr(monitor, "_add_rates", fails_at_first)
+    monkeypatch.setattr(monitor, "_concluded", fails_at_second)
     loader = DataLoader(Rows(**table()), batch_size=45)
     trainer = pl.Trainer(callbacks=[monitor], max_epochs=4, num_sanity_val_steps=0, **QUIET)
     with pytest.warns(UserWarning, match="planted"):
         trainer.fit(Linear(4), loader, loader)
     found = [value for _, name, value in sink.records if name == "xai/fairness/error"]
     assert found[0] == found[2] == found[3] == pytest.approx(0.0125)
-    assert monitor._spent == pytest.approx(0.05)
+    assert monitor._spending.spent == pytest.approx(0.05)
     assert monitor.evidence()["failed"] is False
 
 

@@ -1,5 +1,6 @@
 """A batch as the monitors read it: sample, groups, positions, and the outputs that were made of it."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -94,6 +95,22 @@ class Batches:
         self._positions = Positions(loader)
         self._decide({attribute: provisional(self.vocabularies[attribute]) for attribute in self.undecided})
 
+    def elsewhere(self, loader: Any) -> "Batches":
+        """The same settings and groups, at the first batch of other rows.
+
+        Raises:
+            ValueError: if groups or weights come from a `Table`, which belongs to the validation set.
+        """
+        sources = [*self._source.values()] if isinstance(self._source, Mapping) else [self._source]
+        if any(isinstance(source, Table) for source in [*sources, self._weights]):
+            raise ValueError(
+                "groups_from=Table(...) and weights=Table(...) hold one value per row of the validation set, and these "
+                "are other rows; put the attribute into the batch, or use Column(...) or a callable"
+            )
+        found = copy.copy(self)
+        found._positions = Positions(loader)
+        return found
+
     def sample(self, batch: Any) -> Sample:
         """The sample in ``batch``, without moving on."""
         return read(batch, self.reader)
@@ -134,6 +151,11 @@ class Batches:
         weights = weight_values(sample, batch, self._weights, positions=lambda: self._positions.rows(n))
         # MPS has no float64
         return weights if device.type == "mps" else weights.to(device)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether samples carry weights."""
+        return self._weights is not None
 
     def size(self, name: str) -> int:
         """Number of rows that samples are counted into, of an attribute or intersection; provisional ones included."""

@@ -267,16 +267,17 @@ class Hooks:
     """Forward hooks for one step: mute while anything is explained (trap 8), removed after it or on any exception."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_handles": []}
+        return {**vars(self), "_handles": []}
 
-    def __init__(self) -> None:
+    def __init__(self, *, while_explaining: bool = False) -> None:
+        self._while_explaining = while_explaining
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def add(self, module: nn.Module, hook: Callable[..., None]) -> None:
         """Call ``hook(module, args, kwargs, output)`` after each forward of ``module`` that the user's step makes."""
 
         def unless_explaining(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if not _EXPLAINING.get():
+            if self._while_explaining or not _EXPLAINING.get():
                 hook(module, args, kwargs, output)
 
         self._handles.append(module.register_forward_hook(unless_explaining, with_kwargs=True))

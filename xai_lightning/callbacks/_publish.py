@@ -38,6 +38,8 @@ def write(sink: Sink, record: Record, numbers: Mapping[str, float], step: int) -
     """Write one record to one sink; pictures are drawn only if it takes them."""
     if numbers:
         sink.scalars(numbers, step)
+    if record.charts and hasattr(sink, "margin_charts"):
+        sink.margin_charts(record.charts)
     if getattr(sink, "takes_pictures", True):
         for name, draw in record.pictures.items():
             sink.picture(name, draw(), step)

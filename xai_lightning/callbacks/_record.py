@@ -24,12 +24,14 @@ class Record:
         direct: numbers per layer, feature or group; they go to the loggers directly.
         pictures: name to a function that draws it, called on rank zero only.
         histograms: name to summary.
+        charts: margin charts by category and title: names of value, lower and upper.
     """
 
     shared: dict[str, float] = field(default_factory=dict)
     direct: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, Callable[[], Picture]] = field(default_factory=dict)
     histograms: dict[str, HistogramSummary] = field(default_factory=dict)
+    charts: dict[str, dict[str, tuple[str, str, str]]] = field(default_factory=dict)
 
     def renamed(self, full: Callable[[str], str]) -> "Record":
         """The same under full names."""
@@ -38,6 +40,10 @@ class Record:
             {full(name): value for name, value in self.direct.items()},
             {full(name): draw for name, draw in self.pictures.items()},
             {full(name): summary for name, summary in self.histograms.items()},
+            {
+                full(category): {title: (full(a), full(b), full(c)) for title, (a, b, c) in charts.items()}
+                for category, charts in self.charts.items()
+            },
         )
 
 

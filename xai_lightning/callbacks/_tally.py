@@ -1,71 +1,217 @@
-"""What a gate remembers of its decisions: numbers, never files."""
+"""What fairness counts in one validation: states that add up over batches and ranks, for every set of groups."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from xai_lightning.functional.pareto import Point, extended
+import torch
+from torch import Tensor
+
+from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._trainer import summed
+from xai_lightning.functional import fairness
+from xai_lightning.functional.fairness import Residuals
+from xai_lightning.readers import moved
+
+
+class Judged(NamedTuple):
+    """The samples of one batch that count, as predicted.
+
+    Args:
+        targets: classes ``int64[N]``, labels ``int64[N, L]``, or numbers ``float64[N]``.
+        classes: predicted classes or labels, like the targets; None of numbers.
+        n_classes: number of classes; 0 of numbers.
+        scores: probability of the favourable class ``float32[N]``; None if nothing needs it.
+        values: predicted numbers ``float64[N]``.
+        weights: ``float64[N]``, or None.
+        positive: the favourable class.
+    """
+
+    targets: Tensor
+    classes: Tensor | None = None
+    n_classes: int = 0
+    scores: Tensor | None = None
+    values: Tensor | None = None
+    weights: Tensor | None = None
+    positive: int = 1
 
 
 @dataclass
 class Tally:
-    """The decisions of one run.
+    """States by set of groups (an attribute, or two together); each has the groups as its first dimension.
 
     Args:
-        looks: how many there were.
-        opened: at how many the gate was open.
-        closest: of those at which it was closed, the one nearest to passing.
-        front: the points that no other beats in both the monitored value and the limits.
-        certificate: the record of the certificate; empty until it was made, which happens once.
-        sizes: the sample-size report of the first validation, by the name it is logged under.
+        counts: ``int64[G, K, K]``, ``int64[G, K, 3]`` or of labels ``int64[G, L, 2, 2]``.
+        weights: ``float64[G, 2, K, K]``: sums of weights, and of their squares.
+        scores: ``int64[G, 2, B, 3]``.
+        residuals: sums of numbers.
+        nonfinite: samples whose prediction is not finite.
+        n_classes: number of classes, 0 if none was seen or of numbers.
+        labels: number of labels of a sample, 0 if it has one class.
     """
 
-    looks: int = 0
-    opened: int = 0
-    closest: dict[str, Any] = field(default_factory=dict)
-    front: tuple[Point, ...] = ()
-    certificate: dict[str, Any] = field(default_factory=dict)
-    sizes: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    residuals: dict[str, Residuals] = field(default_factory=dict)
+    nonfinite: int = 0
+    n_classes: int = 0
+    labels: int = 0
 
-    def state(self) -> dict[str, Any]:
-        """As plain types."""
-        return {**vars(self), "front": self.points()}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of `state`; what an earlier release did not write stays as it is."""
-        known = {name: value for name, value in state.items() if name in vars(self)}
-        vars(self).update(known)
-        self.front = tuple(Point(**point) for point in state.get("front", ()))
-
-    def points(self) -> list[dict[str, Any]]:
-        """The front as plain types."""
-        return [point._asdict() for point in self.front]
-
-    def add(self, point: Point, mode: Literal["min", "max"], reason: str | None) -> None:
-        """Count a decision.
+    def add(self, name: str, judged: Judged, rows: Tensor, size: int) -> None:
+        """Add a batch.
 
         Args:
-            point: what it was about; its value is not finite if nothing is monitored.
-            mode: which monitored value is best.
-            reason: why the gate was closed; None if it was open.
+            name: of the set of groups.
+            judged: the samples.
+            rows: the group of each, ``int64[N]``.
+            size: number of groups.
         """
-        self.looks, self.opened = point.look, self.opened + 1
-        self.front = extended(self.front, point, mode)
-        if reason is not None:
-            self.close(point, reason)
+        if judged.classes is None:
+            self._add_numbers(name, judged, rows, size)
+            return
+        _add(self.counts, name, _counted(judged, rows, size))
+        if judged.weights is not None:
+            sums = fairness.weigh(
+                judged.classes, judged.targets, rows, judged.weights, classes=judged.n_classes, n_groups=size
+            )
+            _add(self.weights, name, sums.movedim(0, 1))
+        if judged.scores is not None:
+            hits = (judged.targets == judged.positive).long()
+            _add(self.scores, name, fairness.score_counts(judged.scores, hits, rows, n_groups=size))
 
-    def close(self, point: Point, reason: str) -> None:
-        """Turn the decision that was just counted into a no."""
-        self.opened -= 1
-        if not self.closest or point.violation < self.closest["violation"]:
-            self.closest = {"violation": point.violation, "epoch": point.epoch, "reason": reason}
-
-    def nothing_passed(self) -> str:
-        """What to say of a run at whose end nothing had passed; nothing if something had, or there was no look."""
-        if self.opened or not self.looks:
-            return ""
-        looks = f"{self.looks} validation{'s' if self.looks > 1 else ''}"
-        return (
-            f"No checkpoint passed the gate in {looks}, so there is no best model (last.ckpt is for resuming only). "
-            f"Closest was epoch {self.closest['epoch']}: {self.closest['reason']}."
+    def _add_numbers(self, name: str, judged: Judged, rows: Tensor, size: int) -> None:
+        if judged.values is None:
+            raise ValueError("expected predicted numbers; got none")
+        self.residuals[name] = fairness.residual_sums(
+            judged.values, judged.targets, rows, n_groups=size, into=self.residuals.get(name)
         )
+
+    def move(self, moves: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+        """Carry what was counted into provisional rows into those that are fixed now."""
+        for name, rows in moves.items():
+            for kept in (self.counts, self.weights, self.scores):
+                if name in kept:
+                    kept[name] = moved(kept[name], rows, sizes[name])
+            if name in self.residuals:
+                parts = zip(self.residuals[name], _GROUPS, strict=True)
+                self.residuals[name] = Residuals(*(_moved(part, rows, sizes[name], where) for part, where in parts))
+
+    def gather(
+        self, trainer: Trainer | None, names: Sequence[str], sizes: Mapping[str, int], kinds: Sequence[str]
+    ) -> "Tally":
+        """The tally of all ranks together: a collective of fixed shapes.
+
+        Args:
+            trainer: the trainer; None to look at this rank alone.
+            names: of all sets of groups.
+            sizes: their numbers of groups.
+            kinds: which states there are: ``counts``, ``weights``, ``scores``, ``residuals``.
+        """
+        mine = torch.tensor([self.n_classes, self.labels])
+        n_classes, labels = _over(trainer, mine, "max").tolist()
+        total = Tally(n_classes=n_classes, labels=labels)
+        total.nonfinite = int(_over(trainer, torch.tensor(self.nonfinite), "sum"))
+        for name in names:
+            size = sizes[name]
+            empty = _empty(size, n_classes, labels)
+            for kind in kinds:
+                if kind == "residuals":
+                    own = self.residuals.get(name) or _no_numbers(size)
+                    total.residuals[name] = Residuals(*(_over(trainer, part, "sum") for part in own))
+                else:
+                    state = getattr(self, kind).get(name, empty[kind])
+                    getattr(total, kind)[name] = _over(trainer, state, "sum")
+        return total
+
+    @property
+    def seen(self) -> bool:
+        """Whether any sample was read."""
+        return bool(self.n_classes) or any(bool(sums.targets.sum()) for sums in self.residuals.values())
+
+    def sizes(self, name: str) -> Tensor:
+        """Number of samples of each group, ``int64[G]``."""
+        if name in self.residuals:
+            return self.residuals[name].predictions.sum(dim=1)
+        counts = self.counts[name]
+        if self.labels:
+            return counts[:, 0].sum(dim=(-1, -2))
+        return fairness.confusion(counts, 0).total
+
+    def evidence(self, kind: str, name: str, index: Tensor, positive: int) -> Any:
+        """What a metric needs, of some groups.
+
+        Args:
+            kind: ``counts``, ``scores``, ``residuals``, ``predictions`` or ``errors``.
+            name: of the set of groups.
+            index: rows ``int64[G]``, or ``int64[S, G]`` of strata.
+            positive: the favourable class.
+        """
+        if kind == "counts":
+            return self._confusion(name, index, positive)
+        if kind == "scores":
+            return fairness.scored(self.scores[name][index])
+        sums = self.residuals[name]
+        parts = zip(sums, _GROUPS, strict=True)
+        chosen = Residuals(*(part if where is None else part.index_select(where, index) for part, where in parts))
+        return chosen if kind == "residuals" else fairness.distribution(chosen, _DISTRIBUTIONS[kind])
+
+    def _confusion(self, name: str, index: Tensor, positive: int) -> fairness.Confusion:
+        if name in self.weights:
+            heavy = self.weights[name][index].movedim(-3, 0)
+            return fairness.confusion(heavy[0], positive, heavy[1])
+        cells = self.counts[name][index]
+        if self.labels:
+            # labels are strata: each is judged by itself, and the worst counts
+            cells = cells.movedim(-3, 0).flatten(0, -4)
+            return fairness.confusion(cells, 1)
+        return fairness.confusion(cells, positive)
+
+
+_GROUPS: tuple[int | None, ...] = (0, 1, 0, 1, 0, None, None)
+"""The dimension of the groups in each field of ``Residuals``."""
+_DISTRIBUTIONS: dict[str, Any] = {"predictions": "predictions", "errors": "residuals"}
+
+
+def _over(trainer: Trainer | None, mine: Tensor, how: Literal["sum", "max"]) -> Tensor:
+    return mine.cpu() if trainer is None else summed(trainer, mine, how)
+
+
+def _counted(judged: Judged, rows: Tensor, size: int) -> Tensor:
+    if judged.classes is None or judged.targets.ndim == 1:
+        return fairness.count(
+            judged.classes if judged.classes is not None else judged.targets,
+            judged.targets,
+            rows,
+            classes=judged.n_classes,
+            n_groups=size,
+        )
+    labels = judged.targets.shape[1]
+    places = rows[:, None] * labels + torch.arange(labels, device=rows.device)
+    cells = fairness.count(judged.classes, judged.targets, places, classes=2, n_groups=size * labels)
+    return cells.reshape(size, labels, 2, 2)
+
+
+def _add(kept: dict[str, Tensor], name: str, new: Tensor) -> None:
+    kept[name] = kept[name] + new if name in kept else new
+
+
+def _empty(size: int, n_classes: int, labels: int) -> dict[str, Tensor]:
+    width = n_classes if n_classes <= fairness.SQUARE_LIMIT else 3
+    shape = (size, labels, 2, 2) if labels else (size, n_classes, width)
+    return {
+        "counts": torch.zeros(shape, dtype=torch.int64),
+        "weights": torch.zeros(size, 2, n_classes, n_classes, dtype=torch.float64),
+        "scores": torch.zeros(size, 2, fairness.SCORE_BINS, 3, dtype=torch.int64),
+    }
+
+
+def _no_numbers(size: int) -> Residuals:
+    nothing = torch.zeros(0)
+    return fairness.residual_sums(nothing, nothing, nothing.long(), n_groups=size)
+
+
+def _moved(part: Tensor, rows: Tensor, size: int, where: int | None) -> Tensor:
+    if where is None:
+        return part
+    return moved(part.movedim(where, 0), rows, size).movedim(0, where)

@@ -86,6 +86,15 @@ def everywhere(trainer: Trainer, mine: Tensor) -> Tensor:
     return summed(trainer, places, "sum")
 
 
+def every_object(trainer: Trainer, mine: Any) -> list[Any]:
+    """What each rank holds, any plain object; a collective."""
+    if trainer.world_size == 1:
+        return [mine]
+    found: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(found, mine)
+    return found
+
+
 def summed(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor:
     """Sum or maximum over ranks, on the CPU; a collective."""
     return trainer.strategy.reduce(mine.clone().to(trainer.strategy.root_device), reduce_op=how).cpu()

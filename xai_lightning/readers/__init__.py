@@ -15,13 +15,26 @@ from xai_lightning.readers.groups import (
     moved,
     vocabularies,
 )
-from xai_lightning.readers.predictions import Outputs, Space, check_space, decide, step_output, targets_of
+from xai_lightning.readers.predictions import (
+    Decision,
+    Outputs,
+    Space,
+    check_space,
+    decide,
+    decide_labels,
+    labels_of,
+    numbers_of,
+    scores_of,
+    step_output,
+    targets_of,
+)
 
 __all__ = [
     "MISSING",
     "UNKNOWN",
     "Bins",
     "Column",
+    "Decision",
     "GroupSource",
     "Intersection",
     "Outputs",
@@ -33,9 +46,13 @@ __all__ = [
     "WeightSource",
     "check_space",
     "decide",
+    "decide_labels",
     "intersect",
+    "labels_of",
     "moved",
+    "numbers_of",
     "read",
+    "scores_of",
     "step_output",
     "targets_of",
     "vocabularies",

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from xai_lightning.readers.batch import describe
 
-Space = Literal["logits", "probabilities", "labels"]
-SPACES = ("logits", "probabilities", "labels")
+Space = Literal["logits", "probabilities", "labels", "values"]
+SPACES = ("logits", "probabilities", "labels", "values")
 STEP_KEYS = ("preds", "logits", "probs", "y_hat")
 
 
@@ -81,12 +81,14 @@ def check_space(outputs: Tensor, space: Space) -> None:
         if flat.is_floating_point() or flat.ndim != 1:
             raise ValueError(f"outputs='labels' needs integer classes [N]; got {describe(outputs)}")
         return
+    if space == "values" and flat.ndim != 1:
+        raise ValueError(f"outputs='values' needs one number per sample, [N] or [N, 1]; got {describe(outputs)}")
     if not flat.is_floating_point():
         raise ValueError(
             f"outputs={space!r} needs floating point; got {describe(outputs)}. For classes say outputs='labels'."
         )
     values = flat[flat.isfinite()] if flat.ndim == 1 else flat[flat.isfinite().all(dim=1)]
-    if values.numel() == 0:
+    if values.numel() == 0 or space == "values":
         return
     if space == "probabilities":
         _check_probabilities(values)
@@ -130,12 +132,99 @@ def decide(outputs: Tensor, how: Outputs, *, n_classes: int | None = None) -> De
         The `Decision`; classes of samples whose outputs are not finite are 0 and marked in ``finite``.
     """
     flat = _flat(outputs)
+    if how.space == "probabilities":
+        _check_range(flat)
     if how.space == "labels":
         return Decision(flat.to(torch.int64), torch.ones_like(flat, dtype=torch.bool), n_classes or 2)
     finite = flat.isfinite() if flat.ndim == 1 else flat.isfinite().all(dim=1)
     if flat.ndim == 1:
         return Decision(torch.where(finite, flat > how.threshold, False).to(torch.int64), finite, 2)
     return Decision(torch.where(finite, flat.argmax(dim=1), 0), finite, int(flat.shape[1]))
+
+
+def decide_labels(outputs: Tensor, how: Outputs) -> Decision:
+    """Whether each of several labels is predicted, each by itself.
+
+    Args:
+        outputs: ``[N, L]``, in the space of ``how``; of ``"labels"`` 0 or 1.
+        how: space and threshold.
+
+    Returns:
+        The `Decision`: classes ``int64[N, L]``, 1 where a label is predicted, of 2 classes; a sample of which any
+        output is not finite is marked as a whole.
+
+    Raises:
+        ValueError: on another shape.
+    """
+    flat = outputs.detach()
+    if flat.ndim != 2:
+        raise ValueError(f"multi_label=True needs one output per label, [N, L]; got {describe(outputs)}")
+    if how.space == "labels":
+        return Decision(flat.to(torch.int64), torch.ones(len(flat), dtype=torch.bool, device=flat.device), 2)
+    if how.space == "probabilities":
+        _check_range(flat)
+    finite = flat.isfinite().all(dim=1)
+    return Decision((flat > how.threshold).to(torch.int64), finite, 2)
+
+
+def scores_of(outputs: Tensor, how: Outputs, positive: int) -> Tensor:
+    """The probability of one class, ``float32[N]``.
+
+    Args:
+        outputs: ``[N]``, ``[N, 1]`` or ``[N, K]``, logits or probabilities.
+        how: which of both.
+        positive: the class; of a single output 1 is its class, and 0 the other.
+
+    Raises:
+        ValueError: if outputs said to be probabilities are outside 0 to 1.
+    """
+    flat = _flat(outputs).float()
+    if how.space == "probabilities":
+        _check_range(flat)
+    if flat.ndim == 1:
+        single = flat.sigmoid() if how.space == "logits" else flat.clamp(0, 1)
+        return single if positive == 1 else 1 - single
+    shares = flat.softmax(dim=1) if how.space == "logits" else flat.clamp(0, 1)
+    return shares[:, positive]
+
+
+def numbers_of(values: Tensor | None, what: str) -> Tensor:
+    """Predicted or true numbers ``float64[N]``.
+
+    Raises:
+        ValueError: if there are none, or not one per sample.
+    """
+    if values is None:
+        raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
+    flat = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
+    if flat.ndim != 1:
+        raise ValueError(f"expected one {what} per sample, [N] or [N, 1]; got {describe(values)}")
+    return flat.detach().to(torch.float32 if flat.device.type == "mps" else torch.float64)
+
+
+def labels_of(targets: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """Which labels each sample has, ``int64[N, L]``.
+
+    Raises:
+        ValueError: if there are none, their shape is not that of the outputs, or one is neither 0 nor 1.
+    """
+    if targets is None:
+        raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
+    if tuple(targets.shape) != shape:
+        raise ValueError(f"multi_label=True needs targets like the outputs, {list(shape)}; got {describe(targets)}")
+    wrong = (targets != 0) & (targets != 1)
+    if bool(wrong.any()):
+        raise ValueError(f"expected each label to be 0 or 1; got {targets[wrong][0].item():g}")
+    return targets.detach().to(torch.int64)
+
+
+def _check_range(outputs: Tensor) -> None:
+    """Every batch: a later one in another space would be counted as something else than the ones before (trap 84)."""
+    wrong = outputs.isfinite() & ((outputs < -1e-6) | (outputs > 1 + 1e-6))
+    if bool(wrong.any()):
+        raise ValueError(
+            f"outputs='probabilities', but a value is {outputs[wrong][0].item():.4g}; say outputs='logits'"
+        )
 
 
 def targets_of(targets: Tensor | None, n_classes: int) -> Tensor:

@@ -22,7 +22,7 @@ from xai_lightning.functional.fairness.quantities import QUANTITIES, Quantity
 from xai_lightning.functional.fairness.rates import RATES, Rate, rate
 from xai_lightning.functional.fairness.regression import Residuals, distribution, residual_sums
 from xai_lightning.functional.fairness.sample_size import SampleSize, sample_size
-from xai_lightning.functional.fairness.scores import Scored, score_counts, scored
+from xai_lightning.functional.fairness.scores import SCORE_BINS, Scored, score_counts, scored
 from xai_lightning.functional.fairness.utility import Floor, balanced_accuracy
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "QUANTITIES",
     "RATES",
     "REPLICATES",
+    "SCORE_BINS",
     "SQUARE_LIMIT",
     "Aggregation",
     "Confusion",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from xai_lightning.functional.fairness.counts import per_class
-from xai_lightning.functional.intervals import mover_mean
+from xai_lightning.functional.intervals import clopper_pearson, mover_mean
 
 
 class Floor(NamedTuple):
@@ -20,7 +20,7 @@ class Floor(NamedTuple):
     bound: Tensor
 
 
-def balanced_accuracy(counts: Tensor, error: float) -> Floor:
+def balanced_accuracy(counts: Tensor, error: float, *, exact: bool = False) -> Floor:
     r"""Mean recall over the classes, with its lower confidence limit.
 
     .. math:: \frac1K\sum_k \frac{\text{correct}_k}{\text{actual}_k}
@@ -32,6 +32,8 @@ def balanced_accuracy(counts: Tensor, error: float) -> Floor:
         counts: int64[..., K, K] or int64[..., K, 3] of all groups together: :func:`count` summed over its first
             dimension.
         error: One-sided error probability of the limit, in [0, 0.5).
+        exact: Take the mean of exact limits of the recalls, which share the error, in place of the limit recovered
+            from those of Wilson.
 
     Returns:
         Value and lower limit, float64[...], fractions in [0, 1]; both NaN if a class has no samples. The limit is
@@ -52,4 +54,6 @@ def balanced_accuracy(counts: Tensor, error: float) -> Floor:
     """
     correct, _, actual = per_class(counts)
     value = (correct.double() / actual.double()).mean(dim=-1)
+    if exact:
+        return Floor(value, clopper_pearson(correct, actual, error / actual.shape[-1]).lower.mean(dim=-1))
     return Floor(value, mover_mean(correct, actual, error).lower)

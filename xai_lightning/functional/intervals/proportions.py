@@ -127,8 +127,9 @@ def clopper_pearson(successes: Tensor, totals: Tensor, error: float) -> Interval
         return Interval(p - z, p + z)
     k, n = (counts.expand_as(p).reshape(-1) for counts in (successes, totals))
     # Simulations and replicates hold few different counts many times.
-    counts, places = torch.stack([torch.cat([k, n - k]), torch.cat([n, n])]).unique(dim=1, return_inverse=True)
-    lower = _exact_lower(*counts, error)[places].reshape(2, *p.shape)
+    pairs = torch.stack([torch.cat([k, n - k]), torch.cat([n, n])])
+    distinct, places = torch.unique(pairs, dim=1, return_inverse=True)
+    lower = _exact_lower(distinct[0], distinct[1], error)[places].reshape(2, *p.shape)
     return Interval(torch.where(p.isnan(), p, lower[0]), torch.where(p.isnan(), p, 1 - lower[1]))
 
 

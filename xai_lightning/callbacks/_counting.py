@@ -1,0 +1,93 @@
+"""Counting the batches of one loader by the groups that are compared."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from xai_lightning._lightning import LightningModule, Trainer
+from xai_lightning.callbacks._asked import Asked, pair_of
+from xai_lightning.callbacks._batches import Batches, Reading
+from xai_lightning.callbacks._guard import Hooks
+from xai_lightning.callbacks._judging import Counted, Judging
+from xai_lightning.callbacks._tally import Tally
+from xai_lightning.callbacks._trainer import every_object
+
+
+class Counting:
+    """Reads, judges and counts.
+
+    Args:
+        asked: what is asked for.
+        batches: reads batches and groups.
+        judging: turns outputs into predictions.
+    """
+
+    def __init__(self, asked: Asked, batches: Batches, judging: Judging) -> None:
+        self.asked, self.batches, self.judging = asked, batches, judging
+        self._tally = Tally()
+
+    def open(self, loader: Any) -> None:
+        """Begin at the first batch of ``loader``."""
+        self.batches.open(loader)
+        self._tally = Tally()
+
+    def elsewhere(self, loader: Any) -> "Counting":
+        """The same at the first batch of other rows, where nothing is counted yet."""
+        return Counting(self.asked, self.batches.elsewhere(loader), self.judging)
+
+    def listen(self, hooks: Hooks, pl_module: LightningModule, batch: Any) -> None:
+        """The step of ``batch`` comes."""
+        self.judging.listen(hooks, pl_module, self.batches.sample(batch).inputs)
+
+    def add(self, batch: Any, outputs: Any, *, first: bool = False) -> tuple[Reading, Counted]:
+        """Count a batch after its step.
+
+        Args:
+            batch: as it came.
+            outputs: what the step returned.
+            first: whether outputs are to be checked against what they were said to be.
+
+        Raises:
+            ValueError: if it cannot be read or judged; nothing of it is counted then.
+        """
+        reading = self.batches.read(batch)
+        counted = self.judging.judge(self.judging.take(outputs, len(reading.sample), first=first), reading)
+        self._tally.nonfinite += counted.nonfinite
+        self._tally.n_classes = counted.judged.n_classes
+        self._tally.labels = counted.judged.targets.shape[1] if counted.judged.targets.ndim == 2 else 0
+        for name in self.names:
+            rows = reading.groups[name].to(counted.kept.device)[counted.kept]
+            self._tally.add(name, counted.judged, rows, self.batches.size(name))
+        return reading, counted
+
+    def gather(self, trainer: Trainer | None) -> Tally | ValueError:
+        """What all ranks counted together, a collective; or what is wrong with discovered groups, equal on all.
+
+        Args:
+            trainer: the trainer; None to look at this rank alone.
+        """
+        if self.batches.undecided and trainer is not None:
+            try:
+                # a collective that every rank reaches, since all agreed before that none has failed
+                moves = self.batches.fix(every_object(trainer, self.batches.found()))
+            except ValueError as error:
+                return error
+            self._tally.move(moves, self._sizes)
+        return self._tally.gather(trainer, self.names, self._sizes, self._kinds)
+
+    @property
+    def names(self) -> list[str]:
+        """The sets of groups that are counted."""
+        pairs = list(self.batches.intersections) if self.asked.intersections else []
+        within = [pair_of(attribute, other, self.batches) for attribute, other in self.asked.given.items()]
+        return list(dict.fromkeys([*self.batches.vocabularies, *pairs, *within]))
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {name: self.batches.size(name) for name in self.names}
+
+    @property
+    def _kinds(self) -> Sequence[str]:
+        if self.asked.needs & {"residuals", "predictions", "errors"}:
+            return ("residuals",)
+        scored = "scores" in self.asked.needs
+        return ("counts", *["weights"] * self.batches.weighted, *["scores"] * scored)

@@ -1,0 +1,143 @@
+"""From what a step or a network returned to what is counted."""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from xai_lightning._lightning import LightningModule, MisconfigurationException
+from xai_lightning.callbacks._asked import Asked
+from xai_lightning.callbacks._batches import NetworkOutput, Reading
+from xai_lightning.callbacks._guard import Hooks
+from xai_lightning.callbacks._tally import Judged
+from xai_lightning.callbacks._trainer import resolve_network
+from xai_lightning.readers import (
+    Decision,
+    Outputs,
+    check_space,
+    decide,
+    decide_labels,
+    labels_of,
+    numbers_of,
+    scores_of,
+    targets_of,
+)
+
+
+class Counted(NamedTuple):
+    """The samples of a batch that count.
+
+    Args:
+        judged: as predicted.
+        kept: which of the batch they are, ``bool[N]``.
+        nonfinite: how many real ones were left out, since their prediction is not finite.
+        decision: of all samples of the batch; None of numbers.
+    """
+
+    judged: Judged
+    kept: Tensor
+    nonfinite: int
+    decision: Decision | None
+
+
+class Judging:
+    """How outputs are judged; fixed before the first batch, and checked against it.
+
+    Args:
+        how: space and threshold of the outputs.
+        asked: what is asked for.
+        n_classes: number of classes of ``outputs="labels"``.
+        positive_class: the favourable class, or None.
+        multi_label: whether each output is a label by itself.
+        network: name of the network, or None.
+    """
+
+    def __init__(
+        self,
+        how: Outputs,
+        asked: Asked,
+        *,
+        n_classes: int | None,
+        positive_class: int | None,
+        multi_label: bool,
+        network: str | None,
+    ) -> None:
+        self.how, self.multi_label, self.n_classes = how, multi_label, n_classes
+        self.numbers = how.space == "values"
+        self._free, self._scored = asked.only_accuracy, "scores" in asked.needs
+        self._given, self._network, self._listens = positive_class, network, True
+        self._output = NetworkOutput(f"network={network!r}")
+        self._classes = 0
+
+    def find_network(self, pl_module: LightningModule) -> None:
+        """See whether there is a network to listen to.
+
+        Raises:
+            MisconfigurationException: if one was named that is not there.
+        """
+        try:
+            resolve_network(pl_module, self._network)
+        except MisconfigurationException:
+            # without an obvious network the step must return predictions; the first batch will tell
+            if self._network is not None:
+                raise
+            self._listens = False
+
+    def listen(self, hooks: Hooks, pl_module: LightningModule, inputs: Tensor) -> None:
+        """Listen to the network during the coming step."""
+        if self._listens:
+            self._output.listen(hooks, resolve_network(pl_module, self._network), inputs)
+
+    def take(self, outputs: Any, n: int, *, first: bool) -> Tensor:
+        """The outputs of the step that was listened to, checked against the declared space if it is the first."""
+        found = self._output.take(outputs, n)
+        if first and not self.multi_label:
+            check_space(found, self.how.space)
+        return found
+
+    def judge(self, found: Tensor, reading: Reading) -> Counted:
+        """What counts of a batch.
+
+        Raises:
+            ValueError: if outputs or targets are not what they were declared to be.
+        """
+        real, targets = reading.real.to(found.device), reading.sample.targets
+        if self.numbers:
+            values = numbers_of(found, "prediction")
+            kept = real & values.isfinite()
+            judged = Judged(numbers_of(targets, "target").to(found.device)[kept], values=values[kept])
+            return Counted(judged, kept, int((real & ~kept).sum()), None)
+        decision = decide_labels(found, self.how) if self.multi_label else self._decided(found)
+        kept = real & decision.finite
+        truth = labels_of(targets, tuple(found.shape)) if self.multi_label else targets_of(targets, decision.n_classes)
+        positive = 1 if self.multi_label else self.positive(decision.n_classes)
+        scores = scores_of(found[kept], self.how, positive) if self._scored else None
+        weights = None if reading.weights is None else reading.weights.to(found.device)[kept]
+        parts = truth.to(found.device)[kept], decision.classes[kept], decision.n_classes
+        judged = Judged(*parts, scores=scores, weights=weights, positive=positive)
+        return Counted(judged, kept, int((real & ~kept).sum()), decision)
+
+    def _decided(self, found: Tensor) -> Decision:
+        decision = decide(found, self.how, n_classes=self.n_classes)
+        if self._classes and decision.n_classes != self._classes:
+            raise ValueError(f"the network had {self._classes} classes before, and {decision.n_classes} now")
+        self.positive(decision.n_classes)
+        self._classes = decision.n_classes
+        return decision
+
+    def positive(self, n_classes: int) -> int:
+        """The favourable class.
+
+        Raises:
+            ValueError: if it must be named and is not, or there is no such class.
+        """
+        chosen = self._given
+        if chosen is None and n_classes != 2 and not self._free:
+            raise ValueError(
+                f"{n_classes} classes: name the class whose prediction is the favourable decision with "
+                f"positive_class=..., or ask for metrics of all classes (multiclass_demographic_parity_difference, "
+                f"multiclass_equalized_odds_difference, accuracy_difference and the like)"
+            )
+        chosen = min(1, n_classes - 1) if chosen is None else chosen
+        if not 0 <= chosen < n_classes:
+            raise ValueError(f"positive_class must lie in 0 .. {n_classes - 1}; got {chosen}")
+        return chosen

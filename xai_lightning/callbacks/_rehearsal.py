@@ -1,0 +1,59 @@
+"""Running the user's own validation step on other rows, without a trace."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from xai_lightning._lightning import LightningModule, Trainer, is_param_in_hook_signature
+from xai_lightning.callbacks._counting import Counting
+from xai_lightning.callbacks._guard import Hooks, explaining
+
+
+class Rehearsed(NamedTuple):
+    """One batch and what came of it.
+
+    Args:
+        batch: on the device of the module.
+        outputs: what the step returned.
+    """
+
+    batch: Any
+    outputs: Any
+
+
+def rehearsed(trainer: Trainer, pl_module: LightningModule, loader: Any, counting: Counting) -> Iterator[Rehearsed]:
+    """The batches of ``loader``, each after a ``validation_step`` in evaluation mode that logs nothing.
+
+    The step sees batches as a validation does: moved to the device, and through the hooks of the module.
+
+    Args:
+        trainer: the trainer.
+        pl_module: the module; afterwards it is as it was, its own metrics included.
+        loader: the rows.
+        counting: listens to the network.
+    """
+    hooks = Hooks(while_explaining=True)
+    for number, batch in enumerate(loader):
+        with explaining(pl_module, precision=trainer.precision_plugin.val_step_context()), torch.no_grad():
+            converted = trainer.precision_plugin.convert_input(batch)
+            prepared = pl_module._on_before_batch_transfer(converted, dataloader_idx=0)
+            moved = trainer.strategy.batch_to_device(prepared, dataloader_idx=0)
+            # outside of its loops Lightning refuses self.log; `explaining` puts the attributes back
+            vars(pl_module).update(log=_mute, log_dict=_mute)
+            counting.listen(hooks, pl_module, moved)
+            try:
+                outputs = pl_module.validation_step(*_arguments(pl_module, moved, number))
+            finally:
+                hooks.remove()
+        yield Rehearsed(moved, outputs)
+
+
+def _arguments(pl_module: LightningModule, batch: Any, number: int) -> tuple[Any, ...]:
+    """Steps may leave out the number of the batch, as Lightning allows them to."""
+    takes_number = is_param_in_hook_signature(pl_module.validation_step, "batch_idx", min_args=2)
+    return (batch, number) if takes_number else (batch,)
+
+
+def _mute(*_: Any, **__: Any) -> None:
+    return None

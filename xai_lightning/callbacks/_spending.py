@@ -1,0 +1,60 @@
+"""The error probability that the bounds of one run share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xai_lightning._lightning import Trainer, rank_zero_info
+from xai_lightning.callbacks._horizon import planned_validations
+from xai_lightning.callbacks._record import Look
+from xai_lightning.functional.intervals import allowance
+
+
+class Spending:
+    """Divides ``delta`` among the validations of a ``fit``; a single look elsewhere may spend all of it.
+
+    The horizon is fixed at the first ``fit``; a longer, resumed one shares what is unspent among the validations that
+    it adds.
+
+    Args:
+        delta: error probability of the whole run.
+        horizon: number of validations; by default from the Trainer's limits.
+
+    Raises:
+        ValueError: if ``delta`` or ``horizon`` is outside its range.
+    """
+
+    def __init__(self, delta: float, horizon: int | None) -> None:
+        allowance(delta, 1, horizon, 0.0)
+        self.delta, self._given = delta, horizon
+        self.horizon, self.spent, self.error = horizon, 0.0, delta
+        self._told = False
+
+    def plan(self, trainer: Trainer, number: int) -> None:
+        """A ``fit`` begins, after ``number`` validations of earlier ones."""
+        planned = self._given or planned_validations(trainer)
+        if number == 0:
+            self.horizon = planned
+        elif self.horizon is not None and planned is not None:
+            self.horizon = max(self.horizon, planned)
+
+    def spend(self, look: Look) -> None:
+        """Set the error that this evaluation may spend."""
+        self.error = self.delta
+        if look.stage != "fit":
+            return
+        self.error = allowance(self.delta, look.number, self.horizon, self.spent)
+        self.spent += self.error
+        if self.error == 0 and not self._told:
+            self._told = True
+            rank_zero_info(
+                f"FairnessMonitor: nothing of delta={self.delta:g} is left at validation {look.number} (planned: "
+                f"{self.horizon}), so bounds are infinite from here on; give horizon=... when a run begins"
+            )
+
+    def save(self) -> dict[str, Any]:
+        """Plain state."""
+        return {"spent": self.spent, "horizon": self.horizon}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier run has spent; never less than this one has."""
+        self.spent, self.horizon = max(self.spent, float(state["spent"])), state["horizon"]

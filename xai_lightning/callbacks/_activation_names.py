@@ -8,14 +8,26 @@ from xai_lightning.functional.tables import choose
 
 GROWTH, CALLS, HISTOGRAM = "rms_growth", "calls", "histogram"
 CHEAP = (*STATISTICS, GROWTH, CALLS, HISTOGRAM)
-DEFAULT = (*(name for name, row in STATISTICS.items() if not row.needs), GROWTH, CALLS)
+DEFAULT = (
+    "mean",
+    "std",
+    "rms",
+    "mean_abs",
+    "minimum",
+    "maximum",
+    "zero_share",
+    "positive_share",
+    "dead_share",
+    "dead_among",
+    GROWTH,
+)
 
 
 class Wanted:
     """The chosen statistics.
 
     Args:
-        statistics: ``"default"``: what a reduction gives anyway; ``"cheap"``: all; or names.
+        statistics: ``"default"``, ``"cheap"``: all; or names.
 
     Raises:
         ValueError: if a name is unknown.

@@ -1,43 +1,90 @@
 """States of the watched layers, of bounded memory, and of all ranks together."""
 
+from typing import Any, NamedTuple
+
 import torch
+from torch import Tensor
 
 from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._trainer import everywhere
-from xai_lightning.functional.activation import Moments, empty, pack, union, unpack
+from xai_lightning.functional.activation import Measured, Moments, empty, observe, pack, union, unpack
 
 WIDTHS = 8
-_WAITING, _NUMBERS = 32, 2**16
+_STATES, _NUMBERS = 32, 2**16
+# outputs of up to a fourth of so many numbers are copied, and reduced when there are as many: one reduction of ten
+# small outputs takes hardly more than one of one
+_COPIED, _COPIED_OF_ALL = 2**19, 2**22
+
+
+class _Copies(NamedTuple):
+    """Copies of small outputs of one layer that are alike: same type, shape but for samples, and units."""
+
+    likeness: tuple[Any, ...]
+    unit_dim: int
+    measured: Measured
+    parts: list[Tensor]
 
 
 class Running:
     """What was observed of each layer so far, per width at which it was called (one ReLU may serve several layers).
 
-    States wait until a few can be merged at once; together they hold no more than some 10 x 65,536 numbers per layer.
+    It holds copies of at most four million numbers that are not reduced yet, and, per layer and width, up to 32 states
+    that are not merged yet, of at most some 10 x 65,536 numbers.
+
+    Args:
+        layers: how many are watched.
     """
 
-    def __init__(self) -> None:
-        self._waiting: dict[tuple[str, int], list[Moments]] = {}
+    def __init__(self, layers: int = 1) -> None:
+        self._most = min(_COPIED, _COPIED_OF_ALL // max(layers, 1))
+        self._states: dict[tuple[str, int], list[Moments]] = {}
+        self._copies: dict[str, _Copies] = {}
         self.steps = 0
 
-    def add(self, name: str, state: Moments) -> None:
-        """Add one observation of a layer.
+    def observe(self, name: str, h: Tensor, unit_dim: int, keep: Tensor | None, measured: Measured) -> None:
+        """Observe an output of a layer: see `xai_lightning.functional.activation.observe`.
 
         Raises:
             ValueError: if it has another width each time, so that its units are none.
         """
+        by_rows = keep is None or keep.dim() == 1
+        if not by_rows or (h.numel() if keep is None else int(keep.sum()) * h[0].numel()) > self._most // 4:
+            self._add(name, observe(h, unit_dim, keep, measured))
+            return
+        likeness = (h.dtype, h.device, h.shape[1:], unit_dim)
+        copies = self._copies.get(name)
+        if copies is None or copies.likeness != likeness:
+            self._reduce(name)
+            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, [])
+        # an output may be overwritten later, by a non-linearity that works in place (trap 90)
+        copies.parts.append(h.detach().clone() if keep is None else h.detach()[keep])
+        if sum(part.numel() for part in copies.parts) > self._most * 3 // 4:
+            self._reduce(name)
+
+    def _reduce(self, name: str) -> None:
+        copies = self._copies.pop(name, None)
+        if copies is not None:
+            state = observe(torch.cat(copies.parts), copies.unit_dim, None, copies.measured)
+            self._add(name, state._replace(calls=torch.full_like(state.calls, len(copies.parts))))
+
+    def _add(self, name: str, state: Moments) -> None:
         units = len(state.mean)
-        waiting = self._waiting.setdefault((name, units), [])
-        waiting.append(state)
-        if len(waiting) > max(1, min(_WAITING, _NUMBERS // max(units, 1))):
-            waiting[:] = [union(waiting)]
-        widths = [width for other, width in self._waiting if other == name]
+        states = self._states.setdefault((name, units), [])
+        states.append(state)
+        if len(states) > max(1, min(_STATES, _NUMBERS // max(units, 1))):
+            states[:] = [union(states)]
+        widths = [width for other, width in self._states if other == name]
         if len(widths) > WIDTHS:
             raise ValueError(f"the units of {name!r} are as many as {sorted(widths)}: that dimension holds no units")
 
+    def close(self) -> None:
+        """Reduce what was copied."""
+        for name in list(self._copies):
+            self._reduce(name)
+
     def merged(self) -> dict[tuple[str, int], Moments]:
         """The state of each layer and width, in this process."""
-        return {key: union(states) for key, states in self._waiting.items()}
+        return {key: union(states) for key, states in self._states.items()}
 
 
 def gathered(trainer: Trainer, running: Running, names: list[str]) -> tuple[dict[tuple[str, int], Moments], int]:
@@ -56,7 +103,7 @@ def gathered(trainer: Trainer, running: Running, names: list[str]) -> tuple[dict
         widths = sorted(width for other, width in own if other == name)
         mine[row, : len(widths)] = torch.tensor(widths, dtype=torch.int64)
     table = everywhere(trainer, mine)
-    keys = [(name, width) for row, name in enumerate(names) for width in table[:, row].unique().tolist() if width]
+    keys = [(name, width) for row, name in enumerate(names) for width in sorted(set(table[:, row].tolist())) if width]
     states = [pack(own[key]).cpu() if key in own else pack(empty(key[1])) for key in keys]
     vector = torch.cat([torch.tensor([running.steps], dtype=torch.float64), *states])
     ranks = everywhere(trainer, vector)

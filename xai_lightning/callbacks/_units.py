@@ -108,6 +108,7 @@ class Arrangement:
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._modules = modules
         leaves = [name for name, module in modules.items() if is_weighted_leaf(module)]
+        # a PReLU has weights of its own
         self._weighted = [name for name in leaves if not isinstance(modules[name], NON_LINEAR)]
         self._order = {name: place for place, name in enumerate(modules)}
 

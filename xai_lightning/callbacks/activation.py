@@ -18,7 +18,7 @@ from xai_lightning.callbacks._running import Running, gathered
 from xai_lightning.callbacks._selection import Mask, both, drawn, fitted, mask_of
 from xai_lightning.callbacks._settings import check_counts
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
-from xai_lightning.functional.activation import Moments, histogram_summary, observe, statistics
+from xai_lightning.functional.activation import Measured, Moments, histogram_summary, statistics
 from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Reader, read
 from xai_lightning.sinks import Sink
@@ -116,7 +116,7 @@ class ActivationMonitor(Monitor):
 
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
-        self._running = Running()
+        self._running = Running(len(self._layers))
         self._positions = Positions(loader_of(trainer, self.dataloader_idx))
 
     @override
@@ -146,7 +146,7 @@ class ActivationMonitor(Monitor):
 
         return reduce
 
-    def _add(self, layer: Layer, measured: Any, output: Any) -> None:
+    def _add(self, layer: Layer, measured: Measured, output: Any) -> None:
         h = self._readable(layer, output)
         if h is None:
             return
@@ -155,7 +155,7 @@ class ActivationMonitor(Monitor):
         keep = None if self._keep is None else fitted(self._keep.to(h.device), h.shape[:dim] + h.shape[dim + 1 :])
         if keep is None and self._keep is not None:
             self._tell("have outputs to which neither samples nor the mask fit; all of it is observed", [layer.name])
-        self._running.add(layer.name, observe(h, dim, keep, measured))
+        self._running.observe(layer.name, h, dim, keep, measured)
 
     def _readable(self, layer: Layer, output: Any) -> Tensor | None:
         try:
@@ -166,6 +166,10 @@ class ActivationMonitor(Monitor):
             self._tell("return no dense real tensor and log NaN", [layer.name])
             return None
         return h
+
+    @override
+    def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._running.close()
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:

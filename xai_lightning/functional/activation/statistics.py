@@ -124,7 +124,7 @@ STATISTICS = {
     "minimum": Statistic(lambda p: p.units.minimum.amin(), worst="absolute"),
     "maximum": Statistic(lambda p: p.units.maximum.amax(), worst="absolute"),
     "zero_share": Statistic(lambda p: _share(p.units.zeros, p)),
-    "positive_share": Statistic(lambda p: _share(p.units.positives, p)),
+    "positive_share": Statistic(lambda p: _share(p.units.positives, p), worst=None),
     "dead_share": Statistic(_dead, of="rectified"),
     "nearly_dead_share": Statistic(_nearly_dead, of="rectified"),
     "dead_among": Statistic(lambda p: p.samples.double(), of="rectified", worst=None),

@@ -23,6 +23,7 @@ from xai_lightning.callbacks._tally import Tally
 from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network
 from xai_lightning.functional.fairness import REPLICATES, Metric
 from xai_lightning.functional.gate import Kind, Outlook
+from xai_lightning.functional.rng import isolated
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table, WeightSource
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
@@ -134,6 +135,7 @@ class FairnessMonitor(Monitor):
             given=given,
             intersections=intersections,
         )
+        _check_given(self.asked.given, groups)
         self.metrics = list(self.asked.metrics)
         self.positive_class, self.network = positive_class, network
         self.pictures, self.custom_scalars = pictures, custom_scalars
@@ -147,7 +149,6 @@ class FairnessMonitor(Monitor):
             intersections=2 if intersections == 2 or given else None,
             weights=weights,
         )
-        _check_given(self.asked.given, groups)
         judging = Judging(
             Outputs.of(outputs, threshold),
             self.asked,
@@ -260,8 +261,9 @@ class FairnessMonitor(Monitor):
         if self._batches.undecided:
             raise ValueError(f"the groups of {self._batches.undecided} were not discovered: no validation was counted")
         counting = self._counting.elsewhere(loader)
-        for batch, outputs in rehearsed(trainer, pl_module, loader, counting):
-            counting.add(batch, outputs)
+        with isolated():
+            for batch, outputs in rehearsed(trainer, pl_module, loader, counting):
+                counting.add(batch, outputs)
         total = counting.gather(None)
         if isinstance(total, ValueError):
             raise total

@@ -168,7 +168,7 @@ def decide_labels(outputs: Tensor, how: Outputs) -> Decision:
 
 
 def scores_of(outputs: Tensor, how: Outputs, positive: int) -> Tensor:
-    """The probability of one class, ``float32[N]``.
+    """The probability of one class, ``float64[N]``, so that how a batch is cut into vectors leaves no trace (law 2).
 
     Args:
         outputs: ``[N]``, ``[N, 1]`` or ``[N, K]``, logits or probabilities.
@@ -178,7 +178,7 @@ def scores_of(outputs: Tensor, how: Outputs, positive: int) -> Tensor:
     Raises:
         ValueError: if outputs said to be probabilities are outside 0 to 1.
     """
-    flat = _flat(outputs).float()
+    flat = _flat(outputs).to(torch.float32 if outputs.device.type == "mps" else torch.float64)
     if how.space == "probabilities":
         _check_range(flat)
     if flat.ndim == 1:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from gated import LOADER, Scripted, audit, fit, stamped, weight
-from xai_lightning import GatedCheckpoint
+from small import Classifier, rows
+from small import fit as fit_small
+from xai_lightning import FairnessMonitor, GatedCheckpoint
 from xai_lightning.callbacks._certificate import holding
 from xai_lightning.callbacks._monitor import Monitor
 
@@ -108,10 +110,10 @@ def test_the_rest_of_the_file_is_what_it_was(tmp_path: Path) -> None:
 
 def test_training_ends_with_the_same_weights_generators_and_flags(tmp_path: Path) -> None:
     ends = []
-    for rows in (None, ROWS):
+    for untouched in (None, ROWS):
         pl.seed_everything(3, verbose=False)
-        own = gate(tmp_path / str(rows), certify=rows)
-        trainer, _ = fit(tmp_path / str(rows), [0.05, 0.3], gate=own, callbacks=[Weighs()])
+        own = gate(tmp_path / str(untouched), certify=untouched)
+        trainer, _ = fit(tmp_path / str(untouched), [0.05, 0.3], gate=own, callbacks=[Weighs()])
         module = trainer.lightning_module
         ends.append(
             (float(module.weight.detach()), torch.rand(2).tolist(), np.random.rand(), random.random(), module.training)
@@ -273,6 +275,28 @@ def test_rows_come_as_a_dataset_or_a_loader(tmp_path: Path, rows: Any) -> None:
     assert stamped(kept.best_model_path)["certificate"]["monitors"][0]["rows"] == 6
 
 
+def test_a_loader_that_gives_each_rank_a_share_certifies_nothing(tmp_path: Path) -> None:
+    """It would be counted once per rank, with rows that the sampler repeats."""
+    share = DataLoader(ROWS, sampler=DistributedSampler(ROWS, 2, 0))
+    with pytest.warns(UserWarning, match=r"CLOSED.*needs a loader that gives all rows to every rank"):
+        certified(tmp_path, Weighs(), certify=share)
+
+
 def test_what_holds_no_rows_is_refused() -> None:
     with pytest.raises(TypeError, match="certify must be a DataLoader or a Dataset of untouched rows; got 'test"):
         GatedCheckpoint("val_loss", at_most={"gap": 0.1}, certify="test.csv")
+
+
+def test_the_fairness_monitor_certifies_its_bounds_at_the_whole_error(tmp_path: Path) -> None:
+    """On the rows of the validation itself, one look at the whole delta gives a tighter bound than one of three."""
+    bound = "fairness/sex/demographic_parity_difference/bound"
+    own = GatedCheckpoint("val_loss", dirpath=tmp_path, at_most={bound: 1.0}, utility_floor=False, certify=rows(seed=1))
+    monitor = FairnessMonitor({"sex": ["Female", "Male"]})
+    fit_small(Classifier(), [monitor, own], tmp_path, max_epochs=3)
+    evidence = stamped(own.best_model_path)
+    [before], [after] = evidence["checks"][:1], evidence["certificate"]["checks"]
+    assert (before["name"], after["name"]) == (bound, bound)
+    assert after["value"] < before["value"]
+    [then], [now] = evidence["monitors"], evidence["certificate"]["monitors"]
+    assert now["counts_group_actual_predicted"] == then["counts_group_actual_predicted"]
+    assert now["looks"] == 3, "measuring is no look"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from xai_lightning._lightning import LightningModule, Trainer
 from xai_lightning.callbacks import _decision as decision
@@ -32,24 +32,18 @@ def check_rows(certify: object) -> None:
         raise TypeError(f"certify must be a DataLoader or a Dataset of untouched rows; got {certify!r}")
 
 
-def rows_of(trainer: Trainer, certify: DataLoader[Any] | Dataset[Any]) -> DataLoader[Any]:
-    """The loader of the untouched rows, of which each rank takes its share.
+def rows_of(certify: DataLoader[Any] | Dataset[Any]) -> DataLoader[Any]:
+    """The loader of the untouched rows, of which each rank sees all.
 
     Raises:
-        ValueError: if the rows cannot be shared out among several ranks without counting some of them twice.
+        ValueError: if the loader gives each rank a share, and may repeat rows to make them equal.
     """
     loader = certify if isinstance(certify, DataLoader) else DataLoader(certify, batch_size=BATCH_SIZE)
-    if trainer.world_size == 1 or isinstance(loader.sampler, DistributedSampler):
-        return loader
-    if isinstance(loader.dataset, IterableDataset) or not isinstance(loader.sampler, SequentialSampler):
+    if isinstance(loader.sampler, DistributedSampler):
         raise ValueError(
-            f"certify on {trainer.world_size} ranks needs rows in order, or a DistributedSampler; got a loader with "
-            f"{type(loader.sampler).__name__}"
+            f"certify needs a loader that gives all rows to every rank; got one with {type(loader.sampler).__name__}"
         )
-    share: DistributedSampler[Any] = DistributedSampler(
-        loader.dataset, trainer.world_size, trainer.global_rank, shuffle=False
-    )
-    return DataLoader(loader.dataset, loader.batch_size, sampler=share, collate_fn=loader.collate_fn)
+    return loader
 
 
 @contextmanager
@@ -128,20 +122,27 @@ def of_kept(
     path: Path,
     utility_floor: bool,
 ) -> dict[str, Any]:
-    """The record of the certificate of the checkpoint at ``path``; a collective.
+    """The record of the certificate of the checkpoint at ``path``, equal on all ranks; what fails closes it."""
+    state, failure = _weights_at(trainer, path) if trainer.is_global_zero else ({}, "")
+    # collectives stand outside of every `try` (trap 45)
+    state, failure = trainer.strategy.broadcast((state, failure))
+    names = [limit.name for limit in limits]
+    record = failed(failure, names)
+    if not failure:
+        try:
+            with holding(trainer, pl_module, state):
+                record = measure(trainer, pl_module, limits, rows_of(rows), utility_floor=utility_floor)
+        except Exception as error:  # noqa: BLE001 - a measurement that fails certifies nothing, and costs no training
+            record = failed(repr(error), names)
+    return trainer.strategy.broadcast(record)
 
-    What fails closes the certificate, and costs no training; among several ranks it is raised, since the others would
-    wait for this one (trap 45).
-    """
+
+def _weights_at(trainer: Trainer, path: Path) -> tuple[dict[str, Any], str]:
+    """The weights in a checkpoint, or why they cannot be read."""
     try:
-        loader = rows_of(trainer, rows)
-        held = {"state_dict": read_checkpoint(trainer, path)["state_dict"]} if trainer.is_global_zero else {}
-        with holding(trainer, pl_module, trainer.strategy.broadcast(held)):
-            return measure(trainer, pl_module, limits, loader, utility_floor=utility_floor)
-    except Exception as error:
-        if trainer.world_size > 1:
-            raise
-        return failed(repr(error), [limit.name for limit in limits])
+        return {"state_dict": read_checkpoint(trainer, path)["state_dict"]}, ""
+    except Exception as error:  # noqa: BLE001 - a file that cannot be read is not certified
+        return {}, repr(error)
 
 
 def measure(
@@ -199,7 +200,7 @@ def _measured(
     covered: Sequence[gate.Limit],
     utility_floor: bool,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """What every monitor that owns a limit or a floor measures, equal on all ranks."""
+    """What every monitor that owns a limit or a floor measures."""
     wanted = [limit.name for limit in _with_floors(trainer, covered, {}, utility_floor)]
     owners = {id(owner): owner for owner in (decision.owner_of(trainer, name) for name in wanted)}
     metrics: dict[str, float] = {}
@@ -210,7 +211,7 @@ def _measured(
                 numbers, stamp = owner.measure(trainer, pl_module, loader)  # type: ignore[union-attr]
             metrics |= {name: float(number) for name, number in numbers.items()}
             found.append(stamp)
-    return trainer.strategy.broadcast(metrics), found
+    return metrics, found
 
 
 def _with_floors(

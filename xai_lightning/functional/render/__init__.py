@@ -11,11 +11,14 @@ from xai_lightning.functional.render.films import filmstrip
 from xai_lightning.functional.render.grids import MOST_ROWS, attribution_grid, colour_scale
 from xai_lightning.functional.render.groups import GroupRate, counted_rate, group_rates
 from xai_lightning.functional.render.histories import LimitHistory
+from xai_lightning.functional.render.layers import layer_heatmap, layer_similarity
 from xai_lightning.functional.render.reliability import calibration
+from xai_lightning.functional.render.ridges import histogram_ridges
 from xai_lightning.functional.render.series import series_bands
 from xai_lightning.functional.render.similarities import similarity
 from xai_lightning.functional.render.texts import token_lines
 from xai_lightning.functional.render.timeline import gate_timeline
+from xai_lightning.functional.render.units import unit_samples
 
 __all__ = [
     "MOST_BARS",
@@ -34,7 +37,11 @@ __all__ = [
     "filmstrip",
     "gate_timeline",
     "group_rates",
+    "histogram_ridges",
+    "layer_heatmap",
+    "layer_similarity",
     "series_bands",
     "similarity",
     "token_lines",
+    "unit_samples",
 ]

@@ -1,0 +1,236 @@
+"""Layers as rows: one statistic over the validations of a run, and all layers against all."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import style
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from xai_lightning.functional.render.canvas import (
+    FAINT,
+    GREY,
+    INK,
+    Picture,
+    check_count,
+    inches,
+    pixels,
+    write,
+)
+from xai_lightning.functional.render.names import module_names
+from xai_lightning.functional.render.sheets import breadth, fitted
+
+MOST_LAYERS, MOST_COLUMNS, MOST_WRITTEN = 32, 128, 12
+_NAME, _TOP, _WIDTH, _BOTTOM, _BAR, _RIGHT, _SIZE = 200, 40, 576, 62, 12, 84, 8
+_COLOURS = torch.tensor(matplotlib.colormaps["cividis"](np.arange(256), bytes=True)[:, :3])
+
+
+def layer_heatmap(
+    values: Tensor,
+    names: Sequence[str],
+    numbers: Sequence[int],
+    *,
+    limits: tuple[float, float],
+    title: str,
+    note: str = "",
+) -> Picture:
+    """One statistic of every layer at every validation, on one scale of colours.
+
+    Bright is large. Few values are written into their cells. What is not finite is striped; what lies beyond the scale
+    has the colour of its end, and the scale says so.
+
+    Args:
+        values: float[M, T], the statistic of M layers at T validations.
+        names: of the layers.
+        numbers: of the validations.
+        limits: what the darkest and the brightest colour mean; keep them, so that pictures can be flipped through.
+        title: what is shown.
+        note: what the numbers are.
+
+    Returns:
+        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 32 layers and 128 validations evenly chosen
+        ones, first and last among them.
+
+    Raises:
+        ValueError: if the numbers do not fit, or the limits are not finite and in order.
+
+    Example:
+        >>> layer_heatmap(torch.rand(2, 3), ["fc1", "fc2"], [1, 2, 3], limits=(0.0, 1.0), title="std").shape[2]
+        3
+    """
+    if values.dim() != 2:
+        raise ValueError(f"`values` must be float[M, T], got shape {tuple(values.shape)}.")
+    check_count("Layers of `values` and `names`", (values.shape[0], len(names)))
+    check_count("Validations of `values` and `numbers`", (values.shape[1], len(numbers)))
+    low, high = limits
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"`limits` must be finite and in order, got {limits}.")
+    rows, columns = evenly(len(names), MOST_LAYERS), evenly(len(numbers), MOST_COLUMNS)
+    shown = values.detach().double().cpu()[rows][:, columns]
+    chart = _Chart(
+        shown,
+        module_names([names[row] for row in rows], _NAME, _SIZE),
+        [str(numbers[column]) for column in columns],
+        (low, high),
+        _WIDTH // len(columns) * len(columns),
+        max(13, min(28, 560 // len(rows))),
+    )
+    return _drawn(chart, title, "validation", [note, *_left_out(len(rows), len(names))])
+
+
+def layer_similarity(matrix: Tensor, names: Sequence[str], *, title: str, note: str = "") -> Picture:
+    """All layers against all: how alike what they represent is, from 0 (dark) to 1 (bright).
+
+    Blocks along the diagonal are layers that do the same again. Estimates below 0 have the colour of 0; what is not
+    finite is striped.
+
+    Args:
+        matrix: float[M, M], at most 1.
+        names: of the M layers.
+        title: what is shown.
+        note: what the numbers are.
+
+    Returns:
+        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 32 layers evenly chosen ones.
+
+    Raises:
+        ValueError: if there is not one row and column for each name.
+
+    Example:
+        >>> layer_similarity(torch.eye(3), ["a", "b", "c"], title="CKA").shape[2]
+        3
+    """
+    if matrix.shape != (len(names), len(names)) or not names:
+        raise ValueError(f"`matrix` must be float[M, M] for {len(names)} names, got shape {tuple(matrix.shape)}.")
+    places = evenly(len(names), MOST_LAYERS)
+    shown = module_names([names[place] for place in places], _NAME - 20, _SIZE)
+    side = max(17, min(60, 520 // len(places)))
+    chart = _Chart(
+        matrix.detach().double().cpu()[places][:, places],
+        [f"{name}   {place + 1}" for name, place in zip(shown, places, strict=True)],
+        [str(place + 1) for place in places],
+        (0.0, 1.0),
+        side * len(places),
+        side,
+    )
+    return _drawn(chart, title, "layer", [note, *_left_out(len(places), len(names))])
+
+
+class _Chart(NamedTuple):
+    """Cells ``float64[R, C]``, the names of rows and columns, the scale, the width of all and the height of one."""
+
+    values: Tensor
+    rows: list[str]
+    columns: list[str]
+    limits: tuple[float, float]
+    width: int
+    row: int
+
+    @property
+    def height(self) -> int:
+        return self.row * len(self.rows)
+
+    @property
+    def column(self) -> int:
+        return self.width // len(self.columns)
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` places, the first and the last among them.
+
+    Example:
+        >>> evenly(7, 3)
+        [0, 3, 6]
+    """
+    return sorted({round(i * (count - 1) / max(1, min(most, count) - 1)) for i in range(min(most, count))})
+
+
+def _left_out(shown: int, count: int) -> list[str]:
+    return [f"{shown} of {count} layers are shown"] if shown < count else []
+
+
+def _luminance(colours: Tensor) -> Tensor:
+    linear = (colours.double() / 255) ** 2.2
+    return linear @ torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)
+
+
+def _shades(values: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Colours ``uint8[R, C, 3]``."""
+    place = ((values - limits[0]) / (limits[1] - limits[0])).clamp(0, 1)
+    return _COLOURS[place.nan_to_num(0.0).mul(255).round().long()]
+
+
+def _cells(chart: _Chart) -> Tensor:
+    """The pixels of all cells; those that are not finite are striped, since the scale has a grey of its own."""
+    grown = [chart.row, chart.column]
+    colours, unknown = _shades(chart.values, chart.limits), ~chart.values.isfinite()
+    for dim, by in enumerate(grown):
+        colours, unknown = colours.repeat_interleave(by, dim), unknown.repeat_interleave(by, dim)
+    stripes = (torch.arange(chart.height)[:, None] + torch.arange(chart.width)) % 6 < 3
+    striped = GREY.where(stripes[..., None], 255).to(torch.uint8)
+    return striped.where(unknown[..., None], colours)
+
+
+def _drawn(chart: _Chart, title: str, axis: str, notes: Sequence[str]) -> Picture:
+    with style.context("default"):
+        left = math.ceil(max(breadth(name, _SIZE) for name in chart.rows)) + 20
+        height = _TOP + max(chart.height, 60) + _BOTTOM
+        width = max(left + chart.width + _RIGHT, 420)
+        canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
+        canvas[_TOP : _TOP + chart.height, left : left + chart.width] = _cells(chart)
+        bar, length = left + chart.width + 14, max(chart.height, 60)
+        ramp = torch.linspace(chart.limits[1], chart.limits[0], length, dtype=torch.float64)
+        canvas[_TOP : _TOP + length, bar : bar + _BAR] = _shades(ramp[:, None], chart.limits)
+        figure = Figure(inches(width, height))
+        figure.figimage(canvas.numpy(), origin="upper")
+        write(figure, fitted([title], width - 16, 11)[0], 8, 16, "left", size=11)
+        _label(figure, chart, left, axis)
+        _scale(figure, chart, bar + _BAR + 4, length)
+        striped = ["striped: not finite"] if not chart.values.isfinite().all() else []
+        line = "; ".join([*filter(None, notes), *striped])
+        write(figure, fitted([line], width - 16, 8)[0] if line else "", 8, height - 11, "left", size=8, ink=FAINT)
+        return pixels(figure)
+
+
+def _label(figure: Figure, chart: _Chart, left: int, axis: str) -> None:
+    for row, name in enumerate(chart.rows):
+        write(figure, name, left - 8, _TOP + (row + 0.5) * chart.row, "right", size=_SIZE)
+    # numbers need room for their digits
+    most = max(1, chart.width // (14 + 7 * max(len(name) for name in chart.columns)))
+    below = _TOP + chart.height
+    for place in evenly(len(chart.columns), min(most, 16)):
+        write(figure, chart.columns[place], left + (place + 0.5) * chart.column, below + 11, "center", size=8)
+    write(figure, axis, left + chart.width / 2, below + 27, "center", size=9, ink=FAINT)
+    if len(chart.columns) <= MOST_WRITTEN and chart.column >= 40:
+        _write_values(figure, chart, left)
+
+
+def _write_values(figure: Figure, chart: _Chart, left: int) -> None:
+    bright = _luminance(_shades(chart.values, chart.limits)) >= 0.2
+    for row in range(len(chart.rows)):
+        for column in range(len(chart.columns)):
+            value = float(chart.values[row, column])
+            x, y = left + (column + 0.5) * chart.column, _TOP + (row + 0.5) * chart.row
+            if math.isfinite(value):
+                ink = INK if bright[row, column] else "#ffffff"
+                write(figure, _number(value), x, y, "center", size=7.5, ink=ink)
+
+
+def _number(value: float) -> str:
+    """At most six letters."""
+    text = f"{value:.2f}" if 0.01 <= abs(value) < 100 else f"{value:.2g}"
+    short = text if len(text) <= 6 else f"{value:.0e}"
+    return short.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+
+
+def _scale(figure: Figure, chart: _Chart, x: int, length: int) -> None:
+    low, high = chart.limits
+    finite = chart.values[chart.values.isfinite()]
+    over, under = bool((finite > high).any()), bool((finite < low).any())
+    for share, value, beyond in ((0.0, high, "≥ " * over), (0.5, (low + high) / 2, ""), (1.0, low, "≤ " * under)):
+        place = _TOP + min(max(share * length, 6), length - 6)
+        write(figure, f"{beyond}{value:.3g}", x, place, "left", size=8)

@@ -405,6 +405,26 @@ def test_where_nobody_knows_nothing_is_logged(tmp_path: Path) -> None:
     assert not any("sample_size" in name for name in reported(tmp_path, 0.3, lambda *_: None)[0])
 
 
+def test_a_report_that_fails_is_said_and_costs_no_training(tmp_path: Path) -> None:
+    def fails(*_: Any) -> Outlook:
+        raise ZeroDivisionError("planted")
+
+    with pytest.warns(
+        UserWarning, match=r"Knows could not report on the sample size of known/bound: ZeroDiv"
+    ):
+        assert len(reported(tmp_path, 0.3, fails)) == 2
+
+
+def test_the_report_is_logged_again_after_a_resume(tmp_path: Path) -> None:
+    """Law 4."""
+    first = reported(tmp_path, 0.3)[0]
+    ledger = Ledger()
+    gate = GatedCheckpoint(dirpath=tmp_path, at_most={"known/bound": 0.3, "gap": 1.0})
+    more = {"ckpt_path": tmp_path / "last.ckpt", "max_epochs": 3, "logger": ledger}
+    fit(tmp_path, [0.05], gate=gate, callbacks=[Knows(lambda *_: None)], **more)
+    assert ledger.validations()[0].keys() == first.keys()
+
+
 # --- evidence that cannot be written
 
 

@@ -141,3 +141,26 @@ def test_no_decision_is_made_without_limits():
 def test_limits_that_make_no_sense_are_refused_and_shown(at_most, error, shown):
     with pytest.raises(error, match=shown):
         limits(at_most)
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "metric", "relative"),
+    [
+        ("at_most", 0.1, 0.15, 0.5),
+        ("at_most", 0.1, 0.05, 0.0),
+        ("at_least", 0.8, 0.6, 0.25),
+        ("at_most", -2.0, -1.0, 0.5),
+        ("at_most", 0.0, 0.3, 0.3),
+        ("above", 0.5, 0.25, 0.5),
+        ("at_most", 0.1, None, math.inf),
+        ("finite", math.nan, math.nan, math.inf),
+        ("finite", math.nan, 1.0, 0.0),
+    ],
+)
+def test_a_relative_violation_is_in_parts_of_the_threshold(kind, threshold, metric, relative):
+    assert one(kind, threshold, metric).relative == pytest.approx(relative)
+
+
+def test_the_largest_relative_violation_is_not_that_of_the_largest_one():
+    verdict = decide(limits({"a": 100.0, "b": 0.1}), {"a": 150.0, "b": 0.3}, {"a", "b"})
+    assert (verdict.violation, verdict.relative) == (50.0, pytest.approx(2.0))

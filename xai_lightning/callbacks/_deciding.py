@@ -109,9 +109,9 @@ class DecidingCheckpoint(StampedCheckpoint):
         value = metrics.get(self.monitor, math.nan) if self.monitor else math.nan
         point = Point(value, verdict.relative, self._memory.looks + 1, trainer.current_epoch)
         self._decide(trainer, verdict, metrics, point)
+        self._report_sizes(trainer)
         if not _is_dry(trainer):
             self._save(trainer, point)
-        self._report_sizes(trainer)
         self._publish(trainer, verdict.violation)
 
     def _check_names(self, trainer: Trainer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from xai_lightning import tags
-from xai_lightning._lightning import MisconfigurationException, Trainer
+from xai_lightning._lightning import MisconfigurationException, Trainer, rank_zero_warn
 from xai_lightning.callbacks._evidence import Coverage, is_fairness
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._trainer import callbacks_of
@@ -181,7 +181,11 @@ def outlooks(trainer: Trainer, limits: Sequence[Limit]) -> list[Outlook]:
     found = []
     for limit in limits:
         owner = owner_of(trainer, limit.name)
-        outlook = owner.outlook(limit.name, limit.kind, limit.threshold) if owner is not None else None
+        try:
+            outlook = owner.outlook(limit.name, limit.kind, limit.threshold) if owner is not None else None
+        except Exception as error:  # noqa: BLE001 - a report that fails is no reason to lose a training
+            rank_zero_warn(f"{type(owner).__name__} could not report on the sample size of {limit.name}: {error!r}")
+            continue
         found += [outlook] if outlook is not None else []
     return found
 

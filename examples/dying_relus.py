@@ -146,6 +146,11 @@ def train(name: str, *, seed: int, raise_after: int | None, out: Path) -> Story:
             DataLoader(TensorDataset(*training), batch_size=100, shuffle=True),
             DataLoader(TensorDataset(*validation), batch_size=250),
         )
+    return told(sink, curves, gate)
+
+
+def told(sink: MemorySink, curves: Curves, gate: GatedCheckpoint) -> Story:
+    """What a training told, from what was logged and written."""
     decisions = [json.loads(line) for line in gate.audit_path.read_text().splitlines()][-VALIDATIONS:]
     step = Path(gate.best_model_path).stem.partition("=")[2]
     dead: dict[str, list[float]] = {}

@@ -158,6 +158,7 @@ def test_group_selectivity_is_one_where_the_group_is_all_there_is_and_invariant_
     h = torch.stack([groups + 10.0 * labels, 1e6 + 1e-3 * groups.double(), noise(80, 1)[:, 0]], dim=1).double()
     found = group_selectivity(h, labels, groups)
     assert found.value[:2].tolist() == pytest.approx([1.0, 1.0], abs=1e-9)
+    assert group_selectivity(1e13 + groups[:, None].double(), labels, groups).value.item() == 1.0
     for other in (group_selectivity(h * -1e30, labels, groups), group_selectivity(h, 9 - labels, 7 - 3 * groups)):
         torch.testing.assert_close(other.value, found.value)
     order = torch.randperm(80, generator=torch.Generator().manual_seed(0))

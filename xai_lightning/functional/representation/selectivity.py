@@ -248,7 +248,7 @@ def _cells(h: Tensor, labels: Tensor, groups: Tensor, least: int) -> _Cells:
     held, stratum, cell, of = _kept(labels.to(x.device), groups.to(x.device), max(1, least))
     x, sizes = x[held], cell.bincount()
     strata = stratum.bincount()
-    # equal values must differ by exactly 0 from their mean, however large they are
+    # a mean that is far larger than all differences must hide none
     x = x - x[:1]
     means = x.new_zeros(len(strata), x.shape[1]).index_add_(0, stratum, x) / strata[:, None]
     size = x.square().sum(0)

@@ -1,0 +1,240 @@
+"""Time of fairness statistics beside fairlearn's, and what counting adds to a validation epoch.
+
+    python benchmarks/fairness.py [--rows 10000000] [--repeats 5] [--validations 60] [--skip fairlearn|epoch ...]
+
+All in one run, one thread, two classes and four groups. Ours: the rows are counted in batches of 65,536, then every
+metric of counts is estimated, with its interval and its bound; medians of repeats. Peak memory is that of a fresh
+process which makes its batches on the fly. fairlearn: `MetricFrame` of the plain rates it has, on the same rows, once;
+it makes no bounds without a bootstrap. One of its replicates is timed on a tenth of the rows, and a thousand are
+reckoned from that, for they would take days: the whole frame's time for the rows, plus a thousand times that of the
+replicate in parts of the frame's.
+
+The epoch is `Trainer.validate` of the MNIST example's network on its 1,000 digits, with and without a monitor of two
+groups, in turn; the time inside the monitor's hooks of batches (listening, reading, judging, counting) and of the end
+of the epoch (statistics) is taken by a clock of its own.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from adult_income import quiet
+from mnist_data import planted, read_digits, validation_loader
+from mnist_shortcut import Reader
+from xai_lightning import FairnessMonitor
+from xai_lightning.functional.fairness import METRICS, confusion, count, estimate, is_resampled
+
+BATCH, GROUPS, REPLICATES = 65_536, 4, 1000
+ERROR = 0.001
+COUNTED = [name for name, metric in METRICS.items() if metric.needs == "counts"]
+CLOSED = [name for name in COUNTED if not is_resampled(METRICS[name])]
+
+
+def batches(rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Predictions, targets and groups, drawn on the fly."""
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, rows, BATCH):
+        n = min(BATCH, rows - start)
+        groups = torch.randint(GROUPS, (n,), generator=generator)
+        targets = (torch.rand(n, generator=generator) < 0.3 + 0.1 * groups).long()
+        yield (torch.rand(n, generator=generator) < 0.2 + 0.5 * targets).long(), targets, groups
+
+
+def counts_of(stream: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Counts of all batches together."""
+    total = torch.zeros(GROUPS, 2, 2, dtype=torch.int64)
+    for predictions, targets, groups in stream:
+        total += count(predictions, targets, groups, classes=2, n_groups=GROUPS)
+    return total
+
+
+def estimated(counts: Tensor, names: list[str]) -> None:
+    """Value, interval and bound of each metric."""
+    evidence = confusion(counts, positive=1)
+    for name in names:
+        estimate(METRICS[name], evidence, error=ERROR, replicates=REPLICATES)
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Time of one call."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+# --- memory
+
+
+def peak(rows: int) -> tuple[float, float]:
+    """Peak memory of this process, in MB, before and after all statistics of ``rows``."""
+    torch.set_num_threads(1)
+    estimated(counts_of(batches(BATCH)), COUNTED)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    estimated(counts_of(batches(rows)), COUNTED)
+    return before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(rows: int) -> None:
+    """Print the peak memory of a tenth of the rows, and of all."""
+    for n in (rows // 10, rows):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            before, after = pool.apply(peak, (n,))
+        print(f"memory: peak {after:.1f} MB after {n:,} rows, {before:.1f} MB after one batch", flush=True)
+
+
+# --- fairlearn
+
+
+def frame(rows: list[np.ndarray], replicates: int | None = None) -> Any:
+    """fairlearn's frame of the plain rates that it has."""
+    from fairlearn import metrics as peer
+    from sklearn.metrics import accuracy_score, precision_score
+
+    rates = [peer.selection_rate, peer.true_positive_rate, peer.false_positive_rate, peer.false_negative_rate]
+    named = {rate.__name__: rate for rate in (*rates, peer.true_negative_rate, accuracy_score, precision_score)}
+    more: dict[str, Any] = {}
+    if replicates is not None:
+        more = {"n_boot": replicates, "ci_quantiles": [0.025, 0.975], "random_state": 0}
+    predictions, targets, groups = rows
+    found = peer.MetricFrame(metrics=named, y_true=targets, y_pred=predictions, sensitive_features=groups, **more)
+    for method in ("between_groups", "to_overall"):
+        found.difference(method=method), found.ratio(method=method)
+    return found
+
+
+def beside(rows: int, repeats: int, *, peer: bool) -> None:
+    """Print our time, and fairlearn's for the same rows."""
+    columns = [torch.cat(parts) for parts in zip(*batches(rows), strict=True)]
+
+    def counted() -> Tensor:
+        return counts_of(zip(*(column.split(BATCH) for column in columns), strict=True))
+
+    counts = counted()
+    actions = {
+        "counting": counted,
+        "closed": lambda: estimated(counts, CLOSED),
+        "all": lambda: estimated(counts, COUNTED),
+    }
+    taken = [{name: seconds(action) for name, action in actions.items()} for _ in range(repeats)]
+    median = {name: statistics.median(times[name] for times in taken) for name in actions}
+    plain, resampled = (median["counting"] + median[name] for name in ("closed", "all"))
+    print(f"ours: {rows:,} rows counted in {median['counting']:.3f} s", flush=True)
+    print(f"ours: and {len(CLOSED)} metrics with bounds in closed form: {plain:.3f} s")
+    print(f"ours: and all {len(COUNTED)}, the others of {REPLICATES:,} replicates: {resampled:.3f} s", flush=True)
+    if not peer:
+        return
+    arrays = [column.numpy() for column in columns]
+    fewer = [array[: rows // 10] for array in arrays]
+    once, one = seconds(lambda: frame(fewer)), seconds(lambda: frame(fewer, 1))
+    share = (one - once) / once
+    print(f"fairlearn: {rows // 10:,} rows, 7 rates: {once:.1f} s; one replicate more: {share:.2f} of that", flush=True)
+    whole = seconds(lambda: frame(arrays))
+    print(f"fairlearn: {rows:,} rows, 7 rates: {whole:.1f} s, {whole / plain:,.0f} times ours in closed form")
+    many = whole * (1 + REPLICATES * share)
+    told = f"{many:,.0f} s, {many / resampled:,.0f} times ours"
+    print(f"fairlearn: with {REPLICATES:,} replicates, reckoned and not measured: {told}", flush=True)
+
+
+# --- an epoch
+
+
+class Stopwatch:
+    """Adds up the time inside each hook of a callback.
+
+    Args:
+        callback: whose hooks are wrapped.
+    """
+
+    def __init__(self, callback: pl.Callback) -> None:
+        self.seconds: dict[str, float] = {}
+        for name in dir(callback):
+            if name.startswith("on_validation"):
+                setattr(callback, name, self._timed(getattr(callback, name)))
+
+    def _timed(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(hook)
+        def timed(*args: Any, **more: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return hook(*args, **more)
+            finally:
+                taken = time.perf_counter() - began
+                self.seconds[hook.__name__] = self.seconds.get(hook.__name__, 0.0) + taken
+
+        return timed
+
+    def within(self, part: str) -> float:
+        """Seconds in hooks whose name holds ``part``."""
+        return sum(taken for name, taken in self.seconds.items() if part in name)
+
+
+def trainer_with(*callbacks: pl.Callback) -> pl.Trainer:
+    """A Trainer that only validates."""
+    return pl.Trainer(
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+
+
+def epoch(validations: int) -> None:
+    """Print the share of a validation epoch that counting takes, and all statistics."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    _, digits = read_digits()
+    size = validation_loader(digits).batch_size
+    sex = torch.randint(2, digits.labels.shape, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(planted(*digits), digits.labels, sex), batch_size=size)
+    monitor = FairnessMonitor({"sex": ["Female", "Male"]}, positive_class=1, pictures=False)
+    with quiet():
+        model, watch = Reader(), Stopwatch(monitor)
+        without, having = trainer_with(), trainer_with(monitor)
+        taken = []
+        for _ in range(validations):
+            watch.seconds.clear()
+            bare, full = (seconds(lambda t=t: t.validate(model, loader, verbose=False)) for t in (without, having))
+            taken.append((bare, full, watch.within("batch"), watch.within("epoch_end")))
+    bare, full, counting, ending = (statistics.median(column) for column in zip(*taken, strict=True))
+    print(
+        f"epoch: {1e3 * bare:.2f} ms without the monitor, {1e3 * full:.2f} ms with it; {validations} in turn, medians"
+    )
+    print(f"epoch: in its hooks of batches {1e3 * counting:.2f} ms, {counting / bare:.1%} of the epoch")
+    print(f"epoch: in its hook of the end {1e3 * ending:.2f} ms, {ending / bare:.1%}, whatever the number of rows")
+
+
+def main() -> None:
+    """Print the lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--validations", type=int, default=60)
+    parser.add_argument("--skip", nargs="*", default=[], choices=["memory", "fairlearn", "epoch"])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if "memory" not in given.skip:
+        memory(given.rows)
+    if "epoch" not in given.skip:
+        epoch(given.validations)
+    beside(given.rows, given.repeats, peer="fairlearn" not in given.skip)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,47 +1,13 @@
 """ActivationMonitor in a real Trainer: which dimension holds the units, modules called at several widths."""
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from xai_lightning import ActivationMonitor, MemorySink
-
-
-class Runs(pl.LightningModule):
-    """Validates one network."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def validation_step(self, batch: list[Tensor]) -> None:
-        self.network(batch[0])
-
-
-def found(network: nn.Module, x: Tensor, **options: Any) -> dict[str, float]:
-    """Everything that is logged of one validation."""
-    sink = MemorySink()
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = pl.Trainer(callbacks=[ActivationMonitor(sinks=[sink], **options)], logger=False, **quiet)
-    trainer.validate(Runs(network), DataLoader(TensorDataset(x), batch_size=3), verbose=False)
-    return {name: value for _, name, value in sink.records}
-
-
-class Bottleneck(nn.Module):
-    """One ReLU after layers of two widths, as in residual networks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.narrow, self.wide, self.relu = nn.Linear(4, 2), nn.Linear(2, 6), nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.first = self.relu(self.narrow(x))
-        self.second = self.relu(self.wide(self.first))
-        return self.second
+from watched import Bottleneck, LastOf, attention, found
+from xai_lightning import ActivationMonitor
 
 
 def test_one_module_at_two_widths_gives_the_statistics_of_both_together() -> None:
@@ -107,3 +73,32 @@ def test_units_are_the_channels_or_features_wherever_they_stand(
     logged = found(network(), torch.rand(7, *shape) + 0.5)
     assert logged["activation/network.act/dead_share"] >= 0.25
     assert (4 * logged["activation/network.act/dead_share"]).is_integer()
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "units"),
+    [
+        (lambda: LastOf(nn.Conv1d(2, 5, 3)), (2, 9), 5),
+        (lambda: LastOf(nn.Conv2d(1, 5, 3).to(memory_format=torch.channels_last)), (1, 8, 8), 5),
+        (lambda: LastOf(nn.Linear(4, 5)), (3, 4), 5),
+        (lambda: LastOf(nn.LayerNorm(4)), (3, 4), 4),
+        (lambda: LastOf(nn.GroupNorm(2, 4)), (4, 5), 4),
+        (lambda: LastOf(nn.LSTM(4, 5, batch_first=True)), (3, 4), 5),
+        (lambda: LastOf(nn.GRU(4, 5, bidirectional=True)), (3, 4), 10),
+        (attention, (3, 6), 6),
+        (lambda: LastOf(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)), (3, 6), 6),
+        (lambda: LastOf(nn.PReLU(4)), (4, 5), 4),
+    ],
+    ids=["conv1d", "last", "tokens", "layernorm", "groupnorm", "lstm", "gru", "attention", "encoder", "prelu"],
+)
+def test_the_units_of_each_type_are_its_channels_or_features(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], units: int, monkeypatch
+) -> None:
+    """Trap 96."""
+    seen = []
+    original = ActivationMonitor._numbers
+    monkeypatch.setattr(
+        ActivationMonitor, "_numbers", lambda *a: seen.extend(len(s.mean) for s in a[2]) or original(*a)
+    )
+    found(make(), torch.randn(7, *shape), layers=["network.layer"])
+    assert seen == [units]

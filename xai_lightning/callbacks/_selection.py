@@ -10,7 +10,7 @@ from xai_lightning.readers.batch import describe
 
 Mask = str | int | Callable[[Any], Tensor]
 # of so many of its numbers at most a sample is known where only a share of them is looked at
-HASHED = 256
+HASHED = 64
 
 
 def mask_of(batch: Any, where: Mask) -> Tensor:

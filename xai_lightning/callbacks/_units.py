@@ -116,6 +116,8 @@ class Arrangement:
         """Where the units of the module stand; None if that is not known."""
         module = self._modules[name]
         own = units_by_type(module)
+        if isinstance(module, nn.PReLU) and module.num_parameters > 1:
+            return "channels"
         if own is not None:
             return own
         if any(module.children()):

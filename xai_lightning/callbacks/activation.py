@@ -92,6 +92,7 @@ class ActivationMonitor(Monitor):
         self._keep: Tensor | None = None
         self._first: dict[str, float] = {}
         self._told: set[str] = set()
+        self._unreadable: set[str] = set()
 
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
@@ -163,6 +164,7 @@ class ActivationMonitor(Monitor):
         except ValueError:
             h = torch.empty(0, dtype=torch.complex64)
         if h.is_complex() or h.is_quantized or h.is_nested or h.layout != torch.strided:
+            self._unreadable.add(layer.name)
             self._tell("return no dense real tensor and log NaN", [layer.name])
             return None
         return h
@@ -174,7 +176,7 @@ class ActivationMonitor(Monitor):
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         merged, steps = gathered(trainer, self._running, [layer.name for layer in self._layers])
-        called = {name for name, _ in merged}
+        called = {name for name, _ in merged} | self._unreadable
         silent = [why_silent(pl_module, layer.name) for layer in self._layers if layer.name not in called]
         return merged, steps, silent
 

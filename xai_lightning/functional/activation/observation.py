@@ -13,7 +13,8 @@ from xai_lightning.functional.activation.moments import Moments, empty, union
 _BLOCK_ON_CPU, _BLOCK_ELSEWHERE = 2**19, 2**24
 # Absolute values whose fourth powers, and those of a thousandth of them, float32 holds.
 _FLOAT32 = (1e-6, 1e8)
-_CANCELS = 4.0
+# Squares of means beyond so many variances are taken out first: what would cancel else.
+_FAR, _FAR_FOR_HIGHER = 16.0, 4.0
 # With as many rows, columns are summed downwards, which is fast for any width; else along, which is for wide ones.
 _ROWS = 16
 
@@ -171,7 +172,7 @@ def central(x: Tensor, higher: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     .. math:: M_2 = S_2 - n \delta^2,\quad M_3 = S_3 - 3 \delta S_2 + 2 n \delta^3,\quad
        M_4 = S_4 - 4 \delta S_3 + 6 \delta^2 S_2 - 3 n \delta^4,\quad \delta = S_1 / n
 
-    What cancels is at most ``_CANCELS`` times what is left: the rounding errors of float32 sums grow no further.
+    So what cancels is a few times what is left at most, and so are the rounding errors of float32 sums.
 
     Args:
         x: float32[A, U, R] or float64[A, U, R].
@@ -182,7 +183,8 @@ def central(x: Tensor, higher: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     found = torch.stack(_around_zero(x, higher))
     count = x.numel() // x.shape[1]
-    far = (found[0].square() * count > _CANCELS * found[1]).nonzero().flatten()
+    most = _FAR_FOR_HIGHER if higher else _FAR
+    far = (found[0].square() * count > most * found[1]).nonzero().flatten()
     if len(far):
         # exact in the type of x wherever it is near the mean (Sterbenz)
         shift = found[0][far].to(x.dtype)

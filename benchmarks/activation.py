@@ -1,0 +1,223 @@
+"""Time and memory of statistics of activations: of validations with and without, and beside storing and reducing.
+
+    python benchmarks/activation.py [--repeats 9] [--batches 48] [--threads 2]
+
+On the network of the MNIST example (batches of 250 digits) and on one of the shape of ResNet-18 (32 of 3x96x96).
+Ratios are medians of alternating repeats of the time between the start and the end of a validation, everything that is
+logged included. "Stored" keeps every output of the same layers and computes the same numbers when the epoch has ended,
+as one would write it. What a validation costs once, however long it is, is told apart: it is mostly Lightning's
+logging. The growth of peak memory is taken in a process of its own.
+"""
+
+import argparse
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from networks import residual
+
+from mnist_shortcut import Reader
+from xai_lightning import ActivationMonitor
+
+EVERY_LAYER = 10_000
+SETTINGS: dict[str, dict[str, Any] | None] = {
+    "without": None,
+    "default set": {},
+    "everything cheap": {"statistics": "cheap", "max_layers": EVERY_LAYER},
+    "share=0.1": {"statistics": "cheap", "max_layers": EVERY_LAYER, "share": 0.1},
+}
+AIMS = {"default set": 1.15, "everything cheap": 1.5, "share=0.1": 1.1}
+
+
+class Images(pl.LightningModule):
+    """Validates the larger network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = residual()
+
+    def validation_step(self, batch: list[Tensor]) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+
+class Stored(pl.Callback):
+    """Keeps every output, and reduces at the end of the epoch.
+
+    Args:
+        settings: of the monitor whose layers and numbers it shares.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings, self.kept, self.handles = settings, {}, []
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        monitor = ActivationMonitor(**self.settings)
+        monitor._set_up(trainer, pl_module)
+        self.kept = {layer.name: [] for layer in monitor._layers}
+        for name, outputs in self.kept.items():
+            hook = lambda module, args, output, outputs=outputs: outputs.append(output.detach().clone())  # noqa: E731
+            self.handles.append(pl_module.get_submodule(name).register_forward_hook(hook))
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for handle in self.handles:
+            handle.remove()
+        for name, outputs in self.kept.items():
+            self.log_dict({f"{name}/{key}": value for key, value in self.numbers(torch.cat(outputs)).items()})
+        self.kept = {}
+
+    def numbers(self, h: Tensor) -> dict[str, Tensor]:
+        dims = [d for d in range(h.dim()) if d != 1]
+        wide = h.double()
+        found = {"mean": wide.mean(), "std": wide.std(), "rms": wide.square().mean().sqrt(), "abs": wide.abs().mean()}
+        found |= {"minimum": h.min(), "maximum": h.max(), "zeros": (h == 0).double().mean()}
+        found |= {"positives": (h > 0).double().mean(), "dead": (h.amax(dims) <= 0).double().mean()}
+        if "statistics" in self.settings:
+            z = (wide - wide.mean()) / wide.std()
+            size, norm, units = wide.abs().sum(1), wide.square().sum(1).sqrt(), h.shape[1] ** 0.5
+            found |= {"skew": (z**3).mean(), "kurtosis": (z**4).mean()}
+            found["hoyer"] = ((units - size / norm) / (units - 1)).nanmean()
+            torch.histogram(h.float().cpu(), 64)
+        return found
+
+
+class Clock(pl.Callback):
+    """First in the list: when the validation began."""
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.began = time.perf_counter()
+
+
+class Bell(pl.Callback):
+    """Last in the list: how long it took.
+
+    Args:
+        clock: the first.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self.clock.began
+
+
+class Repeated(TensorDataset):
+    """The same rows as often as needed: the data of long validations would not fit.
+
+    Args:
+        x: the rows.
+        length: how many there seem to be.
+    """
+
+    def __init__(self, x: Tensor, length: int) -> None:
+        super().__init__(x, torch.arange(len(x)) % 10)
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index % len(self.tensors[0]))
+
+
+def problem(name: str, batches: int) -> tuple[pl.LightningModule, DataLoader[Any]]:
+    """A model, and its validation data."""
+    torch.manual_seed(0)
+    if name == "MNIST":
+        x, size, model = torch.rand(1000, 1, 28, 28), 250, Reader()
+    else:
+        x, size, model = torch.randn(64, 3, 96, 96), 32, Images()
+    return model, DataLoader(Repeated(x, size * batches), batch_size=size)
+
+
+def seconds(model: pl.LightningModule, loader: DataLoader[Any], watching: list[pl.Callback]) -> float:
+    """Time of one validation."""
+    clock = Clock()
+    bell = Bell(clock)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[clock, *watching, bell], logger=False, **quiet)
+    trainer.validate(model, loader, verbose=False)
+    return bell.seconds
+
+
+def watchers(settings: dict[str, Any] | None) -> list[pl.Callback]:
+    return [] if settings is None else [ActivationMonitor(**settings)]
+
+
+def times(name: str, batches: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each setting, in alternation."""
+    model, loader = problem(name, batches)
+    found: dict[str, list[float]] = {label: [] for label in SETTINGS}
+    for _ in range(repeats + 1):
+        for label, settings in SETTINGS.items():
+            found[label].append(seconds(model, loader, watchers(settings)))
+    return {label: values[1:] for label, values in found.items()}
+
+
+def extra(model: pl.LightningModule, loader: DataLoader[Any], settings: dict[str, Any]) -> tuple[float, float]:
+    """Extra seconds of ours, and of storing."""
+    plain = seconds(model, loader, [])
+    return seconds(model, loader, watchers(settings)) - plain, seconds(model, loader, [Stored(settings)]) - plain
+
+
+def compare(name: str, batches: int, repeats: int) -> None:
+    """Print the ratios of one network."""
+    short, long = times(name, 2, repeats), times(name, batches, repeats)
+    for label, aim in AIMS.items():
+        ratio = statistics.median(a / b for a, b in zip(long[label], long["without"], strict=True))
+        once, more = (statistics.median(t[label]) - statistics.median(t["without"]) for t in (short, long))
+        each = (more - once) / (batches - 2)
+        milliseconds = f"{1e3 * (once - 2 * each):.1f} ms once and {1e3 * each:.2f} ms per batch"
+        print(f"{name}, {batches} batches, {label}: {ratio:.2f} times (aim {aim}); {milliseconds}", flush=True)
+    model, loader = problem(name, min(batches, 12))
+    for label in ("default set", "everything cheap"):
+        pairs = [extra(model, loader, SETTINGS[label] or {}) for _ in range(repeats)]
+        ours, stored = (statistics.median(column) for column in zip(*pairs, strict=True))
+        print(f"{name}, {label}: {ours / stored:.2f} of the extra time of storing (aim 0.5)", flush=True)
+
+
+def peak(batches: int) -> None:
+    """Print the peak memory of this process, in MB, after a validation of so many batches."""
+    model, loader = problem("ResNet-18", batches)
+    seconds(model, loader, watchers(SETTINGS["everything cheap"]))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def main() -> None:
+    """Print one line per network and setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--batches", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    if given.peak:
+        peak(given.peak)
+        return
+    for name in ("MNIST", "ResNet-18"):
+        compare(name, given.batches, given.repeats)
+    sizes = {}
+    for batches in (2, 200):
+        command = [sys.executable, __file__, "--peak", str(batches), "--threads", str(given.threads)]
+        sizes[batches] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    print(f"ResNet-18, everything cheap, peak memory after 2 and 200 batches: {' and '.join(sizes.values())} MB")
+
+
+if __name__ == "__main__":
+    main()

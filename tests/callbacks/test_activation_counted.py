@@ -1,0 +1,186 @@
+"""ActivationMonitor in a real Trainer: what is counted: masks, shares, planted units, calls, precisions."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from small import Classifier, fit, rows
+from watched import Bottleneck, Residual, Runs, found, validated
+from xai_lightning import ActivationMonitor, MemorySink
+
+
+class Texts(Dataset):
+    """Texts of other lengths, padded to a width with what would show."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        x = torch.full((self.width, 4), 1e3)
+        x[: i % 5 + 1] = torch.randn(i % 5 + 1, 4, generator=torch.Generator().manual_seed(i))
+        return {"input": x, "attention_mask": (torch.arange(self.width) <= i % 5).long()}
+
+
+class ReadsTexts(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 5), nn.ReLU())
+
+    def validation_step(self, batch: dict[str, Tensor]) -> None:
+        self.net(batch["input"])
+
+
+@pytest.mark.parametrize(
+    "mask", ["attention_mask", lambda batch: batch["attention_mask"] == 1], ids=["name", "callable"]
+)
+def test_padding_leaves_no_trace_under_a_mask(mask: Any) -> None:
+    """Trap 95: padded to 8 or to 128, in any batches."""
+    logged = [
+        validated(ReadsTexts(), DataLoader(Texts(width), batch_size=size), mask=mask, statistics="cheap")
+        for width, size in ((8, 4), (128, 9), (128, 2))
+    ]
+    for other in logged[1:]:
+        assert other == pytest.approx(logged[0], rel=1e-6, abs=1e-7, nan_ok=True)
+    assert (
+        logged[0]["activation/net.1/maximum"]
+        < 100
+        < validated(ReadsTexts(), DataLoader(Texts(8)))["activation/net.1/maximum"]
+    )
+    assert logged[0]["activation/net.1/dead_among"] == 9
+
+
+def test_a_mask_that_is_not_in_the_batch_is_refused_and_the_batch_shown() -> None:
+    with pytest.raises(ValueError, match=r"mask='padding' is no entry.*attention_mask"):
+        validated(ReadsTexts(), DataLoader(Texts(8)), mask="padding")
+
+
+@pytest.mark.parametrize("statistics", ["default", "cheap"])
+def test_the_size_of_batches_changes_nothing(statistics: str) -> None:
+    """Law 2; also where a share of the samples is looked at."""
+    torch.manual_seed(0)
+    network, x = nn.Sequential(Residual(), nn.Flatten(), nn.Linear(144, 8), nn.Tanh()), torch.randn(60, 4, 6, 6)
+    for share in (1.0, 0.3):
+        logged = []
+        for size in (60, 7, 1):
+            data = DataLoader(TensorDataset(x, torch.zeros(60)), batch_size=size)
+            logged.append(validated(Runs(network), data, share=share, statistics=statistics))
+        for other in logged[1:]:
+            assert other == pytest.approx(logged[0], rel=1e-6, abs=1e-6, nan_ok=True)
+        seen = logged[0]["activation/network.0.body.2/dead_among"]
+        assert seen == 60 if share == 1 else 8 <= seen <= 30
+
+
+def test_a_share_draws_by_the_seed_and_sees_the_same_at_each_validation() -> None:
+    x = torch.randn(200, 4)
+    data = DataLoader(TensorDataset(x, torch.zeros(200)), batch_size=50)
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    one, again, other = (validated(Runs(network), data, share=0.2, seed=seed) for seed in (0, 0, 1))
+    assert repr(one) == repr(again) != repr(other)
+
+
+class Planted(pl.LightningModule):
+    """Returns its input through layers that can be watched: the units are planted in the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.bounded, self.wide = nn.ReLU(), nn.Tanh(), nn.Identity()
+
+    def validation_step(self, batch: list[Tensor]) -> None:
+        self.act(batch[0])
+        self.bounded(batch[0])
+        self.wide(batch[0])
+
+
+def test_planted_units_are_found() -> None:
+    """A dead one, one that fires once in the last batch, one that saturates, one that is an outlier."""
+    x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0)) * 0.1
+    x[:, 0], x[:, 1] = -1.0, -1.0
+    x[-1, 1] = 0.5
+    x[:, 2] *= 1000
+    data = DataLoader(TensorDataset(x), batch_size=16)
+    logged = validated(Planted(), data, statistics="cheap", layers=["act", "bounded", "wide"])
+    assert logged["activation/act/dead_share"] == 1 / 8
+    assert logged["activation_max/dead_share"] == 1 / 8
+    assert logged["activation/act/dead_among"] == 100
+    assert logged["activation/act/nearly_dead_share"] == 1 / 8
+    assert logged["activation/bounded/saturated_share"] == pytest.approx(
+        float((x.tanh().abs() >= 0.95).double().mean())
+    )
+    assert logged["activation/bounded/saturated_share"] > 0.1
+    assert logged["activation/wide/outlier_kurtosis"] > 7
+    assert math.isnan(logged["activation/bounded/dead_share"])
+
+
+class Checkpointed(pl.LightningModule):
+    """Recomputes activations in a backward pass inside its validation step."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.reentrant = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)), reentrant
+
+    def validation_step(self, batch: list[Tensor]) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = batch[0].clone().requires_grad_()
+            called = self.reentrant is not None
+            y = checkpoint(self.net, x, use_reentrant=self.reentrant) if called else self.net(x)
+            torch.autograd.grad(y.sum(), x) if not self.reentrant else y.sum().backward()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activations_that_are_computed_again_count_once(reentrant: bool) -> None:
+    """Trap 91."""
+    data = DataLoader(TensorDataset(torch.randn(10, 4)), batch_size=4)
+    plain, again = (validated(Checkpointed(how), data, statistics="cheap") for how in (None, reentrant))
+    assert repr(again) == repr(plain)
+    assert plain["activation/net.1/calls"] == 1
+
+
+def test_calls_per_step_are_counted() -> None:
+    assert found(Bottleneck(), torch.randn(7, 4), statistics=["calls"])["activation/network.relu/calls"] == 2
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "32-true"])
+def test_under_any_precision_the_numbers_are_those_of_the_activations(precision: str) -> None:
+    torch.manual_seed(0)
+    network, seen = nn.Sequential(nn.Linear(4, 16), nn.ReLU(inplace=True)), []
+    sink = MemorySink()
+    model = Runs(network)
+    network[0].register_forward_hook(lambda m, a, output: seen.append(output.detach().clone()))
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    monitor = ActivationMonitor(["network.0", "network.1"], statistics="cheap", sinks=[sink])
+    trainer = pl.Trainer(callbacks=[monitor], logger=False, precision=precision, **quiet)
+    trainer.validate(model, DataLoader(TensorDataset(5 + torch.randn(300, 4)), batch_size=64), verbose=False)
+    h = torch.cat(seen).double()
+    assert seen[0].dtype == (torch.float32 if precision == "32-true" else torch.bfloat16)
+    logged = {name: value for _, name, value in sink.records}
+    assert logged["activation/network.0/minimum"] == float(h.min()) < 0, "seen before it was overwritten"
+    for name, values in (("network.0", h), ("network.1", h.relu())):
+        assert logged[f"activation/{name}/mean"] == pytest.approx(float(values.mean()), rel=1e-6)
+        assert logged[f"activation/{name}/std"] == pytest.approx(float(values.std(correction=0)), rel=1e-6)
+        d = values - values.mean()
+        assert logged[f"activation/{name}/kurtosis"] == pytest.approx(
+            float((d**4).mean() / (d**2).mean() ** 2), rel=1e-5
+        )
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode")
+def test_frozen_batch_norm_is_seen_as_it_normalises(tmp_path: Path) -> None:
+    model, data, sink = Classifier(), rows(seed=1), MemorySink()
+    model.net[1].requires_grad_(False).eval()
+    fit(model, [ActivationMonitor(["net.1"], sinks=[sink])], tmp_path, max_epochs=1)
+    logged = {name: value for _, name, value in sink.records}
+    with torch.no_grad():
+        expected = model.eval().net[:2](data.x)
+    assert logged["activation/net.1/std"] == pytest.approx(float(expected.std(correction=0)), rel=1e-5)

@@ -26,12 +26,14 @@ import torchmetrics
 from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 import xai_lightning
 from small import GROUPS, IMAGE, TABLE, TABULAR, Classifier, Ledger, events, fit, loader, needs, network, rows, trainer
 from xai_lightning import tags
 from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._spending import Spending
 from xai_lightning.functional.attribution import METHODS
 
 # What each public callback is built with. Small explanations: the laws do not depend on their size.
@@ -874,9 +876,9 @@ def test_nothing_grows_from_the_third_validation_to_the_fiftieth(shape, tmp_path
         recorded(callbacks, tmp_path, model, max_epochs=50, limit_train_batches=1, **data)
     early, late = model.tallies.found[3], model.tallies.found[50]
     grown = {key: (early[key], late[key]) for key in early if early[key] != late[key]}
-    # the number of looks takes a digit more in the gate's state, and the history of maps names its validations
+    # the gate keeps the numbers of up to ten points that no other dominates, and the history of maps its validations
     states = grown.pop("state", ([], []))
-    assert all(abs(a - b) <= 256 for a, b in zip(*states, strict=True)), states
+    assert all(abs(a - b) <= 1024 for a, b in zip(*states, strict=True)), states
     assert grown == {}
 
 
@@ -1107,7 +1109,7 @@ def test_a_resumed_run_logs_what_the_uninterrupted_one_does(shape, tmp_path):
     def run(folder: str, epochs: int, **more: Any) -> tuple[dict[Any, Any], list[Any]]:
         sink = xai_lightning.MemorySink()
         callbacks = [c for n in MONITORS for c in build(n, sinks=[sink])]
-        callbacks[MONITORS.index("FairnessMonitor")].horizon = 4
+        callbacks[MONITORS.index("FairnessMonitor")]._spending = Spending(0.05, 4)
         data = {"train": loader(rows(shape=shape)), "val": loader(rows(seed=1, shape=shape))}
         model = Classifier(shape, net=lambda: without_dropout(network(shape)))
         made = fit(model, callbacks, tmp_path / folder, max_epochs=epochs, **data, **more)
@@ -1363,23 +1365,23 @@ class SeenBy:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 @pytest.mark.parametrize("how", ["in place", "wrapped"])
-def test_a_compiled_network_is_observed_or_named(how, tmp_path):
-    """Trap 22: hooks on compiled modules may never fire; what is observed equals what an eager net shows."""
-    found, never = [], []
+def test_a_compiled_network_is_explained_and_measured_like_an_eager_one(how, tmp_path):
+    """Trap 22: explanations run eagerly. Hooks on compiled modules may never fire, so activations are refused there."""
+    found = []
     for compiled in (False, True):
         model, sink = Classifier(), xai_lightning.MemorySink()
         if compiled and how == "in place":
             model.net.compile(backend="eager")
         elif compiled:
             model.net = torch.compile(model.net, backend="eager")
-        with warnings.catch_warnings(record=True) as caught:
-            fit(model, [c for n in MONITORS for c in build(n, sinks=[sink])], tmp_path / str(compiled))
-        never = [str(w.message) for w in caught if "never called" in str(w.message)]
+        if compiled:
+            with pytest.raises(MisconfigurationException, match="inside a compiled module"):
+                fit(model, build("ActivationMonitor"), tmp_path / "refused")
+        watching = [c for n in MONITORS if n != "ActivationMonitor" for c in build(n, sinks=[sink])]
+        fit(model, watching, tmp_path / str(compiled))
         # as text: NaN is equal to NaN
-        found.append({(step, name.replace("._orig_mod", "")): repr(value) for step, name, value in sink.records})
-    observed = not any(v == "nan" for (_, name), v in found[1].items() if name == "activation_max/mean")
-    assert observed or never
-    assert [name for _, name in differences(found[1], found[0]) if observed or "activation" not in name] == []
+        found.append({(step, name): repr(value) for step, name, value in sink.records})
+    assert differences(found[1], found[0]) == []
 
 
 # --- contract with the Trainer
@@ -1450,7 +1452,7 @@ def test_repeated_fits_and_validations_count_everything_once(tmp_path):
     """Trap 57: ``setup`` runs at each entry; nothing is registered twice."""
     sink, model = xai_lightning.MemorySink(), Traced()
     callbacks = build("all", sinks=[sink])
-    callbacks[NAMES.index("FairnessMonitor")].horizon = 2
+    callbacks[NAMES.index("FairnessMonitor")]._spending = Spending(0.05, 2)
     made = trainer(callbacks, tmp_path, max_epochs=1)
     train, val = loader(rows()), loader(rows(seed=1))
     made.fit(model, train, val)

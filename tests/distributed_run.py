@@ -35,7 +35,7 @@ class People(Dataset[dict[str, Tensor]]):
         return ROWS
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"x": self.x[index], "y": self.y[index], "sex": self.group[index]}
+        return {"x": self.x[index], "y": self.y[index], "sex": self.group[index], "town": 30 - 10 * (index % 3)}
 
 
 class Net(pl.LightningModule):
@@ -92,7 +92,9 @@ def main() -> None:
             return original(*args, **more)
 
         attribution._explain = failing
-    fairness = FairnessMonitor({"sex": ["F", "M"]}, sinks=[sink])
+    # ranks meet the towns in another order, and on two ranks each meets one sex only
+    groups = {"sex": ["F", "M"], "town": "discover"}
+    fairness = FairnessMonitor(groups, intersections=2, given={"sex": "town"}, sinks=[sink])
     gate = GatedCheckpoint(
         "val_loss", dirpath=folder / "checkpoints", at_most={"fairness/sex/demographic_parity_difference/value": 0.9}
     )
@@ -114,7 +116,7 @@ def main() -> None:
     trainer.fit(Silent() if one else Net(), loader, DataLoader(OnOneRank() if one else People(), batch_size=7))
     if trainer.is_global_zero:
         records = [[step, name, value] for step, name, value in sink.records if "seconds" not in name]
-        counts = {} if one else {attribute: table.tolist() for attribute, table in fairness._total.items()}
+        counts = {} if one else {name: table.tolist() for name, table in fairness._total.counts.items()}
         maps = attribution._history.references.maps["first"].tolist()
         files = [] if one else sorted(path.name for path in (folder / "checkpoints").iterdir())
         print("RESULT " + json.dumps({"records": records, "counts": counts, "maps": maps, "files": files}), flush=True)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 import xai_lightning
+from xai_lightning.callbacks._asked import CLASS_METRICS, LOGGED_RATES, SCORE_METRICS
 from xai_lightning.callbacks._references import REFERENCES
 from xai_lightning.functional.attribution import METHODS
 from xai_lightning.functional.drift import IMAGE_MEASURES, MEASURES
-from xai_lightning.functional.fairness import METRICS, RATES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -26,8 +26,8 @@ TABLES = {
     "Measures": MEASURES,
     "Measures of images,": IMAGE_MEASURES,
     "References": REFERENCES,
-    "Rates": RATES,
-    "Metrics": METRICS,
+    "Rates": LOGGED_RATES,
+    "Metrics": (*CLASS_METRICS, *SCORE_METRICS, "flip_rate"),
 }
 MOST = {"trap": 100, "law": 10}
 OURS = [name for name in xai_lightning.__all__ if isinstance(getattr(xai_lightning, name), type)]

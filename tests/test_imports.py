@@ -89,8 +89,9 @@ def test_names_and_tables_need_the_standard_library_only(name):
     assert outside(path) <= sys.stdlib_module_names
 
 
-FILES = [path for name in ("activation", "drift") for path in (ROOT / "functional" / name).glob("*.py")]
-PURE = ["gate", "intervals", *(f"{path.parent.name}/{path.stem}" for path in FILES)]
+PACKAGES = ("activation", "drift", "fairness", "intervals", "representation")
+FILES = [path for name in PACKAGES for path in (ROOT / "functional" / name).glob("*.py")]
+PURE = ["gate", *(f"{path.parent.name}/{path.stem}" for path in FILES)]
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -66,9 +66,6 @@ def conclude(asked: Asked, tally: Tally, subjects: Sequence[Subject], positive: 
         if subject.rows:
             _add_rates(record, asked, subject, evidence)
             _add_counts(record, subject, tally)
-    record.shared[tags.xai("fairness", "undefined_rates")] = float(
-        sum(_undefined(asked, tally, s, positive) for s in subjects if s.rows)
-    )
     return Conclusion(record, estimates)
 
 
@@ -106,6 +103,11 @@ def _add_counts(record: Record, subject: Subject, tally: Tally) -> None:
     named = int(sizes[: len(subject.groups)].sum())
     total = int(sizes.sum())
     record.shared[tags.count(subject.name, MISSING_SHARE)] = (total - named) / total if total else math.nan
+
+
+def undefined(asked: Asked, tally: Tally, subjects: Sequence[Subject], positive: int) -> int:
+    """Rates of attributes that have no denominator, over their groups."""
+    return sum(_undefined(asked, tally, subject, positive) for subject in subjects if subject.rows)
 
 
 def _undefined(asked: Asked, tally: Tally, subject: Subject, positive: int) -> int:

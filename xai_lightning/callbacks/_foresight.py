@@ -45,8 +45,8 @@ def outlook(
         return None
     group, trials = subject.groups[sizes.group], _trials(metric, evidence, sizes.rate)
     enough = "no number suffices" if sizes.needed is None else f"needs {sizes.needed:,} per group"
-    opens = "" if sizes.can_open else " so it CANNOT open"
-    sentence = f"{full}: {group!r} has {sizes.smallest:,} {trials}, the limit of {threshold:g} {enough}{opens}"
+    opens = "" if sizes.can_open else ", so it cannot open"
+    sentence = f"{full}: {group!r} has {sizes.smallest:,} {trials}; the limit of {threshold:g} {enough}{opens}"
     return Outlook(full, group, trials, sizes.smallest, sizes.needed, sizes.can_open, sentence)
 
 

@@ -26,7 +26,7 @@ from xai_lightning.readers.batch import describe
 from xai_lightning.readers.predictions import Decision
 
 FLIP_RATE, SCORE_CHANGE = "flip_rate", "flip_score_change"
-CONSISTENCY = {part: tags.join("individual", "consistency", part) for part in ("value", "rows")}
+CONSISTENCY = {part: tags.individual("consistency", part) for part in ("value", "rows")}
 PASSES = tags.xai("fairness", "passes")
 WATCHED = 0.025
 UNMOVED = 2

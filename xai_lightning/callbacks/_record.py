@@ -1,7 +1,7 @@
 """What a monitor sees of one evaluation, and what it logs of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -81,4 +81,6 @@ def stable(value: object) -> str:
         return "[" + ", ".join(map(stable, value)) + "]"
     if value is None or isinstance(value, str | int | float | slice):
         return repr(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__qualname__ + stable(vars(value))
     return str(getattr(value, "__qualname__", type(value).__qualname__))

@@ -187,12 +187,12 @@ class FairnessMonitor(Monitor):
         known = [] if self._batches.undecided else subjects(self.asked, self._batches)
         names = subject_names(self.asked, self._batches)
         shared = records.shared_names(self.asked, names, self._batches.vocabularies)
-        shared.append(tags.xai("fairness", "undefined_rates"))
         direct = records.direct_names(self.asked, known)
         if self._leads:
             measure = records.utility_measure(self._judging.numbers)
             shared += [tags.utility(measure, part) for part in records.UTILITY_PARTS]
-            shared += [tags.NONFINITE_PREDICTIONS, tags.xai("fairness", "error"), tags.xai("fairness", "error_spent")]
+            shared.append(tags.NONFINITE_PREDICTIONS)
+            shared += [tags.xai("fairness", what) for what in ("undefined_rates", "error", "error_spent")]
         if self._individuals is not None:
             extra = self._individuals.names()
             shared, direct = shared + extra[0], direct + extra[1]
@@ -337,6 +337,7 @@ class FairnessMonitor(Monitor):
         self._total = total
         record, self._estimates = self._concluded(self._total, self._spending.error)
         if self._leads:
+            record.shared[tags.NONFINITE_PREDICTIONS] = float(total.nonfinite)
             spent = {"error": self._spending.error, "error_spent": self._spending.spent}
             record.shared |= {tags.xai("fairness", name): number for name, number in spent.items()}
         if self._individuals is not None:
@@ -353,6 +354,8 @@ class FairnessMonitor(Monitor):
         positive = self._judging.positive(total.n_classes) if total.n_classes and not total.labels else 1
         concluded = records.conclude(self.asked, total, found, positive, error)
         if self._leads:
+            missing = records.undefined(self.asked, total, found, positive)
+            concluded.record.shared[tags.xai("fairness", "undefined_rates")] = float(missing)
             records.add_utility(concluded.record, total, self._counting.names[0], error, exact=self.asked.exact)
         if self.pictures:
             records.add_pictures(concluded.record, total, found, positive)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xai_lightning.functional.fairness.metric import Metric
 from xai_lightning.functional.fairness.metrics import METRICS
-from xai_lightning.functional.fairness.resampling import examples, resamples
+from xai_lightning.functional.fairness.resampling import example, resamples
 from xai_lightning.functional.intervals import Interval, percentile
 
 REPLICATES = 2000
@@ -186,7 +186,7 @@ def undefined(evidence: Any, metrics: Iterable[str | Metric]) -> int:
 
 def _has_limits(metric: Metric, *, exact: bool) -> bool:
     """Whether the closed form answers."""
-    return metric.how.limits(metric.measure(examples()[metric.needs]), 0.05, exact) is not None
+    return metric.how.limits(metric.measure(example(metric.needs)), 0.05, exact) is not None
 
 
 def _within(metric: Metric, limits: Interval | None, value: Tensor) -> Interval:

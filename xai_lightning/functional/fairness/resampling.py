@@ -66,15 +66,14 @@ def _of(evidence: Any, drawn: Tensor) -> Any:
 
 
 @cache
-def examples() -> dict[Needs, Any]:
-    """A little evidence of each kind, to ask a metric how it is computed."""
-    cells = torch.tensor([[[3, 2], [1, 4]], [[2, 3], [2, 3]]])
+def example(kind: Needs) -> Any:
+    """A little evidence of one kind, to ask a metric how it is computed."""
+    if kind == "counts":
+        return confusion(torch.tensor([[[3, 2], [1, 4]], [[2, 3], [2, 3]]]), positive=1)
     values, targets, groups = torch.linspace(0.1, 0.9, 8), torch.tensor([0, 1] * 4), torch.tensor([0] * 4 + [1] * 4)
+    if kind == "scores":
+        return scored(score_counts(values, targets, groups, n_groups=2))
     sums = residual_sums(values, targets, groups, n_groups=2)
-    return {
-        "counts": confusion(cells, positive=1),
-        "scores": scored(score_counts(values, targets, groups, n_groups=2)),
-        "residuals": sums,
-        "predictions": distribution(sums, "predictions"),
-        "errors": distribution(sums, "residuals"),
-    }
+    if kind == "residuals":
+        return sums
+    return distribution(sums, "predictions" if kind == "predictions" else "residuals")

@@ -34,7 +34,7 @@ class Aggregation(NamedTuple):
         reach: Natural range of the metric, of that of the quantity.
         ideal: Value if all groups are alike; None if that is the quantity's own ideal.
         formula: In plain signs; ``{0}`` stands for the quantity.
-        hides: What it does not show, the middle of a sentence.
+        hides: What it does not show: parts of a sentence, between semicolons.
     """
 
     value: Callable[[Groupwise], Tensor]
@@ -256,7 +256,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_gap,
             ideal=0.0,
             formula="max_a {0}_a - min_b {0}_b",
-            hides="which groups differ, and every group between the two extremes",
+            hides="which groups differ; how those between the two extremes fare",
         ),
         "ratio": Aggregation(
             _ratio,
@@ -266,7 +266,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_share,
             ideal=1.0,
             formula="min_a {0}_a / max_b {0}_b",
-            hides="the size of what is compared: 0.1 % against 0.2 % reads like 40 % against 80 %",
+            hides="which groups differ; how large the two are (0.1 % to 0.2 % reads like 40 % to 80 %)",
         ),
         "difference_to_overall": Aggregation(
             _to_overall,
@@ -276,7 +276,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_gap,
             ideal=0.0,
             formula="max_a |{0}_a - {0}|",
-            hides="a gap between groups of which one makes up most of the data, for then it is the overall rate",
+            hides="which group differs; how far a group is off that makes up most of the data",
         ),
         "ratio_to_overall": Aggregation(
             _ratio_to_overall,
@@ -286,7 +286,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_share,
             ideal=1.0,
             formula="min_a min({0}_a / {0}, {0} / {0}_a)",
-            hides="the size of what is compared, and groups that make up most of the data",
+            hides="which group differs; how large the two are; how far a group is off that makes up most of the data",
         ),
         "worst": Aggregation(
             _worst,
@@ -296,7 +296,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_same,
             ideal=None,
             formula="min_a {0}_a",
-            hides="the gap to other groups",
+            hides="which group it is; how the others fare",
         ),
         "largest": Aggregation(
             _largest,
@@ -306,7 +306,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_same,
             ideal=None,
             formula="max_a {0}_a",
-            hides="the gap to other groups",
+            hides="which group it is; how the others fare",
         ),
         "largest_magnitude": Aggregation(
             _magnitude,
@@ -316,7 +316,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_size,
             ideal=0.0,
             formula="max_a |{0}_a|",
-            hides="the direction, and whether groups differ in it",
+            hides="which group it is; to which side it errs; how the others fare",
         ),
         "mean_difference": Aggregation(
             _mean_difference,
@@ -325,8 +325,8 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             groups=2,
             reach=_gap,
             ideal=0.0,
-            formula="mean over {0} of max_a - min_b",
-            hides="that one of the gaps may be large while the others are small",
+            formula="max_a {0}_a - min_b {0}_b",
+            hides="which groups differ; a large gap of one rate beside a small one of another",
         ),
         "total_variation": Aggregation(
             _total_variation,
@@ -335,8 +335,8 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             groups=2,
             reach=_share,
             ideal=0.0,
-            formula="max_a,b 1/2 sum |{0}_a - {0}_b|",
-            hides="which classes differ",
+            formula="max_{{a,b}} 1/2 sum_k |{0}_a - {0}_b|",
+            hides="which groups and classes differ",
         ),
         "size_weighted": Aggregation(
             _size_weighted,
@@ -345,8 +345,8 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             groups=2,
             reach=_gap,
             ideal=0.0,
-            formula="max_a P(a, trial) |{0}_a - {0}|",
-            hides="harm to a small group, which its weight makes invisible; never gate on it alone",
+            formula="max_a (n_a / N) |{0}_a - {0}|",
+            hides="which group differs; harm to a small group (its weight makes it invisible)",
         ),
         "spread": Aggregation(
             _spread,
@@ -356,7 +356,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_gap,
             ideal=0.0,
             formula="sqrt(max(0, Var_a({0}_a) - mean_a {0}_a (1 - {0}_a) / (n_a - 1)))",
-            hides="which groups differ; it is less than the largest gap",
+            hides="which groups differ; the largest gap (which is larger)",
         ),
         "whole": Aggregation(
             _whole,
@@ -366,7 +366,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=_same,
             ideal=None,
             formula="{0}",
-            hides="which groups or people bear it",
+            hides="who bears it",
         ),
     }
 )

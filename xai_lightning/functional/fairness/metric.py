@@ -1,5 +1,6 @@
 """What a fairness metric is: a quantity of every group times an aggregation."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,7 +32,8 @@ class Metric:
         best: Whether ``low`` or ``high`` values are good; it chooses the side of the gated bound. By default as the
             aggregation says.
         hides: What the metric does not show, one sentence.
-        differs: Where other libraries define it otherwise.
+        differs: What other libraries call it, and where they define it otherwise.
+        caution: What to beware of.
 
     Raises:
         ValueError: If a rate or the aggregation is unknown, or ``best`` contradicts the aggregation.
@@ -47,6 +49,7 @@ class Metric:
     best: Literal["low", "high"] | None = None
     hides: str = ""
     differs: str = ""
+    caution: str = ""
 
     def __post_init__(self) -> None:
         known = [*RATES, *QUANTITIES]
@@ -75,10 +78,11 @@ class Metric:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """Its natural range."""
+        """Its natural range; of a callable, whose own is not known, all numbers."""
         row = self._rows()[0]
-        low, high = row.reach if isinstance(row, Quantity) else (0.0, 1.0)
-        return self.how.reach(low, high)
+        if isinstance(row, Rate):
+            return self.how.reach(0.0, 1.0)
+        return self.how.reach(*(row.reach if isinstance(row, Quantity) else (-math.inf, math.inf)))
 
     def measure(self, evidence: Any) -> Groupwise:
         """Its quantity of every group, [..., R, G].
@@ -101,8 +105,14 @@ class Metric:
 
     def _hides(self) -> str:
         rows = [row for row in self._rows() if isinstance(row, Rate | Quantity)]
-        parts = list(dict.fromkeys([self.how.hides, *(row.hides for row in rows)]))
-        return f"It does not show {'; nor '.join(parts)}."
+        # What one of several rates does not show another may.
+        of_rows = [row.hides.split("; ") for row in rows]
+        common = [part for part in (of_rows or [[]])[0] if all(part in parts for parts in of_rows)]
+        return f"It does not show {_either(list(dict.fromkeys([*self.how.hides.split('; '), *common])))}."
+
+
+def _either(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}{',' * (len(parts) > 2)} or {parts[-1]}"
 
 
 def _measure(row: "Rate | Quantity | PerGroup", evidence: Any) -> Groupwise:

@@ -26,6 +26,7 @@ from xai_lightning.functional.fairness.inequality import (
 )
 from xai_lightning.functional.fairness.means import Means
 from xai_lightning.functional.fairness.ranking import auc, auc_trials, bnsp_auc, bpsn_auc, xauc
+from xai_lightning.functional.fairness.rates import TRUSTS
 from xai_lightning.functional.fairness.scores import Scored, score_distance, score_wasserstein
 
 Needs = Literal["counts", "scores", "residuals", "predictions", "errors"]
@@ -41,7 +42,7 @@ class Quantity(NamedTuple):
         reach: Its natural range.
         ideal: Its value for a perfect model.
         meaning: In a few words.
-        hides: What it does not show, the middle of a sentence.
+        hides: What it does not show: parts of a sentence, between semicolons.
     """
 
     of: Callable[[Any], Groupwise]
@@ -92,7 +93,7 @@ def _across(of: Scored) -> Plain:
 
 _OF_COUNTS: dict[str, Quantity] = {
     "balanced_accuracy": Quantity(
-        _recalls, "counts", (0.0, 1.0), 1.0, "mean recall over the classes", "which class bears the errors"
+        _recalls, "counts", (0.0, 1.0), 1.0, "mean recall over the classes", f"which class bears the errors; {TRUSTS}"
     ),
     "error_balance": Quantity(
         lambda c: Plain((c.fn.double() / c.fp.double())[..., None, :]),
@@ -100,7 +101,7 @@ _OF_COUNTS: dict[str, Quantity] = {
         (0.0, math.inf),
         1.0,
         "false negatives per false positive",
-        "how many errors there are; it is unbounded, and undefined without a false positive",
+        f"how many errors there are; {TRUSTS}",
     ),
     "generalized_entropy": Quantity(
         lambda c: _one(generalized_entropy(_four(c), 2.0)),
@@ -108,7 +109,7 @@ _OF_COUNTS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "inequality of the benefit between all samples, alpha = 2",
-        "who bears it; it may fall when accuracy falls, so never gate on it",
+        f"how many errors there are; {TRUSTS}",
     ),
     "theil": Quantity(
         lambda c: _one(generalized_entropy(_four(c), 1.0)),
@@ -116,27 +117,25 @@ _OF_COUNTS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "inequality of the benefit between all samples, alpha = 1",
-        "who bears it, and whether the targets are right",
+        f"how many errors there are; {TRUSTS}",
     ),
     "between_group_entropy": Quantity(
         lambda c: _one(between_group_entropy(_four(c), 2.0)),
         "counts",
         (0.0, math.inf),
         0.0,
-        "the part of it that is due to the groups",
-        "how many errors of both kinds there are, if they balance",
+        "inequality of the mean benefit between groups, alpha = 2",
+        f"errors of both kinds that balance; {TRUSTS}",
     ),
     "differential_fairness": Quantity(
         lambda c: _one(differential_fairness(_of_classes(c))),
         "counts",
         (0.0, math.inf),
         0.0,
-        "largest log ratio of smoothed class shares",
-        "the targets; it is governed by the rarest class",
+        "largest log ratio between groups of the smoothed share predicted as a class",
+        "who of them is of that class",
     ),
 }
-
-_TARGETS = "whether the targets are right"
 
 _OF_SCORES: dict[str, Quantity] = {
     "auc": Quantity(
@@ -144,32 +143,32 @@ _OF_SCORES: dict[str, Quantity] = {
         "scores",
         (0.0, 1.0),
         1.0,
-        "positives ranked above negatives of the group",
-        "how its scores compare with those of other groups, and at which threshold",
+        "share of pairs in which a positive of the group outranks a negative of it",
+        f"how its scores compare with those of other groups; what happens at a threshold; {TRUSTS}",
     ),
     "xauc_gap": Quantity(
         _across,
         "scores",
         (0.0, 1.0),
         0.0,
-        "positives of the group ranked above negatives of another, less the reverse",
-        "how well either group is ranked by itself",
+        "share of pairs in which a positive of the group outranks a negative of another, less the share of the reverse",
+        f"how well each group is ranked by itself; {TRUSTS}",
     ),
     "bpsn_auc": Quantity(
         lambda s: _each(bpsn_auc(s)),
         "scores",
         (0.0, 1.0),
         1.0,
-        "positives of others ranked above negatives of the group",
-        "how the group's positives are ranked",
+        "share of pairs in which a positive of the others outranks a negative of the group",
+        f"how the group's positives are ranked; {TRUSTS}",
     ),
     "bnsp_auc": Quantity(
         lambda s: _each(bnsp_auc(s)),
         "scores",
         (0.0, 1.0),
         1.0,
-        "positives of the group ranked above negatives of others",
-        "how the group's negatives are ranked",
+        "share of pairs in which a positive of the group outranks a negative of the others",
+        f"how the group's negatives are ranked; {TRUSTS}",
     ),
     "score_distance": Quantity(
         lambda s: _farthest(score_distance(s)),
@@ -177,7 +176,7 @@ _OF_SCORES: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "largest distance of the distribution functions of scores to another group's",
-        "the targets, and how far apart the scores are",
+        "whether the targets differ likewise; how far apart the scores are",
     ),
     "score_wasserstein": Quantity(
         lambda s: _farthest(score_wasserstein(s)),
@@ -185,7 +184,7 @@ _OF_SCORES: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "mean distance that scores would have to move to be distributed as another group's",
-        "the targets",
+        "whether the targets differ likewise",
     ),
     "calibration_in_the_large": Quantity(
         lambda s: _averages(calibration_in_the_large(s)),
@@ -193,7 +192,7 @@ _OF_SCORES: dict[str, Quantity] = {
         (-1.0, 1.0),
         0.0,
         "mean score less the share of positives",
-        "errors that cancel between low and high scores",
+        f"errors that cancel between low and high scores; {TRUSTS}",
     ),
     "calibration_error": Quantity(
         lambda s: _each(calibration_error_squared(s).clamp(min=0).sqrt()),
@@ -201,7 +200,7 @@ _OF_SCORES: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "root of the debiased squared calibration error, ten bins of equal mass",
-        "errors that cancel within a bin",
+        f"errors that cancel within a bin; {TRUSTS}",
     ),
     "kolmogorov_calibration_error": Quantity(
         lambda s: _each(kolmogorov_calibration_error(s)),
@@ -209,7 +208,7 @@ _OF_SCORES: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "largest cumulated miscalibration, without bins",
-        "where it lies; it grows with fewer samples",
+        f"at which scores; {TRUSTS}",
     ),
     "brier": Quantity(
         lambda s: _each(brier(s)),
@@ -217,7 +216,7 @@ _OF_SCORES: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "mean squared error of the scores",
-        "whether groups differ only in their base rates, which change it by themselves",
+        f"whether base rates alone make it (they can); {TRUSTS}",
     ),
     "brier_skill": Quantity(
         lambda s: _each(brier_skill(s)),
@@ -225,7 +224,7 @@ _OF_SCORES: dict[str, Quantity] = {
         (-math.inf, 1.0),
         1.0,
         "share of the base rate's squared error that the scores take away",
-        "whether it is calibration or ranking that lacks",
+        f"whether calibration or ranking is at fault; {TRUSTS}",
     ),
 }
 
@@ -236,7 +235,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         (-math.inf, math.inf),
         0.0,
         "mean prediction",
-        "the targets",
+        "whether the targets differ likewise",
     ),
     "mean_residual": Quantity(
         lambda r: _averages(mean_residual(r)),
@@ -244,7 +243,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         (-math.inf, math.inf),
         0.0,
         "mean of target less prediction",
-        f"errors of both signs that cancel, and {_TARGETS}",
+        f"errors of both signs that cancel; {TRUSTS}",
     ),
     "mean_absolute_error": Quantity(
         lambda r: _averages(absolute_error(r)),
@@ -252,7 +251,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "mean absolute error",
-        f"the direction of the errors, and {_TARGETS}",
+        f"to which side predictions err; {TRUSTS}",
     ),
     "root_mean_squared_error": Quantity(
         lambda r: _averages(root_squared_error(r)),
@@ -260,7 +259,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "root mean squared error",
-        f"the direction of the errors; few large ones outweigh many small ones; and {_TARGETS}",
+        f"to which side predictions err; whether a few large errors make it; {TRUSTS}",
     ),
     "prediction_distance": Quantity(
         lambda d: _each(kolmogorov_to_overall(d)),
@@ -268,7 +267,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "largest distance of the distribution function of predictions to that of all",
-        "the targets, and how far apart the predictions are",
+        "whether the targets differ likewise; how far apart the predictions are",
     ),
     "prediction_wasserstein": Quantity(
         lambda d: _farthest(wasserstein(d)),
@@ -276,7 +275,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "mean distance that predictions would have to move to be distributed as another group's",
-        "the targets",
+        "whether the targets differ likewise",
     ),
     "residual_distance": Quantity(
         lambda d: _farthest(kolmogorov(d)),
@@ -284,7 +283,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "largest distance of the distribution functions of errors to another group's",
-        f"how large the errors are, and {_TARGETS}",
+        f"how large the errors are; {TRUSTS}",
     ),
 }
 

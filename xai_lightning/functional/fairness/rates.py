@@ -17,7 +17,7 @@ class Rate(NamedTuple):
         numerator: Counts of successes, int64[..., G]; of a rate per class int64[..., R, G].
         denominator: Counts of trials, likewise; where it is 0 the rate is undefined.
         meaning: In a few words.
-        hides: What it does not show, the middle of a sentence.
+        hides: What it does not show: parts of a sentence, between semicolons.
         trials: What the denominator counts, in the plural.
         per_class: Whether there is one for each class (or pair of classes) instead of the favourable one.
     """
@@ -76,104 +76,110 @@ def _square(c: Confusion) -> Tensor:
 RATES: Mapping[str, Rate] = MappingProxyType(
     {
         "selection_rate": Rate(
-            lambda c: c.tp + c.fp, lambda c: c.total, "predicted favourably", "who of them should have been selected"
+            lambda c: c.tp + c.fp,
+            lambda c: c.total,
+            "share predicted favourably",
+            "who of them should have been selected",
         ),
         "true_positive_rate": Rate(
             lambda c: c.tp,
             lambda c: c.tp + c.fn,
-            "of the positives, predicted as such",
-            f"false positives, and {TRUSTS}",
+            "share of the positives that are predicted as such",
+            f"who is selected wrongly; {TRUSTS}",
             trials="positives",
         ),
         "false_positive_rate": Rate(
             lambda c: c.fp,
             lambda c: c.fp + c.tn,
-            "of the negatives, predicted positive",
-            f"missed ones, and {TRUSTS}",
+            "share of the negatives that are predicted positive",
+            f"which positives are missed; {TRUSTS}",
             trials="negatives",
         ),
         "false_negative_rate": Rate(
             lambda c: c.fn,
             lambda c: c.tp + c.fn,
-            "of the positives, missed",
-            f"false positives, and {TRUSTS}",
+            "share of the positives that are missed",
+            f"who is selected wrongly; {TRUSTS}",
             trials="positives",
         ),
         "true_negative_rate": Rate(
             lambda c: c.tn,
             lambda c: c.fp + c.tn,
-            "of the negatives, predicted as such",
-            f"missed ones, and {TRUSTS}",
+            "share of the negatives that are predicted as such",
+            f"which positives are missed; {TRUSTS}",
             trials="negatives",
         ),
         "positive_predictive_value": Rate(
             lambda c: c.tp,
             lambda c: c.tp + c.fp,
-            "of those selected, positive",
-            f"who was not selected, and {TRUSTS}",
+            "share of those selected that are positive",
+            f"which positives are not selected; {TRUSTS}",
             trials="selected",
         ),
         "negative_predictive_value": Rate(
             lambda c: c.tn,
             lambda c: c.tn + c.fn,
-            "of those not selected, negative",
-            f"who was selected, and {TRUSTS}",
+            "share of those not selected that are negative",
+            f"which negatives are selected; {TRUSTS}",
             trials="not selected",
         ),
         "false_omission_rate": Rate(
             lambda c: c.fn,
             lambda c: c.tn + c.fn,
-            "of those not selected, positive",
-            f"who was selected, and {TRUSTS}",
+            "share of those not selected that are positive",
+            f"which negatives are selected; {TRUSTS}",
             trials="not selected",
         ),
         "false_discovery_rate": Rate(
             lambda c: c.fp,
             lambda c: c.tp + c.fp,
-            "of those selected, negative",
-            f"who was not selected, and {TRUSTS}",
+            "share of those selected that are negative",
+            f"which positives are not selected; {TRUSTS}",
             trials="selected",
         ),
         "accuracy": Rate(
-            lambda c: c.correct, lambda c: c.total, "predicted correctly", f"which kind of error is made, and {TRUSTS}"
+            lambda c: c.correct,
+            lambda c: c.total,
+            "share predicted correctly",
+            f"which kind of error is made; {TRUSTS}",
         ),
         "base_rate": Rate(
             lambda c: c.tp + c.fn,
             lambda c: c.total,
-            "positive by their target",
-            "anything of the model: it is the data",
+            "share that is positive by its target",
+            "anything of the model",
         ),
         "false_negative_share": Rate(
             lambda c: c.fn,
             lambda c: c.fn + c.fp,
-            "of the errors, missed positives",
-            f"how many errors there are, and {TRUSTS}",
+            "share of the errors that are missed positives",
+            f"how many errors there are; {TRUSTS}",
             trials="errors",
         ),
         "class_selection_rate": Rate(
-            _by_class(1), _of_all, "predicted as a class", "who of them is of that class", per_class=True
+            _by_class(1), _of_all, "share predicted as class k", "who of them is of that class", per_class=True
         ),
         "class_recall": Rate(
             _by_class(0),
             _by_class(2),
-            "of a class, predicted as it",
-            f"as what the others are predicted, and {TRUSTS}",
+            "share of class k that is predicted as it",
+            f"as what the rest of a class is predicted; {TRUSTS}",
             trials="samples of one class",
             per_class=True,
         ),
         "class_false_positive_rate": Rate(
             _others_as_class,
             _others,
-            "of other classes, predicted as a class",
-            f"of which class they are, and {TRUSTS}",
+            "share of the other classes that is predicted as class k",
+            f"of which class those are that it takes in; {TRUSTS}",
             trials="samples of other classes",
             per_class=True,
         ),
         "class_confusion": Rate(
             _pairs,
             _of_actual,
-            "of one class, predicted as another",
-            f"{TRUSTS}, nor which of the pairs differs",
+            "share of class j that is predicted as class k",
+            f"which pair of classes differs; {TRUSTS}",
             trials="samples of one class",
             per_class=True,
         ),

@@ -23,9 +23,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from typing_extensions import override
 
 import adult_report as report
-from adult_data import SEXES, AdultDataModule
+from adult_data import NUMERIC, SEXES, AdultDataModule
 from adult_model import IncomeClassifier
-from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint
+from xai_lightning import ActivationMonitor, AttributionMonitor, Column, FairnessMonitor, GatedCheckpoint
 
 OUT = Path("runs/adult")
 EPOCHS = 8
@@ -97,6 +97,12 @@ def train(penalty: float = 0.0, epochs: int = EPOCHS, out: Path = OUT / "plain")
         proxies=["marital_status", "relationship"],
         groups=groups,  # explains as many women as men of each class
     )
+    fairness = FairnessMonitor(
+        groups,
+        flips={"sex": Column("x", data.features["sex"])},  # how many decisions would the other sex change?
+        consistency_features=[i for name in NUMERIC if isinstance(i := data.features[name], int)],  # likes alike?
+        custom_scalars=True,
+    )
     gate = GatedCheckpoint(
         monitor="val_loss",
         at_most={f"{report.GAP}/bound": LARGEST_GAP},
@@ -108,7 +114,7 @@ def train(penalty: float = 0.0, epochs: int = EPOCHS, out: Path = OUT / "plain")
             accelerator="cpu",
             devices=1,
             logger=TensorBoardLogger(out.parent, name="", version=out.name, default_hp_metric=False),
-            callbacks=[explanations, ActivationMonitor(), FairnessMonitor(groups), gate, Progress()],
+            callbacks=[explanations, ActivationMonitor(), fairness, gate, Progress()],
             enable_progress_bar=False,
             enable_model_summary=False,
         )

@@ -103,7 +103,8 @@ def gathered(trainer: Trainer, running: Running, names: list[str]) -> tuple[dict
         widths = sorted(width for other, width in own if other == name)
         mine[row, : len(widths)] = torch.tensor(widths, dtype=torch.int64)
     table = everywhere(trainer, mine)
-    keys = [(name, width) for row, name in enumerate(names) for width in sorted(set(table[:, row].tolist())) if width]
+    seen = [sorted(set(table[:, row].flatten().tolist()) - {0}) for row in range(len(names))]
+    keys = [(name, width) for name, each in zip(names, seen, strict=True) for width in each]
     states = [pack(own[key]).cpu() if key in own else pack(empty(key[1])) for key in keys]
     vector = torch.cat([torch.tensor([running.steps], dtype=torch.float64), *states])
     ranks = everywhere(trainer, vector)

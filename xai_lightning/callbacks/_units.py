@@ -36,7 +36,11 @@ NON_LINEAR: tuple[type[nn.Module], ...] = (
 )
 # units of these are zero, and pass no gradient, wherever their input is not positive
 RECTIFIED = (nn.ReLU, nn.ReLU6, nn.Threshold)
-SMOOTHLY_BOUNDED = {nn.Tanh: (-0.95, 0.95), nn.Softsign: (-0.95, 0.95), nn.Sigmoid: (0.05, 0.95)}
+SMOOTHLY_BOUNDED: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Tanh: (-0.95, 0.95),
+    nn.Softsign: (-0.95, 0.95),
+    nn.Sigmoid: (0.05, 0.95),
+}
 UNITS: dict[tuple[type[nn.Module], ...], Units] = {
     (
         nn.modules.conv._ConvNd,

@@ -55,8 +55,7 @@ class Counting:
         self._tally.n_classes = counted.judged.n_classes
         self._tally.labels = counted.judged.targets.shape[1] if counted.judged.targets.ndim == 2 else 0
         for name in self.names:
-            rows = reading.groups[name].to(counted.kept.device)[counted.kept]
-            self._tally.add(name, counted.judged, rows, self.batches.size(name))
+            self._tally.add(name, counted.judged, counted.kept.of(reading.groups[name]), self.batches.size(name))
         return reading, counted
 
     def gather(self, trainer: Trainer | None) -> Tally | ValueError:

@@ -28,15 +28,36 @@ class Counted(NamedTuple):
 
     Args:
         judged: as predicted.
-        kept: which of the batch they are, ``bool[N]``.
+        kept: which of the batch they are.
         nonfinite: how many real ones were left out, since their prediction is not finite.
         decision: of all samples of the batch; None of numbers.
     """
 
     judged: Judged
-    kept: Tensor
+    kept: "Kept"
     nonfinite: int
     decision: Decision | None
+
+
+class Kept:
+    """Which samples of a batch count; nothing is copied if all do.
+
+    Args:
+        which: ``bool[N]``.
+    """
+
+    def __init__(self, which: Tensor) -> None:
+        self._which = which
+        self.number = int(which.sum())
+
+    def of(self, values: Tensor) -> Tensor:
+        """Those of the values, one per sample."""
+        values = values.to(self._which.device)
+        return values if self.number == len(self._which) else values[self._which]
+
+    def left_out(self, real: Tensor) -> int:
+        """How many of the real samples, among which the kept ones are, are not kept."""
+        return 0 if self.number == len(self._which) else int(real.sum()) - self.number
 
 
 class Judging:
@@ -103,18 +124,18 @@ class Judging:
         real, targets = reading.real.to(found.device), reading.sample.targets
         if self.numbers:
             values = numbers_of(found, "prediction")
-            kept = real & values.isfinite()
-            judged = Judged(numbers_of(targets, "target").to(found.device)[kept], values=values[kept])
-            return Counted(judged, kept, int((real & ~kept).sum()), None)
+            kept = Kept(real & values.isfinite())
+            judged = Judged(kept.of(numbers_of(targets, "target")), values=kept.of(values))
+            return Counted(judged, kept, kept.left_out(real), None)
         decision = decide_labels(found, self.how) if self.multi_label else self._decided(found)
-        kept = real & decision.finite
+        kept = Kept(real & decision.finite)
         truth = labels_of(targets, tuple(found.shape)) if self.multi_label else targets_of(targets, decision.n_classes)
         positive = 1 if self.multi_label else self.positive(decision.n_classes)
-        scores = scores_of(found[kept], self.how, positive) if self._scored else None
-        weights = None if reading.weights is None else reading.weights.to(found.device)[kept]
-        parts = truth.to(found.device)[kept], decision.classes[kept], decision.n_classes
+        scores = scores_of(kept.of(found), self.how, positive) if self._scored else None
+        weights = None if reading.weights is None else kept.of(reading.weights)
+        parts = kept.of(truth), kept.of(decision.classes), decision.n_classes
         judged = Judged(*parts, scores=scores, weights=weights, positive=positive)
-        return Counted(judged, kept, int((real & ~kept).sum()), decision)
+        return Counted(judged, kept, kept.left_out(real), decision)
 
     def _decided(self, found: Tensor) -> Decision:
         decision = decide(found, self.how, n_classes=self.n_classes)

@@ -77,8 +77,10 @@ class Tally:
             )
             _add(self.weights, name, sums.movedim(0, 1))
         if judged.scores is not None:
-            hits = (judged.targets == judged.positive).long()
-            _add(self.scores, name, fairness.score_counts(judged.scores, hits, rows, n_groups=size))
+            hits = judged.targets == judged.positive
+            # in place: a histogram is larger than most batches
+            into = self.scores.get(name)
+            self.scores[name] = fairness.score_counts(judged.scores, hits, rows, n_groups=size, into=into)
 
     def _add_numbers(self, name: str, judged: Judged, rows: Tensor, size: int) -> None:
         if judged.values is None:

@@ -21,7 +21,9 @@ _BLOCK = 1 << 16
 """Samples that are counted at once, so that memory does not grow with them and they stay in the cache."""
 
 
-def score_counts(scores: Tensor, targets: Tensor, groups: Tensor, *, n_groups: int) -> Tensor:
+def score_counts(
+    scores: Tensor, targets: Tensor, groups: Tensor, *, n_groups: int, into: Tensor | None = None
+) -> Tensor:
     """Number of samples, sum of scores and sum of their squares per group, target and bin of the score.
 
     The counts of several batches or ranks add up, exactly and in any order, to the counts of all samples together.
@@ -33,6 +35,7 @@ def score_counts(scores: Tensor, targets: Tensor, groups: Tensor, *, n_groups: i
         targets: Integer or bool like ``scores``, 1 if the sample is of the favourable class and 0 if not.
         groups: Integer like ``scores``, groups in 0..G-1.
         n_groups: Number of groups G, at least 1.
+        into: Counts of earlier samples, int64[G, 2, 1024, 3]; they are added to in place, and returned.
 
     Returns:
         int64[G, 2, 1024, 3] on the device of the arguments, indexed [group, target, bin, column]; the columns are
@@ -40,7 +43,7 @@ def score_counts(scores: Tensor, targets: Tensor, groups: Tensor, *, n_groups: i
 
     Raises:
         ValueError: If shapes differ, a score is not finite or outside [0, 1], a target or group is outside its
-            range, or ``n_groups`` is below 1.
+            range, ``n_groups`` is below 1, or ``into`` has another shape; nothing is added then.
         TypeError: If targets or groups are not integers, or scores are complex.
 
     Example:
@@ -56,10 +59,15 @@ def score_counts(scores: Tensor, targets: Tensor, groups: Tensor, *, n_groups: i
     check_range({"scores": scores}, 0, 1)
     check_indices({"targets": targets, "groups": groups}, (2, n_groups))
     columns = [part.reshape(-1) for part in (scores, targets, groups)]
-    sums = torch.zeros(3, n_groups * 2 * SCORE_BINS, dtype=torch.int64, device=scores.device)
+    shape = (n_groups, 2, SCORE_BINS, 3)
+    if into is None:
+        into = torch.zeros(shape, dtype=torch.int64, device=scores.device)
+    elif into.shape != shape:
+        raise ValueError(f"into must be counts of shape {list(shape)}, got {list(into.shape)}")
+    sums = into.view(-1, 3).T
     for start in range(0, scores.numel(), _BLOCK):
         _add(sums, *(part[start : start + _BLOCK] for part in columns))
-    return sums.T.reshape(n_groups, 2, SCORE_BINS, 3)
+    return into
 
 
 class Scored(NamedTuple):

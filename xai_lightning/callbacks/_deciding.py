@@ -20,6 +20,7 @@ from xai_lightning.callbacks._arbiter import Arbiter, Ruling, ask
 from xai_lightning.callbacks._feedback import Feedback
 from xai_lightning.callbacks._gate_memory import GateMemory
 from xai_lightning.callbacks._stamped import StampedCheckpoint
+from xai_lightning.callbacks._timeline import Timeline
 from xai_lightning.callbacks._trainer import log_step, stage_of
 from xai_lightning.functional import gate
 from xai_lightning.functional.pareto import Point
@@ -57,7 +58,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         self.arbiter, self.certify = arbiter, certify
         self._started: dict[str, Tensor] = {}
         self._logged: dict[str, Tensor] = {}
-        self._memory, self._feedback = GateMemory(), Feedback()
+        self._memory, self._feedback, self._timeline = GateMemory(), Feedback(), Timeline(self.limits)
         self._names_checked, self._resumed = False, False
 
     @property
@@ -110,6 +111,8 @@ class DecidingCheckpoint(StampedCheckpoint):
         point = Point(value, verdict.relative, self._memory.looks + 1, trainer.current_epoch)
         self._decide(trainer, verdict, metrics, point)
         self._report_sizes(trainer)
+        self._timeline.add(self._decision["step"], {name: metrics[name] for name in fresh})
+        self._settle_timeline()
         if not _is_dry(trainer):
             self._save(trainer, point)
         self._publish(trainer, verdict.violation)
@@ -176,6 +179,7 @@ class DecidingCheckpoint(StampedCheckpoint):
             if failure:
                 self._decision |= {"gate": "closed", "reason": failure}
                 self._memory.close(point, failure)
+        self._settle_timeline()
         if self._memory.opened:
             self._candidate = {}
         elif self.fallback != "none":
@@ -185,6 +189,12 @@ class DecidingCheckpoint(StampedCheckpoint):
         if obsolete and obsolete != self.fallback_model_path:
             self._remove_checkpoint(trainer, obsolete)
         self._write_line(trainer, self._decision)
+
+    def _settle_timeline(self) -> None:
+        """Mark the decision; before the file for resuming is written, which holds the course too."""
+        kept = self._decision["kept"]
+        best = kept is not None and kept == Path(self._best_path).name
+        self._timeline.settle(opened=self._decision["gate"] == "open", best=best)
 
     def _write_line(self, trainer: Trainer, line: Mapping[str, Any]) -> None:
         failure = evidence.failure_of(audit.append, self.audit_path, line) if trainer.is_global_zero else ""
@@ -222,6 +232,9 @@ class DecidingCheckpoint(StampedCheckpoint):
         for sink in logger_sinks(trainer.loggers):
             try:
                 sink.scalars(shown, decided["step"])
+                if sink.takes_pictures:
+                    name = tags.within(self.name, tags.gate("timeline"))
+                    sink.picture(name, self._timeline.draw(), decided["step"])
                 sink.flush()
             except Exception as error:  # noqa: BLE001 - a logger that fails is no reason to lose a training
                 rank_zero_warn(f"GatedCheckpoint could not write to {type(sink.logger).__name__}: {error!r}")

@@ -131,6 +131,7 @@ class GatedCheckpoint(DecidingCheckpoint):
     @override
     def state_dict(self) -> dict[str, Any]:
         own: dict[str, Any] = {"version": 1, "candidate": self._candidate, "feedback": self._feedback.state()}
+        own["timeline"] = self._timeline.state()
         return {**super().state_dict(), "gate": {**own, **self._memory.state()}}
 
     @override
@@ -141,6 +142,7 @@ class GatedCheckpoint(DecidingCheckpoint):
         super().load_state_dict(state_dict)
         own = state_dict.get("gate", {})
         self._memory.load(own)
+        self._timeline.load(own.get("timeline", {}))
         self._feedback.load(own.get("feedback", {}))
         self._candidate = own.get("candidate", {})
         self._resumed = True

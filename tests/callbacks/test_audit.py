@@ -221,3 +221,29 @@ def test_a_repair_keeps_the_rights_of_the_file_and_where_a_link_leads(tmp_path):
     assert link.is_symlink()
     assert home.stat().st_mode & 0o777 == 0o640
     assert audit.read(home) == [{"look": 1}, {"event": "repaired", "lost_bytes": 4}, NEW]
+
+
+def test_folders_whose_names_differ_behind_a_point_have_side_files_of_their_own(tmp_path):
+    from xai_lightning.callbacks._evidence import verdict_path
+
+    names = ["val=0.51", "val=0.52", "epoch=1.ckpt"]
+    assert [verdict_path(tmp_path / name).name for name in names] == [
+        "val=0.51.verdict.json",
+        "val=0.52.verdict.json",
+        "epoch=1.verdict.json",
+    ]
+
+
+def test_the_hash_of_a_folder_sees_names_and_where_a_part_ends(tmp_path):
+    from xai_lightning.callbacks._evidence import sha256
+
+    def folder(name, **parts):
+        path = tmp_path / name
+        path.mkdir()
+        for part, text in parts.items():
+            (path / part).write_text(text)
+        return sha256(path)
+
+    hashes = [folder("a", x="12", y="3"), folder("b", x="1", y="23"), folder("c", x="12", z="3")]
+    assert len(set(hashes)) == 3
+    assert folder("d", x="12", y="3") == hashes[0]

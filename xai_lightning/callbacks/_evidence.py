@@ -105,10 +105,12 @@ def dumps(record: Mapping[str, Any]) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, or of the files of a folder in order of their names."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    """Hash of a file; of a folder, of its files with their names and sizes, in order of the names."""
     digest = hashlib.sha256()
-    for file in files:
+    parts = [] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in parts or [path]:
+        if parts:
+            digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -117,7 +119,10 @@ def sha256(path: Path) -> str:
 
 def verdict_path(checkpoint: str | Path) -> Path:
     """The side file of a checkpoint: ``<name>.verdict.json``."""
-    return Path(checkpoint).with_suffix(".verdict.json")
+    path = Path(checkpoint)
+    # a folder may be called "val=0.51", of which the decimals are no suffix
+    stem = path.stem if path.suffix == ".ckpt" else path.name
+    return path.with_name(f"{stem}.verdict.json")
 
 
 def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:

@@ -1,15 +1,18 @@
 """Counting the batches of one loader by the groups that are compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from xai_lightning._lightning import LightningModule, Trainer
 from xai_lightning.callbacks._asked import Asked, pair_of
 from xai_lightning.callbacks._batches import Batches, Reading
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._judging import Counted, Judging
-from xai_lightning.callbacks._tally import Tally
+from xai_lightning.callbacks._tally import Judged, Tally
 from xai_lightning.callbacks._trainer import every_object
+from xai_lightning.callbacks._waiting import Waiting
 
 
 class Counting:
@@ -23,12 +26,12 @@ class Counting:
 
     def __init__(self, asked: Asked, batches: Batches, judging: Judging) -> None:
         self.asked, self.batches, self.judging = asked, batches, judging
-        self._tally = Tally()
+        self._tally, self._waiting = Tally(), Waiting()
 
     def open(self, loader: Any) -> None:
         """Begin at the first batch of ``loader``."""
         self.batches.open(loader)
-        self._tally = Tally()
+        self._tally, self._waiting = Tally(), Waiting()
 
     def elsewhere(self, loader: Any) -> "Counting":
         """The same at the first batch of other rows, where nothing is counted yet."""
@@ -54,9 +57,23 @@ class Counting:
         self._tally.nonfinite += counted.nonfinite
         self._tally.n_classes = counted.judged.n_classes
         self._tally.labels = counted.judged.targets.shape[1] if counted.judged.targets.ndim == 2 else 0
-        for name in self.names:
-            self._tally.add(name, counted.judged, counted.kept.of(reading.groups[name]), self.batches.size(name))
+        rows = {name: counted.kept.of(reading.groups[name]) for name in self.names}
+        if not self._waiting.fits(counted.judged):
+            self._flush()
+        self._waiting.add(counted.judged, rows)
+        # what cannot be counted must be told at its batch, and not where ranks meet
+        if first or self._waiting.full or not self.judging.certain:
+            self._flush()
         return reading, counted
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, Waiting()
+        if waiting:
+            self._tally_up(*waiting.joined())
+
+    def _tally_up(self, judged: Judged, rows: Mapping[str, Tensor]) -> None:
+        for name, groups in rows.items():
+            self._tally.add(name, judged, groups, self.batches.size(name))
 
     def gather(self, trainer: Trainer | None) -> Tally | ValueError:
         """What all ranks counted together, a collective; or what is wrong with discovered groups, equal on all.
@@ -64,6 +81,7 @@ class Counting:
         Args:
             trainer: the trainer; None to look at this rank alone.
         """
+        self._flush()
         if self.batches.undecided and trainer is not None:
             try:
                 # a collective that every rank reaches, since all agreed before that none has failed

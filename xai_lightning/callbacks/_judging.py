@@ -89,6 +89,11 @@ class Judging:
         self._output = NetworkOutput(f"network={network!r}")
         self._classes = 0
 
+    @property
+    def certain(self) -> bool:
+        """Whether classes and scores lie in their range by how they are made; given labels may not."""
+        return self.how.space in ("logits", "probabilities")
+
     def find_network(self, pl_module: LightningModule) -> None:
         """See whether there is a network to listen to.
 

@@ -10,7 +10,7 @@ from xai_lightning.callbacks._trainer import everywhere
 from xai_lightning.functional.activation import Measured, Moments, empty, observe, pack, union, unpack
 
 WIDTHS = 8
-_STATES, _NUMBERS = 32, 2**16
+_STATES, _NUMBERS = 8, 2**16
 # outputs of up to a fourth of so many numbers are copied, and reduced when there are as many: one reduction of ten
 # small outputs takes hardly more than one of one
 _COPIED, _COPIED_OF_ALL = 2**19, 2**22
@@ -28,7 +28,7 @@ class _Copies(NamedTuple):
 class Running:
     """What was observed of each layer so far, per width at which it was called (one ReLU may serve several layers).
 
-    It holds copies of at most four million numbers that are not reduced yet, and, per layer and width, up to 32 states
+    It holds copies of at most four million numbers that are not reduced yet, and, per layer and width, up to 8 states
     that are not merged yet, of at most some 10 x 65,536 numbers.
 
     Args:

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+BLIND = 0.05
+"""Share of the samples of a group, or of its pairs, from which on those of one bin must not differ."""
+
 
 class Distribution(NamedTuple):
     """Samples per group and bin.
@@ -13,10 +16,12 @@ class Distribution(NamedTuple):
     Attributes:
         numbers: Number of samples, int64 or float64[..., G, B]; leading dimensions are replicates.
         positions: Where the samples of a bin lie, ascending float64[B].
+        mixed: Bins whose samples differ, bool[B], so that counts do not tell their order; None if that is not known.
     """
 
     numbers: Tensor
     positions: Tensor
+    mixed: Tensor | None = None
 
 
 def kolmogorov(distribution: Distribution) -> Tensor:
@@ -142,7 +147,34 @@ def occupied(distribution: Distribution) -> Distribution:
         [0.0, 2.0]
     """
     keep = distribution.numbers.flatten(0, -2).any(dim=0)
-    return Distribution(distribution.numbers[..., keep], distribution.positions[keep])
+    mixed = None if distribution.mixed is None else distribution.mixed[keep]
+    return Distribution(distribution.numbers[..., keep], distribution.positions[keep], mixed)
+
+
+def unresolved(distribution: Distribution) -> Tensor:
+    """Groups of which too many samples lie in one bin without being equal for distances to say anything.
+
+    Values far from the origin, or scores close to 0, may all share a bin: their distances would be 0, which is no
+    evidence of equality. Too many are more than :data:`BLIND`, and more than sampling blurs anyway, the root of the
+    number of samples.
+
+    Args:
+        distribution: Samples of all groups.
+
+    Returns:
+        bool[..., G]; all False if it is not known which samples are equal.
+
+    Example:
+        >>> import torch
+        >>> numbers = torch.tensor([[100, 0], [60, 40]])
+        >>> unresolved(Distribution(numbers, torch.arange(2.0), torch.tensor([False, True]))).tolist()
+        [False, True]
+    """
+    numbers = distribution.numbers.double()
+    if distribution.mixed is None or distribution.mixed.numel() == 0:
+        return torch.zeros(numbers.shape[:-1], dtype=torch.bool, device=numbers.device)
+    most, total = (numbers * distribution.mixed).amax(dim=-1), numbers.sum(dim=-1)
+    return (most > BLIND * total) & (most > total.sqrt())
 
 
 def _below(numbers: Tensor) -> Tensor:

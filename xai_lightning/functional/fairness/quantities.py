@@ -16,7 +16,13 @@ from xai_lightning.functional.fairness.calibration import (
     kolmogorov_calibration_error,
 )
 from xai_lightning.functional.fairness.counts import Confusion, per_class
-from xai_lightning.functional.fairness.distances import kolmogorov, kolmogorov_to_overall, wasserstein
+from xai_lightning.functional.fairness.distances import (
+    Distribution,
+    kolmogorov,
+    kolmogorov_to_overall,
+    unresolved,
+    wasserstein,
+)
 from xai_lightning.functional.fairness.errors import absolute_error, mean_prediction, mean_residual, root_squared_error
 from xai_lightning.functional.fairness.groupwise import Averages, Groupwise, MeanProportions, Plain, Ranked
 from xai_lightning.functional.fairness.inequality import (
@@ -25,9 +31,9 @@ from xai_lightning.functional.fairness.inequality import (
     generalized_entropy,
 )
 from xai_lightning.functional.fairness.means import Means
-from xai_lightning.functional.fairness.ranking import auc, auc_trials, bnsp_auc, bpsn_auc, xauc
+from xai_lightning.functional.fairness.ranking import auc, auc_trials, bnsp_auc, bpsn_auc, unresolved_pairs, xauc
 from xai_lightning.functional.fairness.rates import TRUSTS
-from xai_lightning.functional.fairness.scores import Scored, score_distance, score_wasserstein
+from xai_lightning.functional.fairness.scores import Scored, score_distance, score_distribution, score_wasserstein
 
 Needs = Literal["counts", "scores", "residuals", "predictions", "errors"]
 """Evidence: ``Confusion``, ``Scored``, ``Residuals``, and ``Distribution`` of the predictions and of the residuals."""
@@ -87,8 +93,23 @@ def _averages(of: Means) -> Averages:
 
 
 def _across(of: Scored) -> Plain:
-    between = xauc(of)
+    between = xauc(of).masked_fill(unresolved_pairs(of), math.nan)
     return _farthest(between - between.mT)
+
+
+def _area(of: Scored) -> Ranked:
+    blind = unresolved_pairs(of).diagonal(dim1=-2, dim2=-1)
+    return Ranked(auc(of).masked_fill(blind, math.nan)[..., None, :], auc_trials(of)[..., None, :])
+
+
+def _told_apart(of: Distribution, distances: Tensor) -> Tensor:
+    """Distances of each group, NaN where bins hide them: they would be 0."""
+    return distances.masked_fill(unresolved(of), math.nan)
+
+
+def _pairs_told_apart(of: Distribution, distances: Tensor) -> Tensor:
+    blind = unresolved(of)
+    return distances.masked_fill(blind[..., None, :] | blind[..., :, None], math.nan)
 
 
 _OF_COUNTS: dict[str, Quantity] = {
@@ -139,7 +160,7 @@ _OF_COUNTS: dict[str, Quantity] = {
 
 _OF_SCORES: dict[str, Quantity] = {
     "auc": Quantity(
-        lambda s: Ranked(auc(s)[..., None, :], auc_trials(s)[..., None, :]),
+        _area,
         "scores",
         (0.0, 1.0),
         1.0,
@@ -155,7 +176,7 @@ _OF_SCORES: dict[str, Quantity] = {
         f"how well each group is ranked by itself; {TRUSTS}",
     ),
     "bpsn_auc": Quantity(
-        lambda s: _each(bpsn_auc(s)),
+        lambda s: _each(bpsn_auc(s).masked_fill(unresolved_pairs(s).any(dim=-2), math.nan)),
         "scores",
         (0.0, 1.0),
         1.0,
@@ -163,7 +184,7 @@ _OF_SCORES: dict[str, Quantity] = {
         f"how the group's positives are ranked; {TRUSTS}",
     ),
     "bnsp_auc": Quantity(
-        lambda s: _each(bnsp_auc(s)),
+        lambda s: _each(bnsp_auc(s).masked_fill(unresolved_pairs(s).any(dim=-1), math.nan)),
         "scores",
         (0.0, 1.0),
         1.0,
@@ -171,7 +192,7 @@ _OF_SCORES: dict[str, Quantity] = {
         f"how the group's negatives are ranked; {TRUSTS}",
     ),
     "score_distance": Quantity(
-        lambda s: _farthest(score_distance(s)),
+        lambda s: _farthest(_pairs_told_apart(score_distribution(s), score_distance(s))),
         "scores",
         (0.0, 1.0),
         0.0,
@@ -179,7 +200,7 @@ _OF_SCORES: dict[str, Quantity] = {
         "whether the targets differ likewise; how far apart the scores are",
     ),
     "score_wasserstein": Quantity(
-        lambda s: _farthest(score_wasserstein(s)),
+        lambda s: _farthest(_pairs_told_apart(score_distribution(s), score_wasserstein(s))),
         "scores",
         (0.0, 1.0),
         0.0,
@@ -262,7 +283,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         f"to which side predictions err; whether a few large errors make it; {TRUSTS}",
     ),
     "prediction_distance": Quantity(
-        lambda d: _each(kolmogorov_to_overall(d)),
+        lambda d: _each(_told_apart(d, kolmogorov_to_overall(d))),
         "predictions",
         (0.0, 1.0),
         0.0,
@@ -270,7 +291,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         "whether the targets differ likewise; how far apart the predictions are",
     ),
     "prediction_wasserstein": Quantity(
-        lambda d: _farthest(wasserstein(d)),
+        lambda d: _farthest(_pairs_told_apart(d, wasserstein(d))),
         "predictions",
         (0.0, math.inf),
         0.0,
@@ -278,7 +299,7 @@ _OF_NUMBERS: dict[str, Quantity] = {
         "whether the targets differ likewise",
     ),
     "residual_distance": Quantity(
-        lambda d: _farthest(kolmogorov(d)),
+        lambda d: _farthest(_pairs_told_apart(d, kolmogorov(d))),
         "errors",
         (0.0, 1.0),
         0.0,

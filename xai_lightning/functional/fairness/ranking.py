@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.fairness.scores import Scored
+from xai_lightning.functional.fairness.distances import BLIND
+from xai_lightning.functional.fairness.scores import Scored, mixed_bins
 
 
 def auc(scored: Scored) -> Tensor:
@@ -228,6 +229,36 @@ def bnsp_auc(scored: Scored) -> Tensor:
     """
     negatives, positives = _classes(scored)
     return _won(positives, _others(negatives))
+
+
+def unresolved_pairs(scored: Scored) -> Tensor:
+    """Groups of which too many pairs of a positive and a negative meet in one bin without being equal.
+
+    Which of them is higher is not known, so that a ranking would be taken for chance: of an outcome as rare as one in
+    a thousand all scores may lie in the first bin. Too many are those that may move the share of pairs by more than
+    :data:`~xai_lightning.functional.fairness.distances.BLIND`, and by more than sampling does anyway.
+
+    Args:
+        scored: Scores of all groups.
+
+    Returns:
+        bool[..., G, G], indexed as :func:`xauc`.
+
+    Example:
+        >>> import torch
+        >>> from xai_lightning.functional.fairness.scores import score_counts, scored
+        >>> scores, targets = torch.tensor([1e-4, 2e-4]).repeat(200), torch.tensor([0, 1]).repeat(200)
+        >>> unresolved_pairs(scored(score_counts(scores, targets, torch.zeros(400).long(), n_groups=1))).tolist()
+        [[True]]
+    """
+    met = mixed_bins(scored).double()
+
+    def blind(positives: Tensor, negatives: Tensor) -> Tensor:
+        of_each = positives.sum(dim=-1), negatives.sum(dim=-1)
+        share = (positives * negatives * met).sum(dim=-1) / (2 * of_each[0] * of_each[1])
+        return (share > BLIND) & (share > 0.5 / torch.minimum(*of_each).sqrt())
+
+    return _of_pairs(scored, blind)
 
 
 def _classes(scored: Scored) -> tuple[Tensor, Tensor]:

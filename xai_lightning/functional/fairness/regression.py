@@ -15,6 +15,8 @@ from xai_lightning.functional.fairness.checks import check_groups, check_indices
 from xai_lightning.functional.fairness.distances import Distribution, occupied
 from xai_lightning.functional.fairness.floats import VALUE_BINS, value_bins, value_centres
 
+_EQUAL = 1e-6
+"""Spread within a bin, as part of its centre, up to which its values are equal: float32 tells no more apart."""
 _BLOCK = 1 << 16
 """Samples that are counted at once, so that memory does not grow with them."""
 
@@ -134,7 +136,7 @@ def distribution(sums: Residuals, of: Literal["predictions", "residuals"]) -> Di
         of: ``predictions`` (less the origin) or ``residuals``.
 
     Returns:
-        Numbers int64[G, B'] and positions float64[B'].
+        Numbers int64[G, B'], positions float64[B'], and in which bins samples differ bool[B'].
 
     Raises:
         ValueError: If ``of`` is neither.
@@ -149,9 +151,12 @@ def distribution(sums: Residuals, of: Literal["predictions", "residuals"]) -> Di
     if of not in ("predictions", "residuals"):
         raise ValueError(f"of must be 'predictions' or 'residuals', got {of!r}")
     numbers = sums.predictions if of == "predictions" else sums.residuals
-    distances = sums.prediction_sums[0] if of == "predictions" else sums.residual_sums[0]
-    centres = value_centres(numbers.device)
-    return occupied(Distribution(numbers, centres + distances.sum(dim=0) / numbers.sum(dim=0).clamp_min(1)))
+    moments = sums.prediction_sums if of == "predictions" else sums.residual_sums
+    centres, total = value_centres(numbers.device), numbers.sum(dim=0).clamp_min(1)
+    mean, square = (moment.sum(dim=0) / total for moment in moments)
+    # A bin is 1/127 of its centre wide at least: this is far below it, and far above the rounding of its sums.
+    mixed = (square - mean.square()).clamp_min(0).sqrt() > _EQUAL * centres.abs()
+    return occupied(Distribution(numbers, centres + mean, mixed))
 
 
 def _nothing(n_groups: int, device: torch.device) -> Residuals:

@@ -120,7 +120,7 @@ def score_distribution(scored: Scored) -> Distribution:
         scored: Scores of all groups.
 
     Returns:
-        Numbers [..., G, B] at the centres of the bins.
+        Numbers [..., G, B] at the centres of the bins, and in which bins scores differ bool[B].
 
     Example:
         >>> import torch
@@ -130,7 +130,31 @@ def score_distribution(scored: Scored) -> Distribution:
         torch.Size([1, 1024])
     """
     numbers = scored.numbers.sum(dim=-2)
-    return Distribution(numbers, _centres(numbers.shape[-1], numbers.device))
+    return Distribution(numbers, _centres(numbers.shape[-1], numbers.device), mixed_bins(scored))
+
+
+def mixed_bins(scored: Scored) -> Tensor:
+    """Bins of the grid whose scores differ, so that counts do not tell their order.
+
+    Args:
+        scored: Scores of all groups.
+
+    Returns:
+        bool[B].
+
+    Example:
+        >>> import torch
+        >>> scores, none = torch.tensor([0.2501, 0.2509, 0.5, 0.5]), torch.zeros(4).long()
+        >>> mixed_bins(scored(score_counts(scores, none, none, n_groups=1))).nonzero().tolist()
+        [[256]]
+    """
+    present = (scored.numbers > 0).flatten(0, -4).any(dim=0) if scored.numbers.ndim > 3 else scored.numbers > 0
+    highest = torch.where(present, scored.means, -torch.inf).flatten(0, -2).amax(dim=0)
+    lowest = torch.where(present, scored.means, torch.inf).flatten(0, -2).amin(dim=0)
+    spread = torch.where(present, scored.squares - scored.means.square(), 0).flatten(0, -2).amax(dim=0)
+    # sums are of scores and squares that were rounded to 2^-30
+    rounding = 2.0 ** (1 - _BITS)
+    return (highest - lowest > rounding) | (spread > rounding)
 
 
 def score_distance(scored: Scored) -> Tensor:

@@ -1,6 +1,7 @@
 """States of the watched layers, of bounded memory, and of all ranks together."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +17,34 @@ _STATES, _NUMBERS = 8, 2**16
 _COPIED, _COPIED_OF_ALL = 2**19, 2**22
 
 
-class _Copies(NamedTuple):
-    """Copies of small outputs of one layer that are alike: same type, shape but for samples, and units."""
+@dataclass
+class _Copies:
+    """Copies of small outputs of one layer that are alike: same type, shape but for samples, and units.
+
+    Args:
+        likeness: what they share.
+        unit_dim: where their units are.
+        measured: what is observed of them.
+        rows: room for them ``[M, ...]``, made once, so that memory is the same from batch to batch (law 7).
+        filled: how many rows are copies.
+        calls: how many outputs these are.
+    """
 
     likeness: tuple[Any, ...]
     unit_dim: int
     measured: Measured
-    parts: list[Tensor]
+    rows: Tensor
+    filled: int = 0
+    calls: int = 0
+
+    def fits(self, n: int) -> bool:
+        """Whether there is room for so many rows more."""
+        return self.filled + n <= len(self.rows)
+
+    def add(self, h: Tensor) -> None:
+        """Copy: an output may be overwritten later, by a non-linearity that works in place (trap 90)."""
+        self.rows[self.filled : self.filled + len(h)] = h
+        self.filled, self.calls = self.filled + len(h), self.calls + 1
 
 
 class Running:
@@ -51,21 +73,22 @@ class Running:
         if not by_rows or (h.numel() if keep is None else int(keep.sum()) * h[0].numel()) > self._most // 4:
             self._add(name, observe(h, unit_dim, keep, measured))
             return
+        chosen = h.detach() if keep is None else h.detach()[keep]
         likeness = (h.dtype, h.device, h.shape[1:], unit_dim)
         copies = self._copies.get(name)
+        if copies is None or copies.likeness != likeness or not copies.fits(len(chosen)):
+            self._reduce(name)
         if copies is None or copies.likeness != likeness:
-            self._reduce(name)
-            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, [])
-        # an output may be overwritten later, by a non-linearity that works in place (trap 90)
-        copies.parts.append(h.detach().clone() if keep is None else h.detach()[keep])
-        if sum(part.numel() for part in copies.parts) > self._most * 3 // 4:
-            self._reduce(name)
+            room = max(self._most * 3 // 4 // max(h[0].numel(), 1), len(chosen))
+            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, h.new_empty(room, *h.shape[1:]))
+        copies.add(chosen)
 
     def _reduce(self, name: str) -> None:
-        copies = self._copies.pop(name, None)
-        if copies is not None:
-            state = observe(torch.cat(copies.parts), copies.unit_dim, None, copies.measured)
-            self._add(name, state._replace(calls=torch.full_like(state.calls, len(copies.parts))))
+        copies = self._copies.get(name)
+        if copies is not None and copies.calls:
+            state = observe(copies.rows[: copies.filled], copies.unit_dim, None, copies.measured)
+            self._add(name, state._replace(calls=torch.full_like(state.calls, copies.calls)))
+            copies.filled = copies.calls = 0
 
     def _add(self, name: str, state: Moments) -> None:
         units = len(state.mean)
@@ -79,8 +102,9 @@ class Running:
 
     def close(self) -> None:
         """Reduce what was copied."""
-        for name in list(self._copies):
+        for name in self._copies:
             self._reduce(name)
+        self._copies.clear()
 
     def merged(self) -> dict[tuple[str, int], Moments]:
         """The state of each layer and width, in this process."""

@@ -12,7 +12,7 @@ from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._judging import Counted, Judging
 from xai_lightning.callbacks._tally import Judged, Tally
 from xai_lightning.callbacks._trainer import every_object
-from xai_lightning.callbacks._waiting import Waiting
+from xai_lightning.callbacks._waiting import SAMPLES, Waiting
 
 
 class Counting:
@@ -58,18 +58,21 @@ class Counting:
         self._tally.n_classes = counted.judged.n_classes
         self._tally.labels = counted.judged.targets.shape[1] if counted.judged.targets.ndim == 2 else 0
         rows = {name: counted.kept.of(reading.groups[name]) for name in self.names}
-        if not self._waiting.fits(counted.judged):
+        if not self._waiting.fits(counted.judged, rows):
             self._flush()
+        if len(counted.judged.targets) > SAMPLES:
+            self._tally_up(counted.judged, rows)
+            return reading, counted
         self._waiting.add(counted.judged, rows)
         # what cannot be counted must be told at its batch, and not where ranks meet
-        if first or self._waiting.full or not self.judging.certain:
+        if first or not self.judging.certain:
             self._flush()
         return reading, counted
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, Waiting()
-        if waiting:
-            self._tally_up(*waiting.joined())
+        waiting = self._waiting.take()
+        if waiting is not None:
+            self._tally_up(*waiting)
 
     def _tally_up(self, judged: Judged, rows: Mapping[str, Tensor]) -> None:
         for name, groups in rows.items():

@@ -1,63 +1,73 @@
 """Judged batches that wait to be counted together: counting a small batch costs the same as a large one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from xai_lightning.callbacks._tally import Judged
 
 SAMPLES = 1 << 13
-"""Samples from which on they are counted, so that what waits is bounded."""
+"""Samples that there is room for."""
+
+_COLUMNS = ("targets", "classes", "scores", "values", "weights")
 
 
 class Waiting:
-    """Judged samples of batches in a row, and their groups, until there are enough of them."""
+    """Judged samples of batches in a row, and their groups, until there is no room for more.
+
+    The room is made once, so that memory is the same from batch to batch (law 7); samples are copied into it, since
+    loaders use their tensors again.
+    """
 
     def __init__(self) -> None:
-        self._judged: list[Judged] = []
-        self._rows: list[Mapping[str, Tensor]] = []
-        self._samples = 0
+        self._room: dict[str, Tensor] = {}
+        self._like: Judged | None = None
+        self._filled = 0
 
     def __len__(self) -> int:
-        return len(self._judged)
+        return self._filled
 
-    @property
-    def full(self) -> bool:
-        """Whether they are to be counted now."""
-        return self._samples >= SAMPLES
-
-    def fits(self, judged: Judged) -> bool:
+    def fits(self, judged: Judged, rows: Mapping[str, Tensor]) -> bool:
         """Whether a batch can be joined to those that wait."""
-        return not self._judged or judged.targets.shape[1:] == self._judged[0].targets.shape[1:]
+        parts = _parts(judged, rows)
+        return self._filled + len(judged.targets) <= SAMPLES and (not self._room or self._suits(parts))
 
     def add(self, judged: Judged, rows: Mapping[str, Tensor]) -> None:
-        """Take a batch.
+        """Take a batch that fits.
 
         Args:
-            judged: its samples; what may belong to the batch is copied, since loaders use their tensors again.
+            judged: its samples.
             rows: the group of each by set of groups, ``int64[N]``.
         """
-        weights = None if judged.weights is None else judged.weights.clone()
-        self._judged.append(judged._replace(targets=judged.targets.clone(), weights=weights))
-        self._rows.append(rows)
-        self._samples += len(judged.targets)
+        parts, n = _parts(judged, rows), len(judged.targets)
+        if not self._room or not self._suits(parts):
+            self._room = {name: part.new_empty(SAMPLES, *part.shape[1:]) for name, part in parts.items()}
+        for name, part in parts.items():
+            self._room[name][self._filled : self._filled + n] = part
+        self._like, self._filled = judged, self._filled + n
 
-    def joined(self) -> tuple[Judged, dict[str, Tensor]]:
-        """All of them as one batch."""
-        if len(self) == 1:
-            return self._judged[0], dict(self._rows[0])
-        rows = {name: torch.cat([rows[name] for rows in self._rows]) for name in self._rows[0]}
-        targets = torch.cat([judged.targets for judged in self._judged])
-        classes, scores, values, weights = map(_cat, zip(*map(_optional, self._judged), strict=True))
-        judged = self._judged[0]._replace(targets=targets, classes=classes, scores=scores)
-        return judged._replace(values=values, weights=weights), rows
+    def take(self) -> tuple[Judged, dict[str, Tensor]] | None:
+        """All of them as one batch, to be counted before the next is added; None if there are none."""
+        if self._like is None or not self._filled:
+            return None
+        parts = {name: part[: self._filled] for name, part in self._room.items()}
+        columns = [parts.get(name) for name in _COLUMNS[1:]]
+        judged = self._like._replace(targets=parts["targets"], classes=columns[0], scores=columns[1])
+        judged = judged._replace(values=columns[2], weights=columns[3])
+        self._like, self._filled = None, 0
+        return judged, {name.removeprefix(_ROWS): part for name, part in parts.items() if name.startswith(_ROWS)}
+
+    def _suits(self, parts: Mapping[str, Tensor]) -> bool:
+        room = self._room
+        return room.keys() == parts.keys() and all(
+            room[name].shape[1:] == part.shape[1:] and room[name].dtype == part.dtype for name, part in parts.items()
+        )
 
 
-def _optional(judged: Judged) -> tuple[Tensor | None, ...]:
-    return judged.classes, judged.scores, judged.values, judged.weights
+_ROWS = "rows of "
 
 
-def _cat(parts: Iterable[Tensor | None]) -> Tensor | None:
-    found = [part for part in parts if part is not None]
-    return torch.cat(found) if found else None
+def _parts(judged: Judged, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    columns = {name: getattr(judged, name) for name in _COLUMNS}
+    found = {name: column for name, column in columns.items() if column is not None}
+    return found | {_ROWS + name: part for name, part in rows.items()}

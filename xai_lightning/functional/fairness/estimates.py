@@ -63,6 +63,12 @@ def estimate(
     independently from the population at hand, with correct groups. Those that are not exact are approximate: over two
     groups of 15 to 1000 samples and gaps up to 0.3, the exact failure rate of ``bound`` is at most 9 % where 5 % is
     asked for, and 1.8 % where 0.1 % is; the worst case is a rare outcome in the smaller of two very unequal groups.
+    Of balanced accuracy and areas under the curve they fail in up to 6 % in simulations of two groups of 20 to 300, of
+    calibration in the large in up to 5.5 %; with five or ten groups all of them fail in at most 5 %. Limits of means
+    of numbers are Student's, which know nothing of skewness: where the worse of two groups has 20, 40, 100 or 400
+    errors that are exponentially distributed, the bound of its mean fails in 11, 9, 8 or 6 %, and in 1.7, 1.2, 0.6 or
+    0.3 % where 0.1 % is asked for; so keep a limit on them for large groups. What shows no variance in the sample (all
+    residuals equal, say) has limits of no width where they are Student's or resampled.
 
     Args:
         metric: A row of :data:`METRICS`, or another.

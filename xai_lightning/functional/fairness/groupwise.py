@@ -133,6 +133,45 @@ class Averages:
 
 
 @dataclass(frozen=True)
+class Excess:
+    """Means of scores less the shares of positives.
+
+    A sample without a positive, or with equal scores, may have errors without any variance. So the limits are those
+    of Wilson of the share of positives, among as many samples as give it the variance of the error, and as far to one
+    side as to the other; both variances are raised by half a sample's share, which large groups do not notice.
+
+    Args:
+        scores: Mean scores, float64[..., R, G].
+        positives: Shares of positives, float64[..., R, G].
+        variance: Unbiased variance of a score less its target, float64[..., R, G]; NaN of one sample.
+        number: Samples, [..., R, G].
+    """
+
+    scores: Tensor
+    positives: Tensor
+    variance: Tensor
+    number: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """Differences, float64[..., R, G]."""
+        return self.scores - self.positives
+
+    def limits(self, error: float, *, exact: bool) -> Interval | None:
+        """Limits of Wilson of that number of samples; there are no exact ones."""
+        if exact:
+            return None
+        little = 0.5 / self.number.double()
+        spread = self.positives * (1 - self.positives)
+        # one sample has no variance; that of a number in [-1, 1] is at most 1
+        effective = self.number.double() * (spread + little) / (self.variance.nan_to_num(1.0) + little)
+        share = wilson_of(self.positives, effective, error)
+        # which of the two is the longer depends on which kind of error is rare
+        half = torch.maximum(share.upper - self.positives, self.positives - share.lower)
+        return Interval(self.value - half, self.value + half)
+
+
+@dataclass(frozen=True)
 class Ranked:
     """Quantities in [0, 1] that vary as a share of so many trials would, such as the area under a curve.
 

@@ -24,7 +24,7 @@ from xai_lightning.functional.fairness.distances import (
     wasserstein,
 )
 from xai_lightning.functional.fairness.errors import absolute_error, mean_prediction, mean_residual, root_squared_error
-from xai_lightning.functional.fairness.groupwise import Averages, Groupwise, MeanProportions, Plain, Ranked
+from xai_lightning.functional.fairness.groupwise import Averages, Excess, Groupwise, MeanProportions, Plain, Ranked
 from xai_lightning.functional.fairness.inequality import (
     between_group_entropy,
     differential_fairness,
@@ -90,6 +90,13 @@ def _farthest(pairs: Tensor) -> Plain:
 
 def _averages(of: Means) -> Averages:
     return Averages(*(part[..., None, :] for part in of))
+
+
+def _excess(of: Scored) -> Excess:
+    found, numbers = calibration_in_the_large(of), of.numbers.double().sum(dim=-1)
+    positives = numbers[..., 1] / numbers.sum(dim=-1)
+    parts = found.value + positives, positives, found.variance, found.number
+    return Excess(*(part[..., None, :] for part in parts))
 
 
 def _across(of: Scored) -> Plain:
@@ -208,7 +215,7 @@ _OF_SCORES: dict[str, Quantity] = {
         "whether the targets differ likewise",
     ),
     "calibration_in_the_large": Quantity(
-        lambda s: _averages(calibration_in_the_large(s)),
+        _excess,
         "scores",
         (-1.0, 1.0),
         0.0,

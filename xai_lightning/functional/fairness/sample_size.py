@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.fairness.groupwise import Averages, Groupwise, Proportions, Ranked
+from xai_lightning.functional.fairness.groupwise import Averages, Excess, Groupwise, Proportions, Ranked
 from xai_lightning.functional.fairness.metric import Metric
 
 MOST = 10**9
@@ -105,7 +105,7 @@ def _numbers(of: Groupwise) -> Tensor | None:
     """Denominators float64[R, G], of weighted samples the number of equally weighted ones that they are worth."""
     if isinstance(of, Proportions):
         return torch.nan_to_num(of.totals.double().square() / of.squares.double())
-    if isinstance(of, Averages):
+    if isinstance(of, Averages | Excess):
         return of.number.double()
     return torch.nan_to_num(of.trials) if isinstance(of, Ranked) else None
 
@@ -120,6 +120,10 @@ def _alike(metric: Metric, of: Groupwise, numbers: Tensor, whole: bool) -> Group
     centre = torch.zeros(()) if metric.aggregation == "largest_magnitude" else _pooled(of, of.value)
     if isinstance(of, Averages):
         return Averages(centre + 0 * numbers, _pooled(of, of.variance) + 0 * numbers, numbers)
+    if isinstance(of, Excess):
+        positives = _pooled(of, of.positives)
+        shares, variance = positives + 0 * numbers, _pooled(of, of.variance) + 0 * numbers
+        return Excess(centre + shares, shares, variance, numbers)
     return Ranked(centre + 0 * numbers, numbers)
 
 

@@ -16,12 +16,12 @@ class Distribution(NamedTuple):
     Attributes:
         numbers: Number of samples, int64 or float64[..., G, B]; leading dimensions are replicates.
         positions: Where the samples of a bin lie, ascending float64[B].
-        mixed: Bins whose samples differ, bool[B], so that counts do not tell their order; None if that is not known.
+        blind: Groups that the bins are too wide for, bool[G], see :func:`unresolved`; None if that is not known.
     """
 
     numbers: Tensor
     positions: Tensor
-    mixed: Tensor | None = None
+    blind: Tensor | None = None
 
 
 def kolmogorov(distribution: Distribution) -> Tensor:
@@ -147,11 +147,10 @@ def occupied(distribution: Distribution) -> Distribution:
         [0.0, 2.0]
     """
     keep = distribution.numbers.flatten(0, -2).any(dim=0)
-    mixed = None if distribution.mixed is None else distribution.mixed[keep]
-    return Distribution(distribution.numbers[..., keep], distribution.positions[keep], mixed)
+    return Distribution(distribution.numbers[..., keep], distribution.positions[keep], distribution.blind)
 
 
-def unresolved(distribution: Distribution) -> Tensor:
+def unresolved(numbers: Tensor, mixed: Tensor) -> Tensor:
     """Groups of which too many samples lie in one bin without being equal for distances to say anything.
 
     Values far from the origin, or scores close to 0, may all share a bin: their distances would be 0, which is no
@@ -159,21 +158,18 @@ def unresolved(distribution: Distribution) -> Tensor:
     number of samples.
 
     Args:
-        distribution: Samples of all groups.
+        numbers: Number of samples [..., G, B]; of the samples themselves, since replicates fill bins by chance.
+        mixed: Bins whose samples differ, bool[B], so that counts do not tell their order.
 
     Returns:
-        bool[..., G]; all False if it is not known which samples are equal.
+        bool[..., G].
 
     Example:
         >>> import torch
-        >>> numbers = torch.tensor([[100, 0], [60, 40]])
-        >>> unresolved(Distribution(numbers, torch.arange(2.0), torch.tensor([False, True]))).tolist()
+        >>> unresolved(torch.tensor([[100, 0], [60, 40]]), torch.tensor([False, True])).tolist()
         [False, True]
     """
-    numbers = distribution.numbers.double()
-    if distribution.mixed is None or distribution.mixed.numel() == 0:
-        return torch.zeros(numbers.shape[:-1], dtype=torch.bool, device=numbers.device)
-    most, total = (numbers * distribution.mixed).amax(dim=-1), numbers.sum(dim=-1)
+    most, total = (numbers * mixed).amax(dim=-1).double(), numbers.sum(dim=-1).double()
     return (most > BLIND * total) & (most > total.sqrt())
 
 

@@ -20,7 +20,6 @@ from xai_lightning.functional.fairness.distances import (
     Distribution,
     kolmogorov,
     kolmogorov_to_overall,
-    unresolved,
     wasserstein,
 )
 from xai_lightning.functional.fairness.errors import absolute_error, mean_prediction, mean_residual, root_squared_error
@@ -111,12 +110,13 @@ def _area(of: Scored) -> Ranked:
 
 def _told_apart(of: Distribution, distances: Tensor) -> Tensor:
     """Distances of each group, NaN where bins hide them: they would be 0."""
-    return distances.masked_fill(unresolved(of), math.nan)
+    return distances if of.blind is None else distances.masked_fill(of.blind, math.nan)
 
 
 def _pairs_told_apart(of: Distribution, distances: Tensor) -> Tensor:
-    blind = unresolved(of)
-    return distances.masked_fill(blind[..., None, :] | blind[..., :, None], math.nan)
+    if of.blind is None:
+        return distances
+    return distances.masked_fill(of.blind[..., None, :] | of.blind[..., :, None], math.nan)
 
 
 _OF_COUNTS: dict[str, Quantity] = {

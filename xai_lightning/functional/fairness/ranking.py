@@ -258,7 +258,8 @@ def unresolved_pairs(scored: Scored) -> Tensor:
         share = (positives * negatives * met).sum(dim=-1) / (2 * of_each[0] * of_each[1])
         return (share > BLIND) & (share > 0.5 / torch.minimum(*of_each).sqrt())
 
-    return _of_pairs(scored, blind)
+    sampled = scored if scored.sampled is None else scored._replace(numbers=scored.sampled)
+    return _of_pairs(sampled, blind)
 
 
 def _classes(scored: Scored) -> tuple[Tensor, Tensor]:

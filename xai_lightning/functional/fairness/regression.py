@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.fairness.checks import check_groups, check_indices, check_range, check_shapes
-from xai_lightning.functional.fairness.distances import Distribution, occupied
+from xai_lightning.functional.fairness.distances import Distribution, occupied, unresolved
 from xai_lightning.functional.fairness.floats import VALUE_BINS, value_bins, value_centres
 
 _EQUAL = 1e-6
@@ -136,7 +136,7 @@ def distribution(sums: Residuals, of: Literal["predictions", "residuals"]) -> Di
         of: ``predictions`` (less the origin) or ``residuals``.
 
     Returns:
-        Numbers int64[G, B'], positions float64[B'], and in which bins samples differ bool[B'].
+        Numbers int64[G, B'], positions float64[B'], and for which groups bins are too wide bool[G].
 
     Raises:
         ValueError: If ``of`` is neither.
@@ -156,7 +156,7 @@ def distribution(sums: Residuals, of: Literal["predictions", "residuals"]) -> Di
     mean, square = (moment.sum(dim=0) / total for moment in moments)
     # A bin is 1/127 of its centre wide at least: this is far below it, and far above the rounding of its sums.
     mixed = (square - mean.square()).clamp_min(0).sqrt() > _EQUAL * centres.abs()
-    return occupied(Distribution(numbers, centres + mean, mixed))
+    return occupied(Distribution(numbers, centres + mean, unresolved(numbers, mixed)))
 
 
 def _nothing(n_groups: int, device: torch.device) -> Residuals:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.fairness.checks import check_groups, check_indices, check_range, check_shapes
-from xai_lightning.functional.fairness.distances import Distribution, kolmogorov, wasserstein
+from xai_lightning.functional.fairness.distances import Distribution, kolmogorov, unresolved, wasserstein
 
 SCORE_BINS = 1024
 """Number of bins of the grid of scores."""
@@ -77,11 +77,13 @@ class Scored(NamedTuple):
         numbers: Number of samples, int64 or float64[..., G, 2, B]; leading dimensions are replicates.
         means: Mean score of each cell, float64[G, 2, B]; the bin's centre without samples.
         squares: Mean squared score of each cell, float64[G, 2, B].
+        sampled: Of replicates the numbers that they were drawn from, int64[G, 2, B]; None: ``numbers`` themselves.
     """
 
     numbers: Tensor
     means: Tensor
     squares: Tensor
+    sampled: Tensor | None = None
 
 
 def scored(counts: Tensor) -> Scored:
@@ -110,7 +112,8 @@ def scored(counts: Tensor) -> Scored:
     numbers = counts[..., 0]
     centres = _centres(counts.shape[2], counts.device)
     means, squares = (sums.double() / (numbers.double() * 2**_BITS) for sums in counts[..., 1:].unbind(-1))
-    return Scored(numbers, torch.where(numbers > 0, means, centres), torch.where(numbers > 0, squares, centres**2))
+    means, squares = torch.where(numbers > 0, means, centres), torch.where(numbers > 0, squares, centres**2)
+    return Scored(numbers, means, squares, sampled=numbers)
 
 
 def score_distribution(scored: Scored) -> Distribution:
@@ -120,7 +123,7 @@ def score_distribution(scored: Scored) -> Distribution:
         scored: Scores of all groups.
 
     Returns:
-        Numbers [..., G, B] at the centres of the bins, and in which bins scores differ bool[B].
+        Numbers [..., G, B] at the centres of the bins, and for which groups those are too wide bool[G].
 
     Example:
         >>> import torch
@@ -130,7 +133,8 @@ def score_distribution(scored: Scored) -> Distribution:
         torch.Size([1, 1024])
     """
     numbers = scored.numbers.sum(dim=-2)
-    return Distribution(numbers, _centres(numbers.shape[-1], numbers.device), mixed_bins(scored))
+    blind = unresolved(_drawn_from(scored).sum(dim=-2), mixed_bins(scored))
+    return Distribution(numbers, _centres(numbers.shape[-1], numbers.device), blind)
 
 
 def mixed_bins(scored: Scored) -> Tensor:
@@ -148,7 +152,7 @@ def mixed_bins(scored: Scored) -> Tensor:
         >>> mixed_bins(scored(score_counts(scores, none, none, n_groups=1))).nonzero().tolist()
         [[256]]
     """
-    present = (scored.numbers > 0).flatten(0, -4).any(dim=0) if scored.numbers.ndim > 3 else scored.numbers > 0
+    present = _drawn_from(scored) > 0
     highest = torch.where(present, scored.means, -torch.inf).flatten(0, -2).amax(dim=0)
     lowest = torch.where(present, scored.means, torch.inf).flatten(0, -2).amin(dim=0)
     spread = torch.where(present, scored.squares - scored.means.square(), 0).flatten(0, -2).amax(dim=0)
@@ -212,6 +216,10 @@ def score_wasserstein(scored: Scored) -> Tensor:
         Artificial Intelligence, 2019.
     """
     return wasserstein(score_distribution(scored))
+
+
+def _drawn_from(scored: Scored) -> Tensor:
+    return scored.numbers if scored.sampled is None else scored.sampled
 
 
 def _centres(bins: int, device: torch.device) -> Tensor:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_lightning import tags
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.functional import fairness
 from xai_lightning.functional.fairness import METRICS, QUANTITIES, RATES, Metric
+from xai_lightning.functional.fairness.resampling import example
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Space
 
@@ -36,6 +38,10 @@ LOGGED_RATES = (
     "accuracy",
     "base_rate",
 )
+TAKEN = ("rates", "calibration", "flip_rate")
+"""Names below those of an attribute that are not of a metric."""
+EXAMPLES = 2
+"""Groups of which a user's own metric is tried out."""
 DEFINITIONS = 1
 """Version of the definitions; it grows when the same counts would give another value."""
 
@@ -117,28 +123,75 @@ def ask(
     Raises:
         ValueError: if a metric is unknown, or cannot be had of such outputs or with such limits; all such are named.
     """
-    names = _default(space, multi_label, exact) if metrics is None else metrics
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics must be a list of names; got the string {metrics!r}")
+    names = _default(space, scored=not (multi_label or exact or weighted)) if metrics is None else metrics
     chosen = {name: METRICS[choose("metric", name, METRICS)] for name in names}
-    clash = [name for name in own or {} if name in METRICS]
-    if clash:
-        raise ValueError(f"own_metrics must have names of their own; got {clash[0]!r}, which is in the table")
+    _check_own(own or {})
     chosen |= own or {}
     if not chosen:
         raise ValueError(f"metrics must name at least one metric; got {metrics!r}")
-    if intersections not in (1, 2):
+    if isinstance(intersections, bool) or intersections not in (1, 2):
         raise ValueError(f"intersections must be 1 (none) or 2 (pairs of attributes); got {intersections!r}")
     if replicates < 1:
         raise ValueError(f"replicates must be a number of bootstrap replicates of at least 1; got {replicates!r}")
     asked = Asked(chosen, exact, replicates, seed, dict(given or {}), intersections == 2)
     _check_kinds(asked, space, multi_label)
+    if given and "counts" not in asked.needs:
+        raise ValueError(f"given={dict(given)!r} compares rates, and there is none in {', '.join(chosen)}")
     _check_limits(asked, weighted)
     return asked
 
 
-def _default(space: Space, multi_label: bool, exact: bool) -> tuple[str, ...]:
+def _default(space: Space, *, scored: bool) -> tuple[str, ...]:
     if space == "values":
         return NUMBER_METRICS
-    return CLASS_METRICS if space == "labels" or multi_label or exact else CLASS_METRICS + SCORE_METRICS
+    return CLASS_METRICS + SCORE_METRICS if scored and space != "labels" else CLASS_METRICS
+
+
+def _check_own(own: Mapping[str, Metric]) -> None:
+    owners = {name: f"{name!r} of the table" for name in METRICS} | dict.fromkeys(TAKEN, "what is logged anyway")
+    for name, metric in own.items():
+        other = owners.setdefault(tags.part(name), repr(name))
+        if other != repr(name):
+            raise ValueError(
+                f"own_metrics must have names of their own, also with '/' read as '_'; got {name!r}, the "
+                f"name of {other}"
+            )
+        if not isinstance(metric, Metric):
+            raise TypeError(
+                f"own_metrics[{name!r}] must be a Metric, such as Metric((fn,), 'difference') of a "
+                f"callable; got {metric!r}"
+            )
+        _try_out(name, metric)
+
+
+def _try_out(name: str, metric: Metric) -> None:
+    """Ask a metric for two groups, as it will be asked for all: its callables are the user's."""
+    wanted = "a tensor [..., G], or numerators and denominators, of counts [..., G]"
+    try:
+        shape = metric.measure(example(metric.needs)).value.shape
+    except Exception as error:
+        raise ValueError(f"own_metrics[{name!r}] must make {wanted}; it raised {error!r}") from error
+    if len(shape) != 2 or shape[-1] not in (1, EXAMPLES):
+        raise ValueError(f"own_metrics[{name!r}] must make {wanted}; of {EXAMPLES} groups it made {list(shape)}")
+
+
+def check_classes(asked: Asked, n_classes: int) -> None:
+    """Refuse metrics of pairs of classes, and limits by resampling, where there are too many classes to count pairs.
+
+    Raises:
+        ValueError: names them.
+    """
+    if n_classes <= fairness.SQUARE_LIMIT:
+        return
+    counted = {name: metric for name, metric in asked.metrics.items() if metric.needs == "counts"}
+    wrong = [n for n, metric in counted.items() if "class_confusion" in metric.rates or fairness.is_resampled(metric)]
+    if wrong:
+        raise ValueError(
+            f"{n_classes} classes: {', '.join(wrong)} need the counts of all pairs of classes, which are "
+            f"kept up to {fairness.SQUARE_LIMIT} classes; leave them out of metrics"
+        )
 
 
 def _check_kinds(asked: Asked, space: Space, multi_label: bool) -> None:

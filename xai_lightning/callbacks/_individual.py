@@ -1,5 +1,6 @@
 """Fairness to individuals in a validation: decisions with another value of the attribute, and likes treated alike."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -141,6 +142,14 @@ class Individuals:
             return None
         return bool(self.flips) + sum(len(self._vocabularies[a].names) - 1 for a in self.flips)
 
+    def elsewhere(self) -> "Individuals":
+        """The same for other rows, of which none was seen yet."""
+        found = copy.copy(self)
+        found._effects, found._likes = Sketch(self._effects.quota), Sketch(self._likes.quota)
+        found._unmoved, found._told, found.tallies = dict.fromkeys(self.flips, 0), set(self.flips), {}
+        found._passes, found._checked = 0, False
+        return found
+
     def open(self) -> None:
         """Begin a validation."""
         self._effects.clear()
@@ -220,6 +229,11 @@ class Individuals:
             self._checked = True
         decision = decide(outputs, self._how, n_classes=self._n_classes)
         return Answer(outputs, decision, favour(outputs, self._how, ask.positive, decision.classes))
+
+    def alone(self) -> Gathered:
+        """What this rank found."""
+        effects, likes = (sketch.held or nothing(0) for sketch in (self._effects, self._likes))
+        return Gathered(effects, likes if self._features is not None else None, self._passes)
 
     def gather(self, trainer: Trainer) -> Gathered:
         """Put the ranks together: fixed shapes, called by every rank alike; what was kept of rows is forgotten."""

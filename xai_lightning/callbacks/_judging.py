@@ -1,11 +1,12 @@
 """From what a step or a network returned to what is counted."""
 
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from xai_lightning._lightning import LightningModule, MisconfigurationException
-from xai_lightning.callbacks._asked import Asked
+from xai_lightning.callbacks._asked import Asked, check_classes
 from xai_lightning.callbacks._batches import NetworkOutput, Reading
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._tally import Judged
@@ -84,7 +85,8 @@ class Judging:
     ) -> None:
         self.how, self.multi_label, self.n_classes = how, multi_label, n_classes
         self.numbers = how.space == "values"
-        self._free, self._scored = asked.only_accuracy, "scores" in asked.needs
+        _check_choices(how, n_classes, positive_class)
+        self._asked, self._free, self._scored = asked, asked.only_accuracy, "scores" in asked.needs
         self._given, self._network, self._listens = positive_class, network, True
         self._output = NetworkOutput(f"network={network!r}")
         self._classes = 0
@@ -116,8 +118,8 @@ class Judging:
     def take(self, outputs: Any, n: int, *, first: bool) -> Tensor:
         """The outputs of the step that was listened to, checked against the declared space if it is the first."""
         found = self._output.take(outputs, n)
-        if first and not self.multi_label:
-            check_space(found, self.how.space)
+        if first:
+            check_space(found, self.how.space, multi_label=self.multi_label)
         return found
 
     def judge(self, found: Tensor, reading: Reading) -> Counted:
@@ -147,6 +149,7 @@ class Judging:
         if self._classes and decision.n_classes != self._classes:
             raise ValueError(f"the network had {self._classes} classes before, and {decision.n_classes} now")
         self.positive(decision.n_classes)
+        check_classes(self._asked, decision.n_classes)
         self._classes = decision.n_classes
         return decision
 
@@ -167,3 +170,10 @@ class Judging:
         if not 0 <= chosen < n_classes:
             raise ValueError(f"positive_class must lie in 0 .. {n_classes - 1}; got {chosen}")
         return chosen
+
+
+def _check_choices(how: Outputs, n_classes: int | None, positive_class: int | None) -> None:
+    if n_classes is not None and (how.space != "labels" or n_classes < 2):
+        raise ValueError(f"n_classes must be at least 2, and is for outputs='labels'; got {n_classes} of {how.space!r}")
+    if positive_class is not None and not 0 <= positive_class < (n_classes or math.inf):
+        raise ValueError(f"positive_class must be a class from 0 on, below n_classes; got {positive_class}")

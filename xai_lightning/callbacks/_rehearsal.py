@@ -22,7 +22,9 @@ class Rehearsed(NamedTuple):
     outputs: Any
 
 
-def rehearsed(trainer: Trainer, pl_module: LightningModule, loader: Any, counting: Counting) -> Iterator[Rehearsed]:
+def rehearsed(
+    trainer: Trainer, pl_module: LightningModule, loader: Any, counting: Counting, *, dataloader_idx: int = 0
+) -> Iterator[Rehearsed]:
     """The batches of ``loader``, each after a ``validation_step`` in evaluation mode that logs nothing.
 
     The step sees batches as a validation does: moved to the device, and through the hooks of the module.
@@ -32,27 +34,29 @@ def rehearsed(trainer: Trainer, pl_module: LightningModule, loader: Any, countin
         pl_module: the module; afterwards it is as it was, its own metrics included.
         loader: the rows.
         counting: listens to the network.
+        dataloader_idx: of the validation loader that the rows stand for.
     """
     hooks = Hooks(while_explaining=True)
     for number, batch in enumerate(loader):
         with explaining(pl_module, precision=trainer.precision_plugin.val_step_context()), torch.no_grad():
             converted = trainer.precision_plugin.convert_input(batch)
-            prepared = pl_module._on_before_batch_transfer(converted, dataloader_idx=0)
-            moved = trainer.strategy.batch_to_device(prepared, dataloader_idx=0)
+            prepared = pl_module._on_before_batch_transfer(converted, dataloader_idx=dataloader_idx)
+            moved = trainer.strategy.batch_to_device(prepared, dataloader_idx=dataloader_idx)
             # outside of its loops Lightning refuses self.log; `explaining` puts the attributes back
             vars(pl_module).update(log=_mute, log_dict=_mute)
             counting.listen(hooks, pl_module, moved)
             try:
-                outputs = pl_module.validation_step(*_arguments(pl_module, moved, number))
+                outputs = pl_module.validation_step(*_arguments(pl_module, moved, number, dataloader_idx))
             finally:
                 hooks.remove()
         yield Rehearsed(moved, outputs)
 
 
-def _arguments(pl_module: LightningModule, batch: Any, number: int) -> tuple[Any, ...]:
-    """Steps may leave out the number of the batch, as Lightning allows them to."""
+def _arguments(pl_module: LightningModule, batch: Any, number: int, dataloader_idx: int) -> tuple[Any, ...]:
+    """Steps may leave out the numbers of the batch and of the loader, as Lightning allows them to."""
     takes_number = is_param_in_hook_signature(pl_module.validation_step, "batch_idx", min_args=2)
-    return (batch, number) if takes_number else (batch,)
+    takes_loader = is_param_in_hook_signature(pl_module.validation_step, "dataloader_idx", min_args=3)
+    return (batch, *[number] * takes_number, *[dataloader_idx] * takes_loader)
 
 
 def _mute(*_: Any, **__: Any) -> None:

@@ -116,20 +116,22 @@ class Tally:
         total.nonfinite = int(_over(trainer, torch.tensor(self.nonfinite), "sum"))
         for name in names:
             size = sizes[name]
-            empty = _empty(size, n_classes, labels)
             for kind in kinds:
                 if kind == "residuals":
                     own = self.residuals.get(name) or _no_numbers(size)
                     total.residuals[name] = Residuals(*(_over(trainer, part, "sum") for part in own))
                 else:
-                    state = getattr(self, kind).get(name, empty[kind])
+                    state = getattr(self, kind).get(name)
+                    state = _empty(kind, size, n_classes, labels) if state is None else state
                     getattr(total, kind)[name] = _over(trainer, state, "sum")
         return total
 
     @property
     def seen(self) -> bool:
         """Whether any sample was read."""
-        return bool(self.n_classes) or any(bool(sums.targets.sum()) for sums in self.residuals.values())
+        return bool(self.n_classes or self.nonfinite) or any(
+            bool(sums.targets.sum()) for sums in self.residuals.values()
+        )
 
     def sizes(self, name: str) -> Tensor:
         """Number of samples of each group, ``int64[G]``."""
@@ -198,14 +200,13 @@ def _add(kept: dict[str, Tensor], name: str, new: Tensor) -> None:
     kept[name] = kept[name] + new if name in kept else new
 
 
-def _empty(size: int, n_classes: int, labels: int) -> dict[str, Tensor]:
+def _empty(kind: str, size: int, n_classes: int, labels: int) -> Tensor:
+    if kind == "weights":
+        return torch.zeros(size, 2, n_classes, n_classes, dtype=torch.float64)
+    if kind == "scores":
+        return torch.zeros(size, 2, fairness.SCORE_BINS, 3, dtype=torch.int64)
     width = n_classes if n_classes <= fairness.SQUARE_LIMIT else 3
-    shape = (size, labels, 2, 2) if labels else (size, n_classes, width)
-    return {
-        "counts": torch.zeros(shape, dtype=torch.int64),
-        "weights": torch.zeros(size, 2, n_classes, n_classes, dtype=torch.float64),
-        "scores": torch.zeros(size, 2, fairness.SCORE_BINS, 3, dtype=torch.int64),
-    }
+    return torch.zeros((size, labels, 2, 2) if labels else (size, n_classes, width), dtype=torch.int64)
 
 
 def _no_numbers(size: int) -> Residuals:

@@ -9,14 +9,14 @@ from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_info
 from xai_lightning.callbacks import _fairness_record as records
 from xai_lightning.callbacks._asked import DEFINITIONS, ask, subject_names, subjects
-from xai_lightning.callbacks._batches import Batches
+from xai_lightning.callbacks._batches import Batches, Reading
 from xai_lightning.callbacks._counting import Counting
 from xai_lightning.callbacks._flips import Flip
 from xai_lightning.callbacks._foresight import outlook
-from xai_lightning.callbacks._individual import Individuals
-from xai_lightning.callbacks._judging import Judging
+from xai_lightning.callbacks._individual import Gathered, Individuals
+from xai_lightning.callbacks._judging import Counted, Judging
 from xai_lightning.callbacks._monitor import Monitor
-from xai_lightning.callbacks._record import Look, OnError, Record, stable
+from xai_lightning.callbacks._record import STATE_VERSION, Look, OnError, Record, stable
 from xai_lightning.callbacks._rehearsal import rehearsed
 from xai_lightning.callbacks._spending import Spending
 from xai_lightning.callbacks._tally import Tally
@@ -57,7 +57,8 @@ class FairnessMonitor(Monitor):
         n_classes: number of classes of ``outputs="labels"``.
         positive_class: the class whose prediction is the favourable decision; 1 of two by default.
         multi_label: each output is a label by itself; metrics are those of the worst label.
-        weights: weights of samples: an entry of the batch, `Column`, `Table` or a callable.
+        weights: weights of samples: an entry of the batch, `Column`, `Table` or a callable. ``utility/…`` and
+            ``count/…`` are of samples all the same.
         intersections: 2 to compare the groups of every pair of attributes too, as ``race+sex``.
         given: attribute to a legitimate one, to compare the first within the groups of the second too, as ``sex|job``.
         max_groups: the most groups that may be discovered per attribute.
@@ -120,10 +121,7 @@ class FairnessMonitor(Monitor):
         identity: dict[str, object] = {"groups": groups, "outputs": outputs, "positive_class": positive_class}
         identity["network"] = network
         super().__init__("fairness", identity, name=name, dataloader_idx=dataloader_idx, on_error=on_error, sinks=sinks)
-        if not groups:
-            raise ValueError(
-                f"groups must declare at least one attribute, such as {{'sex': ['Female', 'Male']}}; got {groups!r}"
-            )
+        _check_attributes(groups)
         self.asked = ask(
             metrics,
             own_metrics,
@@ -231,6 +229,13 @@ class FairnessMonitor(Monitor):
         self._batches.load(state.get("groups", {}))
 
     @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        # validate and test of a checkpoint, which spend nothing of it, compare the groups that it was trained with
+        if self._entry != "fit" and self._batches.undecided and state_dict.get("version") == STATE_VERSION:
+            self._batches.load(state_dict.get("groups", {}))
+
+    @override
     def outlook(self, name: str, kind: Kind, threshold: float) -> Outlook | None:
         if not self._estimates:
             return None
@@ -261,13 +266,16 @@ class FairnessMonitor(Monitor):
         if self._batches.undecided:
             raise ValueError(f"the groups of {self._batches.undecided} were not discovered: no validation was counted")
         counting = self._counting.elsewhere(loader)
+        individuals = None if self._individuals is None else self._individuals.elsewhere()
         with isolated():
-            for batch, outputs in rehearsed(trainer, pl_module, loader, counting):
-                counting.add(batch, outputs)
+            for batch, outputs in rehearsed(trainer, pl_module, loader, counting, dataloader_idx=self.dataloader_idx):
+                self._ask(individuals, pl_module, batch, *counting.add(batch, outputs))
         total = counting.gather(None)
         if isinstance(total, ValueError):
             raise total
         record, estimates = self._concluded(total, self.delta)
+        if individuals is not None:
+            self._add_individuals(record, individuals, individuals.alone(), self.delta)
         counts = {name: counts.tolist() for name, counts in total.counts.items()}
         stamp = self.evidence() | {"metrics": estimates, "error": self.delta, "counts_group_actual_predicted": counts}
         return {tags.within(self.name, name): value for name, value in record.shared.items()}, stamp
@@ -309,11 +317,21 @@ class FairnessMonitor(Monitor):
 
     @override
     def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
-        reading, counted = self._counting.add(batch, outputs, first=not self._proved)
-        if self._individuals is not None and counted.decision is not None:
-            self._individuals.after(
+        self._ask(self._individuals, pl_module, batch, *self._counting.add(batch, outputs, first=not self._proved))
+
+    def _ask(
+        self,
+        individuals: Individuals | None,
+        pl_module: LightningModule,
+        batch: Any,
+        reading: Reading,
+        counted: Counted,
+    ) -> None:
+        """Individual fairness of a batch that was counted."""
+        if individuals is not None and counted.decision is not None:
+            individuals.after(
                 pl_module,
-                resolve_network(pl_module, self.network) if self._individuals.flips else None,
+                resolve_network(pl_module, self.network) if individuals.flips else None,
                 batch,
                 sample=reading.sample,
                 real=reading.real,
@@ -341,13 +359,17 @@ class FairnessMonitor(Monitor):
             spent = {"error": self._spending.error, "error_spent": self._spending.spent}
             record.shared |= {tags.xai("fairness", name): number for name, number in spent.items()}
         if self._individuals is not None:
-            shared = self._individuals.names()[0]
-            numbers = self._individuals.conclude(individuals, self._spending.error)
-            record.shared |= {name: numbers[name] for name in shared}
-            record.direct |= {name: number for name, number in numbers.items() if name not in shared}
+            self._add_individuals(record, self._individuals, individuals, self._spending.error)
         if self.custom_scalars:
             record.charts = records.charts(self.asked, subject_names(self.asked, self._batches))
         return record
+
+    @staticmethod
+    def _add_individuals(record: Record, individuals: Individuals, gathered: Gathered, error: float) -> None:
+        shared = individuals.names()[0]
+        numbers = individuals.conclude(gathered, error)
+        record.shared |= {name: numbers[name] for name in shared}
+        record.direct |= {name: number for name, number in numbers.items() if name not in shared}
 
     def _concluded(self, total: Tally, error: float) -> records.Conclusion:
         found = subjects(self.asked, self._batches)
@@ -360,6 +382,16 @@ class FairnessMonitor(Monitor):
         if self.pictures:
             records.add_pictures(concluded.record, total, found, positive)
         return concluded
+
+
+def _check_attributes(groups: object) -> None:
+    if not isinstance(groups, Mapping) or not groups:
+        raise ValueError(
+            f"groups must declare at least one attribute, such as {{'sex': ['Female', 'Male']}}; got {groups!r}"
+        )
+    barred = [attribute for attribute in groups if "|" in attribute]
+    if barred:
+        raise ValueError(f"an attribute must not have '|' in its name, as one within another has; got {barred[0]!r}")
 
 
 def _check_given(given: Mapping[str, str], groups: Mapping[str, Declared]) -> None:

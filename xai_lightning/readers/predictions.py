@@ -1,5 +1,6 @@
 """What a step or a network returned, as predicted classes."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -24,10 +25,15 @@ class Outputs(NamedTuple):
         """Fill in the threshold of ``space``: 0 for logits, .5 for probabilities.
 
         Raises:
-            ValueError: on an unknown space, or a threshold outside it.
+            ValueError: on an unknown space, or a threshold outside it, or of outputs that have none.
         """
         if space not in SPACES:
             raise ValueError(f"outputs must be one of {', '.join(SPACES)}; got {space!r}")
+        if threshold is not None and (space in ("labels", "values") or not math.isfinite(threshold)):
+            raise ValueError(
+                f"outputs={space!r} cannot have the threshold {threshold!r}; it is for logits, finite, or "
+                "for probabilities"
+            )
         threshold = (0.5 if space == "probabilities" else 0.0) if threshold is None else float(threshold)
         if space == "probabilities" and not 0 < threshold < 1:
             raise ValueError(f"the threshold of outputs='probabilities' must lie between 0 and 1; got {threshold}")
@@ -63,7 +69,7 @@ def _flat(outputs: Tensor) -> Tensor:
     return flat.detach()
 
 
-def check_space(outputs: Tensor, space: Space) -> None:
+def check_space(outputs: Tensor, space: Space, *, multi_label: bool = False) -> None:
     """Refuse outputs that cannot be, or plainly are not, in the declared space.
 
     Single outputs between 0 and 1 on both sides of one half are taken for probabilities: as logits they would all be
@@ -72,11 +78,12 @@ def check_space(outputs: Tensor, space: Space) -> None:
     Args:
         outputs: ``[N]``, ``[N, 1]`` or ``[N, K]``.
         space: what they were declared to be.
+        multi_label: whether each output is a label by itself, ``[N, L]``, so that rows need not sum to 1.
 
     Raises:
         ValueError: if they are in another space; says which, and the option to set.
     """
-    flat = _flat(outputs)
+    flat = outputs.detach().flatten() if multi_label else _flat(outputs)
     if space == "labels":
         if flat.is_floating_point() or flat.ndim != 1:
             raise ValueError(f"outputs='labels' needs integer classes [N]; got {describe(outputs)}")
@@ -91,19 +98,19 @@ def check_space(outputs: Tensor, space: Space) -> None:
     if values.numel() == 0 or space == "values":
         return
     if space == "probabilities":
-        _check_probabilities(values)
-    elif _looks_like_probabilities(values):
+        _check_probabilities(values.float())
+    elif _looks_like_probabilities(values.float(), torch.finfo(values.dtype).eps):
         raise ValueError(
             f"outputs='logits', but these look like probabilities (all in [{values.min():.3g}, {values.max():.3g}]"
             f"{', rows sum to 1' if values.ndim == 2 else ', on both sides of one half'}); say outputs='probabilities'"
         )
 
 
-def _looks_like_probabilities(values: Tensor) -> bool:
+def _looks_like_probabilities(values: Tensor, eps: float) -> bool:
     if bool(values.min() < 0) or bool(values.max() > 1):
         return False
     if values.ndim == 2:
-        return bool(((values.sum(dim=1) - 1).abs() < 1e-3).all())
+        return bool(((values.sum(dim=1) - 1).abs() < max(1e-3, eps / 2)).all())
     return bool(values.min() < 0.5) and bool(values.max() > 0.5)
 
 
@@ -130,12 +137,21 @@ def decide(outputs: Tensor, how: Outputs, *, n_classes: int | None = None) -> De
 
     Returns:
         The `Decision`; classes of samples whose outputs are not finite are 0 and marked in ``finite``.
+
+    Raises:
+        ValueError: on another shape or space, or a threshold that was chosen and outputs of several classes.
     """
     flat = _flat(outputs)
     if how.space == "probabilities":
         _check_range(flat)
     if how.space == "labels":
+        check_space(outputs, how.space)
         return Decision(flat.to(torch.int64), torch.ones_like(flat, dtype=torch.bool), n_classes or 2)
+    if flat.ndim == 2 and how != Outputs.of(how.space, None):
+        raise ValueError(
+            f"threshold={how.threshold:g} is that of a single output; got outputs of {flat.shape[1]} classes, of which "
+            "the largest is predicted. Return the output of the favourable class alone, or leave threshold out."
+        )
     finite = flat.isfinite() if flat.ndim == 1 else flat.isfinite().all(dim=1)
     if flat.ndim == 1:
         return Decision(torch.where(finite, flat > how.threshold, False).to(torch.int64), finite, 2)
@@ -154,12 +170,13 @@ def decide_labels(outputs: Tensor, how: Outputs) -> Decision:
         output is not finite is marked as a whole.
 
     Raises:
-        ValueError: on another shape.
+        ValueError: on another shape, or labels that are not integers.
     """
     flat = outputs.detach()
     if flat.ndim != 2:
         raise ValueError(f"multi_label=True needs one output per label, [N, L]; got {describe(outputs)}")
     if how.space == "labels":
+        check_space(flat, how.space, multi_label=True)
         return Decision(flat.to(torch.int64), torch.ones(len(flat), dtype=torch.bool, device=flat.device), 2)
     if how.space == "probabilities":
         _check_range(flat)

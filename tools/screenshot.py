@@ -43,6 +43,7 @@ class View(NamedTuple):
 VIEWS = {
     "tensorboard": View("adult", CURVES, 1140),
     "tensorboard_images": View("adult", None, 1140),
+    "fairness": View("adult", "^fairness/sex/(rates|calibration)$|^gate/timeline", 1420, 560),
     "shortcut_curves": View("mnist", SHORTCUT, 730),
     "shortcut_maps": View("mnist", f"^attribution/{IG}/(film|average)", 1060, 440),
     "text": View("text", f"^attribution/{IG}/tokens", 660, 860, actual=True),

@@ -108,14 +108,29 @@ def region(method: str, name: str) -> str:
     return join("attribution", method, "region", name)
 
 
-def activation(module: str, statistic: str) -> str:
+def activation(module: str, *statistic: str) -> str:
     """``activation/<module>/<statistic>``; the network itself has the module name ``network``."""
-    return join("activation", module or "network", statistic)
+    return join("activation", module or "network", *statistic)
 
 
-def activation_max(statistic: str) -> str:
+def activation_max(*statistic: str) -> str:
     """``activation_max/<statistic>``: the worst layer."""
-    return join("activation_max", statistic)
+    return join("activation_max", *statistic)
+
+
+def activation_heatmap(statistic: str) -> str:
+    """``activation_heatmap/<statistic>``: picture of all layers over the validations."""
+    return join("activation_heatmap", statistic)
+
+
+def activation_picture(what: str) -> str:
+    """``activation_picture/{histograms,cka,top_samples}``: pictures."""
+    return join("activation_picture", what)
+
+
+def weight(module: str, what: str) -> str:
+    """``weight/<module>/{norm,relative_update,histogram}``; the network itself has the module name ``network``."""
+    return join("weight", module or "network", what)
 
 
 def gate(what: str) -> str:

@@ -1,6 +1,7 @@
 """Which statistics of activations are logged, under which names."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 from xai_lightning.callbacks._layers import Layer
 from xai_lightning.functional.activation import STATISTICS, Measured
@@ -28,12 +29,13 @@ class Wanted:
 
     Args:
         statistics: ``"default"``, ``"cheap"``: all; or names.
+        also: names of further ones.
 
     Raises:
         ValueError: if a name is unknown.
     """
 
-    def __init__(self, statistics: str | Sequence[str]) -> None:
+    def __init__(self, statistics: str | Sequence[str], also: Sequence[str] = ()) -> None:
         sets = {"default": DEFAULT, "cheap": CHEAP}
         if isinstance(statistics, str):
             names: Sequence[str] = sets[choose("set of statistics", statistics, list(sets))]
@@ -41,7 +43,7 @@ class Wanted:
             names = [choose("statistic", name, CHEAP) for name in dict.fromkeys(statistics)]
         if not names:
             raise ValueError(f"statistics must name at least one; got {statistics!r}")
-        self.computed = tuple(name for name in names if name in STATISTICS)
+        self.computed = tuple(name for name in dict.fromkeys([*names, *also]) if name in STATISTICS)
         self.histogram = HISTOGRAM in names
         self.calls = CALLS in names
         self.growth = GROWTH in names
@@ -65,3 +67,8 @@ class Wanted:
             sparsity="sparsity" in self._needs and layer.units is not None,
             limits=layer.limits if "limits" in self._needs else None,
         )
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest number; undefined ones lose."""
+    return max((value for value in values if not math.isnan(value)), default=math.nan)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_warn
-from xai_lightning.callbacks._activation_names import CALLS, GROWTH, Wanted
+from xai_lightning.callbacks._activation_names import CALLS, GROWTH, Wanted, largest
+from xai_lightning.callbacks._batches import Batches
+from xai_lightning.callbacks._expensive import Expensive
+from xai_lightning.callbacks._kernels import BestOf
 from xai_lightning.callbacks._layers import Layer, Pattern, find_layers, why_silent
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
@@ -20,8 +24,9 @@ from xai_lightning.callbacks._settings import check_counts
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
 from xai_lightning.functional.activation import Measured, Moments, histogram_summary, statistics
 from xai_lightning.functional.attribution import output_tensor
-from xai_lightning.readers import Reader, read
-from xai_lightning.sinks import Sink
+from xai_lightning.readers import Column, GroupSource, Reader, Table, read
+from xai_lightning.readers.groups import Declared
+from xai_lightning.sinks import Sink, logger_sinks
 
 
 class ActivationMonitor(Monitor):
@@ -32,6 +37,8 @@ class ActivationMonitor(Monitor):
     module if wanted. Hooks exist during a step only. Costs no forward or backward pass. Definitions:
     `xai_lightning.functional.activation.statistics`; beside them ``rms_growth`` is the root mean square over that of
     the first validation (in ``fit`` only), and ``calls`` how often a step called the module.
+
+    With ``representation`` it also looks at what up to eight layers give for a fixed sample of rows, see `Expensive`.
 
     Args:
         layers: glob patterns of module names and types of modules, such as ``["encoder.*.act", nn.ReLU]``; by default
@@ -44,15 +51,23 @@ class ActivationMonitor(Monitor):
         share: share of the samples that is looked at, chosen by their hash, between 0 and 1.
         mask: what is no padding: the name or position of an entry of the batch ``[N, T, ...]`` that is not 0 there, or
             a callable that makes one from the batch.
-        reader: how to read a batch; needed for ``share`` below 1 only.
-        seed: of that choice.
+        reader: how to read a batch; needed for ``share`` below 1 and ``representation`` only.
+        seed: of that choice, and of the sample of rows.
+        representation: look at what watched layers represent, evenly spaced ones, or those that match patterns.
+        probe_size: how many rows are sampled for that, from 4 to 1,024.
+        groups: attribute to its declared groups, as in `FairnessMonitor`: do units encode them beyond the class?
+        groups_from: where the attribute is, if no entry of the batch has its name, as there.
+        best_of: a logged metric and ``"min"`` or ``"max"``: CKA is also taken with the best earlier validation.
+        pictures: with ``representation``: heat maps, CKA of all layers, histograms (if they are among the statistics),
+            and top samples of the most selective units.
+        log_inputs: whether those may show the inputs.
         dataloader_idx: the validation loader it looks at.
         name: prefix of everything it logs, to tell two alike apart.
         on_error: ``"warn"``, or ``"raise"`` to stop training.
         sinks: further receivers beside the Trainer's loggers.
 
     Raises:
-        ValueError: if ``share`` or ``max_layers`` is out of range, or a statistic is unknown.
+        ValueError: if a number is out of range, a statistic is unknown, or groups lack ``representation``.
         MisconfigurationException: in ``setup``, if a pattern matches no module, or one inside a compiled module.
 
     Example:
@@ -69,6 +84,13 @@ class ActivationMonitor(Monitor):
         mask: Mask | None = None,
         reader: Reader | None = None,
         seed: int = 0,
+        representation: bool | Sequence[str] = False,
+        probe_size: int = 256,
+        groups: Mapping[str, Declared] | None = None,
+        groups_from: Column | Table | Mapping[str, GroupSource] | Callable[[Any], Any] | None = None,
+        best_of: BestOf | None = None,
+        pictures: bool = True,
+        log_inputs: bool = True,
         dataloader_idx: int = 0,
         name: str = "",
         on_error: OnError = "warn",
@@ -79,13 +101,28 @@ class ActivationMonitor(Monitor):
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {share}")
         check_counts(max_layers=max_layers)
-        identity = {"layers": layers, "statistics": statistics, "share": share, "mask": mask, "seed": seed}
+        if (groups or best_of) and not representation:
+            raise ValueError(f"groups and best_of need representation=True; got {groups!r} and {best_of!r}")
+        identity: dict[str, object] = {"layers": layers, "statistics": statistics, "share": share, "mask": mask}
+        own = {"representation": representation, "probe_size": probe_size, "groups": groups} if representation else {}
+        identity |= {"seed": seed, **own}
         super().__init__(
             "activation", identity, name=name, dataloader_idx=dataloader_idx, on_error=on_error, sinks=sinks
         )
         self.layers, self.max_layers, self.share, self.mask = layers, max_layers, share, mask
         self.reader, self.seed, self.statistics = reader, seed, statistics
-        self._wanted = Wanted(statistics)
+        self._wanted = Wanted(statistics, also=["outlier_kurtosis"] if representation else [])
+        self._expensive: Expensive | None = None
+        if representation:
+            self._expensive = Expensive(
+                Batches(reader, groups or {}, groups_from, "error"),
+                representation,
+                size=probe_size,
+                seed=seed,
+                best_of=best_of,
+                pictures=pictures,
+                log_inputs=log_inputs,
+            )
         self._layers: list[Layer] = []
         self._running = Running()
         self._positions = Positions(None)
@@ -98,12 +135,17 @@ class ActivationMonitor(Monitor):
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
         fit = stage == "fit"
         direct = [tags.activation(layer.name, x) for layer in self._layers for x in self._wanted.direct(fit=fit)]
-        return [tags.activation_max(statistic) for statistic in self._wanted.worst(fit=fit)], direct
+        shared = [tags.activation_max(statistic) for statistic in self._wanted.worst(fit=fit)]
+        more = ([], []) if self._expensive is None else self._expensive.names(fit=fit)
+        return shared + more[0], direct + more[1]
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
         self._tell("have no known units; they give numbers over all elements", self._unknown())
+        if self._expensive is not None:
+            worst = list(self._wanted.worst(fit=True))
+            self._expensive.set_up(pl_module, self._layers, worst, ridges=self._wanted.histogram)
 
     def _unknown(self) -> list[str]:
         return [layer.name for layer in self._layers if layer.units is None]
@@ -119,15 +161,22 @@ class ActivationMonitor(Monitor):
     def _open(self, trainer: Trainer, look: Look) -> None:
         self._running = Running(len(self._layers))
         self._positions = Positions(loader_of(trainer, self.dataloader_idx))
+        if self._expensive is not None:
+            self._expensive.open(trainer, self.dataloader_idx)
 
     @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
-        self._keep = both(self._rows(batch), None if self.mask is None else mask_of(batch, self.mask))
+        mask = None if self.mask is None else mask_of(batch, self.mask)
+        for layer in [] if self._expensive is None else self._expensive.before(batch):
+            self._hooks.add(pl_module.get_submodule(layer.name), self._hook(self._represent, layer, mask))
+        self._keep = both(self._rows(batch), mask)
         if self._keep is not None and not self._keep.any():
             return
         self._running.steps += 1
         for layer in self._layers:
-            self._hooks.add(pl_module.get_submodule(layer.name), self._hook(layer))
+            self._hooks.add(
+                pl_module.get_submodule(layer.name), self._hook(self._add, layer, self._wanted.measured(layer))
+            )
 
     def _rows(self, batch: Any) -> Tensor | None:
         """Which samples are looked at, ``bool[N]``: those that are not padding, and by hash their share."""
@@ -137,13 +186,11 @@ class ActivationMonitor(Monitor):
         keep = self._positions.advance(len(inputs)).to(inputs.device)
         return keep if self.share == 1 else keep & drawn(inputs, self.share, self.seed)
 
-    def _hook(self, layer: Layer) -> Callable[..., None]:
-        measured = self._wanted.measured(layer)
-
+    def _hook(self, use: Callable[..., None], layer: Layer, how: Any) -> Callable[..., None]:
         def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             # a checkpointed module is called again in a backward pass (trap 91)
             if torch._C._current_graph_task_id() == -1:
-                self._attempt(self._add, layer, measured, output)
+                self._attempt(use, layer, how, output)
 
         return reduce
 
@@ -158,6 +205,11 @@ class ActivationMonitor(Monitor):
             self._tell("have outputs to which neither samples nor the mask fit; all of it is observed", [layer.name])
         self._running.observe(layer.name, h, dim, keep, measured)
 
+    def _represent(self, layer: Layer, mask: Tensor | None, output: Any) -> None:
+        h = self._readable(layer, output)
+        if h is not None and self._expensive is not None:
+            self._expensive.keep(layer, h, mask)
+
     def _readable(self, layer: Layer, output: Any) -> Tensor | None:
         try:
             h = output_tensor(output).detach()
@@ -170,19 +222,27 @@ class ActivationMonitor(Monitor):
         return h
 
     @override
+    def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+        if self._expensive is not None:
+            self._expensive.representation.probe.after()
+
+    @override
     def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._running.close()
+        if self._expensive is not None:
+            self._expensive.weights.look(pl_module)
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         merged, steps = gathered(trainer, self._running, [layer.name for layer in self._layers])
         called = {name for name, _ in merged} | self._unreadable
         silent = [why_silent(pl_module, layer.name) for layer in self._layers if layer.name not in called]
-        return merged, steps, silent
+        more = None if self._expensive is None else self._expensive.representation.gather(trainer)
+        return merged, steps, silent, more
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
-        merged, steps, silent = gathered
+        merged, steps, silent, more = gathered
         fit = look.stage == "fit"
         record, found = Record(), {}
         for layer in self._layers:
@@ -196,8 +256,10 @@ class ActivationMonitor(Monitor):
                 record.histograms[tags.activation(layer.name, "histogram")] = histogram_summary(states)
         for statistic, absolute in self._wanted.worst(fit=fit).items():
             values = [abs(x[statistic]) if absolute else x[statistic] for x in found.values()]
-            record.shared[tags.activation_max(statistic)] = _largest(values)
+            record.shared[tags.activation_max(statistic)] = largest(values)
         self._tell("were never called in a validation step and log NaN", silent if steps else [])
+        if self._expensive is not None:
+            self._expensive.conclude(record, look, more, found)
         return record
 
     def _numbers(self, layer: Layer, states: Sequence[Moments], steps: int) -> dict[str, float]:
@@ -214,13 +276,25 @@ class ActivationMonitor(Monitor):
 
     @override
     def _save(self) -> dict[str, Any]:
-        return {"first_rms": dict(self._first)}
+        more = {} if self._expensive is None else {"expensive": self._expensive.state()}
+        return {"first_rms": dict(self._first), **more}
 
     @override
     def _load(self, state: Mapping[str, Any]) -> None:
         self._first = dict(state.get("first_rms", {}))
+        if self._expensive is not None and "expensive" in state:
+            self._expensive.load(state["expensive"])
 
+    @override
+    def _end(self, trainer: Trainer) -> None:
+        look = self._look
+        if self._expensive is not None and look is not None and look.record is not None and look.failure is None:
+            self._expensive.note(trainer, look)
+        super()._end(trainer)
 
-def _largest(values: Sequence[float]) -> float:
-    """The largest number; undefined ones lose."""
-    return max((value for value in values if not math.isnan(value)), default=math.nan)
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._expensive is not None and trainer.is_global_zero:
+            last = self._expensive.at_end().renamed(partial(tags.within, self.name))
+            for sink in (*logger_sinks(trainer.loggers), *self.sinks):
+                self._write(sink, last, {}, self._expensive.step)

@@ -1,0 +1,175 @@
+"""What an ActivationMonitor looks at beside running statistics, if asked: representations, weights, and pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from xai_lightning import tags
+from xai_lightning._lightning import LightningModule, Trainer
+from xai_lightning.callbacks import _activation_pictures as drawing
+from xai_lightning.callbacks._activation_names import largest
+from xai_lightning.callbacks._activation_probe import ActivationProbe, Represented
+from xai_lightning.callbacks._batches import Batches
+from xai_lightning.callbacks._kernels import BestOf
+from xai_lightning.callbacks._layer_history import LayerHistory
+from xai_lightning.callbacks._layers import Layer
+from xai_lightning.callbacks._record import Look, Record
+from xai_lightning.callbacks._represented import Key, Representation
+from xai_lightning.callbacks._trainer import loader_of, log_step
+from xai_lightning.callbacks._weights_watched import NORM, UPDATE, WatchedWeights
+
+Found = Mapping[str, Mapping[str, float]]
+
+
+class Expensive:
+    """Representation, weights and pictures of one monitor; logged where `names` says.
+
+    Of up to eight layers it keeps what a fixed sample of rows gives: the mean over positions of each unit, of the last
+    call in a step. `xai_lightning.functional.representation` defines what is logged of that; CKA with the first,
+    previous and best validation is exactly 1 if nothing changed. Of up to eight modules with weights it logs norm,
+    relative update, from at most 65,536 entries of each, and a histogram. Pictures are drawn at validations 2, 4, 8, …
+    and at the end of ``fit``. That takes no pass, but memory, which ``setup`` tells, and time that does not grow with
+    the data. The state holds kernels and entries of weights, never inputs.
+
+    Args:
+        batches: reads the batches, with the declared groups.
+        layers: True, or glob patterns of names of watched modules.
+        size: how many rows are sampled.
+        seed: of what is drawn.
+        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``; None: there is none.
+        pictures: whether pictures are drawn.
+        log_inputs: whether they may show inputs.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        layers: bool | Sequence[str],
+        *,
+        size: int,
+        seed: int,
+        best_of: BestOf | None,
+        pictures: bool,
+        log_inputs: bool,
+    ) -> None:
+        probe = ActivationProbe(size, batches, seed, thumbnails=pictures and log_inputs)
+        self.representation, self.weights = Representation(layers, probe, best_of), WatchedWeights(seed)
+        self._pictures, self.step = pictures, 0
+        self._history = LayerHistory([], [], histograms=False)
+        self._kept: Mapping[str, Any] = {}
+        self._top: drawing.TopSamples | None = None
+        self._last_drawn = False
+
+    def set_up(
+        self, pl_module: LightningModule, layers: Sequence[Layer], statistics: Sequence[str], *, ridges: bool
+    ) -> None:
+        """Choose layers and weights.
+
+        Args:
+            pl_module: where they are.
+            layers: all that are watched.
+            statistics: running statistics of which the worst layer is logged.
+            ridges: whether histograms of activations are made.
+        """
+        self.representation.choose(layers)
+        self.weights.choose(pl_module)
+        names = [*statistics, *map("/".join, self.representation.worst(fit=True))]
+        history = LayerHistory([layer.name for layer in layers], names, histograms=ridges)
+        if (history.layers, history.statistics) != (self._history.layers, self._history.statistics):
+            self._history = history
+        self._take_up()
+
+    def names(self, *, fit: bool) -> tuple[list[str], list[str]]:
+        """Names that go through ``self.log``, and names that go to the loggers directly."""
+        shared = [tags.activation_max(*key) for key in self.representation.worst(fit=fit)]
+        keys = self.representation.keys(fit=fit)
+        direct = [tags.activation(layer.name, *key) for layer in self.representation.layers for key in keys]
+        direct += [tags.weight(name, what) for name in self.weights.names for what in (NORM, *[UPDATE] * fit)]
+        return shared, direct
+
+    def open(self, trainer: Trainer, dataloader_idx: int) -> None:
+        """Begin a validation."""
+        self.representation.probe.open(loader_of(trainer, dataloader_idx))
+        self.weights.open()
+
+    def before(self, batch: Any) -> list[Layer]:
+        """The layers that must be listened to in the coming step."""
+        return self.representation.layers if self.representation.probe.before(batch) else []
+
+    def keep(self, layer: Layer, h: Tensor, mask: Tensor | None) -> None:
+        """What a layer returned."""
+        self.representation.probe.keep(layer, h, mask)
+
+    def conclude(self, record: Record, look: Look, gathered: tuple[Represented, float], found: Found) -> None:
+        """Add numbers and pictures to the record.
+
+        Args:
+            record: of this validation.
+            look: at it.
+            gathered: what `Representation.gather` gave.
+            found: running statistics by layer.
+        """
+        fit, ours = look.stage == "fit", self.representation
+        numbers = ours.conclude(*gathered, fit=fit)
+        for layer, own in numbers.items():
+            record.direct |= {tags.activation(layer, *key): own[key] for key in ours.keys(fit=fit)}
+        for key in ours.worst(fit=fit):
+            record.shared[tags.activation_max(*key)] = largest(own[key] for own in numbers.values())
+        for name, measured in self.weights.numbers.items():
+            record.direct |= {tags.weight(name, what): measured[what] for what in (NORM, *[UPDATE] * fit)}
+        record.histograms |= {tags.weight(n, "histogram"): h for n, h in self.weights.histograms.items()}
+        if not fit:
+            return
+        self.weights.settle()
+        if self._pictures:
+            self._remember(record, look.number, gathered[0], _together(found, numbers))
+
+    def _remember(self, record: Record, number: int, probe: Represented, found: Found) -> None:
+        names = {tags.activation(layer, "histogram"): layer for layer in self._history.layers}
+        counts = {names[n]: h.bucket_counts for n, h in record.histograms.items() if n in names}
+        self._history.add(number, found, counts)
+        self._top = drawing.top_of(probe)
+        # a number of pictures that grows with the logarithm of the run, and its last ones at the end
+        self._last_drawn = number > 1 and number & (number - 1) == 0
+        if self._last_drawn:
+            record.pictures |= self._drawn()
+
+    def _drawn(self) -> drawing.Pictures:
+        return {**drawing.heatmaps(self._history), **drawing.ridges(self._history), **drawing.tops(self._top)}
+
+    def note(self, trainer: Trainer, look: Look) -> None:
+        """A validation has ended: its metrics are final."""
+        if look.stage == "fit":
+            self.step = log_step(trainer, look.started)
+            self.representation.references.note(trainer.callback_metrics)
+
+    def at_end(self) -> Record:
+        """The pictures at the end of ``fit`` that the last validation did not draw."""
+        if not self._pictures:
+            return Record()
+        similar = drawing.similarities(*self.representation.references.similarity())
+        return Record(pictures=similar if self._last_drawn else {**self._drawn(), **similar})
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain types; no inputs."""
+        history = self._history.state()
+        return {"representation": self.representation.state(), "weights": self.weights.state(), "history": history}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up a `state`."""
+        self.representation.load(state["representation"])
+        self.weights.load(state["weights"])
+        self._kept = state["history"]
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """A state may come before the layers are known, or after."""
+        if self._kept and self._history.layers:
+            self._history.load(self._kept)
+            self._kept = {}
+
+
+def _together(found: Found, numbers: Mapping[str, Mapping[Key, float]]) -> Found:
+    ours = {layer: {"/".join(key): value for key, value in own.items()} for layer, own in numbers.items()}
+    return {layer: {**found.get(layer, {}), **ours.get(layer, {})} for layer in {**found, **ours}}

@@ -1,0 +1,122 @@
+"""How far what layers represent has moved from earlier validations."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_lightning._lightning import rank_zero_warn
+from xai_lightning.callbacks._activation_probe import Represented
+from xai_lightning.functional.representation import kernel
+from xai_lightning.functional.representation.similarity import LEAST_SAMPLES
+
+BestOf = tuple[str, str]
+
+
+class KernelReferences:
+    """Kernels of the layers at the first, the previous and the best validation, on the same rows.
+
+    Args:
+        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``; None: there is none.
+    """
+
+    def __init__(self, best_of: BestOf | None) -> None:
+        self._best_of = best_of
+        self.names = ("first", "previous", *["best"] * (best_of is not None))
+        self._hashes = torch.empty(0, dtype=torch.int64)
+        self._kernels: dict[str, dict[str, Tensor]] = {}
+        self._best: float | None = None
+        self._metric = math.nan
+        self._told = False
+
+    def note(self, metrics: Mapping[str, Any]) -> None:
+        """Note the metric of the validation that just ended."""
+        if self._best_of is not None:
+            self._metric = float(metrics.get(self._best_of[0], math.nan))
+
+    @property
+    def metric(self) -> float:
+        """Of the last validation, as this rank saw it."""
+        return self._metric
+
+    def follow(self, found: Represented, metric: float) -> dict[str, dict[str, float]]:
+        """Distances to each reference by layer, then let this validation become one.
+
+        Args:
+            found: of this validation.
+            metric: of the validation before, equal on all ranks.
+
+        Returns:
+            By layer, then by reference: one minus the CKA, exactly 0 for equal kernels; NaN where there is none, or the
+            rows are others than before.
+        """
+        now = {name: _kernel(rows) for name, rows in found.layers.items()}
+        changed = bool(self._kernels) and not torch.equal(self._hashes, found.hashes)
+        if changed:
+            rank_zero_warn(
+                f"ActivationMonitor: the validation data changed ({len(found.hashes)} rows are drawn, not the "
+                f"{len(self._hashes)} of before); CKA is NaN in this validation and starts anew from it"
+            )
+            self._kernels, self._best = {}, None
+        self._choose_best(metric)
+        self._hashes = found.hashes
+        if "first" not in self._kernels:
+            self._kernels["first"] = now
+        known = {} if changed else self._kernels
+        distances = {
+            layer: {r: _distance(k, known.get(r, {}).get(layer)) for r in self.names} for layer, k in now.items()
+        }
+        self._kernels["previous"] = now
+        return distances
+
+    def _choose_best(self, metric: float) -> None:
+        if self._best_of is None or "previous" not in self._kernels:
+            return
+        name, mode = self._best_of
+        if math.isnan(metric):
+            if not self._told:
+                rank_zero_warn(f"ActivationMonitor: no finite {name!r} was logged; 'best' stays as it is")
+            self._told = True
+            return
+        if self._best is None or (metric < self._best if mode == "min" else metric > self._best):
+            self._best, self._kernels["best"] = metric, self._kernels["previous"]
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain types."""
+        kernels = {name: dict(layers) for name, layers in self._kernels.items()}
+        return {"hashes": self._hashes, "kernels": kernels, "best": self._best, "metric": self._metric}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up a `state`."""
+        self._hashes, self._best, self._metric = state["hashes"], state["best"], float(state["metric"])
+        self._kernels = {name: dict(layers) for name, layers in state["kernels"].items()}
+
+    def similarity(self) -> tuple[list[str], Tensor]:
+        """The layers, and the CKA of all with all at the last validation, ``float64[M, M]``."""
+        last = self._kernels.get("previous", {})
+        if not last:
+            return [], torch.empty(0, 0, dtype=torch.float64)
+        flat = torch.stack([_unit(k).flatten() for k in last.values()])
+        return list(last), (flat @ flat.T).clamp(max=1.0)
+
+
+def _kernel(rows: Tensor) -> Tensor:
+    """The kernel in float32, as it is kept; undefined if there are too few rows."""
+    if len(rows) < LEAST_SAMPLES or not rows.shape[1]:
+        return torch.full((len(rows), len(rows)), math.nan)
+    return kernel(rows).float()
+
+
+def _unit(k: Tensor) -> Tensor:
+    wide = k.double()
+    unit: Tensor = wide / torch.linalg.matrix_norm(wide)
+    return unit
+
+
+def _distance(now: Tensor, then: Tensor | None) -> float:
+    if then is None or then.shape != now.shape:
+        return math.nan
+    # half the squared distance of unit vectors is one minus their product, and exactly 0 for equal ones
+    return float((_unit(now) - _unit(then)).square().sum() / 2)

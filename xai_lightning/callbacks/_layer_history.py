@@ -1,0 +1,110 @@
+"""Statistics of the layers over the validations of a run, for pictures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.activation import HISTOGRAM_LIMITS
+from xai_lightning.functional.render.ridges import MOST_PANELS
+
+MOST = 128
+# of these the scale is known beforehand
+_SHARES = ("share", "dormant", "distance", "collapse", "excess", "hoyer", "treves", "massive")
+
+
+class LayerHistory:
+    """Numbers and histograms of the layers at up to `MOST` validations; when it is full, every second is dropped.
+
+    Args:
+        layers: names of the layers.
+        statistics: names of the statistics.
+        histograms: whether histograms are kept, of up to six layers.
+    """
+
+    def __init__(self, layers: Sequence[str], statistics: Sequence[str], *, histograms: bool) -> None:
+        self.layers, self.statistics = tuple(layers), tuple(statistics)
+        count, most = len(self.layers), min(MOST_PANELS, len(self.layers)) * histograms
+        self.ridged = [self.layers[round(i * (count - 1) / max(most - 1, 1))] for i in range(most)]
+        # of fixed size from the start, so that what is saved does not grow (law 7)
+        self._numbers = torch.full((MOST,), -1, dtype=torch.int64)
+        self._values = torch.full((MOST, len(self.statistics), count), math.nan, dtype=torch.float64)
+        self._counts = torch.zeros(MOST, most, len(HISTOGRAM_LIMITS), dtype=torch.int64)
+        self._limits = torch.full((len(self.statistics), 2), math.nan, dtype=torch.float64)
+
+    def add(self, number: int, values: Mapping[str, Mapping[str, float]], counts: Mapping[str, Sequence[int]]) -> None:
+        """A validation ends.
+
+        Args:
+            number: of the validation.
+            values: of each layer by statistic.
+            counts: histogram of each layer, if there is one.
+        """
+        if self._used == MOST:
+            self._halve()
+        place = self._used
+        self._numbers[place] = number
+        for row, statistic in enumerate(self.statistics):
+            found = [values.get(layer, {}).get(statistic, math.nan) for layer in self.layers]
+            self._values[place, row] = torch.tensor(found, dtype=torch.float64)
+            self._fix_limits(row)
+        for row, layer in enumerate(self.ridged):
+            if layer in counts:
+                self._counts[place, row] = torch.tensor(counts[layer])
+
+    def _fix_limits(self, row: int) -> None:
+        """Fix what colours mean, once, so that pictures of different validations can be compared."""
+        if any(word in self.statistics[row] for word in _SHARES):
+            self._limits[row] = torch.tensor([0.0, 1.0])
+            return
+        last = self._values[self._used - 1, row]
+        finite = last[last.isfinite()]
+        if self._limits[row].isnan().any() and len(finite):
+            high = 2 * float(finite.abs().max()) or 1.0
+            self._limits[row] = torch.tensor([-high if (finite < 0).any() else 0.0, high])
+
+    def numbers(self) -> list[int]:
+        """Of the validations."""
+        return self._numbers[: self._used].tolist()
+
+    def heatmap(self, statistic: str) -> tuple[list[str], Tensor, tuple[float, float]] | None:
+        """Layers that have the statistic, ``float64[M, T]``, and what the ends of the scale mean; None without any."""
+        row = self.statistics.index(statistic)
+        values = self._values[: self._used, row].T
+        seen = values.isfinite().any(1)
+        low, high = self._limits[row].tolist()
+        if not seen.any() or not -math.inf < low < high < math.inf:
+            return None
+        return (
+            [name for name, there in zip(self.layers, seen.tolist(), strict=True) if there],
+            values[seen],
+            (low, high),
+        )
+
+    def ridges(self) -> Tensor:
+        """Histograms of the layers `ridged`, ``int64[M, T, B]``."""
+        return self._counts[: self._used].transpose(0, 1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors."""
+        return {name: getattr(self, f"_{name}").clone() for name in ("numbers", "values", "counts", "limits")}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up a `state`, unless it is of other layers or statistics."""
+        if any(state[name].shape != part.shape for name, part in self.state().items()):
+            return
+        self._numbers, self._values = state["numbers"].clone(), state["values"].clone()
+        self._counts, self._limits = state["counts"].clone(), state["limits"].clone()
+
+    @property
+    def _used(self) -> int:
+        return int((self._numbers >= 0).sum())
+
+    def _halve(self) -> None:
+        kept = torch.arange(0, MOST, 2)
+        for part, nothing in ((self._numbers, -1), (self._values, math.nan), (self._counts, 0)):
+            rows = part[kept].clone()
+            part.fill_(nothing)
+            part[: len(kept)] = rows

@@ -61,6 +61,10 @@ class Expensive:
         self._top: drawing.TopSamples | None = None
         self._last_drawn = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # it may hold pictures of inputs
+        return {**vars(self), "_top": None}
+
     def set_up(
         self, pl_module: LightningModule, layers: Sequence[Layer], statistics: Sequence[str], *, ridges: bool
     ) -> None:

@@ -11,7 +11,6 @@ import math
 import pickle
 import random
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +37,7 @@ from xai_lightning.functional.attribution import METHODS
 
 # What each public callback is built with. Small explanations: the laws do not depend on their size.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "ActivationMonitor": {},
+    "ActivationMonitor": {"statistics": "cheap"},
     "AttributionMonitor": {"options": {"n_steps": 4}, "measures": ["cosine"], "groups": {"sex": GROUPS}},
     "FairnessMonitor": {"groups": {"sex": GROUPS}, "metrics": ["demographic_parity_difference"]},
     "GatedCheckpoint": {"monitor": "val_loss", "at_least": {"val_acc": 0.0}},

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from gated import LOADER, Scripted, audit, fit, weight
 from xai_lightning import GatedCheckpoint
 from xai_lightning.callbacks import _decision as decision
+from xai_lightning.functional.gate import limits
 
 # most of these gates never open, which is said, and tested below
 pytestmark = pytest.mark.filterwarnings("ignore:No checkpoint passed:UserWarning")
@@ -278,3 +280,18 @@ def test_a_users_own_name_that_only_looks_like_ours_needs_no_floor(tmp_path: Pat
     assert [limit.name for limit in named][1:] == ["a/utility/balanced_accuracy/bound"]
     mine = GatedCheckpoint("val_loss", at_most={"val_fairness/gap": 0.1})
     assert len(decision.all_limits(mine.limits, None, {}, utility_floor=True)) == 1
+
+
+def test_limits_that_exclude_each_other_where_base_rates_differ_are_named() -> None:
+    """Trap 87: predictive parity and equalized odds."""
+    names = ["predictive_parity_difference", "equalized_odds_difference", "demographic_parity_difference"]
+    both = limits(at_most={f"fairness/sex/{name}/bound": 0.1 for name in names})
+    with pytest.warns(UserWarning, match="predictive_parity_difference.* and .*equalized_odds.* cannot both"):
+        decision.warn_of_conflicts(both)
+    apart = {
+        "fairness/sex/predictive_parity_difference/bound": 0.1,
+        "fairness/race/equalized_odds_difference/bound": 0.1,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decision.warn_of_conflicts(limits(at_most=apart | {"val_loss": 1.0}))

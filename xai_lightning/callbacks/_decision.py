@@ -56,6 +56,29 @@ def check_directions(limits: Sequence[Limit]) -> None:
             )
 
 
+def warn_of_conflicts(limits: Sequence[Limit]) -> None:
+    """Say which limits cannot both be narrow if groups differ in their base rates (Chouldechova 2017; trap 87)."""
+    found: dict[str, dict[str, str]] = {}
+    for limit in limits:
+        parts = limit.name.split("/")
+        metric = METRICS.get(parts[-2]) if is_fairness(limit.name) else None
+        rates = set() if metric is None else {rate for rate in metric.rates if isinstance(rate, str)}
+        kinds = {"use": rates & _PREDICTIVE, "errors": rates & _ERRORS}
+        found.setdefault("/".join(parts[:-2]), {}).update({kind: limit.name for kind, of in kinds.items() if of})
+    for names in found.values():
+        if len(names) == 2:
+            rank_zero_warn(
+                f"{names['use']} and {names['errors']} cannot both be near their ideal if base rates differ between "
+                "groups, unless hardly an error is made; leave one out, or choose wide limits"
+            )
+
+
+_PREDICTIVE = frozenset(
+    ("positive_predictive_value", "negative_predictive_value", "false_discovery_rate", "false_omission_rate")
+)
+_ERRORS = frozenset(("true_positive_rate", "false_positive_rate", "false_negative_rate", "true_negative_rate"))
+
+
 def check_monitor(monitor: str | None, mode: str) -> None:
     """Refuse a mode that would keep the least fair of those that pass (trap 86).
 

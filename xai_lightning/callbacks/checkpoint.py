@@ -155,6 +155,7 @@ class GatedCheckpoint(DecidingCheckpoint):
         if stage != "fit":
             return
         decision.check_can_decide(trainer, self.dirpath)
+        decision.warn_of_conflicts(self.limits)
         others = [other for other in trainer.checkpoint_callbacks if not isinstance(other, GatedCheckpoint)]
         if others:
             names = ", ".join(type(other).__name__ for other in others)

@@ -62,7 +62,7 @@ class Batches:
         groups_from: where they are, if not in the batch.
         undeclared: what an undeclared group value is.
         max_groups: the most groups that may be discovered per attribute; None refuses to discover any.
-        intersections: 2 for the groups of every pair of attributes too.
+        intersections: 2 for the groups of every pair of attributes too; or the pairs.
         weights: where the weights of samples are: name of an entry of the batch, `Column`, `Table` or a callable.
 
     Raises:
@@ -78,7 +78,7 @@ class Batches:
         undeclared: Undeclared,
         *,
         max_groups: int | None = None,
-        intersections: int | None = None,
+        intersections: int | Sequence[tuple[str, str]] | None = None,
         weights: WeightSource | None = None,
     ) -> None:
         self.vocabularies: dict[str, Vocabulary] = vocabularies(groups, undeclared, max_groups=max_groups)
@@ -218,6 +218,10 @@ class Batches:
             raise
 
     def _pairs(self) -> dict[str, Intersection]:
+        if isinstance(self._order, Sequence):
+            names = list(self.vocabularies)
+            parts = ({n: self.vocabularies[n] for n in sorted(pair, key=names.index)} for pair in self._order)
+            return {name: pair for part in parts for name, pair in intersect(part).items()}
         return {} if self._order is None else intersect(self.vocabularies, self._order)
 
 

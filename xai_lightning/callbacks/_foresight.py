@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from xai_lightning.callbacks._asked import Asked, Subject
+from xai_lightning.callbacks._asked import Asked
+from xai_lightning.callbacks._subjects import Subject
 from xai_lightning.callbacks._tally import Tally
 from xai_lightning.functional.fairness import RATES, Metric, sample_size
 from xai_lightning.functional.gate import Outlook

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from xai_lightning._lightning import LightningModule, MisconfigurationException
-from xai_lightning.callbacks._asked import Asked, check_classes
+from xai_lightning.callbacks._asked import Asked
 from xai_lightning.callbacks._batches import NetworkOutput, Reading
 from xai_lightning.callbacks._guard import Hooks
+from xai_lightning.callbacks._refusals import check_classes
 from xai_lightning.callbacks._tally import Judged
 from xai_lightning.callbacks._trainer import resolve_network
 from xai_lightning.readers import (
@@ -149,7 +150,7 @@ class Judging:
         if self._classes and decision.n_classes != self._classes:
             raise ValueError(f"the network had {self._classes} classes before, and {decision.n_classes} now")
         self.positive(decision.n_classes)
-        check_classes(self._asked, decision.n_classes)
+        check_classes(self._asked.metrics, decision.n_classes)
         self._classes = decision.n_classes
         return decision
 

@@ -3,33 +3,22 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from typing_extensions import override
-
-from xai_lightning import tags
-from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_info
-from xai_lightning.callbacks import _fairness_record as records
-from xai_lightning.callbacks._asked import DEFINITIONS, ask, subject_names, subjects
-from xai_lightning.callbacks._batches import Batches, Reading
+from xai_lightning.callbacks._asked import ask
+from xai_lightning.callbacks._batches import Batches
+from xai_lightning.callbacks._counted import CountingMonitor
 from xai_lightning.callbacks._counting import Counting
 from xai_lightning.callbacks._flips import Flip
-from xai_lightning.callbacks._foresight import outlook
-from xai_lightning.callbacks._individual import Gathered, Individuals
-from xai_lightning.callbacks._judging import Counted, Judging
-from xai_lightning.callbacks._monitor import Monitor
-from xai_lightning.callbacks._record import STATE_VERSION, Look, OnError, Record, stable
-from xai_lightning.callbacks._rehearsal import rehearsed
+from xai_lightning.callbacks._individual import Individuals
+from xai_lightning.callbacks._judging import Judging
+from xai_lightning.callbacks._record import OnError, stable
 from xai_lightning.callbacks._spending import Spending
-from xai_lightning.callbacks._tally import Tally
-from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network
 from xai_lightning.functional.fairness import REPLICATES, Metric
-from xai_lightning.functional.gate import Kind, Outlook
-from xai_lightning.functional.rng import isolated
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table, WeightSource
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
 
 
-class FairnessMonitor(Monitor):
+class FairnessMonitor(CountingMonitor):
     """Counts who gets what, over the whole validation set, and logs rates, metrics and their confidence limits.
 
     Logs ``fairness/<attribute>/<metric>/{value,lower,upper,bound}``, ``utility/balanced_accuracy/{value,bound,chance}``
@@ -118,11 +107,8 @@ class FairnessMonitor(Monitor):
         on_error: OnError = "warn",
         sinks: Sequence[Sink] = (),
     ) -> None:
-        identity: dict[str, object] = {"groups": groups, "outputs": outputs, "positive_class": positive_class}
-        identity["network"] = network
-        super().__init__("fairness", identity, name=name, dataloader_idx=dataloader_idx, on_error=on_error, sinks=sinks)
         _check_attributes(groups)
-        self.asked = ask(
+        asked = ask(
             metrics,
             own_metrics,
             outputs,
@@ -133,255 +119,40 @@ class FairnessMonitor(Monitor):
             given=given,
             intersections=intersections,
         )
-        _check_given(self.asked.given, groups)
-        self.metrics = list(self.asked.metrics)
-        self.positive_class, self.network = positive_class, network
-        self.pictures, self.custom_scalars = pictures, custom_scalars
-        self._spending = Spending(delta, horizon)
+        _check_given(asked.given, groups)
         batches = Batches(
             reader,
             groups,
             groups_from,
             undeclared,
             max_groups=max_groups,
-            intersections=2 if intersections == 2 or given else None,
+            intersections=2 if intersections == 2 else list(asked.given.items()) or None,
             weights=weights,
         )
         judging = Judging(
             Outputs.of(outputs, threshold),
-            self.asked,
+            asked,
             n_classes=n_classes,
             positive_class=positive_class,
             multi_label=multi_label,
             network=network,
         )
-        self._counting = Counting(self.asked, batches, judging)
-        self._individuals = _individuals(batches, judging, flips, consistency_features)
-        self._total = Tally()
-        self._estimates: dict[str, dict[str, dict[str, float | None]]] = {}
-        self._reads = stable([network, outputs, judging.how.threshold, n_classes, dataloader_idx, reader])
-        self._leads = True
-
-    @property
-    def _batches(self) -> Batches:
-        return self._counting.batches
-
-    @property
-    def _judging(self) -> Judging:
-        return self._counting.judging
-
-    @property
-    def delta(self) -> float:
-        """The error probability that all bounds of one ``fit`` share."""
-        return self._spending.delta
-
-    @property
-    def horizon(self) -> int | None:
-        """The number of validations that share it, once known."""
-        return self._spending.horizon
-
-    @override
-    def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
-        known = [] if self._batches.undecided else subjects(self.asked, self._batches)
-        names = subject_names(self.asked, self._batches)
-        shared = records.shared_names(self.asked, names, self._batches.vocabularies)
-        direct = records.direct_names(self.asked, known)
-        if self._leads:
-            measure = records.utility_measure(self._judging.numbers)
-            shared += [tags.utility(measure, part) for part in records.UTILITY_PARTS]
-            shared.append(tags.NONFINITE_PREDICTIONS)
-            shared += [tags.xai("fairness", what) for what in ("undefined_rates", "error", "error_spent")]
-        if self._individuals is not None:
-            extra = self._individuals.names()
-            shared, direct = shared + extra[0], direct + extra[1]
-        return shared, direct
-
-    @override
-    def evidence(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "monitor": "fairness",
-            "name": self.name,
-            "failed": not self._estimates,
-            "groups": {attribute: list(v.rows) for attribute, v in self._batches.vocabularies.items()},
-            "metrics": self._estimates,
-            "definitions": self.asked.definitions(),
-            "definitions_version": DEFINITIONS,
-            "counts_group_actual_predicted": {name: counts.tolist() for name, counts in self._total.counts.items()},
-            "outputs": self._judging.how._asdict(),
-            "positive_class": self._judging.positive(self._total.n_classes) if self._total.n_classes else None,
-            "delta": self.delta,
-            "error": self._spending.error,
-            "horizon": self.horizon,
-            "error_spent": self._spending.spent,
-            "looks": self._number,
-        }
-        if self._total.residuals:
-            found["samples"] = {name: self._total.sizes(name).tolist() for name in self._total.residuals}
-        return found
-
-    @override
-    def _save(self) -> dict[str, Any]:
-        return {**self._spending.save(), "groups": self._batches.state()}
-
-    @override
-    def _load(self, state: Mapping[str, Any]) -> None:
-        self._spending.load(state)
-        self._batches.load(state.get("groups", {}))
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        # validate and test of a checkpoint, which spend nothing of it, compare the groups that it was trained with
-        if self._entry != "fit" and self._batches.undecided and state_dict.get("version") == STATE_VERSION:
-            self._batches.load(state_dict.get("groups", {}))
-
-    @override
-    def outlook(self, name: str, kind: Kind, threshold: float) -> Outlook | None:
-        if not self._estimates:
-            return None
-        limit = name, name.removeprefix(tags.within(self.name, "")), threshold
-        found = subjects(self.asked, self._batches)
-        positive = self._judging.positive(self._total.n_classes) if self._total.n_classes else 0
-        return outlook(limit, self.asked, self._total, found, positive=positive, error=self._spending.error)
-
-    def measure(
-        self, trainer: Trainer, pl_module: LightningModule, loader: Any
-    ) -> tuple[dict[str, float], dict[str, Any]]:
-        """All metrics on other rows, at the whole of ``delta``, with the weights that the module has now.
-
-        The user's ``validation_step`` runs on every batch of ``loader``, on each rank on all of them; nothing is
-        logged, and the module, this monitor and the random generators are left as they were.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the module.
-            loader: the rows; attributes from a `Table` cannot be read there.
-
-        Returns:
-            The metrics under the names that ``fit`` logs, and the evidence.
-
-        Raises:
-            ValueError: if groups were never fixed, come from a `Table`, or a batch cannot be read.
-        """
-        if self._batches.undecided:
-            raise ValueError(f"the groups of {self._batches.undecided} were not discovered: no validation was counted")
-        counting = self._counting.elsewhere(loader)
-        individuals = None if self._individuals is None else self._individuals.elsewhere()
-        with isolated():
-            for batch, outputs in rehearsed(trainer, pl_module, loader, counting, dataloader_idx=self.dataloader_idx):
-                self._ask(individuals, pl_module, batch, *counting.add(batch, outputs))
-        total = counting.gather(None)
-        if isinstance(total, ValueError):
-            raise total
-        record, estimates = self._concluded(total, self.delta)
-        if individuals is not None:
-            self._add_individuals(record, individuals, individuals.alone(), self.delta)
-        counts = {name: counts.tolist() for name, counts in total.counts.items()}
-        stamp = self.evidence() | {"metrics": estimates, "error": self.delta, "counts_group_actual_predicted": counts}
-        return {tags.within(self.name, name): value for name, value in record.shared.items()}, stamp
-
-    @override
-    def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        kin = [c for c in callbacks_of(trainer) if isinstance(c, FairnessMonitor) and c.name == self.name]
-        self._leads = kin[0] is self
-        if kin[0]._reads != self._reads:
-            raise MisconfigurationException(
-                f"two FairnessMonitors share the name {self.name!r}, and so utility/…, but read other outputs "
-                f"({kin[0]._reads} and {self._reads}); give one of them a name=..."
-            )
-        self._judging.find_network(pl_module)
-        if self._individuals is not None and self._individuals.passes_per_row:
-            rank_zero_info(
-                f"FairnessMonitor: flips cost {self._individuals.passes_per_row} forward passes of each sampled row"
-            )
-
-    @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._spending.plan(trainer, self._number)
-
-    # --- one validation
-
-    @override
-    def _open(self, trainer: Trainer, look: Look) -> None:
-        self._counting.open(loader_of(trainer, self.dataloader_idx))
-        # what a failed validation leaves behind must not be stamped as its own
-        self._total, self._estimates = Tally(), {}
-        if self._individuals is not None:
-            self._individuals.open()
-        if not look.sanity:
-            self._spending.spend(look)
-
-    @override
-    def _before(self, pl_module: LightningModule, batch: Any) -> None:
-        self._counting.listen(self._hooks, pl_module, batch)
-
-    @override
-    def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
-        self._ask(self._individuals, pl_module, batch, *self._counting.add(batch, outputs, first=not self._proved))
-
-    def _ask(
-        self,
-        individuals: Individuals | None,
-        pl_module: LightningModule,
-        batch: Any,
-        reading: Reading,
-        counted: Counted,
-    ) -> None:
-        """Individual fairness of a batch that was counted."""
-        if individuals is not None and counted.decision is not None:
-            individuals.after(
-                pl_module,
-                resolve_network(pl_module, self.network) if individuals.flips else None,
-                batch,
-                sample=reading.sample,
-                real=reading.real,
-                decision=counted.decision,
-                positive=counted.judged.positive,
-            )
-
-    @override
-    def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        total = self._counting.gather(trainer)
-        individuals = None if self._individuals is None else self._individuals.gather(trainer)
-        return total, individuals
-
-    @override
-    def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
-        total, individuals = gathered
-        if isinstance(total, ValueError):
-            raise total
-        if not total.seen:
-            raise ValueError("no sample was read in this validation")
-        self._total = total
-        record, self._estimates = self._concluded(self._total, self._spending.error)
-        if self._leads:
-            record.shared[tags.NONFINITE_PREDICTIONS] = float(total.nonfinite)
-            spent = {"error": self._spending.error, "error_spent": self._spending.spent}
-            record.shared |= {tags.xai("fairness", name): number for name, number in spent.items()}
-        if self._individuals is not None:
-            self._add_individuals(record, self._individuals, individuals, self._spending.error)
-        if self.custom_scalars:
-            record.charts = records.charts(self.asked, subject_names(self.asked, self._batches))
-        return record
-
-    @staticmethod
-    def _add_individuals(record: Record, individuals: Individuals, gathered: Gathered, error: float) -> None:
-        shared = individuals.names()[0]
-        numbers = individuals.conclude(gathered, error)
-        record.shared |= {name: numbers[name] for name in shared}
-        record.direct |= {name: number for name, number in numbers.items() if name not in shared}
-
-    def _concluded(self, total: Tally, error: float) -> records.Conclusion:
-        found = subjects(self.asked, self._batches)
-        positive = self._judging.positive(total.n_classes) if total.n_classes and not total.labels else 1
-        concluded = records.conclude(self.asked, total, found, positive, error)
-        if self._leads:
-            missing = records.undefined(self.asked, total, found, positive)
-            concluded.record.shared[tags.xai("fairness", "undefined_rates")] = float(missing)
-            records.add_utility(concluded.record, total, self._counting.names[0], error, exact=self.asked.exact)
-        if self.pictures:
-            records.add_pictures(concluded.record, total, found, positive)
-        return concluded
+        identity = {"groups": groups, "outputs": outputs, "positive_class": positive_class, "network": network}
+        super().__init__(
+            Counting(asked, batches, judging),
+            _individuals(batches, judging, flips, consistency_features),
+            Spending(delta, horizon),
+            identity=identity,
+            reads=stable([network, outputs, judging.how.threshold, n_classes, dataloader_idx, reader]),
+            network=network,
+            pictures=pictures,
+            custom_scalars=custom_scalars,
+            name=name,
+            dataloader_idx=dataloader_idx,
+            on_error=on_error,
+            sinks=sinks,
+        )
+        self.metrics, self.positive_class = list(asked.metrics), positive_class
 
 
 def _check_attributes(groups: object) -> None:

@@ -1,0 +1,283 @@
+"""A monitor that counts the groups of a whole validation, and concludes on them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from typing_extensions import override
+
+from xai_lightning import tags
+from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_info
+from xai_lightning.callbacks import _fairness_record as records
+from xai_lightning.callbacks._asked import DEFINITIONS
+from xai_lightning.callbacks._batches import Batches, Reading
+from xai_lightning.callbacks._counting import Counting
+from xai_lightning.callbacks._foresight import outlook
+from xai_lightning.callbacks._individual import Gathered, Individuals
+from xai_lightning.callbacks._judging import Counted, Judging
+from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._record import STATE_VERSION, Look, Record
+from xai_lightning.callbacks._rehearsal import rehearsed
+from xai_lightning.callbacks._spending import Spending
+from xai_lightning.callbacks._subjects import subject_names, subjects
+from xai_lightning.callbacks._tally import Tally
+from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network
+from xai_lightning.functional.gate import Kind, Outlook
+from xai_lightning.functional.rng import isolated
+
+
+class CountingMonitor(Monitor):
+    """Counts every batch, and logs what the counts say of the groups at the end.
+
+    Args:
+        counting: reads, judges and counts.
+        individuals: asks for flips and consistency, if wanted.
+        spending: the error that bounds share.
+        identity: the settings that make it another monitor than its neighbour.
+        reads: how it reads outputs, which monitors of one name must share.
+        network: name of the network, or None.
+        pictures: whether to draw.
+        custom_scalars: whether to lay out margin charts.
+        options: of `Monitor`.
+    """
+
+    def __init__(
+        self,
+        counting: Counting,
+        individuals: Individuals | None,
+        spending: Spending,
+        *,
+        identity: Mapping[str, object],
+        reads: str,
+        network: str | None,
+        pictures: bool,
+        custom_scalars: bool,
+        **options: Any,
+    ) -> None:
+        super().__init__("fairness", identity, **options)
+        self.asked, self.network = counting.asked, network
+        self.pictures, self.custom_scalars = pictures, custom_scalars
+        self._counting, self._individuals, self._spending = counting, individuals, spending
+        self._total = Tally()
+        self._estimates: dict[str, dict[str, dict[str, float | None]]] = {}
+        self._reads, self._leads = reads, True
+
+    @property
+    def _batches(self) -> Batches:
+        return self._counting.batches
+
+    @property
+    def _judging(self) -> Judging:
+        return self._counting.judging
+
+    @property
+    def delta(self) -> float:
+        """The error probability that all bounds of one ``fit`` share."""
+        return self._spending.delta
+
+    @property
+    def horizon(self) -> int | None:
+        """The number of validations that share it, once known."""
+        return self._spending.horizon
+
+    @override
+    def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
+        known = [] if self._batches.undecided else subjects(self.asked, self._batches)
+        names = subject_names(self.asked, self._batches)
+        shared = records.shared_names(self.asked, names, self._batches.vocabularies)
+        direct = records.direct_names(self.asked, known)
+        if self._leads:
+            measure = records.utility_measure(self._judging.numbers)
+            shared += [tags.utility(measure, part) for part in records.UTILITY_PARTS]
+            shared.append(tags.NONFINITE_PREDICTIONS)
+            shared += [tags.xai("fairness", what) for what in ("undefined_rates", "error", "error_spent")]
+        if self._individuals is not None:
+            extra = self._individuals.names()
+            shared, direct = shared + extra[0], direct + extra[1]
+        return shared, direct
+
+    @override
+    def evidence(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "monitor": "fairness",
+            "name": self.name,
+            "failed": not self._estimates,
+            "groups": {attribute: list(v.rows) for attribute, v in self._batches.vocabularies.items()},
+            "metrics": self._estimates,
+            "definitions": self.asked.definitions(),
+            "definitions_version": DEFINITIONS,
+            "counts_group_actual_predicted": {name: counts.tolist() for name, counts in self._total.counts.items()},
+            "outputs": self._judging.how._asdict(),
+            "positive_class": self._judging.positive(self._total.n_classes) if self._total.n_classes else None,
+            "delta": self.delta,
+            "error": self._spending.error,
+            "horizon": self.horizon,
+            "error_spent": self._spending.spent,
+            "looks": self._number,
+        }
+        if self._total.residuals:
+            found["samples"] = {name: self._total.sizes(name).tolist() for name in self._total.residuals}
+        return found
+
+    @override
+    def _save(self) -> dict[str, Any]:
+        return {**self._spending.save(), "groups": self._batches.state()}
+
+    @override
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self._spending.load(state)
+        self._batches.load(state.get("groups", {}))
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        # validate and test of a checkpoint, which spend nothing of it, compare the groups that it was trained with
+        if self._entry != "fit" and self._batches.undecided and state_dict.get("version") == STATE_VERSION:
+            self._batches.load(state_dict.get("groups", {}))
+
+    @override
+    def outlook(self, name: str, kind: Kind, threshold: float) -> Outlook | None:
+        if not self._estimates:
+            return None
+        limit = name, name.removeprefix(tags.within(self.name, "")), threshold
+        found = subjects(self.asked, self._batches)
+        positive = self._judging.positive(self._total.n_classes) if self._total.n_classes else 0
+        return outlook(limit, self.asked, self._total, found, positive=positive, error=self._spending.error)
+
+    def measure(
+        self, trainer: Trainer, pl_module: LightningModule, loader: Any
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """All metrics on other rows, at the whole of ``delta``, with the weights that the module has now.
+
+        The user's ``validation_step`` runs on every batch of ``loader``, on each rank on all of them; nothing is
+        logged, and the module, this monitor and the random generators are left as they were.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the module.
+            loader: the rows; attributes from a `Table` cannot be read there.
+
+        Returns:
+            The metrics under the names that ``fit`` logs, and the evidence.
+
+        Raises:
+            ValueError: if groups were never fixed, come from a `Table`, or a batch cannot be read.
+        """
+        if self._batches.undecided:
+            raise ValueError(f"the groups of {self._batches.undecided} were not discovered: no validation was counted")
+        counting = self._counting.elsewhere(loader)
+        individuals = None if self._individuals is None else self._individuals.elsewhere()
+        with isolated():
+            for batch, outputs in rehearsed(trainer, pl_module, loader, counting, dataloader_idx=self.dataloader_idx):
+                self._ask(individuals, pl_module, batch, *counting.add(batch, outputs))
+        total = counting.gather(None)
+        if isinstance(total, ValueError):
+            raise total
+        record, estimates = self._concluded(total, self.delta)
+        if individuals is not None:
+            self._add_individuals(record, individuals, individuals.alone(), self.delta)
+        counts = {name: counts.tolist() for name, counts in total.counts.items()}
+        stamp = self.evidence() | {"metrics": estimates, "error": self.delta, "counts_group_actual_predicted": counts}
+        return {tags.within(self.name, name): value for name, value in record.shared.items()}, stamp
+
+    @override
+    def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        kin = [c for c in callbacks_of(trainer) if isinstance(c, CountingMonitor) and c.name == self.name]
+        self._leads = kin[0] is self
+        if kin[0]._reads != self._reads:
+            raise MisconfigurationException(
+                f"two FairnessMonitors share the name {self.name!r}, and so utility/…, but read other outputs "
+                f"({kin[0]._reads} and {self._reads}); give one of them a name=..."
+            )
+        self._judging.find_network(pl_module)
+        if self._individuals is not None and self._individuals.passes_per_row:
+            rank_zero_info(
+                f"FairnessMonitor: flips cost {self._individuals.passes_per_row} forward passes of each sampled row"
+            )
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._spending.plan(trainer, self._number)
+
+    # --- one validation
+
+    @override
+    def _open(self, trainer: Trainer, look: Look) -> None:
+        self._counting.open(loader_of(trainer, self.dataloader_idx))
+        # what a failed validation leaves behind must not be stamped as its own
+        self._total, self._estimates = Tally(), {}
+        if self._individuals is not None:
+            self._individuals.open()
+        if not look.sanity:
+            self._spending.spend(look)
+
+    @override
+    def _before(self, pl_module: LightningModule, batch: Any) -> None:
+        self._counting.listen(self._hooks, pl_module, batch)
+
+    @override
+    def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+        self._ask(self._individuals, pl_module, batch, *self._counting.add(batch, outputs, first=not self._proved))
+
+    def _ask(
+        self,
+        individuals: Individuals | None,
+        pl_module: LightningModule,
+        batch: Any,
+        reading: Reading,
+        counted: Counted,
+    ) -> None:
+        """Individual fairness of a batch that was counted."""
+        if individuals is not None and counted.decision is not None:
+            individuals.after(
+                pl_module,
+                resolve_network(pl_module, self.network) if individuals.flips else None,
+                batch,
+                sample=reading.sample,
+                real=reading.real,
+                decision=counted.decision,
+                positive=counted.judged.positive,
+            )
+
+    @override
+    def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        total = self._counting.gather(trainer)
+        individuals = None if self._individuals is None else self._individuals.gather(trainer)
+        return total, individuals
+
+    @override
+    def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
+        total, individuals = gathered
+        if isinstance(total, ValueError):
+            raise total
+        if not total.seen:
+            raise ValueError("no sample was read in this validation")
+        self._total = total
+        record, self._estimates = self._concluded(self._total, self._spending.error)
+        if self._leads:
+            record.shared[tags.NONFINITE_PREDICTIONS] = float(total.nonfinite)
+            spent = {"error": self._spending.error, "error_spent": self._spending.spent}
+            record.shared |= {tags.xai("fairness", name): number for name, number in spent.items()}
+        if self._individuals is not None:
+            self._add_individuals(record, self._individuals, individuals, self._spending.error)
+        if self.custom_scalars:
+            record.charts = records.charts(self.asked, subject_names(self.asked, self._batches))
+        return record
+
+    @staticmethod
+    def _add_individuals(record: Record, individuals: Individuals, gathered: Gathered, error: float) -> None:
+        shared = individuals.names()[0]
+        numbers = individuals.conclude(gathered, error)
+        record.shared |= {name: numbers[name] for name in shared}
+        record.direct |= {name: number for name, number in numbers.items() if name not in shared}
+
+    def _concluded(self, total: Tally, error: float) -> records.Conclusion:
+        found = subjects(self.asked, self._batches)
+        positive = self._judging.positive(total.n_classes) if total.n_classes and not total.labels else 1
+        concluded = records.conclude(self.asked, total, found, positive, error)
+        if self._leads:
+            missing = records.undefined(self.asked, total, found, positive)
+            concluded.record.shared[tags.xai("fairness", "undefined_rates")] = float(missing)
+            records.add_utility(concluded.record, total, self._counting.names[0], error, exact=self.asked.exact)
+        if self.pictures:
+            records.add_pictures(concluded.record, total, found, positive)
+        return concluded

@@ -1,0 +1,66 @@
+"""The groups that a FairnessMonitor compares."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xai_lightning.callbacks._asked import Asked
+from xai_lightning.callbacks._batches import Batches
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Groups that are compared: of an attribute, of two together, or of one within those of another.
+
+    Args:
+        name: under which it is logged: ``sex``, ``race+sex``, ``sex|occupation``.
+        counted: the set of groups that is counted.
+        index: its rows ``int64[G]``, or ``int64[S, G]`` within strata.
+        groups: names of the groups.
+        rows: names of all counted rows, for counts per group; empty where those are not logged.
+    """
+
+    name: str
+    counted: str
+    index: Tensor
+    groups: tuple[str, ...]
+    rows: tuple[str, ...] = ()
+
+    @property
+    def strata(self) -> bool:
+        """Whether groups are compared within strata."""
+        return self.index.ndim == 2
+
+
+def subject_names(asked: Asked, batches: Batches) -> list[str]:
+    """Under which names groups are compared; known before any group is discovered."""
+    pairs = list(batches.intersections) if asked.intersections else []
+    return [*batches.vocabularies, *pairs, *(f"{a}|{b}" for a, b in asked.given.items())]
+
+
+def subjects(asked: Asked, batches: Batches) -> list[Subject]:
+    """The groups that are compared, once all are known."""
+    found = [
+        Subject(attribute, attribute, torch.arange(len(v.names)), v.names, v.rows)
+        for attribute, v in batches.vocabularies.items()
+    ]
+    if asked.intersections:
+        pairs = batches.intersections.items()
+        found += [Subject(name, name, torch.arange(len(pair.names)), pair.names) for name, pair in pairs]
+    return found + [_within(attribute, other, batches) for attribute, other in asked.given.items()]
+
+
+def _within(attribute: str, other: str, batches: Batches) -> Subject:
+    first, second = batches.vocabularies[attribute].names, batches.vocabularies[other].names
+    name = pair_of(attribute, other, batches)
+    if name == f"{attribute}+{other}":
+        index = torch.arange(len(first) * len(second)).reshape(len(first), len(second)).T
+    else:
+        index = torch.arange(len(first) * len(second)).reshape(len(second), len(first))
+    return Subject(f"{attribute}|{other}", name, index, first)
+
+
+def pair_of(attribute: str, other: str, batches: Batches) -> str:
+    """Under which name two attributes are counted together."""
+    return next(n for n, pair in batches.intersections.items() if set(pair.attributes) == {attribute, other})

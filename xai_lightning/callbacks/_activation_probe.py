@@ -68,7 +68,7 @@ class ActivationProbe:
         self._layers: list[Layer] = []
         self._sketch = Sketch(size)
         self._widths: list[int] = []
-        self._labelled = False
+        self.labelled = False
         self._step: _Step | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class ActivationProbe:
 
     def _clear(self) -> None:
         self._sketch.clear()
-        self._widths, self._labelled, self._step = [], False, None
+        self._widths, self._step = [], None
 
     def before(self, batch: Any) -> bool:
         """Whether rows of the next batch may enter, so that the layers must be listened to.
@@ -95,7 +95,7 @@ class ActivationProbe:
         """
         reading = self.batches.read(batch)
         labels = class_labels(reading.sample.targets)
-        self._labelled |= labels is not None
+        self.labelled |= labels is not None
         keys = self._keys(reading, labels)
         inputs = [reading.sample.inputs, *reading.sample.further.values()]
         hashes = row_hash([*inputs, keys.to(inputs[0].device)], self._seed, HASHED).cpu()
@@ -152,7 +152,7 @@ class ActivationProbe:
     def gather(self, trainer: Trainer) -> Represented:
         """Put the ranks together: fixed shapes, called by every rank alike; what was kept is forgotten."""
         count, keyed = len(self._layers), 1 + len(self.batches.vocabularies)
-        own = [*(self._widths or [0] * (count + 1)), int(self._labelled)]
+        own = [*(self._widths or [0] * (count + 1)), int(self.labelled)]
         *widths, labelled = summed(trainer, torch.tensor(own), "max").tolist()
         held = self._sketch.held
         if held is not None and widths != self._widths:

@@ -86,11 +86,13 @@ class KernelReferences:
     def state(self) -> dict[str, Any]:
         """Tensors and plain types."""
         kernels = {name: dict(layers) for name, layers in self._kernels.items()}
-        return {"hashes": self._hashes, "kernels": kernels, "best": self._best, "metric": self._metric}
+        metric = None if math.isnan(self._metric) else self._metric
+        return {"hashes": self._hashes, "kernels": kernels, "best": self._best, "metric": metric}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a `state`."""
-        self._hashes, self._best, self._metric = state["hashes"], state["best"], float(state["metric"])
+        self._hashes, self._best = state["hashes"], state["best"]
+        self._metric = math.nan if state["metric"] is None else float(state["metric"])
         self._kernels = {name: dict(layers) for name, layers in state["kernels"].items()}
 
     def similarity(self) -> tuple[list[str], Tensor]:

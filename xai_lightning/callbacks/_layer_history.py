@@ -88,12 +88,15 @@ class LayerHistory:
         return self._counts[: self._used].transpose(0, 1)
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors."""
-        return {name: getattr(self, f"_{name}").clone() for name in ("numbers", "values", "counts", "limits")}
+        """Tensors; nothing before the first validation."""
+        return {name: part.clone() for name, part in self._parts().items()} if self._used else {}
+
+    def _parts(self) -> dict[str, Tensor]:
+        return {"numbers": self._numbers, "values": self._values, "counts": self._counts, "limits": self._limits}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a `state`, unless it is of other layers or statistics."""
-        if any(state[name].shape != part.shape for name, part in self.state().items()):
+        if not state or any(state[name].shape != part.shape for name, part in self._parts().items()):
             return
         self._numbers, self._values = state["numbers"].clone(), state["values"].clone()
         self._counts, self._limits = state["counts"].clone(), state["limits"].clone()

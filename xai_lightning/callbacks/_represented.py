@@ -96,7 +96,8 @@ class Representation:
 
     def keys(self, *, fit: bool) -> list[Key]:
         """Of the numbers per layer."""
-        classes = [(CLASS_MEAN,), (CLASS_LARGEST,)] if self._classes else []
+        # a first validation that failed has seen targets all the same
+        classes = [(CLASS_MEAN,), (CLASS_LARGEST,)] if self._classes or self.probe.labelled else []
         groups = [("group_selectivity", a, part) for a in self._attributes for part in ("largest", "chance")]
         drifts = [(f"cka_{name}",) for name in self.references.names] if fit else []
         return [*((name,) for name in RANKS), (COLLAPSE,), (MASSIVE,), *classes, *groups, *drifts]

@@ -24,8 +24,10 @@ from xai_lightning.callbacks._layer_history import MOST, LayerHistory
 from xai_lightning.callbacks._layers import Layer
 from xai_lightning.callbacks._weights_watched import MOST_ENTRIES
 from xai_lightning.functional.representation import (
+    attention_entropy,
     class_selectivity,
     class_sums,
+    first_token_share,
     group_selectivity,
     linear_cka,
     rank_statistics,
@@ -353,7 +355,7 @@ class Ranks:
 
 
 def shown(probe: ActivationProbe, layers: list[Layer], data: Rows, parts: list[slice], silent: tuple[str, ...]) -> None:
-    probe.choose(layers)
+    probe.choose(layers, [])
     probe.open(None)
     for part in parts:
         batch = {"x": data.x[part], "y": data.y[part], "sex": data.sex[part]}
@@ -437,23 +439,96 @@ def test_a_layer_with_many_units_is_thinned_to_what_was_told() -> None:
     assert found.shape == (2, 4096)
 
 
+# --- attention
+
+
+class Attends(nn.Module):
+    """Self-attention over rows of two numbers; the first of two heads looks at one token, whatever the query."""
+
+    def __init__(self, *, causal: bool = False, batch_first: bool = True) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=batch_first)
+        self.embed, self.head = nn.Linear(2, 8), nn.Linear(8, 2)
+        self.causal, self.batch_first = causal, batch_first
+        self.attention.in_proj_weight.data[:4] *= 50
+        self.attention.in_proj_bias.data[:4] = 300.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, padding = self.embed(x.view(len(x), 3, 2)), x[:, ::2] > 1.0
+        padding[:, 0] = False
+        mask = torch.ones(3, 3).triu(1).bool() if self.causal else None
+        h = h if self.batch_first else h.transpose(0, 1)
+        out, _ = self.attention(h, h, value=h, key_padding_mask=padding, need_weights=False, attn_mask=mask)
+        return self.head(out.mean(1 if self.batch_first else 0))
+
+
+@pytest.mark.parametrize("batch_first", [True, False], ids=["samples first", "time first"])
+@pytest.mark.parametrize("causal", [False, True], ids=["free", "causal"])
+def test_heads_are_seen_as_the_layer_itself_would_show_them(causal: bool, batch_first: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, data = Attends(causal=causal, batch_first=batch_first), rows(40)
+    found = evaluated(net, data, tmp_path, layers=["net.attention"], batch_size=7)
+    net.eval()
+    with torch.no_grad():
+        h, padding = net.embed(data.x.view(40, 3, 2)), data.x[:, ::2] > 1.0
+        padding[:, 0] = False
+        mask = torch.ones(3, 3).triu(1).bool() if causal else None
+        options = {"key_padding_mask": padding, "attn_mask": mask, "average_attn_weights": False}
+        h = h if batch_first else h.transpose(0, 1)
+        weights = net.attention(h, h, h, **options)[1]
+    each = [
+        torch.stack([f(weights[i : i + 1], ~padding[i : i + 1], causal=causal) for i in range(40)]).nanmean(0)
+        for f in (attention_entropy, first_token_share)
+    ]
+    assert found["activation/net.attention/attention_entropy"] == pytest.approx(float(each[0].mean()), abs=1e-6)
+    assert found["activation/net.attention/first_token_share"] == pytest.approx(float(each[1].mean()), abs=1e-6)
+    wanted = float((each[0] < 0.05).double().mean())
+    assert found["activation/net.attention/collapsed_heads"] == wanted
+    assert found["activation_max/collapsed_heads"] == wanted
+    assert wanted == 0.5, "the planted head"
+
+
+def test_other_uses_of_attention_are_not_numbers(tmp_path: Path) -> None:
+    class Crosses(Attends):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.embed(x.view(len(x), 3, 2))
+            return self.head(self.attention(h[:, :2], h, h)[0].mean(1))
+
+    found = evaluated(Crosses(), rows(40), tmp_path, layers=["net.attention"])
+    assert math.isnan(found["activation/net.attention/attention_entropy"])
+    assert math.isfinite(found["activation/net.attention/effective_rank"])
+
+
+def test_looking_at_heads_draws_nothing_and_changes_no_weights(tmp_path: Path) -> None:
+    """Law 1: the layer has dropout; it is watched in both trainings, since a hook may change its path."""
+    found = []
+    for on in (True, False):
+        sink = MemorySink()
+        model = Classifier(net=Attends)
+        fit(model, [monitor(sink, layers=["net.attention"], representation=on)], tmp_path, max_epochs=2)
+        found.append((snapshot(model), any("entropy" in name for _, name, _ in sink.records)))
+    assert [watched for _, watched in found] == [True, False]
+    assert differences(found[0][0], found[1][0]) == []
+
+
 # --- weights
 
 
 def test_weights_are_what_their_definitions_give(tmp_path: Path) -> None:
-    norms, sink = [], MemorySink()
+    norms: list[Tensor] = []
+    sink = MemorySink()
 
     class Keeps(Classifier):
         def on_validation_end(self) -> None:
             norms.append(self.net[0].weight.detach().clone())
 
-    fit(Keeps(), [monitor(sink)], tmp_path, max_epochs=2)
-    found = validations(sink)
-    moved = float((norms[1] - norms[0]).norm() / norms[0].norm())
-    assert found[1]["weight/net.0/norm"] == pytest.approx(float(norms[1].norm()), rel=1e-6)
-    assert found[1]["weight/net.0/relative_update"] == pytest.approx(moved, rel=1e-6)
+    fit(Keeps(), [monitor(sink)], tmp_path, max_epochs=3)
+    for before, now, found in zip(norms, norms[1:], validations(sink)[1:], strict=False):
+        moved = float((now - before).norm() / before.norm())
+        assert found["weight/net.0/norm"] == pytest.approx(float(now.norm()), rel=1e-6)
+        assert found["weight/net.0/relative_update"] == pytest.approx(moved, rel=1e-6)
     histogram = [summary for _, name, summary in sink.histograms if name == "weight/net.0/histogram"]
-    assert histogram[-1].num == norms[1].numel()
+    assert histogram[-1].num == norms[-1].numel()
 
 
 def test_large_weights_are_estimated_from_a_sample_of_fixed_size(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """What the chosen layers return for a sample of validation rows that is the same at every validation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import MultiheadAttention
 
 from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._attention_watched import heads_of
 from xai_lightning.callbacks._batches import Batches, Reading
 from xai_lightning.callbacks._draw import row_hash, smallest
 from xai_lightning.callbacks._layers import Layer
@@ -28,6 +30,7 @@ class Represented(NamedTuple):
         labels: ``int64[N]`` classes; None if the targets are none.
         groups: ``int64[N]`` by attribute, -1 outside of the declared groups.
         layers: ``float64[N, U]`` by name; without columns if the layer was never called.
+        heads: ``float64[N, 2 U]`` by name of layers of attention, see `heads_of`; likewise.
         thumbnails: ``uint8[N, H, W, 3]``, or None.
     """
 
@@ -35,6 +38,7 @@ class Represented(NamedTuple):
     labels: Tensor | None
     groups: dict[str, Tensor]
     layers: dict[str, Tensor]
+    heads: dict[str, Tensor]
     thumbnails: Tensor | None = None
 
 
@@ -47,6 +51,7 @@ class _Step(NamedTuple):
     keys: Tensor
     thumbnails: Tensor
     found: dict[str, Tensor]
+    heads: dict[str, Tensor]
 
 
 class ActivationProbe:
@@ -65,7 +70,8 @@ class ActivationProbe:
 
     def __init__(self, size: int, batches: Batches, seed: int, *, thumbnails: bool) -> None:
         self.batches, self.size, self._seed, self._pictured = batches, size, seed, thumbnails
-        self._layers: list[Layer] = []
+        self._layers: list[str] = []
+        self._attention: list[str] = []
         self._sketch = Sketch(size)
         self._widths: list[int] = []
         self.labelled = False
@@ -74,9 +80,9 @@ class ActivationProbe:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_step": None}
 
-    def choose(self, layers: Sequence[Layer]) -> None:
-        """Look at these layers."""
-        self._layers = list(layers)
+    def choose(self, layers: Sequence[Layer], attention: Sequence[str]) -> None:
+        """Look at these layers, and at the heads of those among them that are named."""
+        self._layers, self._attention = [layer.name for layer in layers], list(attention)
 
     def open(self, loader: Any) -> None:
         """Begin a validation."""
@@ -106,7 +112,7 @@ class ActivationProbe:
             self._step = None
             return False
         small = thumbnails(inputs[0], places) if self._pictured else torch.empty(len(places), 0, dtype=torch.float64)
-        self._step = _Step(len(reading.sample), hashes[places], places, keys[places], small, {})
+        self._step = _Step(len(reading.sample), hashes[places], places, keys[places], small, {}, {})
         return True
 
     def _keys(self, reading: Reading, labels: Tensor | None) -> Tensor:
@@ -137,12 +143,19 @@ class ActivationProbe:
         if step is not None and rows is not None:
             step.found[layer.name] = rows
 
+    def attend(self, layer: Layer, module: MultiheadAttention, call: tuple[tuple[Any, ...], Mapping[str, Any]]) -> None:
+        """Keep where the heads look in a call, given by position and by name, for the rows that may enter."""
+        step = self._step
+        rows = None if step is None else heads_of(module, call, step.samples, step.places)
+        if step is not None and rows is not None:
+            step.heads[layer.name] = rows
+
     def after(self) -> None:
         """The step is done: its rows enter."""
         step, self._step = self._step, None
         if step is None:
             return
-        parts = [*(step.found.get(layer.name) for layer in self._layers), step.thumbnails]
+        parts = [step.thumbnails, *map(step.found.get, self._layers), *map(step.heads.get, self._attention)]
         if not self._widths:
             self._widths = [0 if rows is None else rows.shape[1] for rows in parts]
         wide = [_wide(rows, len(step.hashes), width) for rows, width in zip(parts, self._widths, strict=True)]
@@ -151,8 +164,8 @@ class ActivationProbe:
 
     def gather(self, trainer: Trainer) -> Represented:
         """Put the ranks together: fixed shapes, called by every rank alike; what was kept is forgotten."""
-        count, keyed = len(self._layers), 1 + len(self.batches.vocabularies)
-        own = [*(self._widths or [0] * (count + 1)), int(self.labelled)]
+        count, keyed = 1 + len(self._layers) + len(self._attention), 1 + len(self.batches.vocabularies)
+        own = [*(self._widths or [0] * count), int(self.labelled)]
         *widths, labelled = summed(trainer, torch.tensor(own), "max").tolist()
         held = self._sketch.held
         if held is not None and widths != self._widths:
@@ -161,13 +174,13 @@ class ActivationProbe:
             self._sketch.held = held._replace(columns=torch.cat(wide, dim=1))
         held = self._sketch.gather(trainer)
         columns = held.columns if len(held.hashes) else torch.zeros(0, keyed + sum(widths), dtype=torch.float64)
-        keys, *found = torch.split(columns, [keyed, *widths], dim=1)
-        small = found.pop()
+        keys, small, *found = torch.split(columns, [keyed, *widths], dim=1)
         self._clear()
         groups = zip(self.batches.vocabularies, keys[:, 1:].long().unbind(1), strict=True)
-        layers = {layer.name: rows for layer, rows in zip(self._layers, found, strict=True)}
+        layers = dict(zip(self._layers, found[: len(self._layers)], strict=True))
+        heads = dict(zip(self._attention, found[len(self._layers) :], strict=True))
         labels = keys[:, 0].long() if labelled else None
-        return Represented(held.hashes, labels, dict(groups), layers, _pictures(small))
+        return Represented(held.hashes, labels, dict(groups), layers, heads, _pictures(small))
 
 
 def class_labels(targets: Tensor | None) -> Tensor | None:

@@ -1,9 +1,11 @@
 """What an ActivationMonitor looks at beside running statistics, if asked: representations, weights, and pictures."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import MultiheadAttention
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer
@@ -27,10 +29,12 @@ class Expensive:
 
     Of up to eight layers it keeps what a fixed sample of rows gives: the mean over positions of each unit, of the last
     call in a step. `xai_lightning.functional.representation` defines what is logged of that; CKA with the first,
-    previous and best validation is exactly 1 if nothing changed. Of up to eight modules with weights it logs norm,
-    relative update, from at most 65,536 entries of each, and a histogram. Pictures are drawn at validations 2, 4, 8, …
-    and at the end of ``fit``. That takes no pass, but memory, which ``setup`` tells, and time that does not grow with
-    the data. The state holds kernels and entries of weights, never inputs.
+    previous and best validation is exactly 1 if nothing changed. Of ``nn.MultiheadAttention`` among them, which must be
+    named to be watched, the weights of those rows are recomputed in float32, to see where heads look. Of up to eight
+    modules with weights it logs norm, relative update, from at most 65,536 entries of each, and a histogram. Pictures
+    are drawn at validations 2, 4, 8, … and at the end of ``fit``. That takes no pass of the network, but memory, which
+    ``setup`` tells, and time that does not grow with the data. The state holds kernels and entries of weights, never
+    inputs.
 
     Args:
         batches: reads the batches, with the declared groups.
@@ -76,7 +80,9 @@ class Expensive:
             statistics: running statistics of which the worst layer is logged.
             ridges: whether histograms of activations are made.
         """
-        self.representation.choose(layers)
+        self.representation.choose(
+            layers, [n for n, m in pl_module.named_modules() if isinstance(m, MultiheadAttention)]
+        )
         self.weights.choose(pl_module)
         names = [*statistics, *map("/".join, self.representation.worst(fit=True))]
         history = LayerHistory([layer.name for layer in layers], names, histograms=ridges)
@@ -87,8 +93,8 @@ class Expensive:
     def names(self, *, fit: bool) -> tuple[list[str], list[str]]:
         """Names that go through ``self.log``, and names that go to the loggers directly."""
         shared = [tags.activation_max(*key) for key in self.representation.worst(fit=fit)]
-        keys = self.representation.keys(fit=fit)
-        direct = [tags.activation(layer.name, *key) for layer in self.representation.layers for key in keys]
+        ours = self.representation
+        direct = [tags.activation(x.name, *key) for x in ours.layers for key in ours.keys(x.name, fit=fit)]
         direct += [tags.weight(name, what) for name in self.weights.names for what in (NORM, *[UPDATE] * fit)]
         return shared, direct
 
@@ -101,9 +107,11 @@ class Expensive:
         """The layers that must be listened to in the coming step."""
         return self.representation.layers if self.representation.probe.before(batch) else []
 
-    def keep(self, layer: Layer, h: Tensor, mask: Tensor | None) -> None:
-        """What a layer returned."""
+    def keep(self, layer: Layer, h: Tensor, mask: Tensor | None, call: tuple[Any, ...]) -> None:
+        """What a layer returned; ``call`` is the module, what it was given by position and by name, and its output."""
         self.representation.probe.keep(layer, h, mask)
+        if layer.name in self.representation.attention:
+            self.representation.probe.attend(layer, call[0], (call[1], call[2]))
 
     def conclude(self, record: Record, look: Look, gathered: tuple[Represented, float], found: Found) -> None:
         """Add numbers and pictures to the record.
@@ -117,9 +125,9 @@ class Expensive:
         fit, ours = look.stage == "fit", self.representation
         numbers = ours.conclude(*gathered, fit=fit)
         for layer, own in numbers.items():
-            record.direct |= {tags.activation(layer, *key): own[key] for key in ours.keys(fit=fit)}
+            record.direct |= {tags.activation(layer, *key): own[key] for key in ours.keys(layer, fit=fit)}
         for key in ours.worst(fit=fit):
-            record.shared[tags.activation_max(*key)] = largest(own[key] for own in numbers.values())
+            record.shared[tags.activation_max(*key)] = largest(own.get(key, math.nan) for own in numbers.values())
         for name, measured in self.weights.numbers.items():
             record.direct |= {tags.weight(name, what): measured[what] for what in (NORM, *[UPDATE] * fit)}
         record.histograms |= {tags.weight(n, "histogram"): h for n, h in self.weights.histograms.items()}

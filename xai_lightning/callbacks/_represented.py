@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xai_lightning._lightning import MisconfigurationException, Trainer, rank_zero_info
 from xai_lightning.callbacks._activation_probe import MOST_UNITS, ActivationProbe, Represented
+from xai_lightning.callbacks._attention_watched import COLLAPSED, ENTROPY, FIRST, MOST_BYTES, head_numbers
 from xai_lightning.callbacks._kernels import BestOf, KernelReferences
 from xai_lightning.callbacks._layers import Layer
 from xai_lightning.callbacks._trainer import everywhere
@@ -57,10 +58,15 @@ class Representation:
         self.probe = probe
         self.references = KernelReferences(best_of)
         self.layers: list[Layer] = []
+        self.attention: list[str] = []
         self._classes = False
 
-    def choose(self, watched: Sequence[Layer]) -> None:
+    def choose(self, watched: Sequence[Layer], attention: Sequence[str]) -> None:
         """Choose among the watched layers, and say how much memory that takes at most.
+
+        Args:
+            watched: all that are watched.
+            attention: names of the modules that are attention.
 
         Raises:
             MisconfigurationException: if none can be.
@@ -80,11 +86,12 @@ class Representation:
             )
         most = min(MOST_LAYERS, len(fit))
         self.layers = [fit[round(i * (len(fit) - 1) / max(most - 1, 1))] for i in range(most)]
-        self.probe.choose(self.layers)
+        self.attention = [layer.name for layer in self.layers if layer.name in attention]
+        self.probe.choose(self.layers, self.attention)
         # the values that are kept are in float64, kernels in float32
-        memory = bytes_needed(
-            self.probe.size, MOST_UNITS, layers=most, references=len(self.references.names), itemsize=8
-        )
+        kept = len(self.references.names)
+        memory = bytes_needed(self.probe.size, MOST_UNITS, layers=most, references=kept, itemsize=8)
+        memory += MOST_BYTES * bool(self.attention)
         rank_zero_info(
             f"ActivationMonitor samples {self.probe.size} rows to see what {', '.join(x.name for x in self.layers)} "
             f"represent; that takes at most {memory / 2**20:.0f} MiB, and no pass"
@@ -94,19 +101,20 @@ class Representation:
     def _attributes(self) -> list[str]:
         return list(self.probe.batches.vocabularies)
 
-    def keys(self, *, fit: bool) -> list[Key]:
-        """Of the numbers per layer."""
+    def keys(self, layer: str, *, fit: bool) -> list[Key]:
+        """Of the numbers of a layer."""
         # a first validation that failed has seen targets all the same
         classes = [(CLASS_MEAN,), (CLASS_LARGEST,)] if self._classes or self.probe.labelled else []
         groups = [("group_selectivity", a, part) for a in self._attributes for part in ("largest", "chance")]
         drifts = [(f"cka_{name}",) for name in self.references.names] if fit else []
-        return [*((name,) for name in RANKS), (COLLAPSE,), (MASSIVE,), *classes, *groups, *drifts]
+        heads = [(ENTROPY,), (FIRST,), (COLLAPSED,)] * (layer in self.attention)
+        return [*((name,) for name in RANKS), (COLLAPSE,), (MASSIVE,), *classes, *groups, *drifts, *heads]
 
     def worst(self, *, fit: bool) -> list[Key]:
         """Of the numbers of which that of the worst layer is logged: the largest."""
         groups = [("group_selectivity_excess", attribute) for attribute in self._attributes]
         drifts = [(f"cka_distance_{name}",) for name in self.references.names] if fit else []
-        return [(COLLAPSE,), (MASSIVE,), *groups, *drifts]
+        return [(COLLAPSE,), (MASSIVE,), *groups, *drifts, *[(COLLAPSED,)] * bool(self.attention)]
 
     def gather(self, trainer: Trainer) -> tuple[Represented, float]:
         """The rows of all ranks, and the metric of the validation before, of rank zero."""
@@ -117,6 +125,8 @@ class Representation:
         """The numbers of each layer under `keys` and `worst`; in ``fit`` this validation becomes a reference."""
         self._classes = found.labels is not None
         numbers = {name: _of_layer(rows, found) for name, rows in found.layers.items()}
+        for name, rows in found.heads.items():
+            numbers[name] |= {(what,): value for what, value in head_numbers(rows).items()}
         for name, distances in (self.references.follow(found, metric) if fit else {}).items():
             for reference, distance in distances.items():
                 numbers[name][f"cka_distance_{reference}",] = distance

@@ -190,12 +190,12 @@ class ActivationMonitor(Monitor):
         def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             # a checkpointed module is called again in a backward pass (trap 91)
             if torch._C._current_graph_task_id() == -1:
-                self._attempt(use, layer, how, output)
+                self._attempt(use, layer, how, (module, args, kwargs, output))
 
         return reduce
 
-    def _add(self, layer: Layer, measured: Measured, output: Any) -> None:
-        h = self._readable(layer, output)
+    def _add(self, layer: Layer, measured: Measured, call: tuple[Any, ...]) -> None:
+        h = self._readable(layer, call[-1])
         if h is None:
             return
         h = h.reshape(1, 1) if h.ndim == 0 else h.unsqueeze(-1) if layer.units is None or h.ndim == 1 else h
@@ -205,10 +205,10 @@ class ActivationMonitor(Monitor):
             self._tell("have outputs to which neither samples nor the mask fit; all of it is observed", [layer.name])
         self._running.observe(layer.name, h, dim, keep, measured)
 
-    def _represent(self, layer: Layer, mask: Tensor | None, output: Any) -> None:
-        h = self._readable(layer, output)
+    def _represent(self, layer: Layer, mask: Tensor | None, call: tuple[Any, ...]) -> None:
+        h = self._readable(layer, call[-1])
         if h is not None and self._expensive is not None:
-            self._expensive.keep(layer, h, mask)
+            self._expensive.keep(layer, h, mask, call)
 
     def _readable(self, layer: Layer, output: Any) -> Tensor | None:
         try:

@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from small import GROUPS, IMAGE, TABLE, Classifier, Rows, fit, loader, network, rows, trainer
 from test_laws import Traced, differences, snapshot, traced
 from xai_lightning import ActivationMonitor, MemorySink
+from xai_lightning.callbacks import _attention_watched
 from xai_lightning.callbacks._activation_probe import ActivationProbe, by_sample
+from xai_lightning.callbacks._attention_watched import heads_of
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._kernels import KernelReferences
 from xai_lightning.callbacks._layer_history import MOST, LayerHistory
 from xai_lightning.callbacks._layers import Layer
 from xai_lightning.callbacks._weights_watched import MOST_ENTRIES
 from xai_lightning.functional.representation import (
+    attention_bytes_needed,
     attention_entropy,
     class_selectivity,
     class_sums,
@@ -486,6 +489,28 @@ def test_heads_are_seen_as_the_layer_itself_would_show_them(causal: bool, batch_
     assert found["activation/net.attention/collapsed_heads"] == wanted
     assert found["activation_max/collapsed_heads"] == wanted
     assert wanted == 0.5, "the planted head"
+
+
+def test_each_head_of_each_sample_may_have_a_mask_of_its_own() -> None:
+    draw = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x, mask = torch.randn(5, 4, 8, generator=draw), torch.randn(10, 4, 4, generator=draw) * 3
+    places = torch.tensor([4, 1])
+    found = heads_of(layer, ((x, x, x), {"attn_mask": mask}), 5, places)
+    weights = layer(x, x, x, attn_mask=mask, average_attn_weights=False)[1].detach()
+    wanted = torch.stack(
+        [torch.cat([f(weights[i : i + 1]) for f in (attention_entropy, first_token_share)]) for i in (4, 1)]
+    )
+    assert found is not None
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_attention_that_takes_too_much_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(2, 4, 8)
+    assert heads_of(layer, ((x, x, x), {}), 2, torch.arange(2)) is not None
+    monkeypatch.setattr(_attention_watched, "MOST_BYTES", attention_bytes_needed(1, 2, 4) - 1)
+    assert heads_of(layer, ((x, x, x), {}), 2, torch.arange(2)) is None
 
 
 def test_other_uses_of_attention_are_not_numbers(tmp_path: Path) -> None:

@@ -409,9 +409,7 @@ def test_a_report_that_fails_is_said_and_costs_no_training(tmp_path: Path) -> No
     def fails(*_: Any) -> Outlook:
         raise ZeroDivisionError("planted")
 
-    with pytest.warns(
-        UserWarning, match=r"Knows could not report on the sample size of known/bound: ZeroDiv"
-    ):
+    with pytest.warns(UserWarning, match=r"Knows could not report on the sample size of known/bound: ZeroDiv"):
         assert len(reported(tmp_path, 0.3, fails)) == 2
 
 

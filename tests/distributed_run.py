@@ -95,10 +95,13 @@ def main() -> None:
     # ranks meet the towns in another order, and on two ranks each meets one sex only
     groups = {"sex": ["F", "M"], "town": "discover"}
     fairness = FairnessMonitor(groups, intersections=2, given={"sex": "town"}, sinks=[sink])
+    neurons = ActivationMonitor(
+        statistics="cheap", representation=True, probe_size=32, groups={"sex": ["F", "M"]}, sinks=[sink]
+    )
     gate = GatedCheckpoint(
         "val_loss", dirpath=folder / "checkpoints", at_most={"fairness/sex/demographic_parity_difference/value": 0.9}
     )
-    callbacks = [attribution, ActivationMonitor(sinks=[sink]), fairness, gate] if mode != "one" else [attribution]
+    callbacks = [attribution, neurons, fairness, gate] if mode != "one" else [attribution]
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=ranks,

@@ -80,7 +80,8 @@ class Running:
             self._reduce(name)
         if copies is None or copies.likeness != likeness:
             room = max(self._most * 3 // 4 // max(h[0].numel(), 1), len(chosen))
-            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, h.new_empty(room, *h.shape[1:]))
+            # zeros: what is pickled in mid-validation must not hold whatever the memory held before
+            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, h.new_zeros(room, *h.shape[1:]))
         copies.add(chosen)
 
     def _reduce(self, name: str) -> None:

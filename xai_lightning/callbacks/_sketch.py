@@ -30,7 +30,9 @@ class Held(NamedTuple):
     def merged(cls, hashes: Tensor, weights: Tensor, columns: Tensor, quota: int) -> "Held":
         """The ``quota`` smallest hashes of rows in which one may occur again; of equal ones the first is taken."""
         distinct, total, first = _distinct(hashes, weights)
-        return cls(distinct[:quota], total[:quota], columns[first[:quota]], len(distinct) <= quota)
+        # copies: a view would keep what it was cut from
+        kept = distinct[:quota].clone(), total[:quota].clone(), columns[first[:quota]]
+        return cls(*kept, len(distinct) <= quota)
 
     def rows(self, quota: int) -> Tensor:
         """Indices ``int64[R]`` of at most ``quota`` rows, an input as often as it occurs, in an order of no data."""

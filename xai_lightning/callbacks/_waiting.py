@@ -41,7 +41,8 @@ class Waiting:
         """
         parts, n = _parts(judged, rows), len(judged.targets)
         if not self._room or not self._suits(parts):
-            self._room = {name: part.new_empty(SAMPLES, *part.shape[1:]) for name, part in parts.items()}
+            # zeros: what is pickled in mid-validation must not hold whatever the memory held before
+            self._room = {name: part.new_zeros(SAMPLES, *part.shape[1:]) for name, part in parts.items()}
         for name, part in parts.items():
             self._room[name][self._filled : self._filled + n] = part
         self._like, self._filled = judged, self._filled + n

@@ -67,6 +67,7 @@ def test_the_account_says_what_was_seen(
     assert "The learning rate of the first was raised after validation 6, from 0.001 to 0.03." in sane
 
 
+@pytest.mark.slow
 def test_the_example_runs_twice_in_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -863,9 +863,8 @@ def stored(state: Any) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "shape", [pytest.param(TABLE, marks=pytest.mark.slow, id="table"), pytest.param(IMAGE, id="image")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [TABLE, IMAGE], ids=["table", "image"])
 def test_nothing_grows_from_the_third_validation_to_the_fiftieth(shape, tmp_path):
     """Traps 10, 11, 65 and 92: tensors, hooks, handles, figures, and the size of what is saved."""
     model, data = Census(shape), images() if shape == IMAGE else {}

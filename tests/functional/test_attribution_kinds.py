@@ -283,6 +283,7 @@ def test_feature_permutation_is_the_mean_effect_of_a_donors_value() -> None:
         assert abs(float(found[0, column] - expected)) < 0.02
 
 
+@pytest.mark.slow
 def test_the_glove_game_has_its_shapley_values() -> None:
     class Glove(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from xai_lightning import AttributionMonitor
+from xai_lightning import ActivationMonitor, AttributionMonitor
 
 
 class Digits(pl.LightningModule):
@@ -31,7 +31,7 @@ class Digits(pl.LightningModule):
 
 
 def train_digits(folder: Path, epochs: int = 3) -> None:
-    """Train for ``epochs`` into a run called ``digits``, explained by two methods, of which one draws."""
+    """Train for ``epochs`` into a run called ``digits``, explained by two methods, with everything about its layers."""
     pl.seed_everything(0, verbose=False)
     digits = load_digits()
     images, labels = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
@@ -40,6 +40,14 @@ def train_digits(folder: Path, epochs: int = 3) -> None:
         callbacks=[
             AttributionMonitor("integrated_gradients", probe_size=80, regions={"middle": (2, 2, 6, 6)}),
             AttributionMonitor("gradient_shap", probe_size=20, sample_size=0, max_overhead=0.9),
+            ActivationMonitor(
+                statistics="cheap",
+                representation=True,
+                probe_size=256,
+                groups={"parity": ["even", "odd"]},
+                groups_from=lambda batch: batch[1] % 2,
+                best_of=("val_loss", "min"),
+            ),
         ],
         logger=TensorBoardLogger(folder, name="digits", version="", default_hp_metric=False),
         enable_checkpointing=False,

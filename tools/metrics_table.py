@@ -97,7 +97,7 @@ gate](gate.md)).
 * `intersections=2` adds every pair of attributes as an attribute of its own, `race+sex`, whose groups are the
   combinations. A combination without rows makes its metrics NaN, and closes limits that name `race+sex`; no other.
 * `given={"sex": "job"}` adds `sex|job`: the comparison of `sex` among the rows of each `job`, of which the worst
-  counts. One job without rows of a group leaves it undefined.
+  counts, or with `strata="mean"` the mean by size. One job without rows of a group leaves it undefined.
 * `weights=` makes counts into sums of weights. Limits then use Kish's number of equally weighted samples, (Σw)² /
   Σw². Neither exact nor resampled limits exist for weighted rows, and scores and predicted numbers are not weighted:
   metrics that need them are refused.

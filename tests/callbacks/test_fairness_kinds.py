@@ -187,6 +187,40 @@ def test_intersections_and_strata_are_those_of_the_counts() -> None:
     assert not [name for name in found if name.startswith(("rate/sex+job", "count/sex+job", "rate/sex|job"))]
 
 
+def test_the_mean_over_strata_is_logged_and_stamped_if_wanted() -> None:
+    columns = table()
+    names = ["demographic_parity_difference"]
+    groups, chosen = SEX | {"job": ["a", "b", "c"]}, columns["out"].numpy() > 0
+    monitor = FairnessMonitor(groups, metrics=names, given={"sex": "job"}, strata="mean")
+    found = validate(columns, monitor)
+    sex, job = np.array(columns["sex"]), np.array(columns["job"])
+    gaps = {j: abs(chosen[(sex == "F") & (job == j)].mean() - chosen[(sex == "M") & (job == j)].mean()) for j in "abc"}
+    right = sum(gaps[j] * (job == j).mean() for j in "abc")
+    assert found["fairness/sex|job/demographic_parity_difference/value"] == pytest.approx(right)
+    assert monitor.evidence()["strata"] == "mean"
+
+
+def test_limits_within_strata_and_on_labels_have_a_report_of_their_sizes() -> None:
+    columns = table()
+    groups = SEX | {"job": ["a", "b", "c"]}
+    monitor = FairnessMonitor(groups, metrics=["demographic_parity_difference"], given={"sex": "job"})
+    validate(columns, monitor)
+    report = monitor.outlook("fairness/sex|job/demographic_parity_difference/bound", "at_most", 0.1)
+    cells = [
+        sum(s == g and j == k for s, j in zip(columns["sex"], columns["job"], strict=True)) for g in "FM" for k in "abc"
+    ]
+    assert report is not None
+    assert report.smallest == min(cells)
+    assert not report.can_open
+    assert "in the smallest part" in report.sentence
+    labels = FairnessMonitor(SEX, metrics=["equal_opportunity_difference"], multi_label=True)
+    several = table(out=torch.randn(N, 2), y=torch.stack([torch.ones(N), (torch.arange(N) < 40).float()], dim=1).long())
+    validate(several, labels)
+    found = labels.outlook("fairness/sex/equal_opportunity_difference/bound", "at_most", 0.2)
+    assert found is not None
+    assert (found.of, found.smallest) == ("positives", min(several["sex"][:40].count(g) for g in "FM"))
+
+
 def test_an_empty_cell_closes_only_what_names_the_intersection() -> None:
     columns = table()
     columns["job"] = ["b" if s == "F" and j == "a" else j for s, j in zip(columns["sex"], columns["job"], strict=True)]
@@ -243,6 +277,8 @@ def test_exact_bounds_are_wider_and_a_metric_of_ones_own_is_one_of_the_metrics()
         ({"own_metrics": {"theil_index": Metric(("accuracy",), "worst")}}, "names of their own, .* got 'theil_index'"),
         ({"intersections": 3}, "intersections must be 1 .* got 3"),
         ({"replicates": 0}, "replicates must be .* got 0"),
+        ({"strata": "sum"}, "strata must be .* got 'sum'"),
+        ({"strata": "mean", "multi_label": True}, "unless labels are strata"),
         ({"given": {"sex": "job"}}, "given names 'job'"),
         ({"given": {"sex": "sex"}}, "another attribute for 'sex'"),
         ({"flips": {"sex": Column("x", 0)}, "outputs": "values"}, "one class per sample"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from xai_lightning.callbacks._refusals import check_kinds, check_limits, check_own
 from xai_lightning.functional import fairness
-from xai_lightning.functional.fairness import METRICS, QUANTITIES, RATES, Metric
+from xai_lightning.functional.fairness import METRICS, QUANTITIES, RATES, Metric, Strata
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Space
 
@@ -48,6 +48,7 @@ class Asked:
         seed: of the replicates.
         given: attribute to the legitimate one within whose groups it is compared too.
         intersections: whether pairs of attributes are compared.
+        strata: what is formed over the groups of a legitimate attribute.
     """
 
     metrics: Mapping[str, Metric]
@@ -56,6 +57,7 @@ class Asked:
     seed: int
     given: Mapping[str, str]
     intersections: bool
+    strata: Strata
 
     @property
     def needs(self) -> set[str]:
@@ -77,7 +79,7 @@ class Asked:
         used = [rate for metric in self.metrics.values() for rate in metric.rates if isinstance(rate, str)]
         return list(dict.fromkeys([*fixed, *(rate for rate in used if _is_one_per_group(rate))]))
 
-    def estimate(self, name: str, evidence: Any, error: float, *, strata: bool) -> dict[str, float]:
+    def estimate(self, name: str, evidence: Any, error: float, *, strata: Strata | None) -> dict[str, float]:
         """Value, lower, upper and bound of a metric."""
         found = fairness.estimate(
             self.metrics[name],
@@ -106,6 +108,7 @@ def ask(
     weighted: bool,
     given: Mapping[str, str] | None,
     intersections: int,
+    strata: Strata,
     seed: int = 0,
 ) -> Asked:
     """What the settings of a FairnessMonitor ask for.
@@ -125,7 +128,9 @@ def ask(
         raise ValueError(f"intersections must be 1 (none) or 2 (pairs of attributes); got {intersections!r}")
     if replicates < 1:
         raise ValueError(f"replicates must be a number of bootstrap replicates of at least 1; got {replicates!r}")
-    asked = Asked(chosen, exact, replicates, seed, dict(given or {}), intersections == 2)
+    if strata not in ("worst", "mean") or (multi_label and strata == "mean"):
+        raise ValueError(f"strata must be 'worst', or 'mean' unless labels are strata too; got {strata!r}")
+    asked = Asked(chosen, exact, replicates, seed, dict(given or {}), intersections == 2, strata)
     check_kinds(chosen, space, multi_label)
     if given and "counts" not in asked.needs:
         raise ValueError(f"given={dict(given)!r} compares rates, and there is none in {', '.join(chosen)}")

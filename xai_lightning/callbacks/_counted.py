@@ -58,7 +58,7 @@ class CountingMonitor(Monitor):
         self.pictures, self.custom_scalars = pictures, custom_scalars
         self._counting, self._individuals, self._spending = counting, individuals, spending
         self._total = Tally()
-        self._estimates: dict[str, dict[str, dict[str, float | None]]] = {}
+        self._estimates: records.Estimates = {}
         self._reads, self._leads = reads, True
 
     @property
@@ -97,25 +97,29 @@ class CountingMonitor(Monitor):
 
     @override
     def evidence(self) -> dict[str, Any]:
+        return self._stamp(self._total, self._estimates, self._spending.error)
+
+    def _stamp(self, total: Tally, estimates: records.Estimates, error: float) -> dict[str, Any]:
         found: dict[str, Any] = {
             "monitor": "fairness",
             "name": self.name,
-            "failed": not self._estimates,
+            "failed": not estimates,
             "groups": {attribute: list(v.rows) for attribute, v in self._batches.vocabularies.items()},
-            "metrics": self._estimates,
+            "metrics": estimates,
             "definitions": self.asked.definitions(),
             "definitions_version": DEFINITIONS,
-            "counts_group_actual_predicted": {name: counts.tolist() for name, counts in self._total.counts.items()},
+            "strata": self.asked.strata if self.asked.given else None,
+            "counts_group_actual_predicted": {name: counts.tolist() for name, counts in total.counts.items()},
             "outputs": self._judging.how._asdict(),
-            "positive_class": self._judging.positive(self._total.n_classes) if self._total.n_classes else None,
+            "positive_class": self._judging.positive(total.n_classes) if total.n_classes else None,
             "delta": self.delta,
-            "error": self._spending.error,
+            "error": error,
             "horizon": self.horizon,
             "error_spent": self._spending.spent,
             "looks": self._number,
         }
-        if self._total.residuals:
-            found["samples"] = {name: self._total.sizes(name).tolist() for name in self._total.residuals}
+        if total.residuals:
+            found["samples"] = {name: total.sizes(name).tolist() for name in total.residuals}
         return found
 
     @override
@@ -175,8 +179,7 @@ class CountingMonitor(Monitor):
         record, estimates = self._concluded(total, self.delta)
         if individuals is not None:
             self._add_individuals(record, individuals, individuals.alone(), self.delta)
-        counts = {name: counts.tolist() for name, counts in total.counts.items()}
-        stamp = self.evidence() | {"metrics": estimates, "error": self.delta, "counts_group_actual_predicted": counts}
+        stamp = self._stamp(total, estimates, self.delta)
         return {tags.within(self.name, name): value for name, value in record.shared.items()}, stamp
 
     @override

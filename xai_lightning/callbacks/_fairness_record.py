@@ -1,8 +1,8 @@
 """What a FairnessMonitor logs of one validation."""
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,16 +23,20 @@ UTILITY_PARTS = ("value", "bound", "chance")
 MISSING_SHARE = "missing_share"
 
 
+Estimates = dict[str, dict[str, dict[str, float | None]]]
+"""Value, lower, upper and bound by subject and metric; what is not finite is None."""
+
+
 class Conclusion(NamedTuple):
     """All that one tally says.
 
     Args:
         record: what is logged.
-        estimates: by subject and metric; what is not finite is None.
+        estimates: what is stamped.
     """
 
     record: Record
-    estimates: dict[str, dict[str, dict[str, float | None]]]
+    estimates: Estimates
 
 
 def metrics_of(asked: Asked, strata: bool) -> list[str]:
@@ -62,7 +66,7 @@ def conclude(asked: Asked, tally: Tally, subjects: Sequence[Subject], positive: 
     """Metrics, rates and counts of all subjects."""
     record, estimates = Record(), {}
     for subject in subjects:
-        evidence = partial(tally.evidence, name=subject.counted, index=subject.index, positive=positive)
+        evidence = cache(partial(tally.evidence, name=subject.counted, index=subject.index, positive=positive))
         estimates[subject.name] = _add_metrics(record, asked, subject, tally, evidence, error)
         if subject.rows:
             _add_rates(record, asked, subject, evidence)
@@ -71,15 +75,12 @@ def conclude(asked: Asked, tally: Tally, subjects: Sequence[Subject], positive: 
 
 
 def _add_metrics(
-    record: Record, asked: Asked, subject: Subject, tally: Tally, evidence: Any, error: float
+    record: Record, asked: Asked, subject: Subject, tally: Tally, evidence: Callable[[str], Any], error: float
 ) -> dict[str, dict[str, float | None]]:
     stamped: dict[str, dict[str, float | None]] = {}
-    made: dict[str, Any] = {}
+    strata = asked.strata if subject.strata else "worst" if tally.labels else None
     for name in metrics_of(asked, subject.strata):
-        needs = asked.metrics[name].needs
-        made[needs] = made.get(needs) or evidence(needs)
-        strata = subject.strata or bool(tally.labels)
-        parts = asked.estimate(name, made[needs], error, strata=strata)
+        parts = asked.estimate(name, evidence(asked.metrics[name].needs), error, strata=strata)
         for part, value in parts.items():
             number = math.nan if tally.nonfinite else value
             record.shared[tags.fairness(subject.name, name, part)] = number
@@ -87,7 +88,7 @@ def _add_metrics(
     return stamped
 
 
-def _add_rates(record: Record, asked: Asked, subject: Subject, evidence: Any) -> None:
+def _add_rates(record: Record, asked: Asked, subject: Subject, evidence: Callable[[str], Any]) -> None:
     for rate in asked.rates:
         metric = Metric((rate,), "largest")
         values = metric.measure(evidence(metric.needs)).value

@@ -1,12 +1,12 @@
 """Whether the data suffice for a limit, before any model can show it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from xai_lightning.callbacks._asked import Asked
 from xai_lightning.callbacks._subjects import Subject
 from xai_lightning.callbacks._tally import Tally
-from xai_lightning.functional.fairness import RATES, Metric, sample_size
+from xai_lightning.functional.fairness import RATES, Confusion, Metric, confusion, sample_size
 from xai_lightning.functional.gate import Outlook
 
 
@@ -38,17 +38,29 @@ def outlook(
     if len(parts) != 4 or parts[0] != "fairness" or parts[3] != "bound" or parts[1] not in found:
         return None
     subject, metric = found[parts[1]], asked.metrics.get(parts[2])
-    if metric is None or subject.strata or tally.labels:
+    if metric is None or (subject.strata and asked.strata == "mean"):
         return None
     evidence = tally.evidence(metric.needs, subject.counted, subject.index, positive)
-    sizes = sample_size(metric, evidence, threshold, error=error, exact=asked.exact)
-    if sizes is None:
+    parts_of = [*_strata_of(evidence)] if subject.strata or tally.labels else [evidence]
+    reports = [sample_size(metric, part, threshold, error=error, exact=asked.exact) for part in parts_of]
+    known = [(sizes, part) for sizes, part in zip(reports, parts_of, strict=True) if sizes is not None]
+    if not known:
         return None
-    group, trials = subject.groups[sizes.group], _trials(metric, evidence, sizes.rate)
+    # of strata and labels the one with least evidence, which the worst of them cannot do without
+    sizes, part = min(known, key=lambda pair: (pair[0].can_open, pair[0].smallest))
+    group, trials = subject.groups[sizes.group], _trials(metric, part, sizes.rate)
+    where = " in the smallest part" if len(parts_of) > 1 else ""
     enough = "no number suffices" if sizes.needed is None else f"needs {sizes.needed:,} per group"
     opens = "" if sizes.can_open else ", so it cannot open"
-    sentence = f"{full}: {group!r} has {sizes.smallest:,} {trials}; the limit of {threshold:g} {enough}{opens}"
+    sentence = f"{full}: {group!r} has {sizes.smallest:,} {trials}{where}; the limit of {threshold:g} {enough}{opens}"
     return Outlook(full, group, trials, sizes.smallest, sizes.needed, sizes.can_open, sentence)
+
+
+def _strata_of(evidence: Confusion) -> Iterator[Confusion]:
+    """The counts of each stratum or label."""
+    for place, cells in enumerate(() if evidence.cells is None else evidence.cells):
+        squares = None if evidence.squares is None else evidence.squares.cells
+        yield confusion(cells, evidence.positive, None if squares is None else squares[place])
 
 
 def _trials(metric: Metric, evidence: Any, place: int) -> str:

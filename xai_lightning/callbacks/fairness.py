@@ -12,7 +12,7 @@ from xai_lightning.callbacks._individual import Individuals
 from xai_lightning.callbacks._judging import Judging
 from xai_lightning.callbacks._record import OnError, stable
 from xai_lightning.callbacks._spending import Spending
-from xai_lightning.functional.fairness import REPLICATES, Metric
+from xai_lightning.functional.fairness import REPLICATES, Metric, Strata
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table, WeightSource
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
@@ -50,6 +50,7 @@ class FairnessMonitor(CountingMonitor):
             ``count/…`` are of samples all the same.
         intersections: 2 to compare the groups of every pair of attributes too, as ``race+sex``.
         given: attribute to a legitimate one, to compare the first within the groups of the second too, as ``sex|job``.
+        strata: what is logged of those groups: the ``"worst"``, or their ``"mean"`` by size.
         max_groups: the most groups that may be discovered per attribute.
         flips: attribute to its `Column` of the input, or a callable that makes the inputs of its other values: log how
             many decisions another value would change. Costs a pass of a sample of rows per value.
@@ -92,6 +93,7 @@ class FairnessMonitor(CountingMonitor):
         weights: WeightSource | None = None,
         intersections: int = 1,
         given: Mapping[str, str] | None = None,
+        strata: Strata = "worst",
         max_groups: int = 16,
         flips: Mapping[str, Flip] | None = None,
         consistency_features: list[int] | None = None,
@@ -118,6 +120,7 @@ class FairnessMonitor(CountingMonitor):
             weighted=weights is not None,
             given=given,
             intersections=intersections,
+            strata=strata,
         )
         _check_given(asked.given, groups)
         batches = Batches(

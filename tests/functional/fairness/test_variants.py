@@ -183,7 +183,7 @@ def test_a_gap_within_strata_is_that_of_the_worst_and_vanishes_where_selection_f
     strata = torch.stack(
         [made_of([62, 353], [0, 0], [38, 207], [0, 0]).cells, made_of([24, 8], [0, 0], [317, 97], [0, 0]).cells]
     )
-    within = estimate(METRICS["demographic_parity_difference"], confusion(strata, 1), error=0.05, strata=True)
+    within = estimate(METRICS["demographic_parity_difference"], confusion(strata, 1), error=0.05, strata="worst")
     together = estimate(METRICS["demographic_parity_difference"], confusion(strata.sum(dim=0), 1), error=0.05)
     each = [estimate(METRICS["demographic_parity_difference"], confusion(s, 1), error=0.05) for s in strata]
     assert within.value == max(e.value for e in each)
@@ -195,7 +195,30 @@ def test_a_gap_within_strata_is_that_of_the_worst_and_vanishes_where_selection_f
 def test_one_stratum_without_a_group_leaves_the_whole_undefined():
     strata = torch.stack([made_of([6, 3], [0, 0], [3, 2], [0, 0]).cells, made_of([2, 0], [0, 0], [3, 0], [0, 0]).cells])
     for name in ("demographic_parity_difference", "demographic_parity_ratio"):
-        assert all(part.isnan() for part in estimate(METRICS[name], confusion(strata, 1), error=0.05, strata=True))
+        assert all(part.isnan() for part in estimate(METRICS[name], confusion(strata, 1), error=0.05, strata="worst"))
+
+
+def test_the_mean_over_strata_is_weighted_by_their_size_and_its_bound_covers():
+    """Unlike the worst stratum it does not grow with their number."""
+    sizes, rates = [[400, 100], [60, 240]], [[0.3, 0.5], [0.6, 0.7]]
+    true = (500 * 0.2 + 300 * 0.1) / 800
+    cells = torch.stack([selected(r, n, seed).cells for seed, (r, n) in enumerate(zip(rates, sizes, strict=True))])
+    counts = confusion(cells, 1)
+    parity = METRICS["demographic_parity_difference"]
+    for exact in (False, True):
+        found = estimate(parity, counts, error=0.05, strata="mean", exact=exact)
+        assert (found.bound < true).double().mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / REPEATS)
+        assert bool(((found.lower <= found.value) & (found.value <= found.upper)).all())
+    each = [estimate(parity, confusion(part, 1), error=0.05) for part in cells]
+    assert torch.allclose(found.value, (500 * each[0].value + 300 * each[1].value) / 800)
+    worst = estimate(parity, counts, error=0.05, strata="worst")
+    assert bool((found.value <= worst.value).all())
+
+
+@pytest.mark.parametrize("how", ["sum", True])
+def test_strata_are_taken_together_in_two_ways_only(how):
+    with pytest.raises(ValueError, match=f"strata must be 'worst' or 'mean', got {how!r}"):
+        estimate(METRICS["accuracy_difference"], COMPAS, error=0.05, strata=how)
 
 
 # --- own metrics

@@ -10,7 +10,6 @@ from xai_lightning.functional.fairness.counts import SQUARE_LIMIT, Confusion, co
 from xai_lightning.functional.fairness.determination import determination
 from xai_lightning.functional.fairness.estimates import (
     REPLICATES,
-    Estimate,
     estimate,
     has_exact_limits,
     is_resampled,
@@ -23,6 +22,7 @@ from xai_lightning.functional.fairness.rates import RATES, Rate, rate
 from xai_lightning.functional.fairness.regression import Residuals, distribution, residual_sums
 from xai_lightning.functional.fairness.sample_size import SampleSize, sample_size
 from xai_lightning.functional.fairness.scores import SCORE_BINS, Scored, score_counts, scored
+from xai_lightning.functional.fairness.strata import Estimate, Strata
 from xai_lightning.functional.fairness.utility import Floor, balanced_accuracy
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Residuals",
     "SampleSize",
     "Scored",
+    "Strata",
     "balanced_accuracy",
     "confusion",
     "count",

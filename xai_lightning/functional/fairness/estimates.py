@@ -2,37 +2,24 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.fairness.counts import Confusion
+from xai_lightning.functional.fairness.groupwise import Groupwise
 from xai_lightning.functional.fairness.metric import Metric
 from xai_lightning.functional.fairness.metrics import METRICS
 from xai_lightning.functional.fairness.resampling import example, resamples
+from xai_lightning.functional.fairness.strata import Estimate, LimitsAt, Strata, over_strata
 from xai_lightning.functional.intervals import Interval, percentile
 
 REPLICATES = 2000
 """Bootstrap replicates: enough for an error of 0.0005, a hundredth of the usual 5 %."""
 
 
-class Estimate(NamedTuple):
-    """A metric with its limits, each float64[...] with the leading dimensions of the counts.
-
-    All four are NaN if the metric is undefined.
-
-    Attributes:
-        value: The metric of these samples; biased towards unfair, the more the smaller and the more the groups.
-        lower: Lower end of the two-sided interval, for watching.
-        upper: Upper end of the two-sided interval, for watching.
-        bound: One-sided limit at the error that may be spent, for gating: from above where small is good, else from
-            below.
-    """
-
-    value: Tensor
-    lower: Tensor
-    upper: Tensor
-    bound: Tensor
+_ANY_ERROR = 0.1
 
 
 def estimate(
@@ -44,7 +31,7 @@ def estimate(
     exact: bool = False,
     replicates: int = REPLICATES,
     seed: int = 0,
-    strata: bool = False,
+    strata: Strata | None = None,
 ) -> Estimate:
     r"""A fairness metric of the population that the samples were drawn from, with confidence limits.
 
@@ -80,8 +67,9 @@ def estimate(
         replicates: Number of bootstrap replicates where there is no closed form. A limit at an error that they cannot
             show (below one in so many) is infinite.
         seed: Seed of the replicates.
-        strata: Whether the first of the leading dimensions holds strata (of a legitimate attribute, say, or labels),
-            of which the worst is taken. With one stratum undefined all is.
+        strata: What is formed over the first of the leading dimensions, if it holds strata (of a legitimate attribute,
+            say, or labels): the ``worst`` of them, or of counts their ``mean`` by the share of samples, whose limits
+            are recovered from those of the strata (exact: they share the error). With one stratum undefined all is.
 
     Returns:
         Value and limits, float64[...], within the natural range of the metric. All four are NaN if any group has no
@@ -89,7 +77,8 @@ def estimate(
         fewer than two groups.
 
     Raises:
-        ValueError: If ``error`` or ``level`` is outside its range, or exact limits are asked for that there are not.
+        ValueError: If ``error`` or ``level`` is outside its range, exact limits are asked for that there are not, or
+            ``strata`` is unknown.
         TypeError: If weighted counts would have to be resampled.
 
     Example:
@@ -109,27 +98,34 @@ def estimate(
         raise ValueError(f"level must be an error probability in (0, 1), got {level!r}")
     if not 0 <= error < 0.5:
         raise ValueError(f"error must be a one-sided error probability in [0, 0.5), got {error!r}")
+    if strata not in (None, "worst", "mean"):
+        raise ValueError(f"strata must be 'worst' or 'mean', got {strata!r}")
     of = metric.measure(evidence)
     value = metric.how.value(of)
     if of.value.shape[-1] < metric.how.groups:
         value = torch.full_like(value, math.nan)
-    # The limit on the good side fails if that of any stratum does.
-    shared = level / 2 / (len(value) if strata else 1)
-    closed = [metric.how.limits(of, e, exact) if e else None for e in (level / 2, shared, error)]
-    if closed[0] is None:
-        if exact:
-            raise ValueError(f"there are no exact limits of the aggregation {metric.aggregation!r} of {metric.rates!r}")
-        values = resamples(metric, evidence, replicates, seed)
-        closed = [percentile(values, e) for e in (level / 2, shared, error)]
-    watched, joint, gated = (_within(metric, limits, value) for limits in closed)
-    low = metric.best == "low"
-    parts = (
-        value,
-        joint.lower if low else watched.lower,
-        watched.upper if low else joint.upper,
-        gated.upper if low else gated.lower,
-    )
-    return Estimate(*(_worst(part, low) for part in parts)) if strata else Estimate(*parts)
+    limits = _limits_at(metric, of, evidence, value, exact=exact, replicates=replicates, seed=seed)
+    if strata is not None:
+        return over_strata(strata, metric.best == "low", value, limits, _sizes(evidence), error, level, exact=exact)
+    watched, gated = limits(level / 2), limits(error)
+    return Estimate(value, *watched, gated.upper if metric.best == "low" else gated.lower)
+
+
+def _limits_at(
+    metric: Metric, of: Groupwise, evidence: Any, value: Tensor, *, exact: bool, replicates: int, seed: int
+) -> LimitsAt:
+    """Limits as a function of the one-sided error; replicates are drawn once."""
+    if metric.how.limits(of, _ANY_ERROR, exact) is not None:
+        return lambda e: _within(metric, metric.how.limits(of, e, exact) if e else None, value)
+    if exact:
+        raise ValueError(f"there are no exact limits of the aggregation {metric.aggregation!r} of {metric.rates!r}")
+    values = resamples(metric, evidence, replicates, seed)
+    return lambda e: _within(metric, percentile(values, e), value)
+
+
+def _sizes(evidence: Any) -> Tensor | None:
+    """Samples of each stratum, [S, ...], of counts."""
+    return evidence.total.double().sum(dim=-1) if isinstance(evidence, Confusion) else None
 
 
 def has_exact_limits(metric: Metric) -> bool:
@@ -192,7 +188,7 @@ def undefined(evidence: Any, metrics: Iterable[str | Metric]) -> int:
 
 def _has_limits(metric: Metric, *, exact: bool) -> bool:
     """Whether the closed form answers."""
-    return metric.how.limits(metric.measure(example(metric.needs)), 0.05, exact) is not None
+    return metric.how.limits(metric.measure(example(metric.needs)), _ANY_ERROR, exact) is not None
 
 
 def _within(metric: Metric, limits: Interval | None, value: Tensor) -> Interval:
@@ -204,7 +200,3 @@ def _within(metric: Metric, limits: Interval | None, value: Tensor) -> Interval:
     # Minimum and maximum also carry a NaN of the value into limits that are defined: nobody selected, or one group.
     lower = torch.minimum(torch.where(spent, limits.lower, limits.lower.clamp(low, high)), value)
     return Interval(lower, torch.maximum(torch.where(spent, limits.upper, limits.upper.clamp(low, high)), value))
-
-
-def _worst(of_strata: Tensor, low: bool) -> Tensor:
-    return of_strata.amax(dim=0) if low else of_strata.amin(dim=0)

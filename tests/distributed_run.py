@@ -73,8 +73,8 @@ class OnOneRank(IterableDataset):
 class Silent(Net):
     """Logs nothing in validation, which ranks without a batch could not take part in."""
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Nothing."""
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self(batch["x"])}
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def main() -> None:
     gate = GatedCheckpoint(
         "val_loss", dirpath=folder / "checkpoints", at_most={"fairness/sex/demographic_parity_difference/value": 0.9}
     )
-    callbacks = [attribution, neurons, fairness, gate] if mode != "one" else [attribution]
+    callbacks = [attribution, neurons, fairness, gate] if mode != "one" else [attribution, fairness]
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=ranks,
@@ -119,7 +119,7 @@ def main() -> None:
     trainer.fit(Silent() if one else Net(), loader, DataLoader(OnOneRank() if one else People(), batch_size=7))
     if trainer.is_global_zero:
         records = [[step, name, value] for step, name, value in sink.records if "seconds" not in name]
-        counts = {} if one else {name: table.tolist() for name, table in fairness._total.counts.items()}
+        counts = {name: table.tolist() for name, table in fairness._total.counts.items()}
         maps = attribution._history.references.maps["first"].tolist()
         files = [] if one else sorted(path.name for path in (folder / "checkpoints").iterdir())
         print("RESULT " + json.dumps({"records": records, "counts": counts, "maps": maps, "files": files}), flush=True)

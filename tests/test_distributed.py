@@ -64,9 +64,10 @@ def test_ranks_give_the_counts_maps_and_metrics_of_one_process(
     assert result["files"] == single["files"]
 
 
-def test_a_rank_without_a_batch_takes_part_all_the_same(tmp_path: Path) -> None:
-    """Laws 2 and 4: it learns from the other what is logged; nobody hangs."""
+def test_a_rank_without_a_batch_takes_part_all_the_same(single: dict[str, Any], tmp_path: Path) -> None:
+    """Laws 2 and 4: it learns from the other what is logged, and which groups there are; nobody hangs."""
     result, _ = run(2, tmp_path, "one")
+    assert result["counts"] == single["counts"]
     drift = by_name(result)["drift/integrated_gradients/cosine/first/mean"]
     assert len(drift) == 3
     assert drift[0] == 0

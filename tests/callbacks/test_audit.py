@@ -245,5 +245,7 @@ def test_the_hash_of_a_folder_sees_names_and_where_a_part_ends(tmp_path):
         return sha256(path)
 
     hashes = [folder("a", x="12", y="3"), folder("b", x="1", y="23"), folder("c", x="12", z="3")]
-    assert len(set(hashes)) == 3
+    # what one part holds must not read like the next
+    hashes += [folder("e", x="1", y="2"), folder("f", x="1y\0" + "2")]
+    assert len(set(hashes)) == 5
     assert folder("d", x="12", y="3") == hashes[0]

@@ -201,24 +201,23 @@ def test_the_mean_over_strata_is_logged_and_stamped_if_wanted() -> None:
 
 
 def test_limits_within_strata_and_on_labels_have_a_report_of_their_sizes() -> None:
-    columns = table()
+    # six women and fourteen men in job a; twenty of each in b and c, and the rest
+    jobs, sexes = ["a"] * 20 + ["b"] * 50 + ["c"] * 50, (["F"] * 6 + ["M"] * 14) + ["F", "M"] * 50
+    columns = table(job=jobs, sex=sexes)
     groups = SEX | {"job": ["a", "b", "c"]}
     monitor = FairnessMonitor(groups, metrics=["demographic_parity_difference"], given={"sex": "job"})
     validate(columns, monitor)
     report = monitor.outlook("fairness/sex|job/demographic_parity_difference/bound", "at_most", 0.1)
-    cells = [
-        sum(s == g and j == k for s, j in zip(columns["sex"], columns["job"], strict=True)) for g in "FM" for k in "abc"
-    ]
     assert report is not None
-    assert report.smallest == min(cells)
-    assert not report.can_open
+    assert (report.group, report.of, report.smallest, report.can_open) == ("F", "samples", 6, False)
     assert "in the smallest part" in report.sentence
     labels = FairnessMonitor(SEX, metrics=["equal_opportunity_difference"], multi_label=True)
-    several = table(out=torch.randn(N, 2), y=torch.stack([torch.ones(N), (torch.arange(N) < 40).float()], dim=1).long())
+    second = (torch.arange(N) < 15).float()
+    several = table(out=torch.randn(N, 2), y=torch.stack([torch.ones(N), second], dim=1).long(), sex=sexes)
     validate(several, labels)
     found = labels.outlook("fairness/sex/equal_opportunity_difference/bound", "at_most", 0.2)
     assert found is not None
-    assert (found.of, found.smallest) == ("positives", min(several["sex"][:40].count(g) for g in "FM"))
+    assert (found.group, found.of, found.smallest) == ("F", "positives", 6)
 
 
 def test_an_empty_cell_closes_only_what_names_the_intersection() -> None:
@@ -305,13 +304,32 @@ def test_input_that_cannot_be_is_an_error_that_shows_it(change: Any, options: di
         validate(table(**change), FairnessMonitor(SEX, **options))
 
 
-def test_a_later_batch_in_another_space_closes_the_validation_and_loses_nothing_of_the_run() -> None:
+@pytest.mark.parametrize("outputs", ["logits", "probabilities"])
+def test_the_scores_of_the_other_class_are_those_of_the_favourable_one_from_above(outputs: Any) -> None:
+    """Trap 85: the favourable class may be 0."""
+    columns = table()
+    columns["out"] = columns["out"].sigmoid() if outputs == "probabilities" else columns["out"]
+    names = ["calibration_in_the_large", "auc_difference"]
+    zero, one = (
+        validate(columns, FairnessMonitor(SEX, metrics=names, outputs=outputs, positive_class=positive))
+        for positive in (0, 1)
+    )
+    for group in "FM":
+        name = f"rate/sex/calibration_in_the_large/{group}"
+        assert zero[name] == pytest.approx(-one[name], abs=1e-8)
+        assert abs(one[name]) > 1e-3
+        # rows of either class trade places, so that the ranking is as good
+        assert zero[f"rate/sex/auc/{group}"] == pytest.approx(one[f"rate/sex/auc/{group}"], abs=1e-2)
+
+
+@pytest.mark.parametrize("metric", ["accuracy_difference", "calibration_in_the_large"])
+def test_a_later_batch_in_another_space_closes_the_validation_and_loses_nothing_of_the_run(metric: str) -> None:
     """Trap 84: logits and probabilities mixed between batches."""
     columns = table()
     columns["out"] = columns["out"].sigmoid()
     columns["out"][60:] = 3.0
     sink = MemorySink()
-    monitor = FairnessMonitor(SEX, outputs="probabilities", sinks=[sink])
+    monitor = FairnessMonitor(SEX, outputs="probabilities", metrics=[metric], sinks=[sink])
     loader = DataLoader(Rows(**columns), batch_size=60)
     trainer = pl.Trainer(callbacks=[monitor], max_epochs=1, num_sanity_val_steps=0, **QUIET)
     with pytest.warns(UserWarning, match="a value is 3"):

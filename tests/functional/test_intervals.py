@@ -314,8 +314,8 @@ def test_resampled_counts_are_those_of_resampled_rows():
 
 
 def test_an_undefined_replicate_lies_beyond_both_percentile_limits():
-    values = torch.cat([torch.arange(95.0), torch.full((4,), math.nan)])
+    values = torch.cat([10 + torch.arange(95.0), torch.full((4,), math.nan)])
     found = percentile(values, 0.05)
-    assert found.lower == 0.0
-    assert found.upper == 94.0
+    assert found.lower == 10.0
+    assert found.upper == 104.0
     assert percentile(torch.cat([values, torch.full((10,), math.nan)]), 0.05).upper == math.inf

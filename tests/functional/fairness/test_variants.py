@@ -18,6 +18,7 @@ from xai_lightning.functional.fairness import (
     is_resampled,
     weigh,
 )
+from xai_lightning.functional.fairness.resampling import resamples
 from xai_lightning.functional.intervals import clopper_pearson
 
 REPEATS = 4000
@@ -211,8 +212,23 @@ def test_the_mean_over_strata_is_weighted_by_their_size_and_its_bound_covers():
         assert bool(((found.lower <= found.value) & (found.value <= found.upper)).all())
     each = [estimate(parity, confusion(part, 1), error=0.05) for part in cells]
     assert torch.allclose(found.value, (500 * each[0].value + 300 * each[1].value) / 800)
+    shares, exact_ones = (
+        torch.tensor([5 / 8, 3 / 8]).double(),
+        [estimate(parity, confusion(c, 1), error=0.025, exact=True) for c in cells],
+    )
+    assert torch.allclose(found.bound, sum(w * e.bound for w, e in zip(shares, exact_ones, strict=True)))
     worst = estimate(parity, counts, error=0.05, strata="worst")
     assert bool((found.value <= worst.value).all())
+
+
+@pytest.mark.parametrize("number", [2, 8])
+def test_a_model_that_is_fair_in_all_strata_is_not_claimed_to_be_unfair_however_many_there_are(number):
+    cells = torch.stack([selected([0.4, 0.4], [80, 80], seed).cells for seed in range(number)])
+    found = estimate(
+        METRICS["demographic_parity_difference"], confusion(cells, 1), error=0.05, level=0.2, strata="worst"
+    )
+    assert (found.lower > 0).double().mean() <= 0.1
+    assert found.value.mean() > 0.08
 
 
 @pytest.mark.parametrize("how", ["sum", True])
@@ -249,6 +265,18 @@ def test_resampled_limits_hold_the_value_and_are_the_same_again(name):
     assert first == second
     assert first.lower <= first.value <= first.upper
     assert first.bound >= first.value
+
+
+def test_replicates_depend_on_the_seed_and_differ_from_block_to_block(monkeypatch):
+    metric = METRICS["theil_index"]
+    one, other = (estimate(metric, COMPAS, error=0.05, replicates=400, seed=seed) for seed in (0, 1))
+    assert one.bound != other.bound
+    monkeypatch.setattr("xai_lightning.functional.fairness.resampling._NUMBERS_AT_ONCE", 8 * 100)
+    values = resamples(metric, COMPAS, 400, 0)
+    assert values.shape == (400,)
+    assert values.unique().numel() > 300
+    monkeypatch.setattr("xai_lightning.functional.fairness.resampling._NUMBERS_AT_ONCE", 1 << 24)
+    assert not torch.equal(resamples(metric, COMPAS, 400, 7)[:100], values[100:200])
 
 
 def test_an_error_that_so_few_replicates_cannot_show_has_an_infinite_bound():

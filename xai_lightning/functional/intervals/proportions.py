@@ -146,7 +146,7 @@ def _exact_lower(successes: Tensor, totals: Tensor, error: float) -> Tensor:
         middle = (low + high) / 2
         tail = (ways + torch.xlogy(j, middle) + torch.xlogy(n - j, 1 - middle)).logsumexp(dim=-1, keepdim=True)
         low, high = torch.where(tail < math.log(error), middle, low), torch.where(tail < math.log(error), high, middle)
-    return torch.where(k == 0, 0.0, (low + high) / 2)[:, 0]
+    return ((low + high) / 2)[:, 0]
 
 
 def newcombe(successes_a: Tensor, totals_a: Tensor, successes_b: Tensor, totals_b: Tensor, *, error: float) -> Interval:

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from small import GROUPS, IMAGE, TABLE, Classifier, Rows, fit, loader, network, rows, trainer
-from test_laws import Traced, differences, snapshot, traced
+from traced import Traced, differences, snapshot, traced
 from xai_lightning import ActivationMonitor, MemorySink
 from xai_lightning.callbacks import _attention_watched
 from xai_lightning.callbacks._activation_probe import ActivationProbe, by_sample

@@ -1,0 +1,34 @@
+"""The scalars of any Lightning logger."""
+
+from collections.abc import Mapping
+
+from xai_lightning._lightning import Logger
+from xai_lightning.functional.activation import HistogramSummary
+from xai_lightning.sinks.protocol import Picture
+
+
+class LoggerSink:
+    """Scalars to any Lightning logger; pictures and histograms are left out.
+
+    Args:
+        logger: the logger.
+    """
+
+    takes_pictures = False
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger = logger
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Log ``values`` through the logger."""
+        self.logger.log_metrics(dict(values), step=step)
+
+    def picture(self, name: str, image: Picture, step: int) -> None:
+        """Leave the picture out."""
+
+    def histogram(self, name: str, summary: HistogramSummary, step: int) -> None:
+        """Leave the histogram out."""
+
+    def flush(self) -> None:
+        """Save what the logger buffers."""
+        self.logger.save()

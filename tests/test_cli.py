@@ -1,4 +1,4 @@
-"""The fragments of `configs/` and the annotations of the callbacks, through LightningCLI (trap 58)."""
+"""The fragments of `configs/` and the annotations of the callbacks, through LightningCLI."""
 
 import gzip
 import sys
@@ -101,6 +101,7 @@ def test_every_fragment_is_tested():
 
 @pytest.mark.parametrize("name", HOLDS)
 def test_a_fragment_attaches_its_callbacks_and_they_log(name, own):
+    """Trap 58."""
     cli = fit(own, name)
     assert [type(callback) for callback in ours(cli)] == HOLDS[name]
     assert cli.trainer.global_step == 2
@@ -134,6 +135,7 @@ def test_fragments_add_to_each_other_and_to_the_callbacks_of_the_user(own):
 
 @pytest.mark.parametrize("name", HOLDS)
 def test_a_printed_configuration_prints_itself(name, own, capsys):
+    """Trap 58: what LightningCLI cannot write in YAML, nobody can configure there."""
     text = printed(capsys, own, CONFIGS / f"{name}.yaml")
     again = own.with_name("printed.yaml")
     again.write_text(text)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from traps_table import cited
 
 import xai_lightning
 from xai_lightning.callbacks._asked import CLASS_METRICS, LOGGED_RATES, SCORE_METRICS
@@ -89,17 +90,6 @@ def test_every_trap_says_what_is_done_about_it():
 def test_the_ten_laws_stand_there_once_and_in_order():
     text = (ROOT / "docs" / "laws.md").read_text()
     assert [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)] == list(range(1, 11))
-
-
-def cited(text: str, kind: str) -> set[int]:
-    """Numbers of ``trap 3``, ``Traps 3, 9 and 12``, ``laws 2 and 6``."""
-    lists = re.findall(rf"\b{kind}s? ((?:\d+(?:, and |, | and |/)?)+)", text, re.IGNORECASE)
-    return {int(number) for found in lists for number in re.findall(r"\d+", found)}
-
-
-def test_citations_are_read_as_they_are_written():
-    assert cited("(trap 7) Traps 3, 9 and 12: trap\n. trap 5, 6 rows", "trap") == {3, 5, 6, 7, 9, 12}
-    assert cited("laws 2 and 6", "law") == {2, 6}
 
 
 @pytest.mark.parametrize("kind", MOST)

@@ -118,7 +118,7 @@ def test_importing_the_package_imports_neither_torch_nor_lightning():
 
 
 def test_tags_can_be_read_without_torch():
-    """A reader of logs, or TensorBoard's plugin, needs the names only (trap 72)."""
+    """Trap 72: a reader of logs, or a plugin of TensorBoard, needs the names only."""
     assert run(f"import sys, xai_lightning.tags; print({HEAVY} & set(sys.modules))") == "set()"
 
 

@@ -570,7 +570,7 @@ AXES = {
 
 @pytest.mark.parametrize("axis", AXES)
 def test_everything_of_a_validation_stands_at_the_step_of_val_loss(axis, tmp_path):
-    """Trap 54: scalars, pictures, histograms and the gate's decisions."""
+    """Traps 54 and 62: scalars, pictures (none of which is left out), histograms and the gate's decisions."""
     model, options = AXES[axis]
     found = recorded(build("all"), tmp_path, model(IMAGE), **images(), **options)
     steps = [event.step for event in found.Scalars("val_loss")]
@@ -584,7 +584,7 @@ def test_everything_of_a_validation_stands_at_the_step_of_val_loss(axis, tmp_pat
     assert histograms
     for tag in pictures:
         expected = steps[-1:] if tag.endswith("/similarity") else steps
-        assert [event.step for event in found.Images(tag)] == expected, "trap 62: none is left out"
+        assert [event.step for event in found.Images(tag)] == expected, tag
     assert all([event.step for event in found.Histograms(tag)] == steps for tag in histograms)
 
 
@@ -754,7 +754,7 @@ def test_nothing_grows_from_batch_to_batch_of_one_validation(tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_passes_that_are_logged_are_those_that_were_made_and_at_most_those_that_were_told(method, tmp_path, caplog):
-    """Cost is known and logged, in rows that go through the network and back; fresh samples included."""
+    """Law 7, trap 17: told before the first validation, logged, in rows that go through the network and back."""
     shape = TABLE if method in TABULAR and method != "lrp" else IMAGE
     made: dict[str, dict[int, int]] = {"forward": {}, "backward": {}}
 

@@ -102,6 +102,7 @@ def test_the_page_finds_the_scalars_of_a_chart(tmp_path: Path, names: tuple[str,
 
 
 def test_a_layout_is_written_once(tmp_path: Path) -> None:
+    """Trap 67."""
     found = sink(tmp_path)
     for _ in range(5):
         found.margin_charts({"sex": {"gap": GAP}})

@@ -470,6 +470,7 @@ class Attends(nn.Module):
 @pytest.mark.parametrize("batch_first", [True, False], ids=["samples first", "time first"])
 @pytest.mark.parametrize("causal", [False, True], ids=["free", "causal"])
 def test_heads_are_seen_as_the_layer_itself_would_show_them(causal: bool, batch_first: bool, tmp_path: Path) -> None:
+    """Trap 30: the layer was asked for no weights, and computes none."""
     torch.manual_seed(0)
     net, data = Attends(causal=causal, batch_first=batch_first), rows(40)
     found = evaluated(net, data, tmp_path, layers=["net.attention"], batch_size=7)

@@ -203,6 +203,7 @@ def test_outputs_of_more_dimensions_are_refused_with_their_shape(shape: tuple[in
 def test_patches_cover_an_image_once_and_are_at_most_so_many(
     height: int, width: int, channels: int, cells: int
 ) -> None:
+    """Trap 17: a photograph would otherwise cost a forward pass per number."""
     variables = grid_variables((channels, height, width), cells)
     assert variables.mask.shape == (1, channels, height, width)
     assert variables.number == min(cells, height) * min(cells, width)

@@ -1,0 +1,114 @@
+"""Writes the table of ``docs/traps.md``, from the docstrings of tests and the page's own paragraphs.
+
+``python tools/traps_table.py`` writes it; with ``--check`` it shows the difference, and exits with 1 if there is one.
+"""
+
+import ast
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "traps.md"
+MARKS = ("<!-- table -->", "<!-- end of the table -->")
+
+LIST = r"((?:\d+(?:, and |, | and | to |/)?)+)"
+"""Numbers as they are written: ``3, 9 and 12``, ``20 to 23``."""
+
+
+class Trap(NamedTuple):
+    """One paragraph of the page: what its bold opening says, and why it is not applicable, if it says so."""
+
+    title: str
+    reason: str
+
+
+def cited(text: str, kind: str = "trap") -> set[int]:
+    """Numbers of ``trap 3``, ``Traps 3, 9 and 12``, ``traps 20 to 23``, ``laws 2 and 6``."""
+    found: set[int] = set()
+    for numbers in re.findall(rf"\b{kind}s? {LIST}", " ".join(text.split()), re.IGNORECASE):
+        found |= {int(number) for number in re.findall(r"\d+", numbers)}
+        for first, last in re.findall(r"(\d+) to (\d+)", numbers):
+            found |= set(range(int(first), int(last) + 1))
+    return found
+
+
+def found_tests(tree: ast.AST, path: str) -> Iterator[tuple[str, str]]:
+    """Name and docstring of each test in a module or class."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from found_tests(node, f"{path}::{node.name}")
+        elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield f"{path}::{node.name}", ast.get_docstring(node) or ""
+
+
+def every_test(root: Path = ROOT) -> dict[str, str]:
+    """Docstrings by the name that pytest takes, such as ``tests/test_laws.py::test_…``."""
+    paths = sorted((root / "tests").rglob("test_*.py"))
+    trees = ((path.relative_to(root).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+    return {name: text for path, tree in trees for name, text in found_tests(tree, path)}
+
+
+def guards(tests: dict[str, str], kind: str = "trap") -> dict[int, list[str]]:
+    """Tests by the numbers that their docstrings cite."""
+    found: dict[int, list[str]] = {}
+    for name, text in tests.items():
+        for number in cited(text, kind):
+            found.setdefault(number, []).append(name)
+    return found
+
+
+def traps(page: str) -> dict[int, Trap]:
+    """The paragraphs by number."""
+    found = {}
+    for number, title, rest in re.findall(r"^\*\*(\d+)\. (.+?)\*\*(.*?)(?=\n\n|\Z)", page, re.MULTILINE | re.DOTALL):
+        reason = re.search(r"\bNot applicable because (.+?)\.(?= |$)", " ".join(rest.split()))
+        found[int(number)] = Trap(" ".join(title.split()).rstrip(",.:"), reason.group(1) if reason else "")
+    return found
+
+
+def row(number: int, trap: Trap, tests: list[str]) -> str:
+    """One line of the table."""
+    answers = [f"`{name}`" for name in tests]
+    if trap.reason:
+        answers.append(f"not applicable because {trap.reason}")
+    return f"| {number} | {trap.title} | {', '.join(answers)} |"
+
+
+def table(page: str, tests: dict[int, list[str]]) -> str:
+    """The whole table."""
+    rows = [row(number, trap, tests.get(number, [])) for number, trap in traps(page).items()]
+    return "\n".join(["| | trap | tests |", "|---|---|---|", *rows])
+
+
+def with_table(page: str, tests: dict[int, list[str]]) -> str:
+    """The page with its table made anew.
+
+    Raises:
+        ValueError: if the marks between which it stands are not there, each once and in order.
+    """
+    before, first, rest = page.partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    if not (first and last) or any(mark in after for mark in MARKS):
+        raise ValueError(f"the table's place in the page must be marked by {MARKS!r}, each once and in this order")
+    return f"{before}{first}\n\n{table(page, tests)}\n\n{last}{after}"
+
+
+def main(*, check: bool) -> int:
+    """Write the table, or show how the page differs from what it should be."""
+    page = PAGE.read_text(encoding="utf-8")
+    wanted = with_table(page, guards(every_test()))
+    if not check:
+        PAGE.write_text(wanted, encoding="utf-8")
+        return 0
+    names = ("docs/traps.md", "what python tools/traps_table.py writes")
+    difference = list(difflib.unified_diff(page.splitlines(), wanted.splitlines(), *names, lineterm="", n=0))
+    sys.stdout.writelines(f"{line}\n" for line in difference)
+    return int(bool(difference))
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))

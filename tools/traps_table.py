@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "traps.md"
 MARKS = ("<!-- table -->", "<!-- end of the table -->")
 
 LIST = r"((?:\d+(?:, and |, | and | to |/)?)+)"
-"""Numbers as they are written: ``3, 9 and 12``, ``20 to 23``."""
+"""Numbers as they are written: ``3, 9 and 12``, ``19 to 22``."""
 
 
 class Trap(NamedTuple):
@@ -27,7 +27,7 @@ class Trap(NamedTuple):
 
 
 def cited(text: str, kind: str = "trap") -> set[int]:
-    """Numbers of ``trap 3``, ``Traps 3, 9 and 12``, ``traps 20 to 23``, ``laws 2 and 6``."""
+    """Numbers of ``trap 3``, ``Traps 3, 9 and 12``, ``traps 19 to 22``, ``laws 2 and 6``."""
     found: set[int] = set()
     for numbers in re.findall(rf"\b{kind}s? {LIST}", " ".join(text.split()), re.IGNORECASE):
         found |= {int(number) for number in re.findall(r"\d+", numbers)}

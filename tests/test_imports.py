@@ -78,6 +78,12 @@ def test_captum_is_imported_where_attributions_are_computed_and_nowhere_else(pat
 
 
 @each_file
+def test_wandb_is_imported_in_its_sink_and_mlflow_nowhere(path):
+    """Trap 55: they are extras, and take seconds to import."""
+    assert not outside(path) & {"mlflow", "wandb"} or module_name(path) == f"{PACKAGE}.sinks.wandb"
+
+
+@each_file
 def test_pyplot_is_never_imported(path):
     """Trap 65: its figures leak, and it wants a display."""
     assert not any(name.startswith(("matplotlib.pyplot", "pylab")) for name in imported(path))
@@ -114,6 +120,11 @@ def test_importing_the_package_imports_neither_torch_nor_lightning():
     code = (
         f"import sys, xai_lightning; xai_lightning.__version__, dir(xai_lightning); print({HEAVY} & set(sys.modules))"
     )
+    assert run(code) == "set()"
+
+
+def test_extras_are_imported_only_when_they_are_used():
+    code = "import sys, xai_lightning.callbacks.fairness; print({'mlflow', 'wandb'} & set(sys.modules))"
     assert run(code) == "set()"
 
 

@@ -26,7 +26,7 @@ HOME = home()
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
-    from pytorch_lightning.loggers import Logger, TensorBoardLogger
+    from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
     from pytorch_lightning.trainer.states import TrainerFn
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -39,6 +39,7 @@ else:
     GradientAccumulationScheduler = _callbacks.GradientAccumulationScheduler
     _loggers = importlib.import_module(f"{HOME}.loggers")
     Logger, TensorBoardLogger = _loggers.Logger, _loggers.TensorBoardLogger
+    MLFlowLogger, WandbLogger = _loggers.MLFlowLogger, _loggers.WandbLogger
     TrainerFn = importlib.import_module(f"{HOME}.trainer.states").TrainerFn
     MisconfigurationException = importlib.import_module(f"{HOME}.utilities.exceptions").MisconfigurationException
     _rank_zero = importlib.import_module(f"{HOME}.utilities.rank_zero")
@@ -52,11 +53,13 @@ __all__ = [
     "GradientAccumulationScheduler",
     "LightningModule",
     "Logger",
+    "MLFlowLogger",
     "MisconfigurationException",
     "ModelCheckpoint",
     "TensorBoardLogger",
     "Trainer",
     "TrainerFn",
+    "WandbLogger",
     "check_trainer",
     "is_param_in_hook_signature",
     "rank_zero_info",

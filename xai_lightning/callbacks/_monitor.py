@@ -18,6 +18,7 @@ from xai_lightning._lightning import (
     check_trainer,
     rank_zero_info,
 )
+from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._guard import Hooks, out_of_memory
 from xai_lightning.callbacks._observer import Observer
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
@@ -35,7 +36,7 @@ from xai_lightning.functional.gate import Kind, Outlook
 from xai_lightning.sinks import Sink, logger_sinks
 
 
-class Monitor(Observer):
+class Monitor(Observer, Announcer):
     """Observes evaluations: reads batches, concludes at the end, logs, and never harms the training.
 
     Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is
@@ -128,6 +129,8 @@ class Monitor(Observer):
                 f"{type(self).__name__} and another monitor would both log {clash[0]!r}; give one of them a name=..., "
                 "which becomes the prefix of all it logs"
             )
+        # under `test` they are longest
+        self._meet_loggers(trainer, [tags.within("test", tags.within(self.name, x)) for x in self.logged_names()[0]])
 
     def full_names(self) -> set[str]:
         """All names that it logs within ``fit``, with its own prefix."""
@@ -277,11 +280,3 @@ class Monitor(Observer):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hooks.remove()
-
-    @override
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        first = next(other for other in callbacks_of(trainer) if isinstance(other, Monitor))
-        if not trainer.loggers and first is self:
-            rank_zero_info(
-                "xai_lightning: the Trainer has no logger; limits and callback_metrics work, without pictures"
-            )

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, check_trainer, rank_zero_warn
 from xai_lightning.callbacks import _decision as decision
+from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._arbiter import Arbiter
 from xai_lightning.callbacks._certificate import check_rows
 from xai_lightning.callbacks._deciding import DecidingCheckpoint
@@ -17,7 +18,7 @@ from xai_lightning.callbacks._stamped import FALLBACKS, Fallback
 from xai_lightning.functional import gate
 
 
-class GatedCheckpoint(DecidingCheckpoint):
+class GatedCheckpoint(DecidingCheckpoint, Announcer):
     """A ``ModelCheckpoint`` that keeps the best monitored value among the checkpoints that satisfy its limits.
 
     It decides once per validation, at its end, from ``trainer.callback_metrics`` alone, unanimously across ranks. A
@@ -154,6 +155,7 @@ class GatedCheckpoint(DecidingCheckpoint):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
+        self._meet_loggers(trainer)
         decision.check_can_decide(trainer, self.dirpath)
         decision.warn_of_conflicts(self.limits)
         others = [other for other in trainer.checkpoint_callbacks if not isinstance(other, GatedCheckpoint)]

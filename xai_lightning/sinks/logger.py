@@ -1,6 +1,6 @@
 """The scalars of any Lightning logger."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from xai_lightning._lightning import Logger
 from xai_lightning.functional.activation import HistogramSummary
@@ -32,3 +32,11 @@ class LoggerSink:
     def flush(self) -> None:
         """Save what the logger buffers."""
         self.logger.save()
+
+    def check(self, names: Collection[str]) -> None:
+        """Refuse, before anything is trained, names that the logger would choke on; any will do here."""
+
+    def _full(self, name: str) -> str:
+        """``name`` with the prefix that the logger gives its metrics, and that Lightning keeps to itself."""
+        prefix = getattr(self.logger, "_prefix", "")
+        return f"{prefix}{getattr(self.logger, 'LOGGER_JOIN_CHAR', '')}{name}" if prefix else name

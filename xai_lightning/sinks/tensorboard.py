@@ -22,12 +22,12 @@ class TensorBoardSink(LoggerSink):
 
     def picture(self, name: str, image: Picture, step: int) -> None:
         """Write one picture; uint8, since TensorBoard clips and rescales every other type (trap 64)."""
-        self._writer.add_image(name, image, step, dataformats="HWC")
+        self._writer.add_image(self._full(name), image, step, dataformats="HWC")
 
     def histogram(self, name: str, summary: HistogramSummary, step: int) -> None:
         """Write one histogram from its bins."""
         if summary.num:
-            self._writer.add_histogram_raw(name, **summary._asdict(), global_step=step)
+            self._writer.add_histogram_raw(self._full(name), **summary._asdict(), global_step=step)
 
     def margin_charts(self, charts: Mapping[str, Mapping[str, tuple[str, str, str]]]) -> None:
         """Lay out margin charts (a line in its band) on the page "Custom Scalars".
@@ -48,7 +48,8 @@ class TensorBoardSink(LoggerSink):
                 raise ValueError(f"the chart {title!r} must have three names (value, lower, upper), got {names!r}.")
         layout: dict[str, dict[str, list[Any]]] = getattr(self._writer, _LAYOUT, {})
         wanted = {
-            category: layout.get(category, {}) | {title: ["Margin", list(names)] for title, names in chart.items()}
+            category: layout.get(category, {})
+            | {title: ["Margin", [*map(self._full, names)]] for title, names in chart.items()}
             for category, chart in charts.items()
         }
         if layout | wanted != layout:

@@ -1,0 +1,34 @@
+"""What is said once about the Trainer's loggers."""
+
+from collections.abc import Collection
+
+from xai_lightning._lightning import Callback, Trainer, rank_zero_info
+from xai_lightning.callbacks._trainer import callbacks_of
+from xai_lightning.sinks import logger_sinks
+
+
+class Announcer(Callback):
+    """Meets the Trainer's loggers before anything is trained."""
+
+    _announced = False
+
+    def _meet_loggers(self, trainer: Trainer, shared: Collection[str] = ()) -> None:
+        """Let each logger refuse names, and say where pictures go: the first of our callbacks does, once, for all."""
+        sinks = logger_sinks(trainer.loggers)
+        for sink in sinks:
+            sink.check(shared)
+        first = next(other for other in callbacks_of(trainer) if isinstance(other, Announcer))
+        # a dry run has loggers that drop everything
+        if first is not self or self._announced or getattr(trainer, "fast_dev_run", False):
+            return
+        self._announced = True
+        without = dict.fromkeys(type(sink.logger).__name__ for sink in sinks if not sink.takes_pictures)
+        if not sinks:
+            rank_zero_info(
+                "xai_lightning: the Trainer has no logger; limits and callback_metrics work, without pictures"
+            )
+        elif without:
+            rank_zero_info(
+                f"xai_lightning: {', '.join(without)} takes numbers only, so pictures and histograms are left out "
+                "there; TensorBoardLogger, WandbLogger and MLFlowLogger take pictures"
+            )

@@ -1,0 +1,106 @@
+"""MLflow: scalars and pictures of a run, under names that every store takes."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from typing_extensions import override
+
+from xai_lightning._lightning import MisconfigurationException
+from xai_lightning.sinks.logger import LoggerSink
+from xai_lightning.sinks.protocol import Picture
+
+MOST = 250
+"""Characters of a metric's name that MLflow takes."""
+MOST_OF_A_PICTURE = 140
+"""Characters of a picture's name: it becomes a file's, together with step, time and a random identifier."""
+_STRANGE = re.compile(r"[^a-zA-Z0-9_. -]+")
+
+
+class MLFlowSink(LoggerSink):
+    """Scalars and pictures to the run of an ``MLFlowLogger``; MLflow knows no histograms, which are left out.
+
+    The scalars of a validation are one request, and each picture is stored as an artifact with its step. NaN stays NaN
+    in every store.
+
+    Args:
+        logger: the logger.
+    """
+
+    takes_pictures = True
+
+    @override
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Log ``values`` under names that MLflow takes."""
+        room = MOST - len(self._full(""))
+        self.logger.log_metrics({accepted(name, room): value for name, value in values.items()}, step=step)
+
+    @override
+    def picture(self, name: str, image: Picture, step: int) -> None:
+        """Store the picture; it is shown with a slider over the steps."""
+        logger: Any = self.logger
+        key = accepted(self._full(name), MOST_OF_A_PICTURE)
+        logger.experiment.log_image(logger.run_id, image, key=key, step=step)
+
+    @override
+    def check(self, names: Collection[str]) -> None:
+        """Refuse what Lightning's own logging would stumble over.
+
+        Args:
+            names: that go through ``self.log``, where Lightning's logger drops what MLflow does not take.
+
+        Raises:
+            MisconfigurationException: If a name is too long or looks like a path, which would end the training, or if
+                two would become one.
+        """
+        written = {name: re.sub(r"[^a-zA-Z0-9_/. -]+", "", self._full(name)) for name in names}
+        wrong = next((n for n, text in written.items() if len(text) > MOST or _is_path(text)), None)
+        if wrong is not None:
+            raise MisconfigurationException(
+                f"MLflow takes names of at most {MOST} characters without parts like '..'; got {wrong!r}. Shorten or "
+                "rename the attribute, group or region in it."
+            )
+        shared = next((text for text, count in Counter(written.values()).items() if count > 1), None)
+        if shared is not None:
+            twins = [name for name, text in written.items() if text == shared]
+            raise MisconfigurationException(
+                f"Lightning's MLFlowLogger would log {twins} all as {shared!r}, for it drops what MLflow does not "
+                "take; rename one of them."
+            )
+
+
+def accepted(name: str, most: int = MOST) -> str:
+    """``name`` as MLflow takes it: letters, digits, ``_``, ``-``, ``.``, spaces and slashes.
+
+    A part of the name that holds anything else loses it and gains a digest of what it was, so that two names stay two.
+
+    Args:
+        name: parts joined by slashes.
+        most: characters; a longer name is cut and gains a digest as well.
+
+    Returns:
+        The name; the same for the same ``name``, in every run.
+
+    Example:
+        >>> accepted("rate/education/selection_rate/Some-college, 1st<")
+        'rate/education/selection_rate/Some-college 1st-9c6588f0'
+        >>> accepted("val_loss")
+        'val_loss'
+    """
+    text = "/".join(map(_part, name.split("/")))
+    return text if len(text) <= most else f"{text[: most - 9]}-{_digest(name)}"
+
+
+def _part(text: str) -> str:
+    kept = _STRANGE.sub("", text)
+    return text if kept == text and text.strip(".") else f"{kept.strip('.')}-{_digest(text)}"
+
+
+def _is_path(name: str) -> bool:
+    return any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -1,0 +1,75 @@
+"""Weights & Biases: scalars, pictures and histograms of a run, on the axis of Lightning's own metrics."""
+
+from typing import Any
+
+from PIL import Image
+from typing_extensions import override
+
+from xai_lightning._lightning import Logger
+from xai_lightning.functional.activation import HistogramSummary
+from xai_lightning.sinks.logger import LoggerSink
+from xai_lightning.sinks.protocol import Picture
+
+
+class WandbSink(LoggerSink):
+    """Scalars, pictures and histograms to the run of a ``WandbLogger``.
+
+    Everything goes through ``log_metrics``, which adds ``trainer/global_step``: the axis of all charts, whose steps may
+    come in any order, unlike W&B's own count of rows. The pictures and histograms of a validation are one row.
+
+    Args:
+        logger: the logger.
+    """
+
+    takes_pictures = True
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__(logger)
+        self._media: dict[int, dict[str, Any]] = {}
+
+    @override
+    def picture(self, name: str, image: Picture, step: int) -> None:
+        """Keep the picture until `flush`."""
+        import wandb
+
+        # arrays between 0 and 1 would be multiplied by 255, whatever their type (trap 64)
+        self._keep(name, wandb.Image(Image.fromarray(image)), step)
+
+    @override
+    def histogram(self, name: str, summary: HistogramSummary, step: int) -> None:
+        """Keep the histogram until `flush`; an empty one is left out."""
+        import wandb
+
+        if summary.num:
+            self._keep(name, wandb.Histogram(np_histogram=counts_and_edges(summary)), step)
+
+    @override
+    def flush(self) -> None:
+        """Log what was kept; the run itself writes in the background."""
+        media, self._media = self._media, {}
+        for step, shown in media.items():
+            self.logger.log_metrics(shown, step=step)
+
+    def _keep(self, name: str, shown: object, step: int) -> None:
+        self._media.setdefault(step, {})[name] = shown
+
+
+def counts_and_edges(summary: HistogramSummary) -> tuple[list[int], list[float]]:
+    """A histogram without its empty outer bins, whose limits may be as large as floats are.
+
+    Args:
+        summary: of at least one value.
+
+    Returns:
+        n counts and n + 1 finite, ascending edges; the outermost are minimum and maximum where these differ.
+
+    Example:
+        >>> counts_and_edges(HistogramSummary(-3.0, 1.0, 3, -1.0, 11.0, [-4.0, -2.0, 0.0, 2.0, 1e308], [0, 1, 0, 2, 0]))
+        ([1, 0, 2], [-3.0, -2.0, 0.0, 1.0])
+    """
+    used = [place for place, count in enumerate(summary.bucket_counts) if count]
+    first, last, limits = used[0], used[-1], summary.bucket_limits
+    low, high = limits[first - 1] if first else summary.min, limits[last]
+    if summary.min < summary.max:
+        low, high = max(low, summary.min), min(high, summary.max)
+    return summary.bucket_counts[first : last + 1], [low, *limits[first:last], high]

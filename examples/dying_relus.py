@@ -6,7 +6,8 @@ Two trainings on 4,000 MNIST digits. In the first the learning rate is raised th
 the second it stays as it is. The loss of the first jumps, and then falls below what it was before: a checkpoint that
 goes by the loss takes such a network. Most units of one of its layers never fire again, whatever digit they are shown.
 The gate keeps the lowest loss among the networks of which no layer has more dead units than its limit, so it refuses
-from there on. Look at the curves and histograms with `tensorboard --logdir runs/dying_relus`.
+from there on. Look at the curves and histograms with
+`tensorboard --logdir runs/dying_relus --samples_per_plugin images=500`.
 """
 
 import argparse
@@ -199,7 +200,7 @@ def main() -> None:
     for name, raise_after in (("raised", RAISE_AFTER), ("sane", None)):
         tell(name, train(name, seed=given.seed, raise_after=raise_after, out=given.out))
     print(f"\nThe learning rate of the first was raised after validation {RAISE_AFTER}, from {SANE:g} to {RAISED:g}.")
-    print(f"Logs: tensorboard --logdir {given.out}")
+    print(f"Logs: tensorboard --logdir {given.out} --samples_per_plugin images=500")
 
 
 if __name__ == "__main__":

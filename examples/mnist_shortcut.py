@@ -156,7 +156,8 @@ def main() -> None:
     ):
         story = train(name, shares, seed=given.seed, validations=VALIDATIONS, switch=switch, out=given.out)
         tell(name.replace("_", " "), story)
-    print(f"\nThe switch was made after validation {SWITCH}. Logs: tensorboard --logdir {given.out}")
+    print(f"\nThe switch was made after validation {SWITCH}.")
+    print(f"Logs: tensorboard --logdir {given.out} --samples_per_plugin images=500")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python examples/motion_series.py
 
 A small convolutional network learns four movements from six channels of 100 steps. The monitor names the channels, and
-knows nothing else. Look at the curves over their bands with `tensorboard --logdir runs/motion`.
+knows nothing else. Look at the curves over their bands with
+`tensorboard --logdir runs/motion --samples_per_plugin images=500`.
 """
 
 import argparse

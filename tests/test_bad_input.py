@@ -133,12 +133,14 @@ def test_a_setting_that_cannot_be_is_refused_by_name_and_value(argument):
 
 @pytest.mark.parametrize("limit", [0, 0.0], ids=["none", "share"])
 def test_a_gate_needs_validations(limit, tmp_path):
+    """Trap 47: without a validation nothing was shown."""
     with pytest.raises(MisconfigurationException, match=r"limit_val_batches above 0 \(it is 0"):
         fit(Classifier(), [gate()], tmp_path, limit_val_batches=limit)
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 def test_a_gate_needs_a_validation_loader(tmp_path):
+    """Trap 47."""
     with pytest.raises(MisconfigurationException, match=r"GatedCheckpoint.*validation loader"):
         trainer([gate()], tmp_path).fit(Classifier(), loader(rows()))
 
@@ -193,6 +195,7 @@ DIFFERENT = {
 
 @pytest.mark.parametrize("kind", DIFFERENT)
 def test_monitors_with_different_settings_have_their_own_state_and_names(kind, tmp_path):
+    """Trap 39."""
     pair = DIFFERENT[kind]("mine")
     made = fit(two_nets(), pair, tmp_path)
     assert pair[0].state_key != pair[1].state_key
@@ -204,6 +207,7 @@ def test_monitors_with_different_settings_have_their_own_state_and_names(kind, t
 
 @pytest.mark.parametrize("kind", ["activation", "options", "network"])
 def test_monitors_that_would_log_the_same_names_are_told_to_take_one(kind, tmp_path):
+    """Traps 39 and 43: under one name two values would be averaged."""
     with pytest.raises(MisconfigurationException, match=r"would both log '.*name=\.\.\."):
         fit(two_nets(), DIFFERENT[kind](""), tmp_path)
 
@@ -402,6 +406,7 @@ ON_SIGHT = {
 @at_once
 @pytest.mark.parametrize("what", ON_SIGHT)
 def test_what_needs_a_batch_fails_at_the_first(what, sanity, tmp_path):
+    """Trap 46: the sanity check shows mistakes; without it the first batch does."""
     make, options, said = ON_SIGHT[what]
     with pytest.raises((ValueError, RuntimeError), match=said):
         fit(Classifier(**options), [make()], tmp_path, num_sanity_val_steps=sanity)

@@ -63,6 +63,7 @@ def test_a_module_hidden_in_a_list_is_evaluated_and_put_back() -> None:
 
 @pytest.mark.parametrize("write", ["data", "grad"])
 def test_a_changed_parameter_or_gradient_is_an_error(write: str) -> None:
+    """Trap 35: a method that calls ``backward`` would add to gradients that are half accumulated."""
     module = Holder(None, lambda m: None)
 
     def change() -> None:

@@ -1,6 +1,9 @@
 """Traps of docs/traps.md that no other file is about: where Lightning lets us log, what is read, what is required."""
 
+import argparse
+import re
 import tomllib
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,13 @@ from learners import Items, cross_entropy, draw, fitted, seeded, table, table_ne
 from small import GROUPS, Classifier, Rows, fit, loader, rows
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+with warnings.catch_warnings():
+    # what TensorBoard vendors warns of itself when it is imported
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from tensorboard.plugins.core.core_plugin import CorePluginLoader
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def everything() -> list[pl.Callback]:
@@ -138,6 +147,26 @@ def test_a_picture_is_small_and_there_is_one_of_a_kind_per_validation(tmp_path: 
     assert len(set(drawn)) == len(drawn) >= 3
     assert len(drawn) <= 3 * 2 + 2, "a grid and a film, and what is drawn at the end"
     assert max(image.size for _, _, image in sink.pictures) <= 3 * 1024 * 1024
+
+
+# --- TensorBoard
+
+
+def commands() -> list[str]:
+    """Every command of ours that starts TensorBoard, wherever it is told or run."""
+    paths = [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+    lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if re.search(r"tensorboard(\.main)? --logdir", line)]
+
+
+def test_whoever_starts_tensorboard_as_we_say_sees_every_picture() -> None:
+    """Trap 62: ten per name is TensorBoard's default, and 0 shows none where it loads fast."""
+    told = commands()
+    assert len(told) >= 7
+    assert [command for command in told if "--samples_per_plugin images=500" not in command] == []
+    parser = argparse.ArgumentParser()
+    CorePluginLoader().define_flags(parser)
+    assert parser.parse_args(["--samples_per_plugin", "images=500"]).samples_per_plugin == {"images": 500}
 
 
 # --- what is required

@@ -87,6 +87,7 @@ def test_whatever_is_saved_passed_the_gate(tmp_path: Path, options: dict[str, An
 
 
 def test_last_is_written_at_every_validation_and_says_what_it_is(tmp_path: Path) -> None:
+    """Traps 36 and 38: the one file that is not gated."""
     fit(tmp_path, gaps=[0.05, 0.5])
     evidence = json.loads(torch.load(tmp_path / "last.ckpt", weights_only=True)["xai_lightning"])
     assert weight(tmp_path / "last.ckpt") == 4
@@ -117,6 +118,7 @@ def test_validations_within_an_epoch_are_decided_on_the_weights_they_saw(tmp_pat
 
 
 def test_epochs_without_a_validation_are_not_decided(tmp_path: Path) -> None:
+    """Trap 37: what was logged before is still visible there."""
     fit(tmp_path, gaps=[0.05, 0.05], max_epochs=4, check_val_every_n_epoch=2)
     assert [line["epoch"] for line in audit(tmp_path)] == [1, 3]
 
@@ -130,6 +132,7 @@ class Raises(pl.Callback):
 
 
 def test_an_exception_saves_nothing_that_no_gate_has_seen(tmp_path: Path) -> None:
+    """Trap 36: ModelCheckpoint can save where the training broke off."""
     gate = GatedCheckpoint("val_loss", dirpath=tmp_path, at_most={"gap": 0.1})
     with pytest.raises(RuntimeError, match="planted"):
         fit(tmp_path, gaps=[0.5, 0.5, 0.5], gate=gate, callbacks=[Raises()])
@@ -143,6 +146,7 @@ def test_fast_dev_run_decides_and_writes_no_file(tmp_path: Path) -> None:
 
 
 def test_another_checkpoint_callback_is_named_in_one_warning(tmp_path: Path) -> None:
+    """Trap 36: its files are nobody's decision."""
     with pytest.warns(UserWarning, match="ModelCheckpoint beside GatedCheckpoint writes files that no gate has seen"):
         fit(tmp_path, gaps=[0.05], callbacks=[ModelCheckpoint(dirpath=tmp_path / "other")])
 
@@ -182,6 +186,7 @@ def test_the_constructor_refuses_what_cannot_be_gated(options: dict[str, Any], m
 
 @pytest.mark.parametrize("options", [{"limit_val_batches": 0}, {"limit_val_batches": 0.0}])
 def test_a_trainer_without_validation_is_refused_in_setup(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Trap 47."""
     with pytest.raises(MisconfigurationException, match="this Trainer makes none"):
         fit(tmp_path, gaps=[0.05], **options)
 
@@ -236,6 +241,7 @@ class Rewrites(pl.Callback):
 
 
 def test_weights_that_were_changed_after_their_validation_are_not_kept(tmp_path: Path) -> None:
+    """Traps 37 and 60: a file holds what was validated, or there is none."""
     _, gate = fit(tmp_path, gaps=[0.05, 0.05], losses=[0.9, 0.1], callbacks=[Rewrites()])
     assert weight(gate.best_model_path) == 2
     assert float(gate.best_model_score) == 0.9

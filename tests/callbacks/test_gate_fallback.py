@@ -188,6 +188,7 @@ def loaded(trainer: pl.Trainer) -> float:
 def test_best_of_a_gate_that_never_opened_is_lightnings_error_below_our_warning(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
+    """Trap 38."""
     trainer, _ = fit(tmp_path, [0.3, 0.15, 0.2], settings=settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

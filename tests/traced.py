@@ -41,7 +41,8 @@ class Boom(Exception):
 def bits(value: Any) -> Any:
     """``value`` as something that can be compared: tensors become their bytes."""
     if isinstance(value, Tensor):
-        return str(value.dtype), tuple(value.shape), value.detach().cpu().numpy().tobytes()
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        return str(value.dtype), tuple(value.shape), flat.view(torch.uint8).numpy().tobytes()
     if isinstance(value, Mapping):
         return {key: bits(item) for key, item in value.items()}
     return [bits(item) for item in value] if isinstance(value, list | tuple) else value

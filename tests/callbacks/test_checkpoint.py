@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+import small
 from gated import LOADER, Scripted, audit, fit, weight
+from small import Classifier
 from xai_lightning import GatedCheckpoint
 from xai_lightning.callbacks import _decision as decision
 from xai_lightning.functional.gate import limits
@@ -200,6 +203,21 @@ def test_a_name_that_nobody_logs_is_an_error_that_names_the_nearest(tmp_path: Pa
         fit(tmp_path, gaps=[0.05, 0.05], gate=gate, num_sanity_val_steps=sanity)
 
 
+class TwoLoaders(Classifier):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        return super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("name", "known"), [("val_acc/dataloader_idx_1", True), ("val_acc/dataloader_idx_2", False)])
+def test_metrics_of_several_loaders_can_be_limited_after_a_sanity_check(tmp_path: Path, name: str, known: bool) -> None:
+    """Traps 46 and 47: Lightning keeps no metric of a sanity check with several loaders; names are checked later."""
+    gate = GatedCheckpoint(at_least={name: 0.0}, dirpath=tmp_path)
+    val = [small.loader(small.rows(seed=1)), small.loader(small.rows(seed=2))]
+    with nullcontext() if known else pytest.raises(MisconfigurationException, match="nobody logs"):
+        small.fit(TwoLoaders(), [gate], tmp_path, val=val, num_sanity_val_steps=2, max_epochs=1)
+    assert bool(gate.best_model_path) == known
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -262,6 +280,22 @@ def test_averaged_weights_are_kept_as_they_were_validated(tmp_path: Path) -> Non
     _, gate = fit(tmp_path, gaps=[0.05, 0.05], callbacks=[averaging, Watch()], num_sanity_val_steps=0)
     assert gate.best_model_path
     assert weight(gate.best_model_path) == seen[-1]
+
+
+def test_averages_of_a_module_in_half_precision_are_kept_as_they_were_validated(tmp_path: Path) -> None:
+    """Traps 20 and 60: Lightning keeps them in single precision, and writes them so."""
+    seen: list[Any] = []
+
+    class Watched(Classifier):
+        def on_validation_batch_end(self, *args: Any) -> None:
+            seen.append({name: value.clone() for name, value in self.state_dict().items()})
+
+    gate = GatedCheckpoint(at_least={"val_acc": 0.0}, dirpath=tmp_path)
+    averaging = pl.callbacks.EMAWeightAveraging(decay=0.5)
+    small.fit(Watched(), [averaging, gate], tmp_path, precision="bf16-true")
+    kept = torch.load(gate.best_model_path, weights_only=True)["state_dict"]
+    assert {value.dtype for name, value in kept.items() if "weight" in name} == {torch.float32}
+    assert all(torch.equal(value.to(seen[-1][name].dtype), seen[-1][name]) for name, value in kept.items())
 
 
 @pytest.mark.parametrize("filename", ["last", "last-v1"])

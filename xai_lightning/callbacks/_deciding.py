@@ -21,7 +21,7 @@ from xai_lightning.callbacks._feedback import Feedback
 from xai_lightning.callbacks._gate_memory import GateMemory
 from xai_lightning.callbacks._stamped import StampedCheckpoint
 from xai_lightning.callbacks._timeline import Timeline
-from xai_lightning.callbacks._trainer import log_step, stage_of
+from xai_lightning.callbacks._trainer import loaders_of, log_step, stage_of
 from xai_lightning.functional import gate
 from xai_lightning.functional.pareto import Point
 from xai_lightning.sinks import logger_sinks
@@ -84,7 +84,9 @@ class DecidingCheckpoint(StampedCheckpoint):
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_names(trainer)
+        # of several loaders Lightning keeps no metric of a sanity check
+        if len(loaders_of(trainer)) == 1:
+            self._check_names(trainer)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

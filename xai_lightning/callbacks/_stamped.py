@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -44,9 +45,21 @@ class NotKeptError(RuntimeError):
         self.written = written
 
 
-def fingerprint(state: Mapping[str, Any]) -> dict[str, int]:
-    """A number for the content of each tensor of a state dict."""
-    return {name: checksum(value) for name, value in state.items() if isinstance(value, Tensor)}
+Print = tuple[torch.dtype, int]
+
+
+def fingerprint(state: Mapping[str, Any], loaded_as: Mapping[str, Print] | None = None) -> dict[str, Print]:
+    """Type and a number for the content of each tensor of a state dict.
+
+    Args:
+        state: the tensors.
+        loaded_as: prints of tensors of the module; each tensor is taken as it is once it is loaded there. Averages are
+            kept in single precision where the module that was validated is in half.
+    """
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    types = {name: dtype for name, (dtype, _) in (loaded_as or {}).items()}
+    loaded = {name: value.to(types.get(name, value.dtype)) for name, value in tensors.items()}
+    return {name: (value.dtype, checksum(value)) for name, value in loaded.items()}
 
 
 class StampedCheckpoint(ModelCheckpoint):
@@ -66,7 +79,7 @@ class StampedCheckpoint(ModelCheckpoint):
         self.fallback = fallback
         self._decision: dict[str, Any] = {}
         self._candidate: dict[str, Any] = {}
-        self._validated: dict[str, int] = {}
+        self._validated: dict[str, Print] = {}
         self._writing: dict[str, Any] | None = None
         self._complained = False
 
@@ -197,7 +210,7 @@ class StampedCheckpoint(ModelCheckpoint):
             return
         # the file for resuming holds what training goes on with, whatever was validated
         if self._writing["role"] != "last":
-            now = fingerprint(checkpoint["state_dict"])
+            now = fingerprint(checkpoint["state_dict"], self._validated)
             changed = [name for name in now if self._validated.get(name, now[name]) != now[name]]
             if changed:
                 raise NotKeptError(f"{changed[0]} changed between validation and saving: another callback wrote to it")

@@ -61,8 +61,8 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
     Raises:
         ValueError: without limits, on a limit that is not finite or on the wrong side of a metric, on what is refused.
         TypeError: on rows to certify that are neither a loader nor a dataset, on an arbiter that cannot be called.
-        MisconfigurationException: in ``setup`` without a validation, after the sanity check (else after the first
-            validation) if nobody logs a limit's name.
+        MisconfigurationException: in ``setup`` without a validation; after the sanity check (without one, or with
+            several loaders, after the first validation) if nobody logs a limit's name.
 
     Example:
         >>> gate = GatedCheckpoint("val_loss", at_most={"fairness/sex/demographic_parity_difference/bound": 0.10})

@@ -17,6 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from small import STOPWATCH
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
 
 ROWS = 61
@@ -118,7 +119,7 @@ def main() -> None:
     one = mode == "one"
     trainer.fit(Silent() if one else Net(), loader, DataLoader(OnOneRank() if one else People(), batch_size=7))
     if trainer.is_global_zero:
-        records = [[step, name, value] for step, name, value in sink.records if "seconds" not in name]
+        records = [[step, name, value] for step, name, value in sink.records if not STOPWATCH.fullmatch(name)]
         counts = {name: table.tolist() for name, table in fairness._total.counts.items()}
         maps = attribution._history.references.maps["first"].tolist()
         files = [] if one else sorted(path.name for path in (folder / "checkpoints").iterdir())

@@ -10,6 +10,7 @@ Example:
     ['train_loss', 'val_acc', 'val_loss']
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from xai_lightning.functional.attribution import METHODS
 
 TABLE, IMAGE = (6,), (1, 8, 8)
+STOPWATCH = re.compile(r"(?:\w+/)?xai/\w+/(?:seconds|time_share(?:_so_far)?)")
+"""What no two trainings have in common: their time."""
 GROUPS = ("Female", "Male")
 
 

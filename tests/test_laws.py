@@ -28,7 +28,22 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 import xai_lightning
-from small import GROUPS, IMAGE, TABLE, TABULAR, Classifier, Ledger, events, fit, loader, needs, network, rows, trainer
+from small import (
+    GROUPS,
+    IMAGE,
+    STOPWATCH,
+    TABLE,
+    TABULAR,
+    Classifier,
+    Ledger,
+    events,
+    fit,
+    loader,
+    needs,
+    network,
+    rows,
+    trainer,
+)
 from traced import ACCUMULATE, ARGUMENTS, MONITORS, NAMES, Boom, Traced, bits, differences, snapshot, trace, traced
 from xai_lightning import tags
 from xai_lightning.callbacks._spending import Spending
@@ -37,7 +52,7 @@ from xai_lightning.functional.attribution import METHODS
 CASES = {**{name: [name] for name in NAMES}, "all": NAMES, "all_reversed": NAMES[::-1]}
 each_case = pytest.mark.parametrize("case", CASES)
 each_monitor = pytest.mark.parametrize("name", MONITORS)
-STOPWATCH = re.compile(r"xai/\w+/seconds|epoch")
+TIMES = re.compile(rf"{STOPWATCH.pattern}|epoch")
 
 
 def build(case: str, **more: Any) -> list[pl.Callback]:
@@ -402,7 +417,7 @@ def logged(callbacks: list[pl.Callback], folder: Path, model: pl.LightningModule
     options = {"max_epochs": 4, "limit_train_batches": 2, "logger": ledger, **data, **more}
     fit(Classifier(shape) if model is None else model, callbacks, folder, **options)
     looks = ledger.validations()
-    return [{n: v for n, v in look.items() if "/" in n and not STOPWATCH.fullmatch(n)} for look in looks]
+    return [{n: v for n, v in look.items() if "/" in n and not TIMES.fullmatch(n)} for look in looks]
 
 
 def without_previous(names: Any) -> set[str]:
@@ -970,7 +985,7 @@ def test_a_resumed_run_logs_what_the_uninterrupted_one_does(shape, tmp_path):
         made = fit(model, callbacks, tmp_path / folder, max_epochs=epochs, **data, **more)
         made.save_checkpoint(tmp_path / folder / "saved.ckpt")
         # NaN is equal to itself only as a text
-        found = {(step, name): value for step, name, value in sink.records if not STOPWATCH.fullmatch(name)}
+        found = {(step, name): value for step, name, value in sink.records if not TIMES.fullmatch(name)}
         numbers = {key: "nan" if math.isnan(value) else value for key, value in found.items()}
         return numbers, [(step, name, image.tobytes()) for step, name, image in sink.pictures]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from small import STOPWATCH
 from xai_lightning import ActivationMonitor, AttributionMonitor, Column, FairnessMonitor, GatedCheckpoint, MemorySink
 
 SEX = {"sex": ["F", "M"]}
@@ -93,7 +94,7 @@ def trained(order: str, folder: Path, precision: str) -> tuple[list[bytes], list
     trainer.fit(model, DataLoader(People(0), batch_size=16, shuffle=True), DataLoader(People(5), batch_size=13))
     gradients = [g for grads in model.found for g in grads if g is not None]
     tensors = [*model.state_dict().values(), *gradients, torch.get_rng_state()]
-    numbers = [(step, name, repr(value)) for step, name, value in sink.records if "seconds" not in name]
+    numbers = [(step, name, repr(value)) for step, name, value in sink.records if not STOPWATCH.fullmatch(name)]
     return [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors], sorted(numbers)
 
 

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from small import STOPWATCH
 from xai_lightning import ActivationMonitor, MemorySink
 
 
@@ -34,7 +35,7 @@ def validated(model: pl.LightningModule, data: DataLoader, **options: Any) -> di
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = pl.Trainer(callbacks=[ActivationMonitor(sinks=[sink], **options)], logger=False, **quiet)
     trainer.validate(model, data, verbose=False)
-    return {name: value for _, name, value in sink.records if "seconds" not in name}
+    return {name: value for _, name, value in sink.records if not STOPWATCH.fullmatch(name)}
 
 
 class Bottleneck(nn.Module):

@@ -267,7 +267,7 @@ def test_other_rows_are_measured_with_all_that_fit_logs() -> None:
         "xai/fairness/error_spent",
     }
     assert metrics["fairness/sex/flip_rate/value"] == 1
-    assert metrics["xai/fairness/passes"] == 2 * N
+    assert metrics["xai/fairness/forward_passes"] == 2 * N
     assert (monitor.state_dict(), monitor.evidence()) == before
 
 

@@ -28,7 +28,7 @@ SEX = {"sex": ["Female", "Male"]}
 PARTS = tuple(tags.fairness("sex", "flip_rate", part) for part in tags.ESTIMATE_PARTS)
 SIGNED, ABSOLUTE = (tags.rate("sex", "flip_score_change", part) for part in ("signed", "absolute"))
 CONSISTENCY = ("individual/consistency/value", "individual/consistency/rows")
-PASSES = "xai/fairness/passes"
+PASSES = "xai/fairness/forward_passes"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from xai_lightning.functional import drift
 
 COUNTED = ("forward_passes", "backward_passes", "probe_size", "zero_maps", "nonfinite_maps")
 CHECKED = ("completeness_error", "incomplete_maps")
-TIMED = ("time_share", "left_out")
+TIMED = ("time_share_so_far", "left_out")
 
 
 def names(

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+
+from xai_lightning.callbacks._stopwatch import Stopwatch
 
 
 class Clock:
@@ -11,14 +12,14 @@ class Clock:
 
     Args:
         most: share of the time that explaining may take, over the run so far; None: any.
+        watch: the monitor's.
     """
 
-    def __init__(self, most: float | None = None) -> None:
-        self._most = most
-        self._mark = time.perf_counter()
+    def __init__(self, most: float | None, watch: Stopwatch) -> None:
+        self._most, self._watch = most, watch
+        self._restart()
         self._next = self._last = 0
-        self._spent = self._total = self._inside = 0.0
-        self._entered: float | None = None
+        self._spent = self._total = 0.0
         self._resumed = False
         self.told: dict[str, float] = {}
 
@@ -29,7 +30,7 @@ class Clock:
 
     def begin(self, number: int) -> None:
         """The training begins now, or goes on after validation ``number``."""
-        self._mark, self._inside = time.perf_counter(), 0.0
+        self._restart()
         if not self._resumed:
             self._spent, self._total = 0.0, 0.0
             self._next = self._last = number
@@ -45,21 +46,14 @@ class Clock:
             self._spent, self._total, self._next, self._last = *state[:2], int(state[2]), int(state[3])
             self._resumed = True
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """What runs within is the monitor's own."""
-        self._entered = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._inside, self._entered = self._taken(), None
-
-    def _taken(self) -> float:
-        return self._inside + (0.0 if self._entered is None else time.perf_counter() - self._entered)
+    def _restart(self) -> None:
+        self._mark = time.perf_counter()
+        self._inside = self._watch.inside(self._mark)
 
     def read(self) -> tuple[float, float]:
         """Seconds inside the monitor, and in all, since the last explained validation, or since the beginning."""
-        return self._taken(), time.perf_counter() - self._mark
+        now = time.perf_counter()
+        return self._watch.inside(now) - self._inside, now - self._mark
 
     def due(self, number: int) -> bool:
         """Whether validation ``number`` may be explained."""
@@ -74,8 +68,7 @@ class Clock:
             elapsed: in all.
         """
         passed, self._last = max(1, number - self._last), number
-        self._mark, self._inside = time.perf_counter(), 0.0
-        self._entered = None if self._entered is None else self._mark
+        self._restart()
         self._spent, self._total = self._spent + seconds, self._total + elapsed
         if self._most is None:
             return
@@ -86,4 +79,4 @@ class Clock:
         wanted = (self._spent + coming) / self._most - self._total - coming
         self._next = number + min(max(1, math.ceil(wanted / other)), 2**31)
         share = self._spent / self._total if self._total > 0 else math.nan
-        self.told = {"time_share": share, "left_out": float(passed - 1)}
+        self.told = {"time_share_so_far": share, "left_out": float(passed - 1)}

@@ -20,6 +20,7 @@ from xai_lightning.callbacks._arbiter import Arbiter, Ruling, ask
 from xai_lightning.callbacks._feedback import Feedback
 from xai_lightning.callbacks._gate_memory import GateMemory
 from xai_lightning.callbacks._stamped import StampedCheckpoint
+from xai_lightning.callbacks._stopwatch import timed
 from xai_lightning.callbacks._timeline import Timeline
 from xai_lightning.callbacks._trainer import loaders_of, log_step, stage_of
 from xai_lightning.functional import gate
@@ -67,6 +68,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         return Path(str(self.dirpath)) / (f"{self.name}_{AUDIT_FILE}" if self.name else AUDIT_FILE)
 
     @override
+    @timed
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._feedback.training_starts(pl_module)
@@ -80,8 +82,6 @@ class DecidingCheckpoint(StampedCheckpoint):
         if dropped:
             self._feedback.note("resume", f"{dropped} validations came after the file that this run was resumed from")
 
-    # --- the decision
-
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # of several loaders Lightning keeps no metric of a sanity check
@@ -89,16 +89,19 @@ class DecidingCheckpoint(StampedCheckpoint):
             self._check_names(trainer)
 
     @override
+    @timed
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._logged = dict(trainer.callback_metrics), dict(trainer.logged_metrics)
         if _is_real(trainer):
             self._feedback.validation_begins(pl_module)
 
     @override
+    @timed
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._feedback.training_goes_on(pl_module)
 
     @override
+    @timed
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _is_real(trainer):
             return
@@ -226,6 +229,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         if not trainer.is_global_zero:
             return
         numbers = {tags.gate("open"): float(decided["gate"] == "open"), tags.gate("violation"): violation}
+        numbers |= {tags.xai("gate", what): number for what, number in self._watch.lap()._asdict().items()}
         # the report of the first validation is repeated, so that names stay the same (law 4)
         shown = {
             tags.within(self.name, key): value if math.isfinite(value) else math.nan
@@ -241,9 +245,8 @@ class DecidingCheckpoint(StampedCheckpoint):
             except Exception as error:  # noqa: BLE001 - a logger that fails is no reason to lose a training
                 rank_zero_warn(f"GatedCheckpoint could not write to {type(sink.logger).__name__}: {error!r}")
 
-    # --- the end
-
     @override
+    @timed
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._missing = self._memory.nothing_passed()
         if self._missing and self.fallback_model_path:

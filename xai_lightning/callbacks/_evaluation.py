@@ -5,10 +5,15 @@ from typing import Any
 from typing_extensions import override
 
 from xai_lightning._lightning import Callback, LightningModule, Trainer
+from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 
 
 class EvaluationHooks(Callback):
-    """Sends the hooks of validation and of test to the same five methods."""
+    """Sends the hooks of validation and of test to the same five methods, and times them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watch = Stopwatch()
 
     def _start(self, trainer: Trainer) -> None:
         """An evaluation begins."""
@@ -28,14 +33,17 @@ class EvaluationHooks(Callback):
         """Lightning's own metrics of this evaluation are final."""
 
     @override
+    @timed
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer)
 
     @override
+    @timed
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer)
 
     @override
+    @timed
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -44,6 +52,7 @@ class EvaluationHooks(Callback):
     on_test_batch_start = on_validation_batch_start
 
     @override
+    @timed
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -58,17 +67,21 @@ class EvaluationHooks(Callback):
     on_test_batch_end = on_validation_batch_end
 
     @override
+    @timed
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_end(trainer, pl_module)
 
     @override
+    @timed
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_end(trainer, pl_module)
 
     @override
+    @timed
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end(trainer)
 
     @override
+    @timed
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end(trainer)

@@ -28,7 +28,7 @@ from xai_lightning.readers.predictions import Decision
 
 FLIP_RATE, SCORE_CHANGE = "flip_rate", "flip_score_change"
 CONSISTENCY = {part: tags.individual("consistency", part) for part in ("value", "rows")}
-PASSES = tags.xai("fairness", "passes")
+PASSES = tags.xai("fairness", "forward_passes")
 WATCHED = 0.025
 UNMOVED = 2
 
@@ -81,8 +81,8 @@ class Individuals:
     precision without autocast, nothing left behind.
 
     Logs ``fairness/<attribute>/flip_rate/{value,lower,upper,bound}``, ``individual/consistency/{value,rows}`` and
-    ``xai/fairness/passes``, to be shared; and ``rate/<attribute>/flip_score_change/{signed,absolute}``: how the score
-    of the favourable class changes, over rows and other values.
+    ``xai/fairness/forward_passes``, to be shared; and ``rate/<attribute>/flip_score_change/{signed,absolute}``: how the
+    score of the favourable class changes, over rows and other values.
 
     Args:
         flips: attribute to how it is changed: a `Column` of an input of the network that holds the codes of the

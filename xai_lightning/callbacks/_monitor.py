@@ -1,7 +1,6 @@
 """The life of a monitor: one frame for every callback that observes an evaluation."""
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -41,6 +40,11 @@ class Monitor(Observer, Announcer):
 
     Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is
     raised; afterwards a failure is a warning, NaN under every name, and ``xai/errors`` (law 8).
+
+    Logs ``xai/<kind>/{seconds,time_share}``: the seconds that its hooks took on the main thread since it logged last,
+    and their share of the time since then; at first since the training began, and outside of ``fit`` since the
+    evaluation did. They are the mean over ranks, and the sum over monitors of one name. What comes after they are
+    logged, drawing and writing above all, is in those of the next validation.
 
     Args:
         kind: its name below ``xai/``.
@@ -145,6 +149,8 @@ class Monitor(Observer, Announcer):
         counted = stage == "fit" and not trainer.sanity_checking
         self._number += counted
         due = not counted or self._due()
+        if stage != "fit":
+            self._watch.begin()
         self._look = Look(stage, trainer.sanity_checking, self._number * counted, dict(trainer.logged_metrics), due)
         self._look.metrics = dict(trainer.callback_metrics)
         if not self._proved:
@@ -172,10 +178,9 @@ class Monitor(Observer, Announcer):
         look = self._look
         if look is None or not self._active():
             return None
-        began = time.perf_counter()
         try:
             # tensors made in inference mode could not be used in an explanation later (trap 1)
-            with torch.inference_mode(False), torch.no_grad():
+            with self._watch, torch.inference_mode(False), torch.no_grad():
                 return action(*args)
         except Exception as error:
             self._hooks.remove()
@@ -183,8 +188,6 @@ class Monitor(Observer, Announcer):
                 raise
             look.failure = error
             return None
-        finally:
-            look.seconds += time.perf_counter() - began
 
     def _batch_start(self, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
         if self._active(dataloader_idx):
@@ -244,10 +247,12 @@ class Monitor(Observer, Announcer):
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, look: Look, record: Record) -> None:
         failed = look.failure is not None or self._failures >= FAILURES_IN_A_ROW
-        log_sum(pl_module, trainer, self._full(look, tags.xai(self.kind, "seconds")), look.seconds)
         log_sum(pl_module, trainer, tags.within("test" if look.stage == "test" else "", tags.ERRORS), float(failed))
         for name, value in record.shared.items():
             log_equal(pl_module, self._full(look, name), value)
+        # last, so that it holds the time that logging took
+        for what, number in self._watch.lap()._asdict().items():
+            log_sum(pl_module, trainer, self._full(look, tags.xai(self.kind, what)), number)
 
     def _full(self, look: Look, name: str) -> str:
         return tags.within("test" if look.stage == "test" else "", tags.within(self.name, name))
@@ -280,3 +285,7 @@ class Monitor(Observer, Announcer):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hooks.remove()
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch.begin()

@@ -68,7 +68,6 @@ class Look:
     batches: int = 0
     closed: bool = False
     failure: Exception | None = None
-    seconds: float = 0.0
     metrics: dict[str, Tensor] = field(default_factory=dict)
     record: Record | None = None
 

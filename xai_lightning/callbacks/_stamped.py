@@ -13,6 +13,7 @@ from typing_extensions import override
 from xai_lightning._lightning import LightningModule, ModelCheckpoint, Trainer, TrainerFn, rank_zero_warn
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._guard import checksum
+from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 from xai_lightning.callbacks._trainer import is_last_batch, stage_of
 
 Fallback = Literal["none", "least_violation", "last"]
@@ -82,6 +83,7 @@ class StampedCheckpoint(ModelCheckpoint):
         self._validated: dict[str, Print] = {}
         self._writing: dict[str, Any] | None = None
         self._complained = False
+        self._watch = Stopwatch()
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning hands each callback the module's own log, and with it the module (trap 56)
@@ -115,6 +117,11 @@ class StampedCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch.begin()
+
+    @override
+    @timed
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         # inside the window in which averaged weights are live
         if is_last_batch(trainer) and stage_of(trainer) == "fit":

@@ -70,9 +70,9 @@ class AttributionMonitor(TimedMonitor):
     ``drift/<method>/<measure>/<reference>/{mean,lower,upper,median,p90}``, ``attribution/<method>/sensitive_share`` and
     ``xai/<method>/…`` through ``self.log`` on every rank, equal on all; ``importance/<method>/<feature>`` with its
     interval, from a fresh sample of each validation, and the pictures on rank zero. Each rank explains its own share.
-    The cost in passes is said once and logged. Under
-    ``validate`` and ``test`` there is no drift. Definitions: `xai_lightning.functional.attribution` and
-    `xai_lightning.functional.drift`.
+    The cost in passes is said once and logged, ``xai/<method>/{forward_passes,backward_passes}``, in rows over all
+    ranks, without the trial on the first batch. Under ``validate`` and ``test`` there is no drift. Definitions:
+    `xai_lightning.functional.attribution` and `xai_lightning.functional.drift`.
 
     Args:
         method: a name from `xai_lightning.functional.attribution.METHODS`, or a callable (or its dotted path), see

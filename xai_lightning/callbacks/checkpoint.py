@@ -26,9 +26,10 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
     end of every validation, gate open or not; it is for resuming and never the best. Each file carries the evidence as
     one JSON string under ``checkpoint["xai_lightning"]``, and has ``<name>.verdict.json`` beside it with the file's
     SHA-256; every decision is one line of ``gate_audit.jsonl`` in the same folder. Logs ``gate/open`` and
-    ``gate/violation``, and what the owners of the limits say of their sample sizes (``xai/gate/can_open``,
-    ``xai/sample_size/…``), on rank zero. Costs no forward or backward pass (``certify`` one pass over its rows), and
-    four sums over the weights per validation. Its whole behaviour: ``docs/gate.md``.
+    ``gate/violation``, the seconds of its hooks since the validation before, its checkpoints included, and their share
+    of the time (``xai/gate/{seconds,time_share}``), and what the owners of the limits say of their sample sizes
+    (``xai/gate/can_open``, ``xai/sample_size/…``), on rank zero. Costs no forward or backward pass (``certify`` one
+    pass over its rows), and four sums over the weights per validation. Its whole behaviour: ``docs/gate.md``.
 
     With a ``fairness/`` limit the gate also requires ``utility/<measure>/bound`` of the same monitor to be above
     ``utility/<measure>/chance``: a model that decides the same for everybody is perfectly fair.

@@ -25,7 +25,8 @@ class FairnessMonitor(CountingMonitor):
     (of numbers ``utility/r2/…``) and ``count/<attribute>/missing_share`` through ``self.log`` on every rank, equal on
     all; ``rate/<attribute>/<rate>/<group>``, ``count/<attribute>/<group>`` and pictures of rates and calibration on
     rank zero. ``lower`` and ``upper`` are a 95 % interval for watching; ``bound`` is the one-sided limit at the error
-    that this validation may spend, for gating. Costs no forward or backward pass, unless ``flips`` asks for some.
+    that this validation may spend, for gating. Costs no forward or backward pass, unless ``flips`` asks for
+    some: rows sent forward are logged as ``xai/fairness/forward_passes``.
 
     A group without the samples that a rate needs makes the metrics of that rate NaN, and a prediction that is not
     finite makes all of them NaN: undefined is never fair. Definitions: `xai_lightning.functional.fairness` and

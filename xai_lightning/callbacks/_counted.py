@@ -132,6 +132,10 @@ class CountingMonitor(Monitor):
         self._batches.load(state.get("groups", {}))
 
     @override
+    def _forgo(self) -> None:
+        self._spending.exhaust()
+
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         # validate and test of a checkpoint, which spend nothing of it, compare the groups that it was trained with

@@ -1,5 +1,6 @@
 """Lightning's hooks of validation and test, which are the same to a monitor."""
 
+from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import override
@@ -9,7 +10,7 @@ from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 
 
 class EvaluationHooks(Callback):
-    """Sends the hooks of validation and of test to the same five methods, and times them."""
+    """Sends the hooks of validation and of test to the same methods, and times them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,22 +33,33 @@ class EvaluationHooks(Callback):
     def _end(self, trainer: Trainer) -> None:
         """Lightning's own metrics of this evaluation are final."""
 
+    def _after_training(self, trainer: Trainer) -> None:
+        """The training is over."""
+
+    def _run(self, trainer: Trainer, moment: Callable[..., None], *args: Any) -> None:
+        """Call one of the above."""
+        moment(*args)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._run(trainer, self._after_training, trainer)
+
     @override
     @timed
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer)
+        self._run(trainer, self._start, trainer)
 
     @override
     @timed
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer)
+        self._run(trainer, self._start, trainer)
 
     @override
     @timed
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._batch_start(pl_module, batch, dataloader_idx)
+        self._run(trainer, self._batch_start, pl_module, batch, dataloader_idx)
 
     on_test_batch_start = on_validation_batch_start
 
@@ -62,26 +74,26 @@ class EvaluationHooks(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._batch_end(trainer, pl_module, (outputs, batch), dataloader_idx)
+        self._run(trainer, self._batch_end, trainer, pl_module, (outputs, batch), dataloader_idx)
 
     on_test_batch_end = on_validation_batch_end
 
     @override
     @timed
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_end(trainer, pl_module)
+        self._run(trainer, self._epoch_end, trainer, pl_module)
 
     @override
     @timed
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_end(trainer, pl_module)
+        self._run(trainer, self._epoch_end, trainer, pl_module)
 
     @override
     @timed
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer)
+        self._run(trainer, self._end, trainer)
 
     @override
     @timed
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer)
+        self._run(trainer, self._end, trainer)

@@ -2,10 +2,12 @@
 
 import random
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -264,13 +266,18 @@ def explaining(
 
 
 class Hooks:
-    """Forward hooks for one step: mute while anything is explained (trap 8), removed after it or on any exception."""
+    """Forward hooks for one step: mute while anything is explained (trap 8), removed after it or on any exception.
+
+    Args:
+        while_explaining: not mute then.
+        attempt: calls a hook with its arguments, so that what fails in it does not fail in the user's step.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_handles": []}
 
-    def __init__(self, *, while_explaining: bool = False) -> None:
-        self._while_explaining = while_explaining
+    def __init__(self, *, while_explaining: bool = False, attempt: Callable[..., Any] | None = None) -> None:
+        self._while_explaining, self._attempt = while_explaining, attempt
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def add(self, module: nn.Module, hook: Callable[..., None]) -> None:
@@ -278,7 +285,8 @@ class Hooks:
 
         def unless_explaining(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if self._while_explaining or not _EXPLAINING.get():
-                hook(module, args, kwargs, output)
+                call = (module, args, kwargs, output)
+                hook(*call) if self._attempt is None else self._attempt(hook, *call)
 
         self._handles.append(module.register_forward_hook(unless_explaining, with_kwargs=True))
 
@@ -291,4 +299,14 @@ class Hooks:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _NO_MEMORY)
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
+
+
+def described(error: BaseException) -> str:
+    """An exception and where it was raised, in one line."""
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    return f"{error!r}" + "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frames)

@@ -2,11 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from typing_extensions import override
 
 from xai_lightning import tags
@@ -18,11 +17,11 @@ from xai_lightning._lightning import (
     rank_zero_info,
 )
 from xai_lightning.callbacks._announcer import Announcer
-from xai_lightning.callbacks._guard import Hooks, out_of_memory
-from xai_lightning.callbacks._observer import Observer
+from xai_lightning.callbacks._enduring import Enduring
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
 from xai_lightning.callbacks._trainer import (
+    OtherRankError,
     Stage,
     callbacks_of,
     is_last_batch,
@@ -30,12 +29,13 @@ from xai_lightning.callbacks._trainer import (
     loaders_of,
     log_step,
     stage_of,
+    together,
 )
 from xai_lightning.functional.gate import Kind, Outlook
-from xai_lightning.sinks import Sink, logger_sinks
+from xai_lightning.sinks import Picture, Sink, logger_sinks
 
 
-class Monitor(Observer, Announcer):
+class Monitor(Enduring, Announcer):
     """Observes evaluations: reads batches, concludes at the end, logs, and never harms the training.
 
     Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is
@@ -65,25 +65,16 @@ class Monitor(Observer, Announcer):
         on_error: OnError,
         sinks: Sequence[Sink],
     ) -> None:
-        super().__init__()
+        super().__init__(kind, name=name, on_error=on_error)
         given: Sequence[object] = sinks
         strangers = [sink for sink in given if not isinstance(sink, Sink)]
         if strangers:
             raise TypeError(f"sinks need the methods scalars, picture, histogram and flush; got {strangers[0]!r}")
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"on_error must be 'warn' or 'raise'; got {on_error!r}")
         if dataloader_idx < 0:
             raise ValueError(f"dataloader_idx must not be negative; got {dataloader_idx}")
-        self.kind, self.name, self.dataloader_idx, self.on_error = kind, name, dataloader_idx, on_error
-        self.sinks = list(sinks)
+        self.dataloader_idx, self.sinks = dataloader_idx, list(sinks)
         self._identity = stable({**identity, "name": name, "dataloader_idx": dataloader_idx})
-        self._hooks = Hooks()
-        self._look: Look | None = None
-        self._number = 0
-        self._failures = 0
-        self._proved = False
-        self._ready, self._entry = False, "fit"
-        self._named = False
+        self._ready = self._named = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning hands each callback the module's own log, and with it the module (trap 56)
@@ -99,7 +90,9 @@ class Monitor(Observer, Announcer):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"version": STATE_VERSION, "number": self._number, **self._save()}
+        own = {"version": STATE_VERSION, "number": self._number}
+        saved = self._try("save its state", self._save)
+        return {**own, "lost": True} if saved is None else {**own, **saved}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -114,7 +107,11 @@ class Monitor(Observer, Announcer):
             )
             return
         self._number = max(self._number, int(state_dict.get("number", 0)))
-        self._load(state_dict)
+        if "lost" in state_dict:
+            warnings.warn(f"{self._label} could not save its state in this checkpoint and begins anew", stacklevel=2)
+            self._forgo()
+        else:
+            self._load(state_dict)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,15 +145,18 @@ class Monitor(Observer, Announcer):
         stage = stage_of(trainer)
         counted = stage == "fit" and not trainer.sanity_checking
         self._number += counted
-        due = not counted or self._due()
         if stage != "fit":
             self._watch.begin()
-        self._look = Look(stage, trainer.sanity_checking, self._number * counted, dict(trainer.logged_metrics), due)
-        self._look.metrics = dict(trainer.callback_metrics)
+        look = Look(stage, trainer.sanity_checking, self._number * counted, dict(trainer.logged_metrics), due=True)
+        self._look, look.metrics = look, dict(trainer.callback_metrics)
         if not self._proved:
             loader_of(trainer, self.dataloader_idx)
             self._name_left_out(len(loaders_of(trainer)))
-        self._attempt(self._open, trainer, self._look)
+        stopped = self._failures >= FAILURES_IN_A_ROW
+        due = not counted or (self._due() if stopped else self._attempt(self._due)) or look.failure is not None
+        # ranks that were not of one mind would wait for each other at the end
+        look.due = bool(trainer.strategy.reduce_boolean_decision(bool(due), all=False))
+        self._attempt(self._open, trainer, look)
 
     def _name_left_out(self, loaders: int) -> None:
         left_out = ", ".join(str(i) for i in range(loaders) if i != self.dataloader_idx)
@@ -166,28 +166,6 @@ class Monitor(Observer, Announcer):
 
     def _due(self) -> bool:
         return True
-
-    def _active(self, dataloader_idx: int | None = None) -> bool:
-        look = self._look
-        if look is None or not look.due or look.failure is not None or self._failures >= FAILURES_IN_A_ROW:
-            return False
-        return dataloader_idx is None or dataloader_idx == self.dataloader_idx
-
-    def _attempt(self, action: Callable[..., Any], *args: Any) -> Any:
-        """Run ``action``; once a real batch was handled, an exception is this validation's failure (law 8)."""
-        look = self._look
-        if look is None or not self._active():
-            return None
-        try:
-            # tensors made in inference mode could not be used in an explanation later (trap 1)
-            with self._watch, torch.inference_mode(False), torch.no_grad():
-                return action(*args)
-        except Exception as error:
-            self._hooks.remove()
-            if self.on_error == "raise" or not (self._proved or out_of_memory(error)):
-                raise
-            look.failure = error
-            return None
 
     def _batch_start(self, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
         if self._active(dataloader_idx):
@@ -215,38 +193,28 @@ class Monitor(Observer, Announcer):
         if not look.closed:
             self._attempt(self._close, trainer, pl_module)
         if self._unanimous(trainer, look):
-            gathered = self._gather(trainer, pl_module)
+            gathered = self._attempt(self._gather_together, trainer, pl_module)
             look.record = self._attempt(self._conclude, trainer, look, gathered)
         if not self._unanimous(trainer, look) or look.record is None:
             # a failure on one rank is one of all, so that all count and stop alike
             if self._failures < FAILURES_IN_A_ROW:
-                look.failure = look.failure or RuntimeError("another rank failed")
+                look.failure = look.failure or OtherRankError("another rank failed, which says why")
             look.record = self._undefined(look.stage)
         self._count_failure(look)
         self._log(trainer, pl_module, look, look.record)
 
-    def _unanimous(self, trainer: Trainer, look: Look) -> bool:
-        ok = look.failure is None and self._failures < FAILURES_IN_A_ROW
-        return bool(trainer.strategy.reduce_boolean_decision(ok, all=True))
+    def _gather_together(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        return together(trainer, self._gather, trainer, pl_module)
 
     def _undefined(self, stage: Stage) -> Record:
         shared, direct = self.logged_names(stage)
         return Record(dict.fromkeys(shared, math.nan), dict.fromkeys(direct, math.nan))
 
-    def _count_failure(self, look: Look) -> None:
-        if look.failure is None:
-            self._failures *= self._failures >= FAILURES_IN_A_ROW
-            return
-        self._failures += 1
-        end = " It stops here." if self._failures == FAILURES_IN_A_ROW else ""
-        warnings.warn(
-            f"{type(self).__name__} failed in this validation and logged NaN: {look.failure!r}.{end} Training goes "
-            "on; pass on_error='raise' to stop it instead.",
-            stacklevel=2,
-        )
-
     def _log(self, trainer: Trainer, pl_module: LightningModule, look: Look, record: Record) -> None:
-        failed = look.failure is not None or self._failures >= FAILURES_IN_A_ROW
+        # writing fails where it is done, on rank zero
+        unfinished = bool(trainer.strategy.reduce_boolean_decision(self._unfinished, all=False))
+        self._unfinished = False
+        failed = unfinished or look.failure is not None or self._failures >= FAILURES_IN_A_ROW
         log_sum(pl_module, trainer, tags.within("test" if look.stage == "test" else "", tags.ERRORS), float(failed))
         for name, value in record.shared.items():
             log_equal(pl_module, self._full(look, name), value)
@@ -262,30 +230,38 @@ class Monitor(Observer, Announcer):
         if look is None or look.record is None or not trainer.is_global_zero:
             return
         step, record = log_step(trainer, look.started), look.record.renamed(partial(self._full, look))
-        for sink in logger_sinks(trainer.loggers):
-            self._write(sink, record, record.direct, step)
-        for own in self.sinks:
-            self._write(own, record, {**record.shared, **record.direct}, step)
+        self._show(trainer, record, step)
 
-    def _write(self, sink: Sink, record: Record, numbers: Mapping[str, float], step: int) -> None:
-        try:
-            write(sink, record, numbers, step)
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            warnings.warn(f"{type(self).__name__} could not write to {type(sink).__name__}: {error!r}", stacklevel=2)
+    def _show(self, trainer: Trainer, record: Record, step: int) -> None:
+        """Draw, and write to all sinks; loggers know already what went through ``self.log``."""
+        loggers = logger_sinks(trainer.loggers)
+        if any(getattr(sink, "takes_pictures", True) for sink in (*loggers, *self.sinks)):
+            drawn = {name: self._try(f"draw {name}", draw) for name, draw in record.pictures.items()}
+            record.pictures = {name: partial(_given, x) for name, x in drawn.items() if x is not None}
+        numbers = {**record.shared, **record.direct}
+        for sink, own in [*((x, record.direct) for x in loggers), *((x, numbers) for x in self.sinks)]:
+            self._try(f"write to {_called(sink)}", write, sink, record, own, step)
 
     # --- what Lightning calls beside evaluations
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._hooks.remove()
         self._look = None
+        self._try("remove its hooks", self._hooks.remove)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._hooks.remove()
+        self._try("remove its hooks", self._hooks.remove)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watch.begin()
+
+
+def _given(picture: Picture) -> Picture:
+    return picture
+
+
+def _called(sink: Sink) -> str:
+    """What a sink is called in messages."""
+    return type(getattr(sink, "logger", sink)).__name__

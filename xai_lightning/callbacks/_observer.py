@@ -47,3 +47,6 @@ class Observer(EvaluationHooks):
 
     def _load(self, state: Mapping[str, Any]) -> None:
         """Take up the state of `_save`."""
+
+    def _forgo(self) -> None:
+        """Go on without the state of an earlier run, which could not be saved."""

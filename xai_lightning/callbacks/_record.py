@@ -58,6 +58,8 @@ class Look:
         started: ``logged_metrics`` at its beginning.
         metrics: ``callback_metrics`` at its beginning: those of the validation before.
         due: this monitor looks at it; a validation that is left out logs nothing.
+        failure: the first exception in it.
+        moment: when that was.
     """
 
     stage: Stage
@@ -68,6 +70,7 @@ class Look:
     batches: int = 0
     closed: bool = False
     failure: Exception | None = None
+    moment: str = ""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     record: Record | None = None
 

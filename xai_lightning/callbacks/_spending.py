@@ -55,6 +55,10 @@ class Spending:
         """Plain state."""
         return {"spent": self.spent, "horizon": self.horizon}
 
+    def exhaust(self) -> None:
+        """Take all for spent: what an earlier run has left is unknown."""
+        self.spent = self.delta
+
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what an earlier run has spent; never less than this one has."""
         self.spent, self.horizon = max(self.spent, float(state["spent"])), state["horizon"]

@@ -1,7 +1,7 @@
 """What the monitors and the gate ask a ``Trainer``: the step, the stage, the last batch, the network, the positions."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
 
 from xai_lightning._lightning import Callback, LightningModule, MisconfigurationException, Trainer, TrainerFn
 
+T = TypeVar("T")
 Stage = Literal["fit", "validate", "test"]
 
 
@@ -91,13 +92,49 @@ def every_object(trainer: Trainer, mine: Any) -> list[Any]:
     if trainer.world_size == 1:
         return [mine]
     found: list[Any] = [None] * trainer.world_size
+    meet(trainer)
     torch.distributed.all_gather_object(found, mine)
     return found
 
 
 def summed(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor:
     """Sum or maximum over ranks, on the CPU; a collective."""
-    return trainer.strategy.reduce(mine.clone().to(trainer.strategy.root_device), reduce_op=how).cpu()
+    sent = mine.clone().to(trainer.strategy.root_device)
+    meet(trainer)
+    return trainer.strategy.reduce(sent, reduce_op=how).cpu()
+
+
+class OtherRankError(RuntimeError):
+    """Another rank failed, so that this one leaves the exchange as well."""
+
+
+def meet(trainer: Trainer) -> None:
+    """Before each collective: go on only if no rank has failed since the one before (trap 45).
+
+    Raises:
+        OtherRankError: if one has; it is in `together` then.
+    """
+    if trainer.world_size > 1 and not trainer.strategy.reduce_boolean_decision(True, all=True):
+        raise OtherRankError("another rank failed")
+
+
+def together(trainer: Trainer, exchange: Callable[..., T], *args: Any) -> T:
+    """``exchange(*args)``, in which ranks meet. What fails on one rank fails on all, at the next meeting (trap 45).
+
+    Raises:
+        Exception: what this rank failed with.
+        OtherRankError: on the other ranks.
+    """
+    try:
+        found = exchange(*args)
+    except OtherRankError:
+        raise
+    except Exception:
+        if trainer.world_size > 1:
+            trainer.strategy.reduce_boolean_decision(False, all=True)
+        raise
+    meet(trainer)
+    return found
 
 
 def loaders_of(trainer: Trainer) -> list[Any]:

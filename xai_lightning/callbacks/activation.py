@@ -26,7 +26,7 @@ from xai_lightning.functional.activation import Measured, Moments, histogram_sum
 from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Column, GroupSource, Reader, Table, read
 from xai_lightning.readers.groups import Declared
-from xai_lightning.sinks import Sink, logger_sinks
+from xai_lightning.sinks import Sink
 
 
 class ActivationMonitor(Monitor):
@@ -190,7 +190,7 @@ class ActivationMonitor(Monitor):
         def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             # a checkpointed module is called again in a backward pass (trap 91)
             if torch._C._current_graph_task_id() == -1:
-                self._attempt(use, layer, how, (module, args, kwargs, output))
+                use(layer, how, (module, args, kwargs, output))
 
         return reduce
 
@@ -289,12 +289,11 @@ class ActivationMonitor(Monitor):
     def _end(self, trainer: Trainer) -> None:
         look = self._look
         if self._expensive is not None and look is not None and look.record is not None and look.failure is None:
-            self._expensive.note(trainer, look)
+            self._try("remember this validation", self._expensive.note, trainer, look)
         super()._end(trainer)
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _after_training(self, trainer: Trainer) -> None:
         if self._expensive is not None and trainer.is_global_zero:
-            last = self._expensive.at_end().renamed(partial(tags.within, self.name))
-            for sink in (*logger_sinks(trainer.loggers), *self.sinks):
-                self._write(sink, last, {}, self._expensive.step)
+            last = self._try("make the closing pictures", self._expensive.at_end) or Record()
+            self._show(trainer, last.renamed(partial(tags.within, self.name)), self._expensive.step)

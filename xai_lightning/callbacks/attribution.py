@@ -48,7 +48,7 @@ from xai_lightning.callbacks._settings import (
     check_target,
 )
 from xai_lightning.callbacks._timed import TimedMonitor
-from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, log_step, resolve_network, summed
+from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, log_step, meet, resolve_network, summed
 from xai_lightning.callbacks._ways import Target, Ways, resolve_method
 from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import SMOOTHS, Custom, Passes, Smooth, Task
@@ -56,7 +56,7 @@ from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table
 from xai_lightning.readers.groups import Declared
-from xai_lightning.sinks import Sink, logger_sinks
+from xai_lightning.sinks import Sink
 
 TASKS = ("classification", "multilabel", "segmentation", "regression")
 LAYOUTS = ("NCT", "NTC")
@@ -365,6 +365,7 @@ class AttributionMonitor(TimedMonitor):
         if bool(knows.all()) or not bool(knows.any()):
             return
         teacher = int(knows.nonzero()[0])
+        meet(trainer)
         learnt: Any = trainer.strategy.broadcast(self._explainer.learnt() if self._learned else None, src=teacher)
         if not self._learned:
             self._explainer.take_up(learnt)
@@ -433,15 +434,14 @@ class AttributionMonitor(TimedMonitor):
         if look is not None and look.record is not None:
             self._last_step = log_step(trainer, look.started)
             if look.stage == "fit" and look.failure is None:
-                self._history.note(trainer.callback_metrics)
+                self._try("remember this validation", self._history.note, trainer.callback_metrics)
         super()._end(trainer)
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _after_training(self, trainer: Trainer) -> None:
         course = self._history.course
         if not trainer.is_global_zero or len(course.numbers) < 2:
             return
         name = tags.within(self.name, tags.attribution(self.method, "similarity"))
         record = Record(pictures={name: similarities(self.method, course)})
-        for sink in (*logger_sinks(trainer.loggers), *self.sinks):
-            self._write(sink, record, {}, self._last_step)
+        self._show(trainer, record, self._last_step)

@@ -1,0 +1,141 @@
+"""What keeps the failures of a monitor from the training (law 8)."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from typing_extensions import override
+
+from xai_lightning import tags
+from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._guard import Hooks, described, out_of_memory
+from xai_lightning.callbacks._observer import Observer
+from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, Look, OnError
+from xai_lightning.callbacks._trainer import OtherRankError
+
+T = TypeVar("T")
+MOMENTS = {
+    "_open": ", at its beginning",
+    "_before": ", before a step",
+    "_after": ", after a step",
+    "_close": ", after the last batch",
+    "_gather_together": ", where ranks meet",
+    "_conclude": ", at its end",
+    "reduce": ", in a hook on a layer",
+    "_hear": ", in a hook on the network",
+}
+
+
+class Enduring(Observer):
+    """An observer whose failures are warnings, once it has handled a real batch.
+
+    Args:
+        kind: its name below ``xai/``.
+        name: own prefix of all names that it logs.
+        on_error: ``"warn"``, or ``"raise"`` to stop training.
+    """
+
+    dataloader_idx: int
+
+    def __init__(self, kind: str, *, name: str, on_error: OnError) -> None:
+        super().__init__()
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be 'warn' or 'raise'; got {on_error!r}")
+        self.kind, self.name, self.on_error = kind, name, on_error
+        self._hooks = Hooks(attempt=self._attempt)
+        self._look: Look | None = None
+        self._failures = 0
+        self._number = 0
+        self._proved = self._unfinished = False
+        self._entry = "fit"
+
+    def _active(self, dataloader_idx: int | None = None) -> bool:
+        look = self._look
+        if look is None or not look.due or look.failure is not None or self._failures >= FAILURES_IN_A_ROW:
+            return False
+        return dataloader_idx is None or dataloader_idx == self.dataloader_idx
+
+    def _attempt(self, action: Callable[..., Any], *args: Any) -> Any:
+        """Run ``action``; once a real batch was handled, an exception is this validation's failure (law 8)."""
+        look = self._look
+        if look is None or not self._active():
+            return None
+        try:
+            # tensors made in inference mode could not be used in an explanation later (trap 1)
+            with self._watch, torch.inference_mode(False), torch.no_grad():
+                return action(*args)
+        except Exception as error:
+            self._hooks.remove()
+            if self._must_raise(error):
+                raise
+            look.failure, look.moment = error, MOMENTS.get(action.__name__, "")
+            return None
+
+    def _must_raise(self, error: Exception) -> bool:
+        lenient = self._proved or out_of_memory(error) or isinstance(error, OtherRankError)
+        return self.on_error == "raise" or not lenient
+
+    @override
+    def _run(self, trainer: Trainer, moment: Callable[..., None], *args: Any) -> None:
+        # what fails outside of `_attempt`, which is little
+        try:
+            moment(*args)
+        except Exception as error:
+            self._hooks.remove()
+            # where ranks meet, one that went on alone would be waited for
+            meeting = trainer.world_size > 1 and moment.__name__ in ("_start", "_epoch_end")
+            if meeting or self._must_raise(error):
+                raise
+            look = self._look
+            if look is not None and look.record is None and not look.sanity:
+                look.failure = look.failure or error
+            else:
+                self._tell_unfinished("finish", error)
+
+    def _try(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
+        """Run ``action``, by which nothing that was logged can change: it is tried again at the next validation."""
+        try:
+            return action(*args)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self._tell_unfinished(what, error)
+            return None
+
+    def _tell_unfinished(self, what: str, error: Exception) -> None:
+        self._unfinished = True
+        number = self._number if self._entry == "fit" else 0
+        warnings.warn(
+            f"{self._label} could not {what}{_within(number)}: {described(error)}. Training goes on, and "
+            f"{tags.ERRORS} counts it at the next validation; on_error='raise' stops the training instead.",
+            stacklevel=2,
+        )
+
+    @property
+    def _label(self) -> str:
+        """What it is called in messages, so that several of a kind can be told apart."""
+        own = [repr(self.kind)] if self.kind not in type(self).__name__.lower() else []
+        own += [f"name={self.name!r}"] if self.name else []
+        return type(self).__name__ + (f"({', '.join(own)})" if own else "")
+
+    def _unanimous(self, trainer: Trainer, look: Look) -> bool:
+        ok = look.failure is None and self._failures < FAILURES_IN_A_ROW
+        return bool(trainer.strategy.reduce_boolean_decision(ok, all=True))
+
+    def _count_failure(self, look: Look) -> None:
+        if look.failure is None:
+            self._failures *= self._failures >= FAILURES_IN_A_ROW
+            return
+        self._failures += 1
+        last = self._failures == FAILURES_IN_A_ROW
+        end = "It stops here, after three failures in a row, and logs NaN" if last else "It tries again at the next one"
+        warnings.warn(
+            f"{self._label} failed{_within(look.number)}{look.moment} and logged NaN: {described(look.failure)}. "
+            f"{end}. Training goes on; on_error='raise' stops the training instead.",
+            stacklevel=2,
+        )
+
+
+def _within(number: int) -> str:
+    return f" in validation {number}" if number else " in this evaluation"

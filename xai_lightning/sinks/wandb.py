@@ -61,7 +61,7 @@ def counts_and_edges(summary: HistogramSummary) -> tuple[list[int], list[float]]
         summary: of at least one value.
 
     Returns:
-        n counts and n + 1 finite, ascending edges; the outermost are minimum and maximum where these differ.
+        n counts and n + 1 finite, ascending edges, from minimum to maximum where these are not themselves limits.
 
     Example:
         >>> counts_and_edges(HistogramSummary(-3.0, 1.0, 3, -1.0, 11.0, [-4.0, -2.0, 0.0, 2.0, 1e308], [0, 1, 0, 2, 0]))
@@ -69,7 +69,12 @@ def counts_and_edges(summary: HistogramSummary) -> tuple[list[int], list[float]]
     """
     used = [place for place, count in enumerate(summary.bucket_counts) if count]
     first, last, limits = used[0], used[-1], summary.bucket_limits
-    low, high = limits[first - 1] if first else summary.min, limits[last]
-    if summary.min < summary.max:
-        low, high = max(low, summary.min), min(high, summary.max)
+    if summary.min == summary.max:
+        half = max(abs(summary.min), 1.0) / 2
+        return summary.bucket_counts[first : last + 1], [summary.min - half, summary.max + half]
+    # a minimum or maximum that is itself a limit lies at the end of its bin that would leave no room for it
+    below = limits[first - 1] if first else 2 * limits[0]
+    above = limits[last] if last < len(limits) - 1 else 2 * limits[-2]
+    low = summary.min if summary.min < limits[first] else below
+    high = summary.max if summary.max > limits[last - 1] else above
     return summary.bucket_counts[first : last + 1], [low, *limits[first:last], high]

@@ -26,6 +26,8 @@ HOME = home()
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
+    from pytorch_lightning.callbacks.progress import RichProgressBar, TQDMProgressBar
+    from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
     from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
     from pytorch_lightning.trainer.states import TrainerFn
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -37,6 +39,8 @@ else:
     _callbacks = importlib.import_module(f"{HOME}.callbacks")
     Checkpoint, ModelCheckpoint = _callbacks.Checkpoint, _callbacks.ModelCheckpoint
     GradientAccumulationScheduler = _callbacks.GradientAccumulationScheduler
+    RichProgressBar, TQDMProgressBar = _callbacks.RichProgressBar, _callbacks.TQDMProgressBar
+    Tqdm = importlib.import_module(f"{HOME}.callbacks.progress.tqdm_progress").Tqdm
     _loggers = importlib.import_module(f"{HOME}.loggers")
     Logger, TensorBoardLogger = _loggers.Logger, _loggers.TensorBoardLogger
     MLFlowLogger, WandbLogger = _loggers.MLFlowLogger, _loggers.WandbLogger
@@ -56,7 +60,10 @@ __all__ = [
     "MLFlowLogger",
     "MisconfigurationException",
     "ModelCheckpoint",
+    "RichProgressBar",
+    "TQDMProgressBar",
     "TensorBoardLogger",
+    "Tqdm",
     "Trainer",
     "TrainerFn",
     "WandbLogger",

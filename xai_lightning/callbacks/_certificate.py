@@ -16,6 +16,7 @@ from xai_lightning._lightning import LightningModule, Trainer
 from xai_lightning.callbacks import _decision as decision
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._progress import working
 from xai_lightning.functional import gate
 from xai_lightning.functional.rng import isolated
 
@@ -130,7 +131,7 @@ def of_kept(
     record = failed(failure, names)
     if not failure:
         try:
-            with holding(trainer, pl_module, state):
+            with working(trainer, "gate: certifying"), holding(trainer, pl_module, state):
                 record = measure(trainer, pl_module, limits, rows_of(rows), utility_floor=utility_floor)
         except Exception as error:  # noqa: BLE001 - a measurement that fails certifies nothing, and costs no training
             record = failed(repr(error), names)

@@ -13,6 +13,7 @@ from xai_lightning.callbacks._baselines import Against, Baselines, Seen
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._guard import out_of_memory
+from xai_lightning.callbacks._progress import step
 from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import Explained
@@ -78,6 +79,7 @@ class Explaining(NamedTuple):
         explainer, rows = self.explainer, probe.on(self.pl_module.device)
         with explainer.guarded(self.pl_module), _hints(self.network):
             explained = explainer.explained(self.network)
+            explained.told = step
             asked, found = self._fitting(probe, lambda: self._asked_and_found(explained, rows, seen, frozen))
             again = None
             if replicate:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xai_lightning import tags
 from xai_lightning.callbacks._asked import Asked
+from xai_lightning.callbacks._progress import step
 from xai_lightning.callbacks._record import Record
 from xai_lightning.callbacks._subjects import Subject
 from xai_lightning.callbacks._tally import Tally
@@ -85,6 +86,7 @@ def _add_metrics(
             number = math.nan if tally.nonfinite else value
             record.shared[tags.fairness(subject.name, name, part)] = number
             stamped.setdefault(name, {})[part] = number if math.isfinite(number) else None
+        step()
     return stamped
 
 

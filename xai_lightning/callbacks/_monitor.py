@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from xai_lightning._lightning import (
     check_trainer,
     rank_zero_info,
 )
+from xai_lightning.callbacks import _progress as progress
 from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._enduring import Enduring
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
@@ -194,7 +195,8 @@ class Monitor(Enduring, Announcer):
             self._attempt(self._close, trainer, pl_module)
         if self._unanimous(trainer, look):
             gathered = self._attempt(self._gather_together, trainer, pl_module)
-            look.record = self._attempt(self._conclude, trainer, look, gathered)
+            with progress.working(trainer, f"{self.kind}: concluding"):
+                look.record = self._attempt(self._conclude, trainer, look, gathered)
         if not self._unanimous(trainer, look) or look.record is None:
             # a failure on one rank is one of all, so that all count and stop alike
             if self._failures < FAILURES_IN_A_ROW:
@@ -235,12 +237,15 @@ class Monitor(Enduring, Announcer):
     def _show(self, trainer: Trainer, record: Record, step: int) -> None:
         """Draw, and write to all sinks; loggers know already what went through ``self.log``."""
         loggers = logger_sinks(trainer.loggers)
-        if any(getattr(sink, "takes_pictures", True) for sink in (*loggers, *self.sinks)):
-            drawn = {name: self._try(f"draw {name}", draw) for name, draw in record.pictures.items()}
-            record.pictures = {name: partial(_given, x) for name, x in drawn.items() if x is not None}
-        numbers = {**record.shared, **record.direct}
-        for sink, own in [*((x, record.direct) for x in loggers), *((x, numbers) for x in self.sinks)]:
-            self._try(f"write to {_called(sink)}", write, sink, record, own, step)
+        pictured = sum(getattr(sink, "takes_pictures", True) for sink in (*loggers, *self.sinks))
+        total = pictured * (len(record.pictures) + len(record.histograms)) + bool(pictured) * len(record.pictures)
+        with progress.working(trainer, f"{self.kind}: drawing", total):
+            if pictured:
+                drawn = {name: self._try(f"draw {name}", _drawn, draw) for name, draw in record.pictures.items()}
+                record.pictures = {name: partial(_given, x) for name, x in drawn.items() if x is not None}
+            numbers = {**record.shared, **record.direct}
+            for sink, own in [*((x, record.direct) for x in loggers), *((x, numbers) for x in self.sinks)]:
+                self._try(f"write to {_called(sink)}", write, sink, record, own, step)
 
     # --- what Lightning calls beside evaluations
 
@@ -256,6 +261,12 @@ class Monitor(Enduring, Announcer):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watch.begin()
+
+
+def _drawn(draw: Callable[[], Picture]) -> Picture:
+    picture = draw()
+    progress.step()
+    return picture
 
 
 def _given(picture: Picture) -> Picture:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from xai_lightning._lightning import LightningModule, Trainer
+from xai_lightning.callbacks import _progress as progress
 from xai_lightning.callbacks._record import Record
 from xai_lightning.sinks import Sink
 
@@ -43,6 +44,8 @@ def write(sink: Sink, record: Record, numbers: Mapping[str, float], step: int) -
     if getattr(sink, "takes_pictures", True):
         for name, draw in record.pictures.items():
             sink.picture(name, draw(), step)
+            progress.step()
         for name, summary in record.histograms.items():
             sink.histogram(name, summary, step)
+            progress.step()
     sink.flush()

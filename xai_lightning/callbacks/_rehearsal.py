@@ -8,6 +8,7 @@ import torch
 from xai_lightning._lightning import LightningModule, Trainer, is_param_in_hook_signature
 from xai_lightning.callbacks._counting import Counting
 from xai_lightning.callbacks._guard import Hooks, explaining
+from xai_lightning.callbacks._progress import step
 
 
 class Rehearsed(NamedTuple):
@@ -50,6 +51,7 @@ def rehearsed(
             finally:
                 hooks.remove()
         yield Rehearsed(moved, outputs)
+        step()
 
 
 def _arguments(pl_module: LightningModule, batch: Any, number: int, dataloader_idx: int) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from xai_lightning.callbacks._activation_probe import MOST_UNITS, ActivationProb
 from xai_lightning.callbacks._attention_watched import COLLAPSED, ENTROPY, FIRST, MOST_BYTES, head_numbers
 from xai_lightning.callbacks._kernels import BestOf, KernelReferences
 from xai_lightning.callbacks._layers import Layer
+from xai_lightning.callbacks._progress import step
 from xai_lightning.callbacks._trainer import everywhere
 from xai_lightning.functional.representation import (
     bytes_needed,
@@ -147,6 +148,7 @@ def _of_layer(rows: Tensor, found: Represented) -> Numbers:
     few = len(rows) < LEAST_SAMPLES or not rows.shape[1]
     ranks = dict.fromkeys(RANKS, math.nan) if few else rank_statistics(rows)
     directions = min(rows.shape)
+    step()
     numbers: Numbers = {(name,): value for name, value in ranks.items()}
     numbers[COLLAPSE,] = _share(directions - ranks["effective_rank"], directions - 1)
     numbers[MASSIVE,] = math.nan if few else float((massive_activations(rows) > 0).sum())

@@ -36,6 +36,7 @@ from xai_lightning.callbacks._gathered import Gathered, gather
 from xai_lightning.callbacks._history import History
 from xai_lightning.callbacks._panel import Panel
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
+from xai_lightning.callbacks._progress import working
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._regions import Region
@@ -337,7 +338,10 @@ class AttributionMonitor(TimedMonitor):
         fitting = look is not None and look.stage == "fit"
         again = probe and ways.draws and look is not None and fitting and self._replicates(look.number)
         explaining = Explaining(self._explainer, pl_module, resolve_network(pl_module, self.network))
-        return explaining.explain(rows, shown, seen=self._probe.seen, frozen=frozen, replicate=again)
+        cost = self._explainer.cost()
+        total = None if cost is None else len(rows.hashes) * cost.forward * (1 + again)
+        with working(pl_module.trainer, f"{self.method}: explaining", total):
+            return explaining.explain(rows, shown, seen=self._probe.seen, frozen=frozen, replicate=again)
 
     def _replicates(self, number: int) -> bool:
         """Whether the noise is looked at: with the reference, and at every so many explained validations."""

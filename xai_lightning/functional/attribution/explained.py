@@ -1,6 +1,6 @@
 """A network followed by the scalar that is explained: what captum sees as the model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,8 @@ class Explained(nn.Module):
     """A network and the scalar of each sample.
 
     Called with the explained inputs ``[N, ...]``, targets ``[N]``, masks ``[N, H, W]`` (segmentation only), then the
-    extras; returns ``[N]``. It counts what goes through it: the passes that are logged are those that were made.
+    extras; returns ``[N]``. It counts what goes through it: the passes that are logged are those that were made;
+    ``told`` is called with the rows of each.
 
     Args:
         network: maps inputs to outputs.
@@ -61,6 +62,7 @@ class Explained(nn.Module):
         self._embedding = [] if embedding is None else [embedding]
         self.rows, self.gradients, self.nonfinite = 0, 0, False
         self.types: tuple[torch.dtype, ...] = ()
+        self.told: Callable[[int], None] | None = None
 
     def forward(self, *arguments: Any) -> Tensor:
         """The scalar ``[N]`` of each sample."""
@@ -69,7 +71,7 @@ class Explained(nn.Module):
         # captum's GradientShap draws in single precision, which a network in half precision does not take
         inputs = tuple(x.to(t) for x, t in zip(inputs, self.types, strict=True)) if self.types else inputs
         masks, rest = (rest[0], rest[1:]) if self.task == "segmentation" else (None, rest)
-        self.rows += len(inputs[0])
+        self._note(len(inputs[0]))
         outputs = rows(output_tensor(self._call(inputs, rest)), len(inputs[0]))
         scalars: Tensor = self.head(outputs, targets, masks)
         self.nonfinite |= not bool(scalars.isfinite().all())
@@ -102,13 +104,18 @@ class Explained(nn.Module):
         # one input of several may be unused: it gets zeros, where autograd would refuse (trap 27)
         return scalars if len(inputs) == 1 else _Tied.apply(scalars, *inputs)  # type: ignore[no-untyped-call]
 
+    def _note(self, rows: int) -> None:
+        self.rows += rows
+        if self.told is not None:
+            self.told(rows)
+
     def _count(self, gradient: Tensor) -> None:
         self.gradients += len(gradient)
 
     def outputs(self, *arguments: Any) -> Tensor:
         """What the network returns for the inputs and extras, ``[N, ...]``, without a gradient."""
         count = len(self.signature.inputs)
-        self.rows += len(arguments[0])
+        self._note(len(arguments[0]))
         with torch.no_grad():
             return rows(output_tensor(self._network(arguments[:count], arguments[count:])), len(arguments[0]))
 
@@ -117,7 +124,7 @@ class Explained(nn.Module):
         caught: list[Tensor] = []
         handle = self._embedding[0].register_forward_hook(lambda module, args, output: caught.append(output))
         count = len(self.signature.inputs)
-        self.rows += len(arguments[0])
+        self._note(len(arguments[0]))
         try:
             with torch.no_grad():
                 self._network(arguments[:count], arguments[count:])

@@ -182,7 +182,7 @@ def test_a_failed_monitor_logs_its_time_all_the_same(
         raise ZeroDivisionError
 
     monkeypatch.setattr(xai_lightning.FairnessMonitor, "_conclude", fail)
-    with pytest.warns(UserWarning, match="failed in this validation"):
+    with pytest.warns(UserWarning, match="failed in validation"):
         looks = logged([build("FairnessMonitor")], tmp_path, Slow(clock))
     assert [look["xai/fairness/seconds"] for look in looks] == [LOST] * 3
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def logger(folder: Path, store: str = "file", **options: str) -> MLFlowLogger:
+def logger(folder: Path, store: str = "file", **options: Any) -> MLFlowLogger:
     places = {"file": f"file:{folder / 'runs'}", "sqlite": f"sqlite:///{folder / 'runs.db'}"}
     return MLFlowLogger(tracking_uri=places[store], **{"artifact_location": str(folder / "artifacts"), **options})
 
@@ -149,6 +150,19 @@ def test_a_store_that_fails_ends_no_training_and_keeps_the_numbers(tmp_path: Pat
     steps = {step for step, _, _ in sink.records}
     for name in ("rate/sex/selection_rate/Male", "gate/open"):
         assert {m.step for m in made.experiment.get_metric_history(made.run_id, name)} == steps
+
+
+def test_a_logger_that_uploads_checkpoints_gets_what_the_gate_kept_and_last(tmp_path: Path) -> None:
+    """Both carry their evidence within; nothing else that was written in between remains."""
+    made = logger(tmp_path, log_model=True)
+    gate = GatedCheckpoint("val_loss", at_least={"val_acc": 0.1}, dirpath=tmp_path / "kept")
+    fit(Classifier(), [gate], tmp_path, logger=made, max_epochs=3)
+    kept = {path.stem: path for path in (tmp_path / "kept").glob("*.ckpt")}
+    client, run_id = made.experiment, made.run_id
+    assert {item.path for item in client.list_artifacts(run_id)} - {"images"} == set(kept)
+    for stem, path in kept.items():
+        uploaded = Path(client.download_artifacts(run_id, f"{stem}/{path.name}"))
+        assert uploaded.read_bytes() == path.read_bytes()
 
 
 def test_a_store_that_fails_ends_the_training_if_asked_to(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ class Announcer(Callback):
         sinks = logger_sinks(trainer.loggers)
         for sink in sinks:
             sink.check(shared)
-        first = next(other for other in callbacks_of(trainer) if isinstance(other, Announcer))
+        first = next((other for other in callbacks_of(trainer) if isinstance(other, Announcer)), None)
         # a dry run has loggers that drop everything
         if first is not self or self._announced or getattr(trainer, "fast_dev_run", False):
             return

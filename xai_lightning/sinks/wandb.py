@@ -32,7 +32,7 @@ class WandbSink(LoggerSink):
         """Keep the picture until `flush`."""
         import wandb
 
-        # arrays between 0 and 1 would be multiplied by 255, whatever their type (trap 64)
+        # of an array W&B drops dimensions of size 1, and guesses what the others are
         self._keep(name, wandb.Image(Image.fromarray(image)), step)
 
     @override

@@ -6,9 +6,11 @@ the record or a part of it; kinds 1 and 4 end one.
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 30.0
 BLOCK, HEADER = 32 * 1024, struct.Struct("<IHB")
 
 
@@ -23,6 +25,8 @@ def records(file: Path) -> list[Any]:
             continue
         _, length, kind = HEADER.unpack_from(data, at)
         at += HEADER.size
+        if at + length > len(data):
+            break
         whole += data[at : at + length]
         at += length
         if kind in (1, 4):
@@ -32,9 +36,20 @@ def records(file: Path) -> list[Any]:
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the only run below ``folder``, in the order in which they were logged."""
+    """The rows of the only run below ``folder``, in the order in which they were logged; it must have been finished."""
     (file,) = folder.rglob("*.wandb")
-    return [_row(record.history) for record in records(file) if record.WhichOneof("record_type") == "history"]
+    return [_row(record.history) for record in _all_of(file) if record.WhichOneof("record_type") == "history"]
+
+
+def _all_of(file: Path) -> list[Any]:
+    # a process of W&B's own writes the file, and may be at it when `finish` has returned
+    last = time.monotonic() + PATIENCE
+    while time.monotonic() < last:
+        found = records(file)
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        time.sleep(0.05)
+    raise TimeoutError(f"the run in {file} was not finished within {PATIENCE} s")
 
 
 def _row(history: Any) -> dict[str, Any]:

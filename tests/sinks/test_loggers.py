@@ -131,6 +131,7 @@ def test_tensorboard_receives_everything_below_the_prefix_of_its_logger(run: Run
     expected = {(f"own-{name}", step): float(np.float32(value)) for (name, step), value in scalars(run).items()}
     same(found, expected)
     assert {step for tag, step in found if tag == "own-val_loss"} == {step for _, step in expected}
+    assert all(tag.startswith("own-") for tag in log.Tags()["images"])
     shown = {
         (tag.removeprefix("own-"), event.step): decoded(event.encoded_image_string)
         for tag in log.Tags()["images"]
@@ -220,7 +221,9 @@ def test_mlflow_receives_numbers_and_pictures_with_their_steps(run: Run, store: 
     groups = {name.rpartition("/")[2] for name in names if name.startswith(f"{prefix}rate/sex/")}
     assert len(groups) == 2
     assert all(re.fullmatch(r"Some-college 1st-[0-9a-f]{8}", group) for group in groups)
-    shown = {(key.removeprefix(prefix), step): image for key, step, image in artifacts(client, run_id)}
+    stored = list(artifacts(client, run_id))
+    assert all(key.startswith(prefix) for key, _, _ in stored)
+    shown = {(key.removeprefix(prefix), step): image for key, step, image in stored}
     same_pictures(shown, run)
 
 

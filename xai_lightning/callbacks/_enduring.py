@@ -12,6 +12,7 @@ from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._guard import Hooks, described, out_of_memory
 from xai_lightning.callbacks._observer import Observer
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, Look, OnError
+from xai_lightning.callbacks._sharded import BrokenPassError
 from xai_lightning.callbacks._trainer import OtherRankError
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class Enduring(Observer):
 
     def _must_raise(self, error: Exception) -> bool:
         lenient = self._proved or out_of_memory(error) or isinstance(error, OtherRankError)
-        return self.on_error == "raise" or not lenient
+        return self.on_error == "raise" or not lenient or isinstance(error, BrokenPassError)
 
     @override
     def _run(self, trainer: Trainer, moment: Callable[..., None], *args: Any) -> None:

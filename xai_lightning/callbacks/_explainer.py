@@ -13,6 +13,7 @@ from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._canonical import Canon, Columns
 from xai_lightning.callbacks._guard import explaining
 from xai_lightning.callbacks._regions import Regions
+from xai_lightning.callbacks._sharded import Steps
 from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import METHODS, Explained, Passes
@@ -229,8 +230,8 @@ class Explainer:
         one, two = (self._cost((n,), n) for n in (1, 2))
         return one if one == two else None
 
-    def explained(self, network: nn.Module) -> Explained:
-        """The network with its scalar, as captum sees it."""
+    def explained(self, network: nn.Module, steps: Steps | None = None) -> Explained:
+        """The network with its scalar, as captum sees it; with ``steps``, each pass is announced."""
         target = self.ways.target
         return Explained(
             network,
@@ -241,6 +242,7 @@ class Explainer:
             embedding=self.module(network, "embedding") if self.ways.embeds else None,
             output=target if isinstance(target, int) else None,
             writes=self.writes,
+            **({} if steps is None else {"passing": steps.passing}),
         )
 
     def guarded(self, pl_module: LightningModule) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -13,7 +14,9 @@ from xai_lightning.callbacks._baselines import Against, Baselines, Seen
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._guard import out_of_memory
+from xai_lightning.callbacks._in_step import differentiate
 from xai_lightning.callbacks._progress import step
+from xai_lightning.callbacks._sharded import Steps
 from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import Explained
@@ -39,6 +42,10 @@ class Explanation(NamedTuple):
     forward: int
     backward: int
 
+    def first(self, count: int) -> "Explanation":
+        """What is known of the first ``count`` rows."""
+        return self._replace(columns={name: column[:count] for name, column in self.columns.items()})
+
 
 class Explaining(NamedTuple):
     """One network under explanation.
@@ -47,11 +54,13 @@ class Explaining(NamedTuple):
         explainer: knows how.
         pl_module: the module that may be touched.
         network: the network that is explained.
+        steps: of a sharded model, which all ranks explain in step; None for others.
     """
 
     explainer: Explainer
     pl_module: LightningModule
     network: nn.Module
+    steps: Steps | None = None
 
     @property
     def ways(self) -> Ways:
@@ -78,7 +87,7 @@ class Explaining(NamedTuple):
         """
         explainer, rows = self.explainer, probe.on(self.pl_module.device)
         with explainer.guarded(self.pl_module), _hints(self.network):
-            explained = explainer.explained(self.network)
+            explained = explainer.explained(self.network, self.steps)
             explained.told = step
             asked, found = self._fitting(probe, lambda: self._asked_and_found(explained, rows, seen, frozen))
             again = None
@@ -114,7 +123,8 @@ class Explaining(NamedTuple):
             try:
                 return action()
             except RuntimeError as error:
-                if not out_of_memory(error) or explainer.at_once <= explainer.numbers:
+                # a pass that failed on one rank of a sharded model cannot be made again
+                if self.steps or not out_of_memory(error) or explainer.at_once <= explainer.numbers:
                     raise
             # outside of the handler, which holds what the failed computation held
             most = explainer.numbers * len(probe.hashes) * (cost.forward if cost is not None else 1)
@@ -220,7 +230,7 @@ class Explaining(NamedTuple):
         if self.ways.embeds and self.explainer.canon is not None:
             tokens = blocks[0].mask[..., None].expand(1, *asked.inputs[0].shape[1:])
             blocks = (attribution.Variables((), tokens.contiguous()), *blocks[1:])
-        return attribution.attribute(
+        found = attribution.attribute(
             self.ways.method,
             explained,
             asked.inputs,
@@ -235,6 +245,12 @@ class Explaining(NamedTuple):
             smooth=self.ways.smooth,
             at_once=self.explainer.at_once,
         )
+        if self.steps is not None:
+            # samples take gradients where they need them: other ranks' may need more
+            first = slice(0, 1)
+            inputs, rest = ([x[first] for x in part] for part in (asked.inputs, asked.extras))
+            self.steps.level(partial(differentiate, explained, inputs, (asked.classes[first].long(), *rest)))
+        return found
 
 
 class _Asked(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from xai_lightning.callbacks._sharded import local, reshard
 from xai_lightning.functional.rng import isolated
 
 _EXPLAINING: ContextVar[bool] = ContextVar("explaining", default=False)
@@ -25,10 +26,13 @@ _CONTAINERS = (list, dict, set, deque)
 
 
 def checksum(tensor: Tensor) -> int:
-    """Sum of a tensor's bits; it tells of writes through ``.data``, which the version counter does not."""
+    """Sum of a tensor's bits; it tells of writes through ``.data``, which the version counter does not.
+
+    Of a shard: of what this rank holds. The sums of all ranks add up to that of the whole.
+    """
     if not _has_storage(tensor):
         return tensor._version
-    flat = tensor.detach().contiguous().reshape(-1)
+    flat = local(tensor.detach()).contiguous().reshape(-1)
     flat = flat.view(torch.uint8) if flat.is_complex() or flat.numel() == 0 else flat
     words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
     return int((flat if flat.dtype == torch.bool else flat.view(words)).sum(dtype=torch.int64))
@@ -39,7 +43,7 @@ def _has_storage(tensor: Tensor) -> bool:
 
 
 def _pointer(tensor: Tensor) -> int:
-    return tensor.data_ptr() if _has_storage(tensor) else 0
+    return local(tensor.detach()).data_ptr() if _has_storage(tensor) else 0
 
 
 class _Weight(NamedTuple):
@@ -247,11 +251,14 @@ def explaining(
         RuntimeError: if a parameter or a gradient was changed.
     """
     device = next((p.device.type for p in module.parameters()), "cpu")
+    # whole weights that a pass left behind are no parameters of their own: they are let go of before and after
+    reshard(module)
     with ExitStack() as stack:
         stack.enter_context(isolated(seed))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(restored(module))
+        stack.callback(reshard, module)
         _evaluate(module)
         stack.enter_context(_silent(module))
         # nothing can be compiled before this module is loaded, and loading it takes seconds

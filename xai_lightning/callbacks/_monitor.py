@@ -184,15 +184,21 @@ class Monitor(Enduring, Announcer):
             look.batches += 1
             self._proved |= not look.sanity
         if is_last_batch(trainer) and not look.sanity:
-            look.closed = True
+            self._finish(trainer, pl_module, look)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, look: Look) -> None:
+        look.closed = True
+        if self._active():
             self._attempt(self._close, trainer, pl_module)
+        elif look.due and self._failures < FAILURES_IN_A_ROW:
+            self._sit_out(pl_module)
 
     def _epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         look = self._look
         if look is None or look.sanity or not look.due:
             return
         if not look.closed:
-            self._attempt(self._close, trainer, pl_module)
+            self._finish(trainer, pl_module, look)
         if self._unanimous(trainer, look):
             gathered = self._attempt(self._gather_together, trainer, pl_module)
             with progress.working(trainer, f"{self.kind}: concluding"):

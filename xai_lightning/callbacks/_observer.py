@@ -27,6 +27,9 @@ class Observer(EvaluationHooks):
     def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last batch, inside the validation loop: local work."""
 
+    def _sit_out(self, pl_module: LightningModule) -> None:
+        """Instead of `_close` on a rank that has failed before, for which others must not wait."""
+
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """Exchange with the other ranks: fixed shapes, never inside a ``try`` (trap 45)."""
 

@@ -34,6 +34,7 @@ from xai_lightning.callbacks._explanation import Explaining, Explanation
 from xai_lightning.callbacks._gallery import Gallery, Shown, Words, chosen
 from xai_lightning.callbacks._gathered import Gathered, gather
 from xai_lightning.callbacks._history import History
+from xai_lightning.callbacks._in_step import check_in_step, check_root, filled
 from xai_lightning.callbacks._panel import Panel
 from xai_lightning.callbacks._probe import Probe, gallery, standard_deviation
 from xai_lightning.callbacks._progress import working
@@ -48,6 +49,7 @@ from xai_lightning.callbacks._settings import (
     check_shares,
     check_target,
 )
+from xai_lightning.callbacks._sharded import Steps, is_sharded, refuse_unseen
 from xai_lightning.callbacks._timed import TimedMonitor
 from xai_lightning.callbacks._trainer import Stage, everywhere, loader_of, log_step, meet, resolve_network, summed
 from xai_lightning.callbacks._ways import Target, Ways, resolve_method
@@ -61,6 +63,8 @@ from xai_lightning.sinks import Sink
 
 TASKS = ("classification", "multilabel", "segmentation", "regression")
 LAYOUTS = ("NCT", "NTC")
+
+_WITHOUT = "leave AttributionMonitor out: ActivationMonitor and FairnessMonitor make no passes of their own"
 
 
 class AttributionMonitor(TimedMonitor):
@@ -220,6 +224,8 @@ class AttributionMonitor(TimedMonitor):
         self._explained: tuple[Rows, Explanation] | None = None
         self._sampled: tuple[Rows, Explanation] | None = None
         self._rehearsal: list[Rows] = []
+        self._steps: Steps | None = None
+        self._padding: Rows | None = None
         self._history, self._learned = History(self.method, best_of, reference_after), False
         self._learned_of: weakref.ref[nn.Module] | None = None
         self._last_step, self._scale = 0, 1.0
@@ -254,10 +260,15 @@ class AttributionMonitor(TimedMonitor):
         self._clock.load(state["clock"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_explained": None, "_sampled": None, "_rehearsal": [], "_learned_of": None}
+        passing = dict.fromkeys(("_explained", "_sampled", "_learned_of", "_steps", "_padding"))
+        return {**super().__getstate__(), **passing, "_rehearsal": []}
 
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_unseen(trainer, f"AttributionMonitor({self.method!r})", _WITHOUT)
+        self._steps = Steps(trainer) if is_sharded(trainer) else None
+        if self._steps is not None:
+            check_in_step(self._explainer.ways)
         self._explainer.check(resolve_network(pl_module, self.network))
         if Baselines(self._explainer.ways).from_data and trainer.world_size > 1:
             raise MisconfigurationException(
@@ -297,6 +308,8 @@ class AttributionMonitor(TimedMonitor):
         if not self._learned:
             self._learn(pl_module, batch)
         look = self._look
+        if look is not None and look.batches == 0 and self._steps is not None:
+            self._padding = self._probe.first(batch)
         if look is not None and look.batches == 0 and (look.sanity or not self._proved):
             given = self._probe.first_given(pl_module.trainer)
             self._rehearsal = [self._probe.first(batch), *([] if given is None else [given])]
@@ -306,11 +319,15 @@ class AttributionMonitor(TimedMonitor):
     def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
         # what cannot work fails now (law 8); after the user's step, as that may spoil every explanation (trap 2)
         rehearsed, self._rehearsal = self._rehearsal, []
-        for rows in rehearsed:
-            self._explain(pl_module, rows, gallery(1))
+        if rehearsed:
+            self._in_step(pl_module, lambda: [self._explain(pl_module, rows, gallery(1)) for rows in rehearsed])
 
     def _learn(self, pl_module: LightningModule, batch: Any) -> None:
         explainer, sample = self._explainer, self._probe.batches.sample(batch)
+        if self._steps is not None:
+            check_root(pl_module, resolve_network(pl_module, self.network))
+            # what a pass needs is not found out by trying: one that fails cannot be made again
+            explainer.at_once = min(explainer.at_once, sample.inputs.numel())
         explainer.learn(pl_module, resolve_network(pl_module, self.network), sample)
         check_columns(explainer, self._shares, sample)
         told = self._probe.strata.fitted and explainer.fixed_cost() is not None
@@ -322,22 +339,47 @@ class AttributionMonitor(TimedMonitor):
 
     @override
     def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._in_step(pl_module, lambda: self._explain_all(trainer, pl_module))
+
+    @override
+    def _sit_out(self, pl_module: LightningModule) -> None:
+        if self._steps is not None:
+            self._steps.sit_out(pl_module)
+
+    def _in_step(self, pl_module: LightningModule, action: Callable[[], Any]) -> None:
+        if self._steps is None:
+            action()
+        else:
+            self._steps.together(pl_module, action)
+
+    def _explain_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._probe.take_given(trainer)
         rows, fresh = self._probe.rows(), self._probe.fresh.rows()
-        if rows is not None:
-            # which candidates stay is known only after the exchange with other ranks
-            n = len(rows.hashes)
-            shown = torch.arange(n) if self._probe.drawing else gallery(n)
-            self._explained = rows, self._explain(pl_module, rows, shown, probe=True)
-        if fresh is not None:
-            self._sampled = fresh, self._explain(pl_module, self._probe.fresh.known(fresh), gallery(0))
+        # which candidates stay is known only after the exchange with other ranks
+        shown = torch.arange if self._probe.drawing else gallery
+        self._explained = self._explain_share(pl_module, rows, shown, probe=True)
+        known = None if fresh is None else self._probe.fresh.known(fresh)
+        sampled = self._explain_share(pl_module, known, lambda n: gallery(0))
+        self._sampled = None if fresh is None or sampled is None else (fresh, sampled[1])
+
+    def _explain_share(
+        self, pl_module: LightningModule, rows: Rows | None, shown: Callable[[int], Tensor], *, probe: bool = False
+    ) -> tuple[Rows, Explanation] | None:
+        """Explain this rank's rows, and of a sharded model as much padding as brings it in step with the others."""
+        every = rows if self._steps is None else filled(self._steps, self._explainer, rows, self._padding)
+        if every is None:
+            return None
+        own = 0 if rows is None else len(rows.hashes)
+        found = self._explain(pl_module, every, shown(own), probe=probe)
+        return None if rows is None else (rows, found.first(own))
 
     def _explain(self, pl_module: LightningModule, rows: Rows, shown: Tensor, *, probe: bool = False) -> Explanation:
         ways, look = self._explainer.ways, self._look
         frozen = self._history.references.classes(rows.hashes, ways.target)
         fitting = look is not None and look.stage == "fit"
         again = probe and ways.draws and look is not None and fitting and self._replicates(look.number)
-        explaining = Explaining(self._explainer, pl_module, resolve_network(pl_module, self.network))
+        network = resolve_network(pl_module, self.network)
+        explaining = Explaining(self._explainer, pl_module, network, self._steps)
         cost = self._explainer.cost()
         total = None if cost is None else len(rows.hashes) * cost.forward * (1 + again)
         with working(pl_module.trainer, f"{self.method}: explaining", total):

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
     method = spec.make(how.explained, how.layer)
     if spec.gradient and not spec.layer and spec.rules is None:
-        method.gradient_func = _gradients
+        method.gradient_func = partial(_gradients, how)
     with warnings.catch_warnings(), torch.set_grad_enabled(spec.gradient):
         # captum announces hooks and attributes that it sets; the caller's guard puts them back
         for announced in ("Setting forward, backward hooks", "Setting backward hooks", "Applying"):
@@ -161,9 +162,11 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
     return found
 
 
-def _gradients(forward_fn: Any, inputs: Inputs, target_ind: None, additional_forward_args: tuple[Any, ...]) -> Inputs:
+def _gradients(
+    how: Run, forward_fn: Any, inputs: Inputs, target_ind: None, additional_forward_args: tuple[Any, ...]
+) -> Inputs:
     """Gradients of the scalars of all samples at once; captum differentiates them one by one, which takes longer."""
-    with torch.enable_grad():
+    with torch.enable_grad(), how.explained.differentiated():
         return torch.autograd.grad(forward_fn(*inputs, *additional_forward_args).sum(), inputs)
 
 

@@ -1,13 +1,17 @@
 """A network followed by the scalar that is explained: what captum sees as the model."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from xai_lightning.functional.attribution.scalars import Kind, Task, log_odds, output_tensor, rows, scalar
+
+Pass = Literal["outputs", "embedded", "scalars", "gradient", "whole"]
+"""One pass: forward without a gradient, for three purposes; forward and backward; forward, and captum goes backward."""
 
 
 class Signature(NamedTuple):
@@ -41,6 +45,7 @@ class Explained(nn.Module):
             first extra. So token ids are explained through their embedding, and no module is swapped (trap 25).
         output: which of several outputs of a regression.
         writes: whether the network writes into its inputs; then it is given copies.
+        passing: entered around each pass, which it is told the kind of.
     """
 
     def __init__(
@@ -54,9 +59,10 @@ class Explained(nn.Module):
         embedding: nn.Module | None = None,
         output: int | None = None,
         writes: bool = False,
+        passing: Callable[[Pass], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         super().__init__()
-        self._writes = writes
+        self._writes, self._passing, self._within = writes, passing, False
         self.network, self.head = network, Head(task, kind, probabilities, output)
         self.signature, self.task = signature or Signature(), task
         self._embedding = [] if embedding is None else [embedding]
@@ -72,10 +78,27 @@ class Explained(nn.Module):
         inputs = tuple(x.to(t) for x, t in zip(inputs, self.types, strict=True)) if self.types else inputs
         masks, rest = (rest[0], rest[1:]) if self.task == "segmentation" else (None, rest)
         self._note(len(inputs[0]))
-        outputs = rows(output_tensor(self._call(inputs, rest)), len(inputs[0]))
+        alone = nullcontext() if self._within else self._passing("whole" if torch.is_grad_enabled() else "scalars")
+        with alone:
+            outputs = rows(output_tensor(self._call(inputs, rest)), len(inputs[0]))
         scalars: Tensor = self.head(outputs, targets, masks)
         self.nonfinite |= not bool(scalars.isfinite().all())
         return self._counted(scalars, inputs)
+
+    @contextmanager
+    def differentiated(self) -> Iterator[None]:
+        """Around one forward pass and the backward pass from it."""
+        with self._passing("gradient"), self.unannounced():
+            yield
+
+    @contextmanager
+    def unannounced(self) -> Iterator[None]:
+        """Around passes that are part of one that was announced."""
+        self._within = True
+        try:
+            yield
+        finally:
+            self._within = False
 
     def _call(self, inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
         if not self._embedding:
@@ -116,7 +139,7 @@ class Explained(nn.Module):
         """What the network returns for the inputs and extras, ``[N, ...]``, without a gradient."""
         count = len(self.signature.inputs)
         self._note(len(arguments[0]))
-        with torch.no_grad():
+        with self._passing("outputs"), torch.no_grad():
             return rows(output_tensor(self._network(arguments[:count], arguments[count:])), len(arguments[0]))
 
     def embedded(self, *arguments: Any) -> Tensor:
@@ -126,7 +149,7 @@ class Explained(nn.Module):
         count = len(self.signature.inputs)
         self._note(len(arguments[0]))
         try:
-            with torch.no_grad():
+            with self._passing("embedded"), torch.no_grad():
                 self._network(arguments[:count], arguments[count:])
         finally:
             handle.remove()

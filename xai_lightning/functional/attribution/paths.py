@@ -32,8 +32,9 @@ def _gradient(how: Run, piece: Question, points: Inputs, sample: Tensor) -> tupl
         of = sample[i : i + size]
         given = tuple(x[i : i + size].requires_grad_(True) for x in points)
         # a clone: a network may write into its input, which a leaf does not allow
-        found = how.explained(*(x.clone() for x in given), piece.targets[of], *(extra[of] for extra in piece.rest))
-        gradients.append(torch.autograd.grad(found.sum(), given))
+        with how.explained.differentiated():
+            found = how.explained(*(x.clone() for x in given), piece.targets[of], *(extra[of] for extra in piece.rest))
+            gradients.append(torch.autograd.grad(found.sum(), given))
         scalars.append(found.detach())
     return torch.cat(scalars), tuple(torch.cat(each) for each in zip(*gradients, strict=True))
 

@@ -1,0 +1,85 @@
+"""Explaining a sharded model: as many passes on every rank, on samples of its own or on padding."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from xai_lightning._lightning import MisconfigurationException
+from xai_lightning.callbacks._draw import Rows
+from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._sharded import Steps
+from xai_lightning.callbacks._ways import Ways
+from xai_lightning.functional.attribution import Explained
+
+
+def check_in_step(ways: Ways) -> None:
+    """Refuse methods that make passes of which nobody knows how many.
+
+    Raises:
+        MisconfigurationException: names the method.
+    """
+    if ways.spec is None:
+        raise MisconfigurationException(
+            f"the callable method {ways.label!r} cannot explain a sharded model: how many passes it makes on each rank "
+            "is unknown. Use integrated_gradients or another named method, or run trainer.validate on one device from "
+            "a checkpoint"
+        )
+
+
+def check_root(pl_module: nn.Module, network: nn.Module) -> None:
+    """Refuse a network whose weights are gathered by a module around it.
+
+    Raises:
+        MisconfigurationException: names it.
+    """
+    held = {id(p) for p in network.parameters() if hasattr(p, "to_local")}
+    inside = [m for m in network.modules() if hasattr(m, "unshard")]
+    known = {id(p) for m in inside for p in m.parameters()}
+    if held - known:
+        names = [name for name, m in pl_module.named_modules() if hasattr(m, "unshard")]
+        raise MisconfigurationException(
+            f"{type(network).__name__} lies inside of the sharded module that gathers its weights, and cannot be "
+            f"called alone; name a whole one with network=..., of {', '.join(names)}"
+        )
+
+
+def filled(steps: Steps, explainer: Explainer, rows: Rows | None, padding: Rows | None) -> Rows | None:
+    """Rows as many as the rank has that has most, and as much at once as the rank that can least; a collective.
+
+    Args:
+        steps: of all ranks.
+        explainer: which computes so much at once.
+        rows: this rank's; None if it has none.
+        padding: one sample, for a rank that has none.
+
+    Returns:
+        The rows, repeated from the first on; None if no rank has any.
+
+    Raises:
+        ValueError: if another rank has rows, and this one has not even padding.
+    """
+    own = 0 if rows is None else len(rows.hashes)
+    most = steps.largest(own)
+    explainer.at_once = -steps.largest(-explainer.at_once)
+    if not most:
+        return None
+    some = padding if rows is None else rows
+    if some is None:
+        raise ValueError(f"this rank saw no batch, and others explain {most} samples of a sharded model")
+    return some.take(torch.arange(most) % len(some.hashes))
+
+
+def differentiate(explained: Explained, inputs: Sequence[Tensor], rest: Sequence[Tensor]) -> None:
+    """One pass, forward and backward, of which nothing is kept; it is not announced.
+
+    Args:
+        explained: network and scalar.
+        inputs: ``[1, ...]`` each.
+        rest: target and further arguments.
+    """
+    given = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
+    with explained.unannounced(), torch.enable_grad():
+        # a clone: a network may write into its input, which a leaf does not allow
+        scalars = explained(*(x.clone() for x in given), *rest)
+        torch.autograd.grad(scalars.sum(), [x for x in given if x.requires_grad])

@@ -1,0 +1,168 @@
+"""Models whose weights are spread over ranks: every pass is a collective, so ranks make passes in step (trap 23)."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from xai_lightning._lightning import MisconfigurationException, Trainer
+from xai_lightning.callbacks._trainer import summed
+from xai_lightning.functional.attribution import Pass
+
+T = TypeVar("T")
+Moment = Pass | Literal["size", "waits", "done", "failed"]
+
+MOMENTS: tuple[Moment, ...] = ("outputs", "embedded", "scalars", "gradient", "whole", "size", "waits", "done", "failed")
+UNSEEN = ("FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
+"""Strategies that spread weights in ways that this package was not run with."""
+
+
+class OutOfStepError(RuntimeError):
+    """Another rank failed, or does something else; raised on all ranks, before a pass."""
+
+
+class BrokenPassError(RuntimeError):
+    """A pass through a sharded model failed on this rank, while the others wait inside of it."""
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether weights are spread over ranks by ``fully_shard``."""
+    return _is(trainer, "ModelParallelStrategy")
+
+
+def unseen(trainer: Trainer) -> str:
+    """The name of a strategy that spreads weights, and with which this package was not run; empty for others."""
+    return next((name for name in UNSEEN if _is(trainer, name)), "")
+
+
+def _is(trainer: Trainer, name: str) -> bool:
+    # by name: the classes need packages that may not be there
+    return any(kind.__name__ == name for kind in type(trainer.strategy).__mro__)
+
+
+def refuse_unseen(trainer: Trainer, what: str, instead: str) -> None:
+    """Refuse what needs passes of equal number on all ranks under strategies where that was not run.
+
+    Args:
+        trainer: the trainer.
+        what: is asked for.
+        instead: what to do, beside ``fully_shard``.
+
+    Raises:
+        MisconfigurationException: names the strategy.
+    """
+    name = unseen(trainer)
+    if name:
+        raise MisconfigurationException(
+            f"{what} is not supported with {name}, under which it was never run; shard the model with "
+            "ModelParallelStrategy and torch's fully_shard in configure_model, run trainer.validate on one device from "
+            f"a checkpoint, or {instead}"
+        )
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor: all of it, unless it is a shard."""
+    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+    return shard
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Whether other ranks hold other parts of ``tensor``."""
+    return hasattr(tensor, "to_local")
+
+
+def reshard(module: nn.Module) -> None:
+    """Let go of what sharded modules hold of other ranks' weights; the next pass gathers them again."""
+    # nothing can be sharded before this module is loaded
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None:
+        return
+    for child in module.modules():
+        if isinstance(child, fsdp.FSDPModule):
+            child.reshard()
+
+
+class Steps:
+    """Announces each pass to all ranks before it is made, so that none waits in one that another does not make.
+
+    An announcement is one small collective. What fails between passes is so known to all before the next one, which
+    then nobody makes. Ranks whose samples need fewer gradients than those of others wait, and make passes on padding.
+
+    Args:
+        trainer: the trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer, self._inside = trainer, False
+
+    def together(self, module: nn.Module, action: Callable[[], T]) -> T:
+        """What ``action`` gives, whose passes go through these steps; every rank calls this, or `sit_out`.
+
+        Args:
+            module: the outermost module.
+            action: makes as many passes on each rank.
+
+        Raises:
+            OutOfStepError: if another rank failed.
+            BrokenPassError: if a pass failed, which the others cannot survive.
+        """
+        reshard(module)
+        try:
+            found = action()
+        except OutOfStepError:
+            raise
+        except Exception as error:
+            if self._inside:
+                raise BrokenPassError(
+                    f"an explanation failed inside a pass through a sharded model ({error!r}), in which the other "
+                    "ranks wait for this one; training cannot go on. Try the explanation in trainer.validate on one "
+                    "device from a checkpoint, or leave AttributionMonitor out"
+                ) from error
+            self._announce("failed")
+            raise
+        self._announce("done")
+        return found
+
+    def sit_out(self, module: nn.Module) -> None:
+        """Tell the other ranks, who are `together`, that this one has failed before."""
+        reshard(module)
+        self._announce("failed")
+
+    @contextmanager
+    def passing(self, kind: Pass) -> Iterator[None]:
+        """Around one pass: forward, or forward and backward."""
+        self._announce(kind)
+        self._inside = True
+        yield
+        # captum goes backward after it has left: that pass ends at the next announcement
+        self._inside = kind == "whole"
+
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        self._announce("size")
+        return int(summed(self._trainer, torch.tensor(number), "max"))
+
+    def level(self, padding: Callable[[], None]) -> None:
+        """Wait until no rank computes gradients any more; ``padding`` computes one that nobody needs."""
+        while self._announce("waits") == "gradient":
+            self._inside = True
+            padding()
+            self._inside = False
+
+    def _announce(self, mine: Moment) -> Moment:
+        """What the ranks do now that do not wait."""
+        table = summed(self._trainer, torch.tensor([int(moment == mine) for moment in MOMENTS]), "sum")
+        self._inside = False
+        doing: set[Moment] = {moment for moment, count in zip(MOMENTS, table.tolist(), strict=True) if count}
+        if "failed" in doing and mine != "failed":
+            raise OutOfStepError("the explanation failed on another rank, and was given up before the next pass")
+        busy = doing - {"waits"}
+        if mine != "failed" and doing != {mine} and busy != {"gradient"}:
+            raise OutOfStepError(
+                f"ranks make other passes through a sharded model: this one {mine!r}, and all of them {sorted(doing)}; "
+                "integrated_gradients with a fixed n_steps makes the same on all"
+            )
+        return next(iter(busy), "waits")

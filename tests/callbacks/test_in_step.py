@@ -37,13 +37,13 @@ class Ranks:
 def ends(monkeypatch: pytest.MonkeyPatch, *ranks: Rank) -> list[Any]:
     """What each rank ends with: what it returns, or the exception; a rank that hangs breaks the barrier of all."""
     found: list[Any] = [None] * len(ranks)
-    monkeypatch.setattr(_sharded, "summed", Ranks(len(ranks)).reduce)
+    monkeypatch.setattr(_sharded, "reduced", Ranks(len(ranks)).reduce)
 
     def run(number: int) -> None:
         steps = Steps(SimpleNamespace(rank=number))
         try:
             found[number] = steps.together(NOTHING, lambda: ranks[number](steps))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is what is looked at
             found[number] = error
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(len(ranks))]
@@ -76,9 +76,7 @@ def test_ranks_that_need_fewer_gradients_make_passes_on_padding(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_what_fails_between_passes_is_known_to_all_before_the_next(
-    monkeypatch: pytest.MonkeyPatch, after: int
-) -> None:
+def test_what_fails_between_passes_is_known_to_all_before_the_next(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Trap 45: the rank that failed, one that has many passes before it, and one that waits already."""
     failed, busy, waiting = ends(monkeypatch, making(4, fail_after=after), making(9), making(0))
     assert isinstance(failed, ValueError)
@@ -89,7 +87,7 @@ def test_what_fails_between_passes_is_known_to_all_before_the_next(
 
 def test_a_rank_that_failed_before_sits_out_and_the_others_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 45: `sit_out` answers the others' first announcement."""
-    monkeypatch.setattr(_sharded, "summed", Ranks(2).reduce)
+    monkeypatch.setattr(_sharded, "reduced", Ranks(2).reduce)
     out = threading.Thread(target=lambda: Steps(SimpleNamespace(rank=1)).sit_out(NOTHING))
     out.start()
     with pytest.raises(OutOfStepError, match="another rank"):

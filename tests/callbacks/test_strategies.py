@@ -57,7 +57,13 @@ def test_explanations_are_refused_where_sharded_passes_were_never_run(kind: type
     with pytest.raises(MisconfigurationException) as refused:
         set_up(AttributionMonitor("saliency"), kind(), tmp_path)
     name = "FSDPStrategy" if kind is FSDPStrategy else "DeepSpeedStrategy"
-    for words in ("AttributionMonitor('saliency')", name, "fully_shard", "trainer.validate", "leave AttributionMonitor"):
+    for words in (
+        "AttributionMonitor('saliency')",
+        name,
+        "fully_shard",
+        "trainer.validate",
+        "leave AttributionMonitor",
+    ):
         assert words in str(refused.value)
 
 

@@ -17,6 +17,7 @@ from xai_lightning.callbacks._judging import Counted, Judging
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import STATE_VERSION, Look, Record
 from xai_lightning.callbacks._rehearsal import rehearsed
+from xai_lightning.callbacks._sharded import refuse_unequal_passes
 from xai_lightning.callbacks._spending import Spending
 from xai_lightning.callbacks._subjects import subject_names, subjects
 from xai_lightning.callbacks._tally import Tally
@@ -195,6 +196,8 @@ class CountingMonitor(Monitor):
                 f"two FairnessMonitors share the name {self.name!r}, and so utility/…, but read other outputs "
                 f"({kin[0]._reads} and {self._reads}); give one of them a name=..."
             )
+        if self._individuals is not None and self._individuals.flips:
+            refuse_unequal_passes(trainer, "FairnessMonitor(flips=...)")
         self._judging.find_network(pl_module)
         if self._individuals is not None and self._individuals.passes_per_row:
             rank_zero_info(

@@ -105,6 +105,7 @@ class DecidingCheckpoint(StampedCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _is_real(trainer):
             return
+        self._add_up(trainer)
         if not self._names_checked:
             self._check_names(trainer)
         now = trainer.callback_metrics

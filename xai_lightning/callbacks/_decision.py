@@ -9,6 +9,7 @@ from xai_lightning import tags
 from xai_lightning._lightning import MisconfigurationException, Trainer, rank_zero_warn
 from xai_lightning.callbacks._evidence import Coverage, is_fairness
 from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._sharded import refuse_tensor_parallel, unseen
 from xai_lightning.callbacks._trainer import callbacks_of
 from xai_lightning.functional.fairness import METRICS
 from xai_lightning.functional.gate import Limit, Outlook
@@ -31,12 +32,31 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
             "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a "
             f"validation loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
         )
+    check_one_file(trainer)
     if "://" in str(dirpath):
         raise MisconfigurationException(f"GatedCheckpoint needs a folder on a local disk; got dirpath={dirpath!r}")
     plugin = type(trainer.strategy.checkpoint_io).__name__
     if plugin == "AsyncCheckpointIO":
         raise MisconfigurationException(
             f"GatedCheckpoint hashes each file once it is written; {plugin} writes it later. Use another plugin."
+        )
+
+
+def check_one_file(trainer: Trainer) -> None:
+    """Refuse strategies that spread a checkpoint over several files, or that the gate was not run with.
+
+    Raises:
+        MisconfigurationException: says what to use instead.
+    """
+    refuse_tensor_parallel(trainer)
+    use = "ModelParallelStrategy(save_distributed_checkpoint=False) with fully_shard in configure_model"
+    name = unseen(trainer)
+    if name:
+        raise MisconfigurationException(f"GatedCheckpoint was never run with {name}; use {use}, or ModelCheckpoint")
+    if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
+        raise MisconfigurationException(
+            "GatedCheckpoint stamps and hashes one file, and this strategy saves a folder of one file per rank "
+            f"(save_distributed_checkpoint=True); use {use}"
         )
 
 

@@ -70,7 +70,13 @@ class Expensive:
         return {**vars(self), "_top": None}
 
     def set_up(
-        self, pl_module: LightningModule, layers: Sequence[Layer], statistics: Sequence[str], *, ridges: bool
+        self,
+        pl_module: LightningModule,
+        layers: Sequence[Layer],
+        statistics: Sequence[str],
+        *,
+        ridges: bool,
+        hidden: str = "",
     ) -> None:
         """Choose layers and weights.
 
@@ -79,11 +85,12 @@ class Expensive:
             layers: all that are watched.
             statistics: running statistics of which the worst layer is logged.
             ridges: whether histograms of activations are made.
+            hidden: the strategy that does not keep weights as they are.
         """
         self.representation.choose(
             layers, [n for n, m in pl_module.named_modules() if isinstance(m, MultiheadAttention)]
         )
-        self.weights.choose(pl_module)
+        self.weights.choose(pl_module, hidden)
         names = [*statistics, *map("/".join, self.representation.worst(fit=True))]
         history = LayerHistory([layer.name for layer in layers], names, histograms=ridges)
         if (history.layers, history.statistics) != (self._history.layers, self._history.statistics):
@@ -112,6 +119,11 @@ class Expensive:
         self.representation.probe.keep(layer, h, mask)
         if layer.name in self.representation.attention:
             self.representation.probe.attend(layer, call[0], (call[1], call[2]))
+
+    def gather(self, trainer: Trainer) -> tuple[Represented, float]:
+        """Put the ranks together: fixed shapes, called by every rank alike."""
+        self.weights.gather(trainer)
+        return self.representation.gather(trainer)
 
     def conclude(self, record: Record, look: Look, gathered: tuple[Represented, float], found: Found) -> None:
         """Add numbers and pictures to the record.

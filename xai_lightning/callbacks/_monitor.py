@@ -21,6 +21,7 @@ from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._enduring import Enduring
 from xai_lightning.callbacks._publish import log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
+from xai_lightning.callbacks._sharded import refuse_tensor_parallel
 from xai_lightning.callbacks._trainer import (
     OtherRankError,
     Stage,
@@ -117,6 +118,7 @@ class Monitor(Enduring, Announcer):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_trainer(trainer)
+        refuse_tensor_parallel(trainer)
         self._ready, self._entry = True, stage
         others = [other for other in callbacks_of(trainer) if isinstance(other, Monitor) and other is not self]
         twins = [other for other in others if type(other) is type(self) and other._identity == self._identity]

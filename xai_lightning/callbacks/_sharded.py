@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from xai_lightning._lightning import MisconfigurationException, Trainer
-from xai_lightning.callbacks._trainer import summed
 from xai_lightning.functional.attribution import Pass
 
 T = TypeVar("T")
@@ -43,6 +42,23 @@ def _is(trainer: Trainer, name: str) -> bool:
     return any(kind.__name__ == name for kind in type(trainer.strategy).__mro__)
 
 
+def refuse_tensor_parallel(trainer: Trainer) -> None:
+    """Refuse ranks that read the same rows, because each holds a part of the same layers.
+
+    Raises:
+        MisconfigurationException: says how many.
+    """
+    mesh = getattr(trainer.strategy, "_device_mesh", None)
+    parts = 1
+    if mesh is not None and "tensor_parallel" in (mesh.mesh_dim_names or ()):
+        parts = mesh["tensor_parallel"].size()
+    if parts > 1:
+        raise MisconfigurationException(
+            f"xai_lightning counts the rows of all ranks, and with tensor_parallel_size={parts} so many ranks read the "
+            "same rows; use ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) with fully_shard"
+        )
+
+
 def refuse_unseen(trainer: Trainer, what: str, instead: str) -> None:
     """Refuse what needs passes of equal number on all ranks under strategies where that was not run.
 
@@ -63,10 +79,30 @@ def refuse_unseen(trainer: Trainer, what: str, instead: str) -> None:
         )
 
 
+def refuse_unequal_passes(trainer: Trainer, what: str) -> None:
+    """Refuse what makes more passes on one rank than on another.
+
+    Raises:
+        MisconfigurationException: says what to do instead.
+    """
+    refuse_unseen(trainer, what, f"leave {what} out")
+    if is_sharded(trainer):
+        raise MisconfigurationException(
+            f"{what} makes as many passes as each rank's rows need, which ranks of a sharded model cannot; run "
+            f"trainer.validate on one device from a checkpoint, or leave {what} out"
+        )
+
+
 def local(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor: all of it, unless it is a shard."""
-    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return shard
+
+
+def whole(shard: Tensor) -> Tensor:
+    """All of a tensor that is spread over ranks; a collective."""
+    found: Tensor = shard.full_tensor()  # type: ignore[attr-defined]
+    return found
 
 
 def is_shard(tensor: Tensor) -> bool:
@@ -83,6 +119,12 @@ def reshard(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, fsdp.FSDPModule):
             child.reshard()
+
+
+def reduced(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor:
+    """Sum or maximum over ranks, on the CPU; a collective that stands in no exchange."""
+    found: Tensor = trainer.strategy.reduce(mine.to(trainer.strategy.root_device), reduce_op=how)
+    return found.cpu()
 
 
 class Steps:
@@ -143,7 +185,7 @@ class Steps:
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         self._announce("size")
-        return int(summed(self._trainer, torch.tensor(number), "max"))
+        return int(reduced(self._trainer, torch.tensor(number), "max"))
 
     def level(self, padding: Callable[[], None]) -> None:
         """Wait until no rank computes gradients any more; ``padding`` computes one that nobody needs."""
@@ -154,7 +196,7 @@ class Steps:
 
     def _announce(self, mine: Moment) -> Moment:
         """What the ranks do now that do not wait."""
-        table = summed(self._trainer, torch.tensor([int(moment == mine) for moment in MOMENTS]), "sum")
+        table = reduced(self._trainer, torch.tensor([int(moment == mine) for moment in MOMENTS]), "sum")
         self._inside = False
         doing: set[Moment] = {moment for moment, count in zip(MOMENTS, table.tolist(), strict=True) if count}
         if "failed" in doing and mine != "failed":

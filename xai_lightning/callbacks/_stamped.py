@@ -13,8 +13,9 @@ from typing_extensions import override
 from xai_lightning._lightning import LightningModule, ModelCheckpoint, Trainer, TrainerFn, rank_zero_warn
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._guard import checksum
+from xai_lightning.callbacks._sharded import is_shard
 from xai_lightning.callbacks._stopwatch import Stopwatch, timed
-from xai_lightning.callbacks._trainer import is_last_batch, stage_of
+from xai_lightning.callbacks._trainer import is_last_batch, stage_of, summed
 
 Fallback = Literal["none", "least_violation", "last"]
 FALLBACKS = ("none", "least_violation", "last")
@@ -50,7 +51,7 @@ Print = tuple[torch.dtype, int]
 
 
 def fingerprint(state: Mapping[str, Any], loaded_as: Mapping[str, Print] | None = None) -> dict[str, Print]:
-    """Type and a number for the content of each tensor of a state dict.
+    """Type and a number for the content of each tensor of a state dict; of shards, ranks' numbers add up to the whole's.
 
     Args:
         state: the tensors.
@@ -61,6 +62,11 @@ def fingerprint(state: Mapping[str, Any], loaded_as: Mapping[str, Print] | None 
     types = {name: dtype for name, (dtype, _) in (loaded_as or {}).items()}
     loaded = {name: value.to(types.get(name, value.dtype)) for name, value in tensors.items()}
     return {name: (value.dtype, checksum(value)) for name, value in loaded.items()}
+
+
+def shards(state: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors of a state dict of which other ranks hold other parts."""
+    return [name for name, value in state.items() if isinstance(value, Tensor) and is_shard(value)]
 
 
 class StampedCheckpoint(ModelCheckpoint):
@@ -81,6 +87,7 @@ class StampedCheckpoint(ModelCheckpoint):
         self._decision: dict[str, Any] = {}
         self._candidate: dict[str, Any] = {}
         self._validated: dict[str, Print] = {}
+        self._parts: list[str] = []
         self._writing: dict[str, Any] | None = None
         self._complained = False
         self._watch = Stopwatch()
@@ -125,7 +132,15 @@ class StampedCheckpoint(ModelCheckpoint):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         # inside the window in which averaged weights are live
         if is_last_batch(trainer) and stage_of(trainer) == "fit":
-            self._validated = fingerprint(pl_module.state_dict())
+            state = pl_module.state_dict()
+            self._validated, self._parts = fingerprint(state), shards(state)
+
+    def _add_up(self, trainer: Trainer) -> None:
+        """Of weights that are spread over ranks, the number of the whole, which is what is written; a collective."""
+        parts, self._parts = self._parts, []
+        if parts:
+            sums = summed(trainer, torch.tensor([self._validated[name][1] for name in parts]), "sum").tolist()
+            self._validated |= {n: (self._validated[n][0], total) for n, total in zip(parts, sums, strict=True)}
 
     # --- what is kept
 
@@ -218,7 +233,9 @@ class StampedCheckpoint(ModelCheckpoint):
         # the file for resuming holds what training goes on with, whatever was validated
         if self._writing["role"] != "last":
             now = fingerprint(checkpoint["state_dict"], self._validated)
-            changed = [name for name in now if self._validated.get(name, now[name]) != now[name]]
+            # what rank zero writes is what counts, and the other ranks of a sharded model do not have it
+            differing = [name for name in now if self._validated.get(name, now[name]) != now[name]]
+            changed = trainer.strategy.broadcast(differing)
             if changed:
                 raise NotKeptError(f"{changed[0]} changed between validation and saving: another callback wrote to it")
         checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(self._writing)

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_lightning._lightning import Trainer, rank_zero_info
+from xai_lightning.callbacks._sharded import is_shard, whole
+from xai_lightning.callbacks._trainer import meet
 from xai_lightning.functional.activation import HistogramSummary
 from xai_lightning.functional.representation import relative_update, weight_histogram, weight_norm
 from xai_lightning.functional.rng import random_words
@@ -30,11 +33,21 @@ class WatchedWeights:
         self.names: list[str] = []
         self._before: dict[str, Tensor] = {}
         self._now: dict[str, Tensor] = {}
+        self._shards: dict[str, Tensor] = {}
         self.numbers: dict[str, dict[str, float]] = {}
         self.histograms: dict[str, HistogramSummary] = {}
 
-    def choose(self, pl_module: nn.Module) -> None:
-        """Choose among the modules that have weights: those with matrices, if there are any."""
+    def choose(self, pl_module: nn.Module, hidden: str = "") -> None:
+        """Choose among the modules that have weights: those with matrices, if there are any.
+
+        Args:
+            pl_module: where they are.
+            hidden: the strategy that flattens weights or takes them away, of which nothing can be told.
+        """
+        if hidden:
+            rank_zero_info(f"ActivationMonitor does not look at weights, which {hidden} does not keep as they are")
+            self.names = []
+            return
         weights = {name: w for name, module in pl_module.named_modules() if (w := _weight(module)) is not None}
         matrices = [name for name, weight in weights.items() if weight.ndim > 1]
         found = matrices or list(weights)
@@ -43,21 +56,32 @@ class WatchedWeights:
 
     def open(self) -> None:
         """Begin a validation."""
-        self._now, self.histograms = {}, {}
+        self._now, self.histograms, self._shards = {}, {}, {}
         self.numbers = {name: {NORM: math.nan, UPDATE: math.nan} for name in self.names}
 
     def look(self, pl_module: nn.Module) -> None:
         """Look at the weights that were validated: averaged ones, where those are."""
         for name in self.names:
             weight = _weight(pl_module.get_submodule(name))
-            if weight is None:
-                continue
-            now, before = self._drawn(weight), self._before.get(name)
-            self._now[name] = now
-            same = before is not None and before.shape == now.shape
-            update = float(relative_update([now], [before])) if same and before is not None else math.nan
-            self.numbers[name] = {NORM: float(weight_norm([weight])), UPDATE: update}
-            self.histograms[name] = weight_histogram([weight])
+            if weight is not None and is_shard(weight):
+                self._shards[name] = weight.detach().clone()
+            elif weight is not None:
+                self._measure(name, weight)
+
+    def gather(self, trainer: Trainer) -> None:
+        """Look at the weights that are spread over ranks, one after the other whole; every rank calls this."""
+        for name, shard in self._shards.items():
+            meet(trainer)
+            self._measure(name, whole(shard))
+        self._shards = {}
+
+    def _measure(self, name: str, weight: Tensor) -> None:
+        now, before = self._drawn(weight), self._before.get(name)
+        self._now[name] = now
+        same = before is not None and before.shape == now.shape
+        update = float(relative_update([now], [before])) if same and before is not None else math.nan
+        self.numbers[name] = {NORM: float(weight_norm([weight])), UPDATE: update}
+        self.histograms[name] = weight_histogram([weight])
 
     def _drawn(self, weight: Tensor) -> Tensor:
         """At most `MOST_ENTRIES` entries, ``float32[E]`` on the CPU."""

@@ -21,6 +21,7 @@ from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._running import Running, gathered
 from xai_lightning.callbacks._selection import Mask, both, drawn, fitted, mask_of
 from xai_lightning.callbacks._settings import check_counts
+from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
 from xai_lightning.functional.activation import Measured, Moments, histogram_summary, statistics
 from xai_lightning.functional.attribution import output_tensor
@@ -145,7 +146,8 @@ class ActivationMonitor(Monitor):
         self._tell("have no known units; they give numbers over all elements", self._unknown())
         if self._expensive is not None:
             worst = list(self._wanted.worst(fit=True))
-            self._expensive.set_up(pl_module, self._layers, worst, ridges=self._wanted.histogram)
+            ridges, hidden = self._wanted.histogram, unseen(trainer)
+            self._expensive.set_up(pl_module, self._layers, worst, ridges=ridges, hidden=hidden)
 
     def _unknown(self) -> list[str]:
         return [layer.name for layer in self._layers if layer.units is None]
@@ -237,7 +239,7 @@ class ActivationMonitor(Monitor):
         merged, steps = gathered(trainer, self._running, [layer.name for layer in self._layers])
         called = {name for name, _ in merged} | self._unreadable
         silent = [why_silent(pl_module, layer.name) for layer in self._layers if layer.name not in called]
-        more = None if self._expensive is None else self._expensive.representation.gather(trainer)
+        more = None if self._expensive is None else self._expensive.gather(trainer)
         return merged, steps, silent, more
 
     @override

@@ -14,6 +14,7 @@ from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._arbiter import Arbiter
 from xai_lightning.callbacks._certificate import check_rows
 from xai_lightning.callbacks._deciding import DecidingCheckpoint
+from xai_lightning.callbacks._sharded import refuse_unequal_passes
 from xai_lightning.callbacks._stamped import FALLBACKS, Fallback
 from xai_lightning.functional import gate
 
@@ -158,6 +159,8 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
             return
         self._meet_loggers(trainer)
         decision.check_can_decide(trainer, self.dirpath)
+        if self.certify is not None:
+            refuse_unequal_passes(trainer, "GatedCheckpoint(certify=...)")
         decision.warn_of_conflicts(self.limits)
         others = [other for other in trainer.checkpoint_callbacks if not isinstance(other, GatedCheckpoint)]
         if others:

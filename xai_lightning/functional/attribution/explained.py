@@ -59,7 +59,7 @@ class Explained(nn.Module):
         embedding: nn.Module | None = None,
         output: int | None = None,
         writes: bool = False,
-        passing: Callable[[Pass], AbstractContextManager[None]] = nullcontext,
+        passing: Callable[[Pass], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__()
         self._writes, self._passing, self._within = writes, passing, False

@@ -51,7 +51,7 @@ Print = tuple[torch.dtype, int]
 
 
 def fingerprint(state: Mapping[str, Any], loaded_as: Mapping[str, Print] | None = None) -> dict[str, Print]:
-    """Type and a number for the content of each tensor of a state dict; of shards, ranks' numbers add up to the whole's.
+    """Type and a number for the content of each tensor of a state dict; shards' numbers add up to the whole's.
 
     Args:
         state: the tensors.

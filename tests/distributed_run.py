@@ -1,6 +1,6 @@
-"""One fit over gloo processes, started by test_distributed.py; prints what the callbacks saw as one line of JSON.
+"""Fits over gloo processes, started by test_distributed.py; prints what the callbacks saw as one line of JSON.
 
-Usage: python distributed_run.py RANKS FOLDER
+Usage: python distributed_run.py RANKS FOLDER MODE...
 """
 
 import json
@@ -14,11 +14,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from small import STOPWATCH
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
+from xai_lightning.callbacks import _guard
 
 ROWS = 61
 
@@ -78,9 +80,47 @@ class Silent(Net):
         return {"logits": self(batch["x"])}
 
 
-def main() -> None:
-    """Run, and print the records of rank zero."""
-    ranks, folder, mode = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "plain"
+def shares(ranks: int, folder: Path) -> list[list[int]]:
+    """Rows that each rank sent forward to explain the probe, at each validation; counted by a hook."""
+    monitor = AttributionMonitor("integrated_gradients", options={"tolerance": None}, probe_size=32, sample_size=0)
+    model, counted = Net(), dict.fromkeys(range(5), 0)
+
+    def count(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        if _guard._EXPLAINING.get() and monitor._look is not None:
+            counted[monitor._look.number] += len(output)
+
+    model.net.register_forward_hook(count)
+    fit_on(ranks, folder, [monitor], sanity=0).fit(model, rows(), rows())
+    every: list[Any] = [None] * ranks
+    if ranks == 1:
+        return [[counted[number] for number in (1, 2, 3)]]
+    torch.distributed.all_gather_object(every, [counted[number] for number in (1, 2, 3)])
+    return every
+
+
+def rows() -> DataLoader[Any]:
+    """The table, in order."""
+    return DataLoader(People(), batch_size=7)
+
+
+def fit_on(ranks: int, folder: Path, callbacks: list[Any], *, sanity: int) -> pl.Trainer:
+    """A Trainer of three short epochs."""
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
+        max_epochs=3,
+        limit_train_batches=1,
+        num_sanity_val_steps=sanity,
+        callbacks=callbacks,
+        logger=CSVLogger(folder),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def watched(ranks: int, folder: Path, mode: str) -> dict[str, Any]:
+    """What the callbacks recorded, counted, explained and kept."""
     sink = MemorySink()
     attribution = AttributionMonitor("integrated_gradients", groups={"sex": ["F", "M"]}, probe_size=16, sinks=[sink])
     if mode == "fail":
@@ -88,8 +128,8 @@ def main() -> None:
 
         def failing(*args: object, **more: object) -> object:
             look = attribution._look
-            if trainer.global_rank == 1 and look is not None and look.number == 2:
-                raise ValueError("planted failure on rank 1")
+            if trainer.global_rank == ranks - 1 and look is not None and look.number == 2:
+                raise ValueError("planted failure on the last rank")
             return original(*args, **more)
 
         attribution._explain = failing
@@ -103,27 +143,25 @@ def main() -> None:
         "val_loss", dirpath=folder / "checkpoints", at_most={"fairness/sex/demographic_parity_difference/value": 0.9}
     )
     callbacks = [attribution, neurons, fairness, gate] if mode != "one" else [attribution, fairness]
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
-        max_epochs=3,
-        limit_train_batches=1,
-        num_sanity_val_steps=0 if mode == "fail" else 1,
-        callbacks=callbacks,
-        logger=CSVLogger(folder),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    loader = DataLoader(People(), batch_size=7)
+    trainer = fit_on(ranks, folder, callbacks, sanity=0 if mode == "fail" else 1)
     one = mode == "one"
-    trainer.fit(Silent() if one else Net(), loader, DataLoader(OnOneRank() if one else People(), batch_size=7))
-    if trainer.is_global_zero:
-        records = [[step, name, value] for step, name, value in sink.records if not STOPWATCH.fullmatch(name)]
-        counts = {name: table.tolist() for name, table in fairness._total.counts.items()}
-        maps = attribution._history.references.maps["first"].tolist()
-        files = [] if one else sorted(path.name for path in (folder / "checkpoints").iterdir())
-        print("RESULT " + json.dumps({"records": records, "counts": counts, "maps": maps, "files": files}), flush=True)
+    trainer.fit(Silent() if one else Net(), rows(), DataLoader(OnOneRank(), batch_size=7) if one else rows())
+    records = [[step, name, value] for step, name, value in sink.records if not STOPWATCH.fullmatch(name)]
+    counts = {name: table.tolist() for name, table in fairness._total.counts.items()}
+    maps = attribution._history.references.maps["first"].tolist()
+    files = [] if one else sorted(path.name for path in (folder / "checkpoints").iterdir())
+    return {"records": records, "counts": counts, "maps": maps, "files": files}
+
+
+def main() -> None:
+    """Fit once for each mode, and print what rank zero has of each."""
+    ranks, folder, modes = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    found: dict[str, Any] = {}
+    for mode in modes:
+        own = folder / mode
+        found[mode] = shares(ranks, own) if mode == "shares" else watched(ranks, own, mode)
+    if rank_zero_only.rank == 0:
+        print("RESULT " + json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

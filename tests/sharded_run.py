@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from distributed_run import Net, People
+from small import STOPWATCH
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
 from xai_lightning.callbacks._sharded import local
 
@@ -106,7 +107,7 @@ def values(ranks: int, folder: Path) -> dict[str, Any]:
     gate, fairness = callbacks[-1], callbacks[-2]
     explained = [callback for callback in callbacks if isinstance(callback, AttributionMonitor)]
     return {
-        "records": [[name, value] for _, name, value in sink.records if "seconds" not in name],
+        "records": [[name, value] for _, name, value in sink.records if not STOPWATCH.fullmatch(name)],
         "counts": {name: table.tolist() for name, table in fairness._total.counts.items()},
         "maps": [callback._history.references.maps["first"].tolist() for callback in explained],
         "failures": [callback._failures for callback in callbacks[:-1]],

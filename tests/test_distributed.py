@@ -15,9 +15,9 @@ SCRIPT = Path(__file__).with_name("distributed_run.py")
 WATCHDOG_SECONDS = 150
 
 
-def run(ranks: int, folder: Path, mode: str = "plain") -> tuple[dict[str, Any], str]:
-    """What rank zero printed, and everything that was printed."""
-    command = [sys.executable, str(SCRIPT), str(ranks), str(folder), mode]
+def run(ranks: int, folder: Path, *modes: str) -> dict[str, Any]:
+    """What rank zero has of each mode, and everything that was printed; processes are started once."""
+    command = [sys.executable, str(SCRIPT), str(ranks), str(folder), *modes]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=WATCHDOG_SECONDS, env=environment, check=False
@@ -25,7 +25,7 @@ def run(ranks: int, folder: Path, mode: str = "plain") -> tuple[dict[str, Any], 
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert len(lines) == 1
-    return json.loads(lines[0].removeprefix("RESULT ")), done.stdout + done.stderr
+    return {**json.loads(lines[0].removeprefix("RESULT ")), "printed": done.stdout + done.stderr, "ranks": ranks}
 
 
 def by_name(result: dict[str, Any]) -> dict[str, list[float]]:
@@ -38,21 +38,26 @@ def by_name(result: dict[str, Any]) -> dict[str, list[float]]:
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(1, tmp_path_factory.mktemp("single"))[0]
+    return run(1, tmp_path_factory.mktemp("single"), "plain", "shares")
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_give_the_counts_maps_and_metrics_of_one_process(
-    ranks: int, single: dict[str, Any], tmp_path: Path
-) -> None:
-    """Traps 43, 44, 82, 97: 61 rows on 2 and 3 ranks, padded by the sampler, unequal in length."""
-    result, _ = run(ranks, tmp_path)
-    assert result["counts"] == single["counts"]
-    largest = max(abs(value) for row in single["maps"] for value in row)
-    assert len(result["maps"]) == len(single["maps"])
-    for row, expected in zip(result["maps"], single["maps"], strict=True):
-        assert row == pytest.approx(expected, abs=1e-6 * largest)
-    ours, theirs = by_name(result), by_name(single)
+@pytest.fixture(scope="module", params=[2, 3])
+def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(request.param, tmp_path_factory.mktemp("several"), "plain", "one", "fail", "shares")
+
+
+def test_ranks_give_the_counts_maps_and_metrics_of_one_process(several: dict[str, Any], single: dict[str, Any]) -> None:
+    """Traps 43, 44, 82, 97: 61 rows on 2 and 3 ranks, padded by the sampler, unequal in length.
+
+    On 2 ranks each meets one sex only, on 3 ranks one town only.
+    """
+    ranks, result, expected = several["ranks"], several["plain"], single["plain"]
+    assert result["counts"] == expected["counts"]
+    largest = max(abs(value) for row in expected["maps"] for value in row)
+    assert len(result["maps"]) == len(expected["maps"])
+    for row, theirs in zip(result["maps"], expected["maps"], strict=True):
+        assert row == pytest.approx(theirs, abs=1e-6 * largest)
+    ours, theirs = by_name(result), by_name(expected)
     assert ours.keys() == theirs.keys()
     cost = {name for name in ours if name.endswith("_passes")}
     for name in ours.keys() - cost:
@@ -60,23 +65,32 @@ def test_ranks_give_the_counts_maps_and_metrics_of_one_process(
     # each rank explains its own candidates for the fresh sample; of the probe only at the first validation
     # each as many as one process would; some take more passes than others
     for name in cost:
-        assert all(one < several <= 1.5 * ranks * one for one, several in zip(theirs[name], ours[name], strict=True))
-    assert result["files"] == single["files"]
+        assert all(one < more <= 1.5 * ranks * one for one, more in zip(theirs[name], ours[name], strict=True))
+    assert result["files"] == expected["files"]
 
 
-def test_a_rank_without_a_batch_takes_part_all_the_same(single: dict[str, Any], tmp_path: Path) -> None:
-    """Laws 2 and 4: it learns from the other what is logged, and which groups there are; nobody hangs."""
-    result, _ = run(2, tmp_path, "one")
-    assert result["counts"] == single["counts"]
+def test_ranks_without_a_batch_take_part_all_the_same(several: dict[str, Any], single: dict[str, Any]) -> None:
+    """Laws 2 and 4, trap 43: they learn from the one that has all what is logged, and which groups there are."""
+    result = several["one"]
+    assert result["counts"] == single["plain"]["counts"]
     drift = by_name(result)["drift/integrated_gradients/cosine/first/mean"]
     assert len(drift) == 3
     assert drift[0] == 0
     assert by_name(result)["xai/integrated_gradients/probe_size"][0] > 0
 
 
-def test_a_failure_on_one_rank_is_a_failure_of_all_and_nobody_hangs(tmp_path: Path) -> None:
-    """Trap 45: the explanation fails on rank 1 of 2 in the second validation only."""
-    result, printed = run(2, tmp_path, "fail")
-    drift = by_name(result)["drift/integrated_gradients/cosine/first/mean"]
+def test_a_failure_on_one_rank_is_a_failure_of_all_and_nobody_hangs(several: dict[str, Any]) -> None:
+    """Trap 45: the explanation fails on the last rank in the second validation only."""
+    drift = by_name(several["fail"])["drift/integrated_gradients/cosine/first/mean"]
     assert [value == value for value in drift] == [True, False, True]
-    assert "planted failure on rank 1" in printed
+    assert "planted failure on the last rank" in several["printed"]
+
+
+def test_ranks_share_the_passes_that_explain_the_probe(several: dict[str, Any], single: dict[str, Any]) -> None:
+    """Each makes about its part, and together they make as many as one process; the first validation draws."""
+    ranks, (alone,) = several["ranks"], single["shares"]
+    assert len(several["shares"]) == ranks
+    for number in (1, 2):
+        rows = [counted[number] for counted in several["shares"]]
+        assert sum(rows) == alone[number]
+        assert all(0.6 / ranks < count / alone[number] < 1.5 / ranks for count in rows), rows

@@ -8,8 +8,8 @@ import pytest
 import torch
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
-from small import GROUPS, Classifier, rows, trainer
-from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint
+from small import GROUPS, Classifier, loader, network, rows, trainer
+from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
 from xai_lightning._lightning import MisconfigurationException
 from xai_lightning.readers import Column
 
@@ -108,3 +108,33 @@ def test_ranks_that_read_the_same_rows_are_refused(make: Any, tmp_path: Path) ->
     """Trap 44: under a plan of tensor parallelism each row would be counted once per rank."""
     with pytest.raises(MisconfigurationException, match="tensor_parallel_size=2"):
         set_up(make(), Planned(), tmp_path)
+
+
+class Late(Classifier):
+    """Its network is made in `configure_model`, as that of a model too large for one process is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.net
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "net"):
+            self.net = network()
+
+
+@pytest.mark.parametrize("entry", ["fit", "validate"])
+def test_modules_that_configure_model_makes_are_found_once_they_exist(entry: str, tmp_path: Path) -> None:
+    """Traps 23 and 97: `setup` comes before them."""
+    sink = MemorySink()
+    monitors = [
+        AttributionMonitor("saliency", probe_size=4, sinks=[sink]),
+        ActivationMonitor(sinks=[sink]),
+        FairnessMonitor(SEX, sinks=[sink]),
+    ]
+    given = [loader(rows())] * (2 if entry == "fit" else 1)
+    getattr(trainer(monitors, tmp_path), entry)(Late(), *given)
+    logged = {name for _, name, _ in sink.records}
+    assert {"xai/saliency/probe_size", "activation/net.2/mean", "count/sex/Male"} <= logged
+    refused = getattr(trainer([ActivationMonitor(layers=["nowhere"])], tmp_path), entry)
+    with pytest.raises(MisconfigurationException, match="matches no module"):
+        refused(Late(), *given)

@@ -76,7 +76,7 @@ class Monitor(Enduring, Announcer):
             raise ValueError(f"dataloader_idx must not be negative; got {dataloader_idx}")
         self.dataloader_idx, self.sinks = dataloader_idx, list(sinks)
         self._identity = stable({**identity, "name": name, "dataloader_idx": dataloader_idx})
-        self._ready = self._named = False
+        self._ready = self._named = self._waits = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning hands each callback the module's own log, and with it the module (trap 56)
@@ -126,6 +126,16 @@ class Monitor(Enduring, Announcer):
             raise MisconfigurationException(
                 f"two {type(self).__name__} with equal settings {self._identity}; remove one, or change a setting"
             )
+        # modules that `configure_model` makes do not exist yet
+        made = type(pl_module).configure_model is not LightningModule.configure_model
+        self._waits = made and next(pl_module.parameters(), None) is None
+        if not self._waits:
+            self._look_at_module(trainer, pl_module)
+
+    def _look_at_module(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The part of ``setup`` that needs the modules."""
+        self._waits = False
+        others = [other for other in callbacks_of(trainer) if isinstance(other, Monitor) and other is not self]
         self._set_up(trainer, pl_module)
         clash = sorted(self.full_names() & {name for other in others if other._ready for name in other.full_names()})
         if clash:
@@ -145,6 +155,8 @@ class Monitor(Enduring, Announcer):
         return None
 
     def _start(self, trainer: Trainer) -> None:
+        if self._waits:
+            self._look_at_module(trainer, trainer.lightning_module)
         stage = stage_of(trainer)
         counted = stage == "fit" and not trainer.sanity_checking
         self._number += counted
@@ -269,6 +281,8 @@ class Monitor(Enduring, Announcer):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watch.begin()
+        if self._waits:
+            self._look_at_module(trainer, pl_module)
 
 
 def _drawn(draw: Callable[[], Picture]) -> Picture:

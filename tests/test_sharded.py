@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process finds of the same model, not sharded."""
-    found: dict[str, Any] = json.loads(json.dumps(sharded_run.values(1, tmp_path_factory.mktemp("alone"))))
+    with warnings.catch_warnings():
+        # weights move by a rule of their own, which a gate says
+        warnings.simplefilter("ignore")
+        found: dict[str, Any] = json.loads(json.dumps(sharded_run.values(1, tmp_path_factory.mktemp("alone"))))
     return found
 
 
@@ -67,6 +71,7 @@ def test_a_sharded_model_gives_the_records_counts_maps_and_files_of_one_process(
         for row, expected in zip(ours, theirs, strict=True):
             assert row == pytest.approx(expected, abs=TOLERANCE * largest)
     ours, theirs = by_name(result), by_name(alone)
+    assert any(name.startswith("alone/importance") for name in ours)
     assert ours.keys() == theirs.keys()
     for name in {name for name in ours if not name.endswith("_passes")}:
         assert ours[name] == pytest.approx(theirs[name], rel=TOLERANCE, abs=TOLERANCE, nan_ok=True), name
@@ -94,7 +99,7 @@ def test_a_sharded_training_goes_on_from_the_last_checkpoint_as_if_never_stopped
     """Laws 2 and 10: decisions, weights and drift of two epochs and two more are those of four."""
     whole, halves = together["resumed"]["whole"], together["resumed"]["halves"]
     assert halves["weights"] == whole["weights"]
-    assert halves["drift"] == pytest.approx(whole["drift"], abs=TOLERANCE)
+    assert halves["drift"] == pytest.approx(whole["drift"], abs=TOLERANCE, nan_ok=True)
     assert halves["best"] == whole["best"]
     for key in ("gate", "look", "step", "kept", "reason"):
         assert [line[key] for line in halves["audit"]] == [line[key] for line in whole["audit"]], key

@@ -326,9 +326,10 @@ class AttributionMonitor(TimedMonitor):
         explainer, sample = self._explainer, self._probe.batches.sample(batch)
         if self._steps is not None:
             check_root(pl_module, resolve_network(pl_module, self.network))
-            # what a pass needs is not found out by trying: one that fails cannot be made again
-            explainer.at_once = min(explainer.at_once, sample.inputs.numel())
         explainer.learn(pl_module, resolve_network(pl_module, self.network), sample)
+        if self._steps is not None:
+            # what fits is not found out by trying: a pass that fails cannot be made again
+            explainer.at_once = min(explainer.at_once, explainer.numbers * len(sample))
         check_columns(explainer, self._shares, sample)
         told = self._probe.strata.fitted and explainer.fixed_cost() is not None
         self._probe.fit(self._sample_size)

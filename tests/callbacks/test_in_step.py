@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xai_lightning._lightning import MisconfigurationException
 from xai_lightning.callbacks import _sharded
+from xai_lightning.callbacks._attention_watched import heads_of
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._in_step import check_root, filled
 from xai_lightning.callbacks._sharded import BrokenPassError, OutOfStepError, Steps
@@ -155,3 +156,14 @@ def test_a_network_whose_weights_a_module_around_it_gathers_is_refused() -> None
     check_root(around, around)
     with pytest.raises(MisconfigurationException, match="lies inside of the sharded module"):
         check_root(around, inner)
+
+
+def test_heads_of_attention_that_is_sharded_by_itself_are_refused() -> None:
+    """Trap 23: at the end of its own forward pass it has let go of the others' weights."""
+    attention, tokens = nn.MultiheadAttention(4, 2, batch_first=True), torch.randn(3, 5, 4)
+    call = (tokens, tokens, tokens), {}
+    assert heads_of(attention, call, 3, torch.tensor([0])) is not None
+    for weight in attention.parameters():
+        weight.to_local = lambda: None  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="the block around nn.MultiheadAttention"):
+        heads_of(attention, call, 3, torch.tensor([0]))

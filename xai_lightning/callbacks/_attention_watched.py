@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import multi_head_attention_forward
 
+from xai_lightning.callbacks._sharded import is_shard
 from xai_lightning.functional.representation import (
     attention_bytes_needed,
     attention_entropy,
@@ -34,7 +35,15 @@ def heads_of(
     Returns:
         ``float64[M, 2 U]`` on the CPU for U heads, NaN of a sample with fewer than two tokens; None if the call is not
         self-attention of a batch of these samples, or one sample takes more than `MOST_BYTES`.
+
+    Raises:
+        ValueError: if this rank holds a part of the weights only.
     """
+    if is_shard(next(module.parameters())):
+        raise ValueError(
+            f"where the {module.num_heads} heads look cannot be recomputed from a shard of their weights; call "
+            "fully_shard on the block around nn.MultiheadAttention rather than on it, or do not name it in layers=[...]"
+        )
     given = _SIGNATURE.bind(module, *call[0], **call[1])
     given.apply_defaults()
     tokens = [given.arguments[name] for name in ("query", "key", "value")]

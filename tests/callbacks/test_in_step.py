@@ -165,5 +165,5 @@ def test_heads_of_attention_that_is_sharded_by_itself_are_refused() -> None:
     assert heads_of(attention, call, 3, torch.tensor([0])) is not None
     for weight in attention.parameters():
         weight.to_local = lambda: None  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="the block around nn.MultiheadAttention"):
+    with pytest.raises(ValueError, match=r"the block around nn\.MultiheadAttention"):
         heads_of(attention, call, 3, torch.tensor([0]))

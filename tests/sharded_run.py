@@ -210,7 +210,8 @@ def resumed(ranks: int, folder: Path) -> dict[str, Any]:
             fit.fit(model, loader(), loader(), ckpt_path=begun if last != stops[0] else None)
         lines = (folder / name / "gate_audit.jsonl").read_text().splitlines()
         weights = torch.cat([weight.full_tensor().detach().flatten() for weight in model.parameters()])
-        ends[name] = {"audit": [json.loads(line) for line in lines], "weights": weights.tolist()}
+        decisions = [line for line in map(json.loads, lines) if "gate" in line]
+        ends[name] = {"audit": decisions, "weights": weights.tolist()}
         ends[name] |= {"best": Path(gate.best_model_path).name, "folder": str(folder / name)}
         ends[name]["drift"] = {n: float(v) for n, v in fit.callback_metrics.items() if n.startswith("drift/")}
     return ends

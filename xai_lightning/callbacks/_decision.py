@@ -27,12 +27,12 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
     Raises:
         MisconfigurationException: says which, and what to change.
     """
+    check_one_file(trainer)
     if not trainer.enable_validation:
         raise MisconfigurationException(
             "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a "
             f"validation loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
         )
-    check_one_file(trainer)
     if "://" in str(dirpath):
         raise MisconfigurationException(f"GatedCheckpoint needs a folder on a local disk; got dirpath={dirpath!r}")
     plugin = type(trainer.strategy.checkpoint_io).__name__

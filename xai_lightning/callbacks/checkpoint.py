@@ -158,9 +158,9 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         if stage != "fit":
             return
         self._meet_loggers(trainer)
-        decision.check_can_decide(trainer, self.dirpath)
         if self.certify is not None:
             refuse_unequal_passes(trainer, "GatedCheckpoint(certify=...)")
+        decision.check_can_decide(trainer, self.dirpath)
         decision.warn_of_conflicts(self.limits)
         others = [other for other in trainer.checkpoint_callbacks if not isinstance(other, GatedCheckpoint)]
         if others:

@@ -122,6 +122,7 @@ OUT_OF_RANGE = {
 
 @pytest.mark.parametrize("argument", OUT_OF_RANGE)
 def test_a_setting_that_cannot_be_is_refused_by_name_and_value(argument):
+    """Law 8."""
     make, shown = OUT_OF_RANGE[argument]
     with pytest.raises((ValueError, TypeError), match=re.escape(argument)) as caught:
         make()
@@ -240,7 +241,7 @@ class TwoHeads(Classifier):
 
 
 def test_a_network_that_is_not_obvious_must_be_named(tmp_path):
-    """Trap 6: at ``setup``, not in the middle of an epoch."""
+    """Law 8, trap 6: at ``setup``, not in the middle of an epoch."""
     with pytest.raises(MisconfigurationException, match=r"TwoHeads does not override forward.*net, other.*network="):
         fit(TwoHeads(), [AttributionMonitor()], tmp_path)
     fit(TwoHeads(), [AttributionMonitor("saliency", network="net"), FairnessMonitor(SEX)], tmp_path)
@@ -406,7 +407,7 @@ ON_SIGHT = {
 @at_once
 @pytest.mark.parametrize("what", ON_SIGHT)
 def test_what_needs_a_batch_fails_at_the_first(what, sanity, tmp_path):
-    """Trap 46: the sanity check shows mistakes; without it the first batch does."""
+    """Law 8, trap 46: the sanity check shows mistakes; without it the first batch does."""
     make, options, said = ON_SIGHT[what]
     with pytest.raises((ValueError, RuntimeError), match=said):
         fit(Classifier(**options), [make()], tmp_path, num_sanity_val_steps=sanity)
@@ -515,6 +516,7 @@ class Falters(Classifier):
     ids=["stale", "nan", "infinite"],
 )
 def test_a_metric_that_falters_later_closes_the_gate_with_a_reason(second, reason, tmp_path):
+    """Law 3."""
     ledger = Ledger()
     kept = gate(at_least={"quality": 0.1})
     made = fit(Falters(second), [kept], tmp_path, logger=ledger)

@@ -151,6 +151,7 @@ def test_every_checkpoint_loads_as_plain_data_and_is_the_file_that_its_verdict_n
 
 
 def test_audit_file_verdict_and_event_file_are_one_record(plain, fair):
+    """Law 10."""
     for run in (plain.run, fair.run):
         record = adult_report.Record(run.folder)
         for decision in decisions(run):
@@ -194,6 +195,7 @@ def test_the_table_shows_each_decision_of_the_record(plain, fair):
 
 
 def test_the_table_is_read_and_not_recomputed(fair, tmp_path):
+    """Law 10."""
     folder = shutil.copytree(fair.run.folder, tmp_path / "altered")
     audit = folder / "checkpoints" / fair.run.gate.audit_path.name
     first = decisions(fair.run)[0]

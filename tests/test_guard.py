@@ -1,6 +1,7 @@
 """What the guard puts back, and what it cannot and says so (law 1)."""
 
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,44 @@ def test_a_module_hidden_in_a_list_is_evaluated_and_put_back() -> None:
         module(torch.ones(1, 2))
     assert hidden.training
     assert int(hidden.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, torch.no_grad])
+def test_inference_mode_is_left_and_gradients_are_on_until_the_end(around: Any) -> None:
+    """Trap 1: whatever mode the evaluation around it is in."""
+    module = Holder(None, lambda m: None)
+    with around():
+        with explaining(module):
+            x = torch.ones(1, 2, requires_grad=True)
+            (gradient,) = torch.autograd.grad(module(x).sum(), x)
+            assert torch.equal(gradient, module.layer.weight.sum(0, keepdim=True))
+        assert torch.is_inference_mode_enabled() == (around is torch.inference_mode)
+        assert not torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_global_generators_go_on_from_where_they_were(fails: bool) -> None:
+    """Trap 34: those of torch, numpy and python; inside they are seeded."""
+
+    def draw(_: Any = None) -> tuple[float, float, float]:
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    def start() -> None:
+        torch.manual_seed(2)
+        np.random.seed(2)
+        random.seed(2)
+
+    drawn: list[tuple[float, float, float]] = []
+    module = Holder(None, lambda m: drawn.append(draw()) or ({}["planted"] if fails else None))
+    start()
+    expected = draw()
+    start()
+    with pytest.raises(KeyError, match="planted") if fails else nullcontext(), explaining(module, seed=1):
+        module(torch.ones(1, 2))
+    with explaining(module, seed=1):
+        drawn.append(draw())
+    assert draw() == expected
+    assert drawn[0] == drawn[1], "seeded alike"
 
 
 @pytest.mark.parametrize("write", ["data", "grad"])

@@ -91,7 +91,7 @@ def test_every_public_callback_is_held_to_the_laws():
 @pytest.mark.parametrize("shape", [TABLE, IMAGE], ids=["table", "image"])
 @each_case
 def test_a_watched_training_is_bit_identical(case, shape, plain, tmp_path):
-    """Traps 3, 9, 10, 29, 34, 35: weights, buffers, gradients, generators, flags, hooks, attributes, data order."""
+    """Law 1, traps 3, 9, 10, 29, 34 and 35: weights, gradients, generators, flags, hooks, attributes, order of data."""
     assert "gradients at validation 2" in plain(shape), "there must be a second validation"
     assert differences(traced(lambda: Traced(shape), build(case), tmp_path, shape), plain(shape)) == []
 
@@ -107,7 +107,7 @@ def test_the_reference_training_does_validate_while_gradients_accumulate(plain):
 )
 @pytest.mark.parametrize("shape", [TABLE, IMAGE], ids=["table", "image"])
 def test_no_method_leaves_a_trace(method, shape, plain, tmp_path):
-    """Traps 9 and 10: captum sets hooks and attributes, and draws from torch and numpy."""
+    """Law 1, traps 3, 9, 10, 34 and 35: captum marks inputs, sets hooks and attributes, draws from torch and numpy."""
     callbacks = [explainer(method, probe=rows(4, shape).batch())]
     assert differences(traced(lambda: Traced(shape), callbacks, tmp_path, shape), plain(shape)) == []
 
@@ -148,7 +148,7 @@ def test_hooks_are_gone_after_an_exception_in_the_validation_step(case, tmp_path
 @pytest.mark.parametrize("stage", ["validate", "test"])
 @each_case
 def test_a_watched_evaluation_changes_nothing_and_explains(case, stage, inference, tmp_path):
-    """Trap 1: ``validate`` and ``test`` are in inference mode, where nothing can be differentiated."""
+    """Law 1, trap 1: ``validate`` and ``test`` are in inference mode, where nothing can be differentiated."""
     found, sink = [], xai_lightning.MemorySink()
     for callbacks in ([], build(case, sinks=[sink])):
         model = Traced()
@@ -339,7 +339,7 @@ ODD = [
 
 @pytest.mark.parametrize("model", ODD, ids=lambda model: model.__name__)
 def test_models_that_misbehave_in_forward_notice_nothing(model, tmp_path):
-    """Trap 29, and what forward may do beside computing: log, append, count, measure, draw."""
+    """Law 1, trap 29, and what forward may do beside computing: log, append, count, measure, draw."""
     found = []
     for i, callbacks in enumerate(([], [explainer(), xai_lightning.ActivationMonitor()])):
         made = []
@@ -426,7 +426,7 @@ def without_previous(names: Any) -> set[str]:
 
 @each_case
 def test_names_are_settled_from_the_second_validation_on(case, tmp_path):
-    """The first lacks only what needs a validation before it; no name is the path prefix of another (trap 43)."""
+    """Law 4, trap 43: the first lacks only what needs a validation before it; none is the path prefix of another."""
     first, second, *later = logged(build(case), tmp_path)
     assert len(second) > 1
     assert all(look.keys() == second.keys() for look in later)
@@ -486,6 +486,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, method: str, when: Calla
 @pytest.mark.parametrize("when", [1, 2])
 @pytest.mark.parametrize(("name", "shape"), [*((n, TABLE) for n in MONITORS), ("AttributionMonitor", IMAGE)], ids=str)
 def test_a_monitor_that_failed_logs_nan_under_all_its_names(name, shape, when, monkeypatch, tmp_path):
+    """Law 4."""
     failing(monkeypatch, name, "_conclude", lambda call: call == when)
     with pytest.warns(UserWarning, match=f"{name}.* failed in validation .* and logged NaN"):
         looks = logged(build(name), tmp_path, shape=shape)
@@ -506,7 +507,7 @@ def test_a_network_that_breaks_under_explanation_leaves_nan_there_and_nowhere_el
 
 
 def test_a_validation_that_is_left_out_logs_nothing(tmp_path):
-    """``every_n_validations=2`` looks at the first and the third."""
+    """Law 4: ``every_n_validations=2`` looks at the first and the third."""
     first, second, third, fourth = logged([explainer(every_n_validations=2)], tmp_path)
     assert (second, fourth) == ({}, {})
     assert first.keys() == without_previous(third)
@@ -519,6 +520,7 @@ def errors(forward: Any, inputs: Tensor, baselines: Tensor) -> Tensor:
 
 
 def test_no_name_is_a_path_prefix_of_another_whatever_the_user_calls_things(tmp_path):
+    """Law 4."""
     data = [{**row, "a/b": row["sex"]} for row in rows(32)]
     callbacks = [
         explainer(errors, features={"mean": 0, "mean/lower": 1, "": 2}, groups={"a/b": ["x", "x/y"]}),
@@ -585,7 +587,7 @@ AXES = {
 
 @pytest.mark.parametrize("axis", AXES)
 def test_everything_of_a_validation_stands_at_the_step_of_val_loss(axis, tmp_path):
-    """Traps 54 and 62: scalars, pictures (none of which is left out), histograms and the gate's decisions."""
+    """Law 5, traps 54 and 62: scalars, pictures (none of which is left out), histograms and the gate's decisions."""
     model, options = AXES[axis]
     found = recorded(build("all"), tmp_path, model(IMAGE), **images(), **options)
     steps = [event.step for event in found.Scalars("val_loss")]
@@ -605,6 +607,7 @@ def test_everything_of_a_validation_stands_at_the_step_of_val_loss(axis, tmp_pat
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_an_evaluation_alone_stands_at_the_step_of_its_loss(stage, tmp_path):
+    """Law 5."""
     made = trainer(build("all"), tmp_path, logger=TensorBoardLogger(tmp_path, name="", version=""))
     getattr(made, stage)(Classifier(), loader(rows(seed=1)), verbose=False)
     found = events(tmp_path)
@@ -649,7 +652,7 @@ def coin(forward: Any, inputs: Tensor, baselines: Tensor) -> Tensor:
 @SHUFFLED
 @pytest.mark.parametrize("method", [*TABULAR, coin], ids=lambda m: m if isinstance(m, str) else m.__name__)
 def test_an_unchanged_model_does_not_drift_at_all(method, tmp_path):
-    """Trap 19: learning rate 0, shuffled data, every method and measure; exactly 0, not nearly."""
+    """Law 6, trap 19: learning rate 0, shuffled data, every method and measure; exactly 0, not nearly."""
     sink = xai_lightning.MemorySink()
     monitor = xai_lightning.AttributionMonitor(method, probe_size=8, sinks=[sink], **needs(method))
     val = loader(rows(24, seed=1), shuffle=True, batch_size=5)
@@ -661,7 +664,7 @@ def test_an_unchanged_model_does_not_drift_at_all(method, tmp_path):
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap", "feature_ablation"])
 def test_a_network_that_draws_in_forward_does_not_drift_either(method, tmp_path):
-    """Dropout in evaluation mode (Monte Carlo): identical weights give identical explanations."""
+    """Law 6: dropout in evaluation mode (Monte Carlo): identical weights give identical explanations."""
     sink = xai_lightning.MemorySink()
     model = MonteCarlo(net=plain_net, lr=0.0)
     fit(model, [explainer(method, sinks=[sink])], tmp_path, max_epochs=3)
@@ -738,7 +741,7 @@ def stored(state: Any) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [TABLE, IMAGE], ids=["table", "image"])
 def test_nothing_grows_from_the_third_validation_to_the_fiftieth(shape, tmp_path):
-    """Traps 10, 11, 65 and 92: tensors, hooks, handles, figures, and the size of what is saved."""
+    """Law 7, traps 10, 11, 65 and 92: tensors, hooks, handles, figures, and the size of what is saved."""
     model, data = Census(shape), images() if shape == IMAGE else {}
     gate = xai_lightning.GatedCheckpoint(at_least={"val_acc": 2.0})
     callbacks = [c for n in MONITORS if n != "AttributionMonitor" for c in build(n)] + [explainer("deep_lift"), gate]
@@ -753,7 +756,7 @@ def test_nothing_grows_from_the_third_validation_to_the_fiftieth(shape, tmp_path
 
 
 def test_nothing_grows_from_batch_to_batch_of_one_validation(tmp_path):
-    """Trap 92: once the probe has its candidates, which are a few per stratum."""
+    """Law 7, trap 92: once the probe has its candidates, which are a few per stratum."""
 
     class PerBatch(Census):
         def on_validation_batch_end(self, outputs, batch, batch_idx):
@@ -804,7 +807,7 @@ def test_the_passes_that_are_logged_are_those_that_were_made_and_at_most_those_t
 
 @each_monitor
 def test_a_failing_monitor_warns_and_stops_after_three_in_a_row(name, monkeypatch, tmp_path):
-    """Trap 49: the training goes on, with NaN and ``xai/errors`` to the end."""
+    """Law 8, trap 49: the training goes on, with NaN and ``xai/errors`` to the end."""
     raised = failing(monkeypatch, name, "_conclude", lambda call: True)
     with pytest.warns(UserWarning, match=f"{name}.* failed") as seen:
         looks = logged(build(name), tmp_path, max_epochs=5)
@@ -827,6 +830,7 @@ def test_failures_that_are_not_in_a_row_do_not_stop_a_monitor(name, monkeypatch,
 @pytest.mark.parametrize("method", ["_after", "_conclude"])
 @each_monitor
 def test_raising_on_error_raises_the_original(name, method, monkeypatch, tmp_path):
+    """Law 8."""
     raised = failing(monkeypatch, name, method, lambda call: call == 2)
     model = Traced()
     with pytest.raises(Boom) as caught:
@@ -838,7 +842,7 @@ def test_raising_on_error_raises_the_original(name, method, monkeypatch, tmp_pat
 @pytest.mark.parametrize("sanity", [0, 2])
 @each_monitor
 def test_errors_at_the_first_batch_raise(name, sanity, monkeypatch, tmp_path):
-    """In the sanity check if there is one, so that a wrong setting costs seconds and not hours."""
+    """Law 8: in the sanity check if there is one, so that a wrong setting costs seconds and not hours."""
     raised = failing(monkeypatch, name, "_after", lambda call: True)
     with pytest.raises(Boom) as caught:
         fit(Classifier(), build(name), tmp_path, num_sanity_val_steps=sanity)
@@ -847,6 +851,7 @@ def test_errors_at_the_first_batch_raise(name, sanity, monkeypatch, tmp_path):
 
 @each_monitor
 def test_errors_at_a_later_batch_do_not(name, monkeypatch, tmp_path):
+    """Law 8."""
     failing(monkeypatch, name, "_after", lambda call: call == 2)
     with pytest.warns(UserWarning, match=f"{name}.* failed"):
         made = fit(Classifier(), build(name), tmp_path)
@@ -905,7 +910,7 @@ def leaves(state: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize(("case", "shape"), [*((case, TABLE) for case in CASES), ("all", IMAGE)], ids=str)
 def test_saved_state_is_plain_and_versioned_and_holds_no_inputs(case, shape, tmp_path):
-    """Trap 53: it loads with ``weights_only=True``."""
+    """Law 9, trap 53: it loads with ``weights_only=True``."""
     callbacks, data = build(case), rows(48, shape, seed=1)
     made = fit(Classifier(shape), callbacks, tmp_path, train=loader(rows(shape=shape)), val=loader(data))
     made.save_checkpoint(tmp_path / "saved.ckpt")
@@ -957,7 +962,7 @@ class Pickles(Classifier):
 
 @each_case
 def test_callbacks_can_be_pickled_at_any_moment(case, tmp_path):
-    """Trap 56: no hook, drawing, module or loader is pickled with them."""
+    """Law 9, trap 56: no hook, drawing, module or loader is pickled with them."""
     before = {type(callback).__name__: pickle.dumps(callback) for callback in build(case)}
     assert before
     model = Pickles()
@@ -974,7 +979,7 @@ def test_callbacks_can_be_pickled_at_any_moment(case, tmp_path):
 
 @pytest.mark.parametrize("shape", [TABLE, IMAGE], ids=["table", "image"])
 def test_a_resumed_run_logs_what_the_uninterrupted_one_does(shape, tmp_path):
-    """Drift goes on from the references in the checkpoint, and no error is spent twice (traps 53 and 68)."""
+    """Law 2: drift goes on from the references in the checkpoint, and no error is spent twice (traps 53 and 68)."""
 
     def run(folder: str, epochs: int, **more: Any) -> tuple[dict[Any, Any], list[Any]]:
         sink = xai_lightning.MemorySink()
@@ -1006,7 +1011,7 @@ def without_dropout(net: nn.Sequential) -> nn.Sequential:
 
 
 def test_a_state_of_another_release_is_ignored_with_a_warning(tmp_path):
-    """Trap 53: unknown or missing state is no reason to lose a run."""
+    """Law 9, trap 53: unknown or missing state is no reason to lose a run."""
     for name in MONITORS:
         [callback] = build(name)
         fresh = bits(callback.state_dict())

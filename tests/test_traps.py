@@ -1,9 +1,12 @@
 """Traps of docs/traps.md that no other file is about: where Lightning lets us log, what is read, what is required."""
 
 import argparse
+import json
+import math
 import re
 import tomllib
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from packaging.requirements import Requirement
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from learners import Items, cross_entropy, draw, fitted, seeded, table, table_net
 from small import GROUPS, Classifier, Rows, fit, loader, rows
@@ -149,21 +153,58 @@ def test_a_picture_is_small_and_there_is_one_of_a_kind_per_validation(tmp_path: 
     assert max(image.size for _, _, image in sink.pictures) <= 3 * 1024 * 1024
 
 
+class RunsDry(IterableDataset):
+    """Rows at the first validation, none at the second, and rows again."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        self.looks += 1
+        data = rows(32, seed=1)
+        yield from () if self.looks == 2 else (data[i] for i in range(32))
+
+
+def test_a_validation_without_a_row_is_undefined_and_passes_no_gate(tmp_path: Path) -> None:
+    """Trap 47: no data is neither 0 nor what was counted before."""
+    sink, gate = MemorySink(), GatedCheckpoint(at_least={"utility/balanced_accuracy/value": 0.0})
+    watching = [
+        AttributionMonitor(options={"n_steps": 4}, measures=["cosine"], sample_size=0, sinks=[sink]),
+        ActivationMonitor(statistics="cheap", sinks=[sink]),
+        FairnessMonitor({"sex": GROUPS}, metrics=["demographic_parity_difference"], sinks=[sink]),
+    ]
+    with pytest.warns(UserWarning, match="no sample") as seen:
+        fit(Classifier(), [*watching, gate], tmp_path, val=DataLoader(RunsDry(), batch_size=16), max_epochs=3)
+    found: dict[str, list[float]] = {}
+    for _, name, value in sink.records:
+        found.setdefault(name, []).append(value)
+    assert {str(w.message).split()[0] for w in seen if "no sample" in str(w.message)} == {
+        "AttributionMonitor",
+        "FairnessMonitor",
+    }
+    for name in ("count/sex/Female", "rate/sex/accuracy/Male", "activation/net.2/mean"):
+        first, second, third = found[name]
+        assert first > 0 < third, name
+        assert math.isnan(second), name
+    decisions = [json.loads(line)["gate"] for line in gate.audit_path.read_text().splitlines()]
+    assert decisions == ["open", "closed", "open"]
+
+
 # --- TensorBoard
 
 
-def commands() -> list[str]:
-    """Every command of ours that starts TensorBoard, wherever it is told or run."""
+def lines_that(pattern: str) -> list[str]:
+    """Lines of what a user reads or runs that match."""
     paths = [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
     lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if re.search(r"tensorboard(\.main)? --logdir", line)]
+    return [line for line in lines if re.search(pattern, line)]
 
 
 def test_whoever_starts_tensorboard_as_we_say_sees_every_picture() -> None:
     """Trap 62: ten per name is TensorBoard's default, and 0 shows none where it loads fast."""
-    told = commands()
-    assert len(told) >= 7
-    assert [command for command in told if "--samples_per_plugin images=500" not in command] == []
+    commands, advice = lines_that(r"tensorboard(\.main)? --logdir"), lines_that("--samples_per_plugin")
+    assert len(commands) >= 7
+    assert len(advice) > len(commands), "the README explains it"
+    assert [line for line in {*commands, *advice} if "--samples_per_plugin images=500" not in line] == []
     parser = argparse.ArgumentParser()
     CorePluginLoader().define_flags(parser)
     assert parser.parse_args(["--samples_per_plugin", "images=500"]).samples_per_plugin == {"images": 500}

@@ -1,29 +1,31 @@
-"""The table of traps is what the tests and the page say, and every trap has a test or a reason."""
+"""The tables of traps and laws are what tests and pages say; every trap has a test or a reason, every law has tests."""
 
 import re
 from pathlib import Path
 
 import pytest
 import traps_table
-from traps_table import Trap, cited, every_test, found_tests, guards, row, traps, with_table
+from traps_table import Trap, cited, every_test, found_tests, guards, law_rows, trap_rows, traps, with_table
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "traps.md"
+PAGE, LAWS = ROOT / "docs" / "traps.md", ROOT / "docs" / "laws.md"
 TESTS = every_test()
 GUARDS = guards(TESTS)
 TRAPS = traps(PAGE.read_text(encoding="utf-8"))
 
 
-def test_the_table_is_the_one_that_the_tests_and_the_page_make(capsys):
-    stale = "docs/traps.md is out of date: run python tools/traps_table.py\n"
+def test_the_tables_are_those_that_the_tests_and_the_pages_make(capsys):
+    stale = "docs/traps.md or docs/laws.md is out of date: run python tools/traps_table.py\n"
     assert traps_table.main(check=True) == 0, stale + capsys.readouterr().out
-    assert traps_table.PAGE == PAGE
+    assert (traps_table.PAGE, traps_table.LAWS) == (PAGE, LAWS)
 
 
 def test_a_stale_table_is_shown_and_refused(monkeypatch, tmp_path, capsys):
     page = PAGE.read_text(encoding="utf-8")
     line = next(line for line in page.splitlines() if line.startswith("| 34 |"))
     monkeypatch.setattr(traps_table, "PAGE", tmp_path / "traps.md")
+    monkeypatch.setattr(traps_table, "LAWS", tmp_path / "laws.md")
+    traps_table.LAWS.write_text(LAWS.read_text(encoding="utf-8"), encoding="utf-8")
     traps_table.PAGE.write_text(page.replace(f"{line}\n", ""), encoding="utf-8")
     assert traps_table.main(check=True) == 1
     assert f"+{line}" in capsys.readouterr().out
@@ -34,7 +36,7 @@ def test_a_stale_table_is_shown_and_refused(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("page", ["no marks", "<!-- table -->", "<!-- end of the table --> <!-- table -->"])
 def test_a_page_without_a_place_for_the_table_is_refused(page):
     with pytest.raises(ValueError, match="must be marked by"):
-        with_table(page, {})
+        with_table(page, [])
 
 
 @pytest.mark.parametrize("number", range(1, 101))
@@ -46,12 +48,18 @@ def test_a_trap_has_a_test_or_a_reason_and_not_both(number):
     assert not (tests and reason), f"trap {number} is not applicable because {reason}, but {tests} cite it"
 
 
-def test_tests_that_the_table_names_exist():
+@pytest.mark.parametrize("number", range(1, 11))
+def test_a_law_has_a_test(number):
+    assert guards(TESTS, "law").get(number)
+
+
+@pytest.mark.parametrize(("page", "rows"), [(PAGE, 100), (LAWS, 10)], ids=["traps", "laws"])
+def test_tests_that_a_table_names_exist(page, rows):
     """Found by name in the files themselves, not by what made the table."""
-    cells = re.findall(r"^\| \d+ \| .* \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    cells = re.findall(r"^\| \d+ \| .* \| (.*) \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
     named = [name.split("::") for cell in cells for name in re.findall(r"`(tests/[^`]+)`", cell)]
-    assert len(cells) == 100
-    assert len(named) > 100
+    assert len(cells) == rows
+    assert len(named) > rows
     lost = [path for path, *_, name in named if f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")]
     assert lost == []
 
@@ -130,5 +138,14 @@ def test_a_paragraph_gives_its_title_and_its_reason():
     first = "**1. It is\nbroken,** as said. *Here:* mended."
     page = f"{first}\n\n**2. So what.** Not applicable because\nof 2.6 being out. More."
     assert traps(page) == {1: Trap("It is broken", ""), 2: Trap("So what", "of 2.6 being out")}
-    assert row(2, traps(page)[2], []) == "| 2 | So what | not applicable because of 2.6 being out |"
-    assert row(1, traps(page)[1], ["tests/a.py::b"]) == "| 1 | It is broken | `tests/a.py::b` |"
+    assert trap_rows(page, {1: ["tests/a.py::b", "tests/a.py::c"]})[2:] == [
+        "| 1 | It is broken | `tests/a.py::b`, `tests/a.py::c` |",
+        "| 2 | So what | not applicable because of 2.6 being out |",
+    ]
+
+
+def test_a_law_leads_to_its_section():
+    page = "## 8. Fail early, and never lose a training\n\nWhy.\n"
+    assert law_rows(page, {8: ["tests/a.py::b"]})[2:] == [
+        "| 8 | [Fail early, and never lose a training](#8-fail-early-and-never-lose-a-training) | `tests/a.py::b` |"
+    ]

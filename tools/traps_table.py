@@ -1,6 +1,6 @@
-"""Writes the table of ``docs/traps.md``, from the docstrings of tests and the page's own paragraphs.
+"""Writes the tables of ``docs/traps.md`` and ``docs/laws.md``: which tests guard what, by the docstrings of the tests.
 
-``python tools/traps_table.py`` writes it; with ``--check`` it shows the difference, and exits with 1 if there is one.
+``python tools/traps_table.py`` writes them; with ``--check`` it shows the difference, and exits with 1 if there is one.
 """
 
 import ast
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "traps.md"
+LAWS = ROOT / "docs" / "laws.md"
 MARKS = ("<!-- table -->", "<!-- end of the table -->")
 
 LIST = r"((?:\d+(?:, and |, | and | to |/)?)+)"
@@ -70,21 +71,30 @@ def traps(page: str) -> dict[int, Trap]:
     return found
 
 
-def row(number: int, trap: Trap, tests: list[str]) -> str:
-    """One line of the table."""
-    answers = [f"`{name}`" for name in tests]
-    if trap.reason:
-        answers.append(f"not applicable because {trap.reason}")
-    return f"| {number} | {trap.title} | {', '.join(answers)} |"
+def spans(names: list[str]) -> list[str]:
+    """Names of tests as code."""
+    return [f"`{name}`" for name in names]
 
 
-def table(page: str, tests: dict[int, list[str]]) -> str:
-    """The whole table."""
-    rows = [row(number, trap, tests.get(number, [])) for number, trap in traps(page).items()]
-    return "\n".join(["| | trap | tests |", "|---|---|---|", *rows])
+def trap_rows(page: str, tests: dict[int, list[str]]) -> list[str]:
+    """The table of traps, line by line."""
+    lines = ["| | trap | tests |", "|---|---|---|"]
+    for number, trap in traps(page).items():
+        reason = [f"not applicable because {trap.reason}"] if trap.reason else []
+        lines.append(f"| {number} | {trap.title} | {', '.join([*spans(tests.get(number, [])), *reason])} |")
+    return lines
 
 
-def with_table(page: str, tests: dict[int, list[str]]) -> str:
+def law_rows(page: str, tests: dict[int, list[str]]) -> list[str]:
+    """The table of laws, line by line; each leads to its section."""
+    lines = ["| | law | proved by |", "|---|---|---|"]
+    for number, title in re.findall(r"^## (\d+)\. (.+)$", page, re.MULTILINE):
+        anchor = f"{number}-{re.sub('[^a-z -]', '', title.lower()).replace(' ', '-')}"
+        lines.append(f"| {number} | [{title}](#{anchor}) | {', '.join(spans(tests.get(int(number), [])))} |")
+    return lines
+
+
+def with_table(page: str, rows: list[str]) -> str:
     """The page with its table made anew.
 
     Raises:
@@ -94,20 +104,30 @@ def with_table(page: str, tests: dict[int, list[str]]) -> str:
     _, last, after = rest.partition(MARKS[1])
     if not (first and last) or any(mark in after for mark in MARKS):
         raise ValueError(f"the table's place in the page must be marked by {MARKS!r}, each once and in this order")
-    return f"{before}{first}\n\n{table(page, tests)}\n\n{last}{after}"
+    return "\n".join([f"{before}{first}\n", *rows, f"\n{last}{after}"])
+
+
+def wanted() -> dict[Path, str]:
+    """Both pages as they should be."""
+    tests = every_test()
+    pages = {path: path.read_text(encoding="utf-8") for path in (PAGE, LAWS)}
+    trap_table, law_table = trap_rows(pages[PAGE], guards(tests)), law_rows(pages[LAWS], guards(tests, "law"))
+    return {PAGE: with_table(pages[PAGE], trap_table), LAWS: with_table(pages[LAWS], law_table)}
 
 
 def main(*, check: bool) -> int:
-    """Write the table, or show how the page differs from what it should be."""
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = with_table(page, guards(every_test()))
-    if not check:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    names = ("docs/traps.md", "what python tools/traps_table.py writes")
-    difference = list(difflib.unified_diff(page.splitlines(), wanted.splitlines(), *names, lineterm="", n=0))
-    sys.stdout.writelines(f"{line}\n" for line in difference)
-    return int(bool(difference))
+    """Write the tables, or show how the pages differ from what they should be."""
+    found = 0
+    for path, text in wanted().items():
+        if not check:
+            path.write_text(text, encoding="utf-8")
+            continue
+        names = (f"docs/{path.name}", "what python tools/traps_table.py writes")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        difference = list(difflib.unified_diff(lines, text.splitlines(), *names, lineterm="", n=0))
+        sys.stdout.writelines(f"{line}\n" for line in difference)
+        found |= bool(difference)
+    return int(found)
 
 
 if __name__ == "__main__":

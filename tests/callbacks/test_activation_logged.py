@@ -69,6 +69,7 @@ def test_outside_of_fit_there_is_no_growth() -> None:
 
 @pytest.mark.filterwarnings("ignore:No checkpoint passed the gate")
 def test_a_gate_and_early_stopping_can_use_the_worst_layer(tmp_path: Path) -> None:
+    """Trap 40."""
     model = Classifier(net=rectified)
     model.net[0].bias.data[:3] = -100
     gate = GatedCheckpoint("val_loss", at_most={"activation_max/dead_share": 0.5}, dirpath=tmp_path / "kept")

@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import small
-from gated import LOADER, Scripted, audit, fit, weight
+from gated import LOADER, Scripted, audit, checkpoints, fit, weight
 from small import Classifier
 from xai_lightning import GatedCheckpoint
 from xai_lightning.callbacks import _decision as decision
@@ -33,6 +33,7 @@ NAN = math.nan
 
 
 def test_the_best_of_those_that_pass_is_kept_not_the_best_of_all(tmp_path: Path) -> None:
+    """Traps 36 and 40: the gap is logged in the module's own hook, which runs after those of callbacks."""
     _, gate = fit(tmp_path, gaps=[0.2, 0.05, 0.3, 0.08], losses=[0.9, 0.5, 0.1, 0.6])
     assert weight(gate.best_model_path) == 4
     assert float(gate.best_model_score) == 0.5
@@ -142,7 +143,23 @@ def test_an_exception_saves_nothing_that_no_gate_has_seen(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
 
 
+SAVING = ("on_train_batch_end", "on_train_epoch_end", "on_validation_end", "on_train_end", "on_exception")
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_no_moment_of_lightnings_to_save_is_used(raises: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Traps 36 and 37: whatever ``ModelCheckpoint`` would write there, now or in a later release."""
+    called: list[str] = []
+    for hook in SAVING:
+        monkeypatch.setattr(ModelCheckpoint, hook, lambda *args, hook=hook, **more: called.append(hook))
+    with pytest.raises(RuntimeError, match="planted") if raises else nullcontext():
+        fit(tmp_path, gaps=[0.05, 0.5], callbacks=[Raises()] if raises else [])
+    assert called == []
+    assert checkpoints(tmp_path) != []
+
+
 def test_fast_dev_run_decides_and_writes_no_file(tmp_path: Path) -> None:
+    """Trap 47."""
     _, gate = fit(tmp_path, gaps=[0.05], fast_dev_run=True)
     assert gate._memory.opened == 1
     assert list(tmp_path.rglob("*.*")) == []

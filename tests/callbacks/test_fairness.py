@@ -126,7 +126,7 @@ def table(n: int = 90, seed: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize("size", [1, 7, 90])
 @pytest.mark.parametrize("order", ["given", "reversed", "by group"])
 def test_counts_are_equal_however_the_rows_are_cut_and_ordered(size: int, order: str) -> None:
-    """Traps 42, 77, 81: also when each batch holds one group only."""
+    """Law 2, traps 42, 77, 81: also when each batch holds one group only."""
     columns = table()
     index = {"given": range(90), "reversed": range(89, -1, -1), "by group": np.argsort(columns["sex"])}[order]
     cut = {name: [column[i] for i in index] for name, column in columns.items()}

@@ -140,6 +140,7 @@ def run(folder: Path, setting: Setting, gap: float) -> GatedCheckpoint:
 @each_gate
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_files_are_those_of_the_table(name: str, gate: str, tmp_path: Path) -> None:
+    """Traps 36 and 38."""
     cell = ROWS[name][gate == "closed"]
     kept = re.findall(r"`(\S+\.ckpt)`", cell)
     assert bool(kept) != (cell == "nothing")
@@ -154,5 +155,6 @@ def test_the_files_are_those_of_the_table(name: str, gate: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("option", REFUSED)
 def test_what_the_table_calls_refused_is_refused(option: str) -> None:
+    """Trap 36."""
     with pytest.raises(ValueError, match=f"GatedCheckpoint refuses {option}="):
         GatedCheckpoint("score", at_most={"gap": 0.1}, **{option: REFUSED[option]})

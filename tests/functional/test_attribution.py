@@ -1,6 +1,7 @@
 """Attributions against closed forms, captum called sample by sample, and the laws of partition and seed."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -193,6 +194,24 @@ def test_probabilities_are_explained_as_log_odds() -> None:
 def test_outputs_of_more_dimensions_are_refused_with_their_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\[2, 3, 4"):
         margin(torch.zeros(shape), torch.zeros(2, dtype=torch.int64))
+
+
+# --- what is given
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("method", [m for m, row in METHODS.items() if "table" in row.layouts and not row.layer])
+def test_what_is_given_stays_as_it_is(method: str, fails: bool) -> None:
+    """Trap 3: captum marks what it is handed, warns of that, and after an error leaves the marks."""
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1))
+    handle = network.register_forward_pre_hook(lambda module, args: {}["planted"]) if fails else None
+    x, baseline = torch.randn(3, 6), torch.zeros(1, 6)
+    before = x.clone()
+    with pytest.raises(KeyError, match="planted") if handle is not None else nullcontext():
+        explain(method, network, x, baselines=baseline)
+    for tensor in (x, baseline):
+        assert (tensor.requires_grad, tensor.grad, tensor._version) == (False, None, 0)
+    assert torch.equal(x, before)
 
 
 # --- variables

@@ -47,7 +47,7 @@ def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_ranks_give_the_counts_maps_and_metrics_of_one_process(several: dict[str, Any], single: dict[str, Any]) -> None:
-    """Traps 43, 44, 82, 97: 61 rows on 2 and 3 ranks, padded by the sampler, unequal in length.
+    """Law 2, traps 43, 44, 82, 97: 61 rows on 2 and 3 ranks, padded by the sampler, unequal in length.
 
     On 2 ranks each meets one sex only, on 3 ranks one town only.
     """

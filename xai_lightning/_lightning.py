@@ -25,7 +25,12 @@ HOME = home()
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
-    from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
+    from pytorch_lightning.callbacks import (
+        Checkpoint,
+        GradientAccumulationScheduler,
+        ModelCheckpoint,
+        StochasticWeightAveraging,
+    )
     from pytorch_lightning.callbacks.progress import RichProgressBar, TQDMProgressBar
     from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
     from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -39,6 +44,7 @@ else:
     _callbacks = importlib.import_module(f"{HOME}.callbacks")
     Checkpoint, ModelCheckpoint = _callbacks.Checkpoint, _callbacks.ModelCheckpoint
     GradientAccumulationScheduler = _callbacks.GradientAccumulationScheduler
+    StochasticWeightAveraging = _callbacks.StochasticWeightAveraging
     RichProgressBar, TQDMProgressBar = _callbacks.RichProgressBar, _callbacks.TQDMProgressBar
     Tqdm = importlib.import_module(f"{HOME}.callbacks.progress.tqdm_progress").Tqdm
     _loggers = importlib.import_module(f"{HOME}.loggers")
@@ -61,6 +67,7 @@ __all__ = [
     "MisconfigurationException",
     "ModelCheckpoint",
     "RichProgressBar",
+    "StochasticWeightAveraging",
     "TQDMProgressBar",
     "TensorBoardLogger",
     "Tqdm",

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -312,6 +312,18 @@ def test_early_stopping_averaging_and_reloaded_loaders_are_no_feedback(tmp_path:
         reload_dataloaders_every_n_epochs=1,
         **more,
     )
+    assert not any(line["feedback"] for line in audit(tmp_path))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_averages_that_are_moved_to_the_module_for_the_last_epoch_are_no_feedback(
+    tmp_path: Path, precision: str
+) -> None:
+    """Trap 60: with BatchNorm, whose statistics are then made anew."""
+    gate = GatedCheckpoint(at_least={"val_acc": 0.0}, dirpath=tmp_path)
+    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    fit_small(Classifier(), [averaging, gate], tmp_path, max_epochs=2, precision=precision)
+    assert [line["epoch"] for line in audit(tmp_path)] == [0, 1, 2], "the last one is that of the averages"
     assert not any(line["feedback"] for line in audit(tmp_path))
 
 

@@ -98,7 +98,7 @@ class DecidingCheckpoint(StampedCheckpoint):
     @override
     @timed
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._feedback.training_goes_on(pl_module)
+        self._feedback.training_goes_on(trainer, pl_module)
 
     @override
     @timed

@@ -7,23 +7,31 @@ from typing import Any
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from xai_lightning._lightning import Trainer, rank_zero_warn
+from xai_lightning._lightning import StochasticWeightAveraging, Trainer, rank_zero_warn
 from xai_lightning.callbacks._guard import checksum
+from xai_lightning.callbacks._trainer import callbacks_of
 
 HISTORY = 128
 
 
-def weights(module: nn.Module) -> int:
-    """A number for the parameters of ``module``. Buffers are left out: a schedule may well be kept in one."""
-    return hash(tuple(checksum(parameter) for parameter in module.parameters()))
+def weights(module: nn.Module, like: nn.Module | None = None) -> int:
+    """A number for the parameters of ``module``. Buffers are left out: a schedule may well be kept in one.
+
+    Args:
+        module: whose parameters.
+        like: a module of other precision; the number is that of its parameters once these were copied into them.
+    """
+    types = [parameter.dtype for parameter in (like or module).parameters()]
+    found = zip(module.parameters(), types, strict=True)
+    return hash(tuple(checksum(parameter.to(dtype)) for parameter, dtype in found))
 
 
 class Feedback:
     """What was seen of the validation set's influence on weights or data; it ends the promise of a gate's bounds.
 
     Seen are schedulers that follow a metric of the validation, and weights that change between a validation and the
-    training step after it: nothing but training should move them. Early stopping is no feedback: it only chooses among
-    checkpoints.
+    training step after it: nothing but training, and averages of what it gave, should move them. Early stopping is no
+    feedback: it only chooses among checkpoints.
     """
 
     def __init__(self) -> None:
@@ -77,13 +85,20 @@ class Feedback:
         self._seen.extend(found for found in {after, self._before} - set(self._seen) if found is not None)
         self._after = after
 
-    def training_goes_on(self, module: nn.Module) -> None:
+    def training_goes_on(self, trainer: Trainer, module: nn.Module) -> None:
         """Before a training batch; only the first after a validation is looked at."""
         before, self._after = self._after, None
-        if before is not None and weights(module) != before:
+        if before is not None and weights(module) not in (before, *_averages(trainer, module)):
             self.note(
                 "weights", "weights changed between a validation and the training step after it, other than by training"
             )
+
+
+def _averages(trainer: Trainer, module: nn.Module) -> Iterator[int]:
+    """Weights that a callback averaged over the training, and moves to the module where the last epoch begins."""
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, StochasticWeightAveraging) and callback._average_model is not None:
+            yield weights(callback._average_model, module)
 
 
 def _plateaus(trainer: Trainer, fresh: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 # make demo         train the example with every callback, and keep the checkpoints that pass
 # make test         lint, types and tests (slow, browser and distributed tests: see .ci/run)
+# make test-matrix  law 1 under each of 20,736 combinations of settings: hours (a part: PART=3/100; tests run 41 of them)
 # make tensorboard  open what the demo logged (PORT=6006, LOGDIR=runs/adult)
 # make lint | types | format | clean | distclean
 #
@@ -8,13 +9,14 @@
 PYTHON ?=
 PORT   ?= 6006
 LOGDIR ?= runs/adult
+PART   ?= 1/1
 
 # Relative paths only: the folder's own path may hold spaces.
 python := .venv/bin/python
 stamp  := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tensorboard lint types format clean distclean
+.PHONY: help demo test test-matrix tensorboard lint types format clean distclean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -24,6 +26,9 @@ demo: $(stamp)
 
 test: lint types
 	OMP_NUM_THREADS=1 $(python) -m pytest -n auto -m "not (slow or browser or distributed)"
+
+test-matrix: $(stamp)
+	MATRIX=$(PART) OMP_NUM_THREADS=1 $(python) -m pytest -n auto tests/test_matrix.py -k all_callbacks_together
 
 # Images are thinned out to ten per tag unless TensorBoard is told otherwise.
 tensorboard: $(stamp)

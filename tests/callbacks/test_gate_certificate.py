@@ -265,7 +265,7 @@ def test_a_file_that_needs_unpickling_is_trusted_only_as_it_was_written(tmp_path
         warnings.simplefilter("always")
         trainer.fit(Holds([0.05], [0.5]), LOADER, LOADER)
     said = " ".join(str(found.message) for found in caught)
-    assert ("is not the file that was written" in said) == ("cannot write evidence" in said) == tampered
+    assert ("is not the file that was written" in said) == ("cannot stamp the certificate" in said) == tampered
     assert monitor.measured == (not tampered)
 
 

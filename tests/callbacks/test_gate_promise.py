@@ -92,7 +92,7 @@ def test_an_arbiter_is_asked_only_once_the_limits_hold_and_can_only_close(tmp_pa
     assert [line["gate"] for line in lines] == ["closed", "open", "closed"]
     assert [line["arbiter"] is None for line in lines] == [True, False, True]
     assert [metrics["gap"] for metrics in arbiter.asked] == [0.05]
-    assert set(arbiter.asked[0]) == {"gap", "val_loss"}
+    assert set(arbiter.asked[0]) == {"gap", "val_loss", "xai/errors"}
 
 
 def test_an_arbiter_can_change_neither_the_metrics_nor_the_draws(tmp_path: Path) -> None:
@@ -441,10 +441,10 @@ def test_the_report_is_logged_again_after_a_resume(tmp_path: Path) -> None:
 def test_an_audit_file_that_cannot_be_written_closes_the_gate_and_costs_no_training(tmp_path: Path) -> None:
     (tmp_path / "gate_audit.jsonl").mkdir()
     with pytest.warns(
-        UserWarning, match="The gate stays closed, and training goes on: cannot write evidence"
+        UserWarning, match="cannot write evidence.*The gate is closed for this validation, and training goes on"
     ) as caught:
         trainer, gate = fit(tmp_path, [0.05, 0.05])
-    assert sum("cannot write evidence" in str(found.message) for found in caught) == 2, "and once in why nothing passed"
+    assert sum("cannot write evidence" in str(found.message) for found in caught) == 3, "and once in why nothing passed"
     assert trainer.global_step == 4
     assert (gate.best_model_path, checkpoints(tmp_path)) == ("", ["last.ckpt"])
 
@@ -452,7 +452,7 @@ def test_an_audit_file_that_cannot_be_written_closes_the_gate_and_costs_no_train
 @pytest.mark.parametrize("top", [1, 3])
 def test_a_verdict_that_cannot_be_written_leaves_what_was_kept_before(tmp_path: Path, top: int) -> None:
     (tmp_path / "epoch=1-step=4.verdict.json").mkdir()
-    with pytest.warns(UserWarning, match="The gate stays closed, and training goes on"):
+    with pytest.warns(UserWarning, match="The gate is closed for this validation, and training goes on"):
         trainer, gate = fit(tmp_path, [0.05, 0.05, 0.5], settings={"save_top_k": top})
     assert trainer.global_step == 6
     assert [line["gate"] for line in audit(tmp_path)] == ["open", "closed", "closed"]

@@ -19,13 +19,14 @@ from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._arbiter import Arbiter, Ruling, ask
 from xai_lightning.callbacks._feedback import Feedback
 from xai_lightning.callbacks._gate_memory import GateMemory
+from xai_lightning.callbacks._judged import Asked, Judged, judge, unjudged
 from xai_lightning.callbacks._stamped import StampedCheckpoint
 from xai_lightning.callbacks._stopwatch import timed
 from xai_lightning.callbacks._timeline import Timeline
 from xai_lightning.callbacks._trainer import loaders_of, log_step, stage_of
 from xai_lightning.functional import gate
 from xai_lightning.functional.pareto import Point
-from xai_lightning.sinks import logger_sinks
+from xai_lightning.sinks import LoggerSink, logger_sinks
 
 AUDIT_FILE = "gate_audit.jsonl"
 
@@ -60,7 +61,12 @@ class DecidingCheckpoint(StampedCheckpoint):
         self._started: dict[str, Tensor] = {}
         self._logged: dict[str, Tensor] = {}
         self._memory, self._feedback, self._timeline = GateMemory(), Feedback(), Timeline(self.limits)
-        self._names_checked, self._resumed = False, False
+        self._names_checked, self._resumed, self._unwritable = False, False, ""
+
+    @property
+    @override
+    def _label(self) -> str:
+        return super()._label + (f"(name={self.name!r})" if self.name else "")
 
     @property
     def audit_path(self) -> Path:
@@ -75,10 +81,10 @@ class DecidingCheckpoint(StampedCheckpoint):
         resumed, self._resumed = self._resumed, False
         if not resumed or _is_dry(trainer):
             return
-        outcome = _cut_back(self.audit_path, trainer.global_step) if trainer.is_global_zero else (0, "")
+        outcome = self._cut_back(trainer.global_step) if trainer.is_global_zero else (0, "")
         dropped, failure = trainer.strategy.broadcast(outcome)
         if failure:
-            self._complain(failure)
+            self._complain(failure, "Decisions of the run before stand in the audit file")
         if dropped:
             self._feedback.note("resume", f"{dropped} validations came after the file that this run was resumed from")
 
@@ -88,17 +94,23 @@ class DecidingCheckpoint(StampedCheckpoint):
         if len(loaders_of(trainer)) == 1:
             self._check_names(trainer)
 
+    def _cut_back(self, step: int) -> tuple[int, str]:
+        dropped: list[int] = []
+        failure = self._failure_of("write evidence", lambda: dropped.append(audit.cut_back(self.audit_path, step)))
+        return sum(dropped), failure
+
     @override
     @timed
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._logged = dict(trainer.callback_metrics), dict(trainer.logged_metrics)
         if _is_real(trainer):
-            self._feedback.validation_begins(pl_module)
+            self._look = self._memory.looks + 1
+            self._attempt("look at the weights", self._feedback.validation_begins, pl_module)
 
     @override
     @timed
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._feedback.training_goes_on(trainer, pl_module)
+        self._attempt("look at the weights", self._feedback.training_goes_on, trainer, pl_module)
 
     @override
     @timed
@@ -108,34 +120,30 @@ class DecidingCheckpoint(StampedCheckpoint):
         self._add_up(trainer)
         if not self._names_checked:
             self._check_names(trainer)
-        now = trainer.callback_metrics
-        metrics = {name: float(value) for name, value in now.items()}
-        fresh = {name for name, value in now.items() if value is not self._started.get(name)}
-        self._feedback.validation_ends(trainer, pl_module, fresh)
-        verdict = gate.decide(self._all_limits(trainer, metrics), metrics, fresh)
+        judged = self._attempt("judge", self._judge, trainer, pl_module) or unjudged(self.limits, self._obstacle)
+        verdict, metrics, fresh, _ = judged
         value = metrics.get(self.monitor, math.nan) if self.monitor else math.nan
-        point = Point(value, verdict.relative, self._memory.looks + 1, trainer.current_epoch)
-        self._decide(trainer, verdict, metrics, point)
-        self._report_sizes(trainer)
-        self._timeline.add(self._decision["step"], {name: metrics[name] for name in fresh})
+        point = Point(value, verdict.relative, self._look, trainer.current_epoch)
+        self._decide(trainer, judged, point)
+        self._try("report on sample sizes", self._report_sizes, trainer)
+        self._try("go on with its timeline", self._timeline.add, self._decision["step"], {n: metrics[n] for n in fresh})
         self._settle_timeline()
         if not _is_dry(trainer):
             self._save(trainer, point)
         self._publish(trainer, verdict.violation)
+
+    def _judge(self, trainer: Trainer, pl_module: LightningModule) -> Judged:
+        of = Asked(self.limits, self.monitor, self.utility_floor)
+        return judge(trainer, pl_module, of, started=self._started, feedback=self._feedback)
 
     def _check_names(self, trainer: Trainer) -> None:
         wanted = [limit.name for limit in self.limits] + ([] if self.monitor is None else [self.monitor])
         decision.check_names(trainer, wanted)
         self._names_checked = True
 
-    def _all_limits(self, trainer: Trainer, metrics: Mapping[str, float]) -> list[gate.Limit]:
-        logged = decision.logged_by_monitors(trainer)
-        return decision.all_limits(self.limits, self.monitor, metrics, utility_floor=self.utility_floor, logged=logged)
-
-    def _decide(self, trainer: Trainer, verdict: gate.Verdict, metrics: Mapping[str, float], point: Point) -> None:
-        is_open, reason, ruling = self._settle(trainer, verdict, metrics)
+    def _decide(self, trainer: Trainer, judged: Judged, point: Point) -> None:
+        is_open, reason, ruling = self._settle(trainer, judged.verdict, judged.metrics)
         self._memory.add(point, self.mode, None if is_open else reason)
-        coverage, feedback = decision.coverage(trainer, self.limits), self._feedback.reasons
         self._decision = {
             "format": evidence.FORMAT,
             "xai_lightning": __version__,
@@ -146,33 +154,30 @@ class DecidingCheckpoint(StampedCheckpoint):
             "epoch": point.epoch,
             "look": point.look,
             "monitor": {"name": self.monitor, "mode": self.mode, "value": evidence.finite(point.value)},
-            "checks": evidence.checks(verdict),
+            "checks": [],
             "violation": evidence.finite(point.violation),
             "arbiter": None if ruling is None else ruling._asdict(),
             "kept": None,
             "fallback": None,
             "pareto": self._memory.points(),
-            "guarantee": evidence.guarantee(coverage, feedback),
-            "promise": evidence.promise(coverage, feedback),
-            "feedback": feedback,
-            "monitors": decision.evidence_of(trainer),
+            **judged.grounds,
         }
 
     def _settle(
         self, trainer: Trainer, verdict: gate.Verdict, metrics: Mapping[str, float]
     ) -> tuple[bool, str, Ruling | None]:
         """Whether all ranks and the arbiter agree, and why; with what the arbiter said, if it was asked."""
-        obstacle = ""
+        obstacle, self._obstacle = self._obstacle, ""
         if trainer.is_global_zero and not _is_dry(trainer):
-            obstacle = evidence.failure_of(evidence.touch, self.audit_path)
-        if obstacle:
-            self._complain(obstacle)
+            self._unwritable = self._failure_of("write evidence", evidence.prove_room, self.audit_path)
+            if self._unwritable:
+                self._complain(self._unwritable)
+            obstacle = obstacle or self._unwritable
         if not trainer.strategy.reduce_boolean_decision(verdict.open and not obstacle, all=True):
             return False, (obstacle or "another rank said no") if verdict.open else verdict.reason, None
         if self.arbiter is None:
             return True, verdict.reason, None
-        said = ask(self.arbiter, metrics) if trainer.is_global_zero else Ruling(False, "")
-        ruling = trainer.strategy.broadcast(said)
+        ruling = trainer.strategy.broadcast(ask(self.arbiter, metrics) if trainer.is_global_zero else Ruling(False, ""))
         return ruling.open, f"{verdict.reason}; arbiter: {ruling.reason}", ruling
 
     # --- files
@@ -190,9 +195,9 @@ class DecidingCheckpoint(StampedCheckpoint):
             self._candidate = {}
         elif self.fallback != "none":
             self._offer(trainer, candidates, point.violation, point.value)
-        self._save_last_checkpoint(trainer, candidates)
+        written = self._save_last(trainer, candidates)
         # only now does the file for resuming know that the one before is not needed
-        if obsolete and obsolete != self.fallback_model_path:
+        if written and obsolete and obsolete != self.fallback_model_path:
             self._remove_checkpoint(trainer, obsolete)
         self._write_line(trainer, self._decision)
 
@@ -203,9 +208,12 @@ class DecidingCheckpoint(StampedCheckpoint):
         self._timeline.settle(opened=self._decision["gate"] == "open", best=best)
 
     def _write_line(self, trainer: Trainer, line: Mapping[str, Any]) -> None:
-        failure = evidence.failure_of(audit.append, self.audit_path, line) if trainer.is_global_zero else ""
-        if failure:
-            self._complain(failure)
+        if trainer.is_global_zero:
+            failure = self._failure_of(f"write to {self.audit_path.name}", audit.append, self.audit_path, line)
+            if self._unwritable:
+                self._error = None
+            elif failure:
+                self._complain(failure, "The audit file lacks this line, which also stands in the files written")
 
     # --- what is shown
 
@@ -213,14 +221,13 @@ class DecidingCheckpoint(StampedCheckpoint):
         """After the first validation: whether the data suffice for the limits at all."""
         if self._memory.looks > 1 or not trainer.is_global_zero:
             return
-        found = decision.outlooks(trainer, self.limits)
-        if not found:
+        if not (found := decision.outlooks(trainer, self.limits)):
             return
         self._memory.sizes[tags.xai("gate", "can_open")] = float(all(outlook.can_open for outlook in found))
         for outlook in found:
             numbers = {"smallest": outlook.smallest, "needed": math.nan if outlook.needed is None else outlook.needed}
             self._memory.sizes |= {tags.sample_size(outlook.name, what): float(n) for what, n in numbers.items()}
-        say = rank_zero_info if all(outlook.can_open for outlook in found) else rank_zero_warn
+        say = rank_zero_info if all(one.can_open for one in found) else rank_zero_warn
         say(f"Sample sizes: {'; '.join(outlook.sentence for outlook in found)}.")
 
     def _publish(self, trainer: Trainer, violation: float) -> None:
@@ -237,14 +244,13 @@ class DecidingCheckpoint(StampedCheckpoint):
             for key, value in {**numbers, **self._memory.sizes}.items()
         }
         for sink in logger_sinks(trainer.loggers):
-            try:
-                sink.scalars(shown, decided["step"])
-                if sink.takes_pictures:
-                    name = tags.within(self.name, tags.gate("timeline"))
-                    sink.picture(name, self._timeline.draw(), decided["step"])
-                sink.flush()
-            except Exception as error:  # noqa: BLE001 - a logger that fails is no reason to lose a training
-                rank_zero_warn(f"GatedCheckpoint could not write to {type(sink.logger).__name__}: {error!r}")
+            self._try(f"write to {type(sink.logger).__name__}", self._show, sink, shown, decided["step"])
+
+    def _show(self, sink: LoggerSink, shown: Mapping[str, float], step: int) -> None:
+        sink.scalars(shown, step)
+        if sink.takes_pictures:
+            sink.picture(tags.within(self.name, tags.gate("timeline")), self._timeline.draw(), step)
+        sink.flush()
 
     @override
     @timed
@@ -267,9 +273,9 @@ class DecidingCheckpoint(StampedCheckpoint):
         )
         self._memory.certificate = record
         if trainer.is_global_zero:
-            failure = evidence.failure_of(self._stamp_certificate, trainer, record)
+            failure = self._failure_of("stamp the certificate", self._stamp_certificate, trainer, record)
             if failure:
-                self._complain(failure)
+                self._complain(failure, "The certificate stands in the audit file only")
         event = {"event": "certificate", "global_step": trainer.global_step, "file": Path(self._best_path).name}
         self._write_line(trainer, {**event, **record})
         if record["gate"] == "open":
@@ -292,11 +298,3 @@ def _is_real(trainer: Trainer) -> bool:
 def _is_dry(trainer: Trainer) -> bool:
     """Whether nothing is to be written."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-
-
-def _cut_back(path: Path, step: int) -> tuple[int, str]:
-    """How many decisions the audit file lost, and why it could not be cut back, if so."""
-    try:
-        return audit.cut_back(path, step), ""
-    except OSError as error:
-        return 0, f"cannot write evidence: {error}"

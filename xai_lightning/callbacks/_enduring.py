@@ -22,7 +22,7 @@ MOMENTS = {
     "_after": ", after a step",
     "_close": ", after the last batch",
     "_gather_together": ", where ranks meet",
-    "_conclude": ", at its end",
+    "_conclude_in_sight": ", at its end",
     "reduce": ", in a hook on a layer",
     "_hear": ", in a hook on the network",
 }
@@ -67,9 +67,9 @@ class Enduring(Observer):
             with self._watch, torch.inference_mode(False), torch.no_grad():
                 return action(*args)
         except Exception as error:
-            self._hooks.remove()
             if self._must_raise(error):
                 raise
+            # hooks stay until the step is over: torch calls one wrongly that is removed while it calls others
             look.failure, look.moment = error, MOMENTS.get(action.__name__, "")
             return None
 
@@ -89,7 +89,7 @@ class Enduring(Observer):
             if meeting or self._must_raise(error):
                 raise
             look = self._look
-            if look is not None and look.record is None and not look.sanity:
+            if look is not None and look.record is None and not look.sanity and moment.__name__ != "_epoch_end":
                 look.failure = look.failure or error
             else:
                 self._tell_unfinished("finish", error)

@@ -1,15 +1,19 @@
 """What a gate decided and on what grounds: one record, written to the checkpoint, beside it, and to the audit file."""
 
+import errno
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from xai_lightning.functional.gate import Verdict
 
 FORMAT = 1
+LINE = 1 << 14
+"""More bytes than most lines of an audit file have."""
 Guarantee = Literal["holds", "heuristic", "none"]
 CHECKPOINT_KEY = "xai_lightning"
 
@@ -134,21 +138,20 @@ def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:
     draft.replace(path)
 
 
-def failure_of(write: Callable[..., object], *args: Any) -> str:
-    """Run ``write(*args)``; why that was not possible, or nothing."""
-    try:
-        write(*args)
-    except (OSError, ValueError) as error:
-        return f"cannot write evidence: {error}"
-    return ""
-
-
-def touch(path: Path) -> None:
-    """Make the file at ``path`` if it is not there, and see that it can be appended to.
+def prove_room(path: Path) -> None:
+    """Make the file at ``path`` if it is not there, and see on the disk that a line can be appended.
 
     Raises:
         OSError: if it cannot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8"):
-        pass
+    with path.open("ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            written = stream.write(b" " * LINE)
+            os.fsync(stream.fileno())
+        finally:
+            if os.fstat(stream.fileno()).st_size > size:
+                stream.truncate(size)
+    if written < LINE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

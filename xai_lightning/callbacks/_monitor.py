@@ -19,7 +19,7 @@ from xai_lightning._lightning import (
 from xai_lightning.callbacks import _progress as progress
 from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._enduring import Enduring
-from xai_lightning.callbacks._publish import log_equal, log_sum, write
+from xai_lightning.callbacks._publish import called, log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
 from xai_lightning.callbacks._sharded import refuse_tensor_parallel
 from xai_lightning.callbacks._trainer import (
@@ -215,8 +215,7 @@ class Monitor(Enduring, Announcer):
             self._finish(trainer, pl_module, look)
         if self._unanimous(trainer, look):
             gathered = self._attempt(self._gather_together, trainer, pl_module)
-            with progress.working(trainer, f"{self.kind}: concluding"):
-                look.record = self._attempt(self._conclude, trainer, look, gathered)
+            look.record = self._attempt(self._conclude_in_sight, trainer, look, gathered)
         if not self._unanimous(trainer, look) or look.record is None:
             # a failure on one rank is one of all, so that all count and stop alike
             if self._failures < FAILURES_IN_A_ROW:
@@ -224,6 +223,10 @@ class Monitor(Enduring, Announcer):
             look.record = self._undefined(look.stage)
         self._count_failure(look)
         self._log(trainer, pl_module, look, look.record)
+
+    def _conclude_in_sight(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
+        with progress.working(trainer, f"{self.kind}: concluding"):
+            return self._conclude(trainer, look, gathered)
 
     def _gather_together(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         return together(trainer, self._gather, trainer, pl_module)
@@ -265,7 +268,7 @@ class Monitor(Enduring, Announcer):
                 record.pictures = {name: partial(_given, x) for name, x in drawn.items() if x is not None}
             numbers = {**record.shared, **record.direct}
             for sink, own in [*((x, record.direct) for x in loggers), *((x, numbers) for x in self.sinks)]:
-                self._try(f"write to {_called(sink)}", write, sink, record, own, step)
+                self._try(f"write to {called(sink)}", write, sink, record, own, step)
 
     # --- what Lightning calls beside evaluations
 
@@ -293,8 +296,3 @@ def _drawn(draw: Callable[[], Picture]) -> Picture:
 
 def _given(picture: Picture) -> Picture:
     return picture
-
-
-def _called(sink: Sink) -> str:
-    """What a sink is called in messages."""
-    return type(getattr(sink, "logger", sink)).__name__

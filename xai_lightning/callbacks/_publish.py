@@ -49,3 +49,8 @@ def write(sink: Sink, record: Record, numbers: Mapping[str, float], step: int) -
             sink.histogram(name, summary, step)
             progress.step()
     sink.flush()
+
+
+def called(sink: Sink) -> str:
+    """What a sink is called in messages."""
+    return type(getattr(sink, "logger", sink)).__name__

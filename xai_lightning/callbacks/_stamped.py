@@ -2,7 +2,6 @@
 
 import copy
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from xai_lightning._lightning import LightningModule, ModelCheckpoint, Trainer, TrainerFn, rank_zero_warn
+from xai_lightning._lightning import LightningModule, Trainer, TrainerFn, rank_zero_warn
 from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._guard import checksum
-from xai_lightning.callbacks._sharded import is_shard
+from xai_lightning.callbacks._enduring_gate import CLOSED, STANDS, EnduringCheckpoint, take_place, writing
+from xai_lightning.callbacks._prints import Print, fingerprint, shards
 from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 from xai_lightning.callbacks._trainer import is_last_batch, stage_of, summed
 
@@ -47,29 +46,7 @@ class NotKeptError(RuntimeError):
         self.written = written
 
 
-Print = tuple[torch.dtype, int]
-
-
-def fingerprint(state: Mapping[str, Any], loaded_as: Mapping[str, Print] | None = None) -> dict[str, Print]:
-    """Type and a number for the content of each tensor of a state dict; shards' numbers add up to the whole's.
-
-    Args:
-        state: the tensors.
-        loaded_as: prints of tensors of the module; each tensor is taken as it is once it is loaded there. Averages are
-            kept in single precision where the module that was validated is in half.
-    """
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    types = {name: dtype for name, (dtype, _) in (loaded_as or {}).items()}
-    loaded = {name: value.to(types.get(name, value.dtype)) for name, value in tensors.items()}
-    return {name: (value.dtype, checksum(value)) for name, value in loaded.items()}
-
-
-def shards(state: Mapping[str, Any]) -> list[str]:
-    """Names of the tensors of a state dict of which other ranks hold other parts."""
-    return [name for name, value in state.items() if isinstance(value, Tensor) and is_shard(value)]
-
-
-class StampedCheckpoint(ModelCheckpoint):
+class StampedCheckpoint(EnduringCheckpoint):
     """Writes files with evidence: those that are kept, the one for resuming, and a fallback while nothing passed.
 
     It saves when it is told to, and at no moment of Lightning's own (traps 36 and 37).
@@ -89,7 +66,6 @@ class StampedCheckpoint(ModelCheckpoint):
         self._validated: dict[str, Print] = {}
         self._parts: list[str] = []
         self._writing: dict[str, Any] | None = None
-        self._complained = False
         self._watch = Stopwatch()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,14 +109,16 @@ class StampedCheckpoint(ModelCheckpoint):
         # inside the window in which averaged weights are live
         if is_last_batch(trainer) and stage_of(trainer) == "fit":
             state = pl_module.state_dict()
-            self._validated, self._parts = fingerprint(state), shards(state)
+            self._validated, self._parts = {}, shards(state)
+            self._validated = self._attempt("remember what was validated", fingerprint, state) or {}
 
     def _add_up(self, trainer: Trainer) -> None:
         """Of weights that are spread over ranks, the number of the whole, which is what is written; a collective."""
         parts, self._parts = self._parts, []
         if parts:
-            sums = summed(trainer, torch.tensor([self._validated[name][1] for name in parts]), "sum").tolist()
-            self._validated |= {n: (self._validated[n][0], total) for n, total in zip(parts, sums, strict=True)}
+            own = [self._validated.get(name, (torch.uint8, 0)) for name in parts]
+            sums = summed(trainer, torch.tensor([number for _, number in own]), "sum").tolist()
+            self._validated |= {n: (dtype, total) for n, (dtype, _), total in zip(parts, own, sums, strict=True)}
 
     # --- what is kept
 
@@ -150,11 +128,23 @@ class StampedCheckpoint(ModelCheckpoint):
         try:
             self._save_topk_checkpoint(trainer, candidates)
         except NotKeptError as error:
+            if self._error is not None:
+                self._complain(str(error))
             vars(self).update(before)
             self._decision["kept"] = None
             self._forget(error.written)
             return str(error)
         return ""
+
+    def _save_last(self, trainer: Trainer, candidates: dict[str, Tensor]) -> bool:
+        """Write the file for resuming; whether that was possible. Else the one before stays."""
+        before = self.last_model_path
+        try:
+            self._save_last_checkpoint(trainer, candidates)
+        except NotKeptError:
+            self.last_model_path = before
+            return False
+        return True
 
     def _forget(self, path: str) -> None:
         """Leave a file that is gone out of the best."""
@@ -172,7 +162,9 @@ class StampedCheckpoint(ModelCheckpoint):
             self._candidate = {"path": path, "violation": violation, "value": value}
             try:
                 self._save_checkpoint(trainer, path)
-            except NotKeptError:
+            except NotKeptError as error:
+                if self._error is not None:
+                    self._complain(str(error))
                 self._candidate = before
                 self._decision["fallback"] = None
 
@@ -206,39 +198,67 @@ class StampedCheckpoint(ModelCheckpoint):
 
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        is_last = filepath == self.last_model_path
         self._writing = self._evidence(filepath)
         try:
-            super()._save_checkpoint(trainer, filepath)
+            self._write(trainer, filepath)
         finally:
             self._writing = None
         failure = ""
         if trainer.is_global_zero:
-            failure = evidence.failure_of(evidence.write_verdict, filepath, self._evidence(filepath))
+            failure = self._failure_of("write evidence", evidence.write_verdict, filepath, self._evidence(filepath))
         failure = trainer.strategy.broadcast(failure)
-        if failure:
-            self._complain(failure)
-        if failure and filepath != self.last_model_path:
+        if failure and not is_last:
             trainer.strategy.remove_checkpoint(filepath)
+        if failure:
+            self._complain(failure, STANDS if is_last else CLOSED)
+        if failure and not is_last:
             raise NotKeptError(failure, filepath)
 
-    def _complain(self, failure: str) -> None:
-        if not self._complained:
-            rank_zero_warn(f"The gate stays closed, and training goes on: {failure}")
-        self._complained = True
+    def _write(self, trainer: Trainer, filepath: str) -> None:
+        """Write a checkpoint beside its place, which it takes when it is whole.
+
+        Raises:
+            NotKeptError: on all ranks, if rank zero cannot write it; what stood in its place still does.
+        """
+        path, failure = Path(filepath), ""
+        draft = path.with_name(f"{path.name}.tmp")
+        with writing(trainer) as failures:
+            trainer.save_checkpoint(draft, self.save_weights_only)
+        if trainer.is_global_zero:
+            failure = self._failure_of(f"write {path.name}", take_place, draft, path, failures)
+        failure = trainer.strategy.broadcast(failure)
+        if failure:
+            last = filepath == self.last_model_path
+            self._complain(failure, "The file for resuming is that of an earlier validation" if last else CLOSED)
+            raise NotKeptError(failure, filepath)
+        self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            self._try(f"tell {type(logger).__name__} of it", logger.after_save_checkpoint, weakref.proxy(self))
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._writing is None:
             return
+        refusal: list[str] = []
+        failure = self._failure_of("stamp it", self._stamp, checkpoint, refusal)
+        # what rank zero writes is what counts
+        failure = trainer.strategy.broadcast(failure or "".join(refusal))
+        if failure and self._writing["role"] != "last":
+            raise NotKeptError(failure)
+        if failure:
+            self._complain(failure, STANDS)
+
+    def _stamp(self, checkpoint: dict[str, Any], refusal: list[str]) -> None:
+        writing = self._writing or {}
         # the file for resuming holds what training goes on with, whatever was validated
-        if self._writing["role"] != "last":
+        if writing["role"] != "last":
             now = fingerprint(checkpoint["state_dict"], self._validated)
-            # what rank zero writes is what counts, and the other ranks of a sharded model do not have it
-            differing = [name for name in now if self._validated.get(name, now[name]) != now[name]]
-            changed = trainer.strategy.broadcast(differing)
-            if changed:
-                raise NotKeptError(f"{changed[0]} changed between validation and saving: another callback wrote to it")
-        checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(self._writing)
+            changed = [name for name in now if self._validated.get(name, now[name]) != now[name]]
+            refusal += [
+                f"{name} changed between validation and saving: another callback wrote to it" for name in changed
+            ][:1]
+        checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(writing)
 
     @override
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:

@@ -14,6 +14,7 @@ from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._arbiter import Arbiter
 from xai_lightning.callbacks._certificate import check_rows
 from xai_lightning.callbacks._deciding import DecidingCheckpoint
+from xai_lightning.callbacks._record import OnError
 from xai_lightning.callbacks._sharded import refuse_unequal_passes
 from xai_lightning.callbacks._stamped import FALLBACKS, Fallback
 from xai_lightning.functional import gate
@@ -59,6 +60,8 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         train_time_interval: refused, likewise.
         save_on_train_epoch_end: refused, likewise.
         save_weights_only: refused; Lightning then calls no callback, so there would be no evidence.
+        on_error: ``"warn"``: whatever it cannot judge or write closes it for that validation, and training goes on; or
+            ``"raise"`` to stop training.
 
     Raises:
         ValueError: without limits, on a limit that is not finite or on the wrong side of a metric, on what is refused.
@@ -92,6 +95,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         train_time_interval: Any = None,
         save_on_train_epoch_end: bool | None = None,
         save_weights_only: bool = False,
+        on_error: OnError = "warn",
     ) -> None:
         limits = gate.limits(at_most, at_least)
         decision.check_directions(limits)
@@ -120,6 +124,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
             mode=mode,
             auto_insert_metric_name=auto_insert_metric_name,
             enable_version_counter=enable_version_counter,
+            on_error=on_error,
         )
 
     @property
@@ -133,9 +138,12 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "gate": self._attempt("save its state", self._own_state) or {}}
+
+    def _own_state(self) -> dict[str, Any]:
         own: dict[str, Any] = {"version": 1, "candidate": self._candidate, "feedback": self._feedback.state()}
         own["timeline"] = self._timeline.state()
-        return {**super().state_dict(), "gate": {**own, **self._memory.state()}}
+        return {**own, **self._memory.state()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

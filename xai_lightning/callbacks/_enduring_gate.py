@@ -1,0 +1,138 @@
+"""What keeps the failures of a gate from the training: each closes it for one validation (law 8)."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from typing_extensions import override
+
+from xai_lightning import tags
+from xai_lightning._lightning import LightningModule, ModelCheckpoint, Trainer
+from xai_lightning.callbacks._guard import described
+from xai_lightning.callbacks._publish import log_sum
+from xai_lightning.callbacks._record import OnError
+from xai_lightning.callbacks._trainer import stage_of
+
+T = TypeVar("T")
+CLOSED, STANDS = "The gate is closed for this validation", "What was decided stands"
+
+
+class EnduringCheckpoint(ModelCheckpoint):
+    """A checkpoint whose failures are warnings, and counted in ``xai/errors`` of the next validation.
+
+    Args:
+        on_error: ``"warn"``, or ``"raise"`` to stop training.
+        options: of ``ModelCheckpoint``.
+
+    Raises:
+        ValueError: if ``on_error`` is anything else.
+    """
+
+    def __init__(self, *, on_error: OnError = "warn", **options: Any) -> None:
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be 'warn' or 'raise'; got {on_error!r}")
+        self.on_error = on_error
+        self._obstacle, self._unfinished, self._look = "", False, 0
+        self._error: Exception | None = None
+        super().__init__(**options)
+
+    def _attempt(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
+        """Run ``action``, in which ranks do not meet; if it fails, the coming decision is a no."""
+        try:
+            return action(*args)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            failure = f"could not {what}: {described(error)}"
+            self._obstacle = self._obstacle or failure
+            self._tell(failure)
+            return None
+
+    def _try(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
+        """Run ``action``, in which ranks do not meet and on which no decision depends."""
+        try:
+            return action(*args)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self._tell(f"could not {what}: {described(error)}", STANDS)
+            return None
+
+    def _failure_of(self, what: str, action: Callable[..., object], *args: Any) -> str:
+        """Run ``action(*args)``; why that was not possible, or nothing. Ranks agree on it before it is told."""
+        try:
+            action(*args)
+        except Exception as error:  # noqa: BLE001 - `_complain` tells it, or raises it
+            self._error = error
+            return f"cannot {what}: {described(error)}"
+        return ""
+
+    def _complain(self, failure: str, so: str = CLOSED) -> None:
+        """Tell a failure on which ranks agree, or end the training with it."""
+        error, self._error = self._error, None
+        if self.on_error == "raise":
+            raise error or RuntimeError(f"{failure}, on rank 0")
+        self._tell(failure, so)
+
+    def _tell(self, failure: str, so: str = CLOSED) -> None:
+        self._unfinished = True
+        warnings.warn(
+            f"{self._label}, validation {self._look}: {failure}. {so}, and training goes on; it is tried again at the "
+            f"next validation, where {tags.ERRORS} counts it. on_error='raise' stops the training instead.",
+            stacklevel=2,
+        )
+
+    @property
+    def _label(self) -> str:
+        """What it is called in messages."""
+        return type(self).__name__
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if stage_of(trainer) != "fit" or trainer.sanity_checking:
+            return
+        # what is written fails where it is written, on rank zero
+        unfinished = trainer.strategy.reduce_boolean_decision(self._unfinished, all=False)
+        self._unfinished = False
+        log_sum(pl_module, trainer, tags.ERRORS, float(unfinished))
+
+
+@contextmanager
+def writing(trainer: Trainer) -> Iterator[list[Exception]]:
+    """Collect what fails while a checkpoint is written: ranks meet after rank zero has written, whatever came of it.
+
+    Yields:
+        The exceptions of this rank.
+    """
+    plugin = trainer.strategy.checkpoint_io
+    save, failures = plugin.save_checkpoint, list[Exception]()
+
+    def collecting(*args: Any, **kwargs: Any) -> None:
+        try:
+            save(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - it is told by who asked to write
+            failures.append(error)
+
+    vars(plugin)["save_checkpoint"] = collecting
+    try:
+        yield failures
+    finally:
+        del vars(plugin)["save_checkpoint"]
+
+
+def take_place(draft: Path, path: Path, failures: Sequence[Exception]) -> None:
+    """Let ``draft`` take the place of ``path``; what could not be written in full is removed.
+
+    Raises:
+        Exception: the first of ``failures``.
+        OSError: if it cannot take the place.
+    """
+    try:
+        if failures:
+            raise failures[0]
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,85 @@
+"""The verdict of one rank on one validation, and the evidence of it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from xai_lightning._lightning import LightningModule, Trainer
+from xai_lightning.callbacks import _decision as decision
+from xai_lightning.callbacks import _evidence as evidence
+from xai_lightning.callbacks._feedback import Feedback
+from xai_lightning.functional import gate
+
+
+class Asked(NamedTuple):
+    """What a gate asks for.
+
+    Args:
+        limits: the user's limits.
+        monitor: name of the monitored value.
+        utility_floor: see `xai_lightning.callbacks._decision.all_limits`.
+    """
+
+    limits: Sequence[gate.Limit]
+    monitor: str | None
+    utility_floor: bool
+
+
+class Judged(NamedTuple):
+    """What is decided on, and said about it.
+
+    Args:
+        verdict: whether the limits hold.
+        metrics: every metric by its name.
+        fresh: names of those that this validation logged.
+        grounds: what stands in the evidence of it, plain types.
+    """
+
+    verdict: gate.Verdict
+    metrics: dict[str, float]
+    fresh: set[str]
+    grounds: dict[str, Any]
+
+
+def judge(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    asked: Asked,
+    *,
+    started: Mapping[str, Tensor],
+    feedback: Feedback,
+) -> Judged:
+    """Hold the limits against what was logged.
+
+    Args:
+        trainer: the trainer.
+        pl_module: the module, with the weights that were validated.
+        asked: what a gate asks for.
+        started: the metrics when the validation began: what is still the same object is stale.
+        feedback: sees whether the validation set steers the training.
+    """
+    now = trainer.callback_metrics
+    metrics = {name: float(value) for name, value in now.items()}
+    fresh = {name for name, value in now.items() if value is not started.get(name)}
+    feedback.validation_ends(trainer, pl_module, fresh)
+    logged = decision.logged_by_monitors(trainer)
+    wanted = decision.all_limits(asked.limits, asked.monitor, metrics, utility_floor=asked.utility_floor, logged=logged)
+    verdict = gate.decide(wanted, metrics, fresh)
+    coverage, reasons = decision.coverage(trainer, asked.limits), feedback.reasons
+    grounds = {
+        "checks": evidence.checks(verdict),
+        "guarantee": evidence.guarantee(coverage, reasons),
+        "promise": evidence.promise(coverage, reasons),
+        "feedback": reasons,
+        "monitors": decision.evidence_of(trainer),
+    }
+    return Judged(verdict, metrics, fresh, grounds)
+
+
+def unjudged(limits: Sequence[gate.Limit], reason: str) -> Judged:
+    """Where judging failed: a no, which rests on nothing (law 3)."""
+    checks = tuple(gate.Check(*limit, None, passed=False, reason=reason, violation=math.inf) for limit in limits)
+    nothing = {"checks": [], "guarantee": "none", "promise": "Nothing was judged.", "feedback": [], "monitors": []}
+    return Judged(gate.Verdict(False, checks, reason), {}, set(), nothing)

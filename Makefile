@@ -1,6 +1,7 @@
 # make demo         train the example with every callback, and keep the checkpoints that pass
 # make test         lint, types and tests (slow, browser and distributed tests: see .ci/run)
 # make test-matrix  law 1 under each of 20,736 combinations of settings: hours (a part: PART=3/100; tests run 41 of them)
+# make test-namespaces  the package with `pytorch_lightning`, with `lightning`, and with both installed
 # make tensorboard  open what the demo logged (PORT=6006, LOGDIR=runs/adult)
 # make lint | types | format | clean | distclean
 #
@@ -14,9 +15,10 @@ PART   ?= 1/1
 # Relative paths only: the folder's own path may hold spaces.
 python := .venv/bin/python
 stamp  := .venv/installed
+homes  := .venvs/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix tensorboard lint types format clean distclean
+.PHONY: help demo test test-matrix test-namespaces tensorboard lint types format clean distclean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -29,6 +31,22 @@ test: lint types
 
 test-matrix: $(stamp)
 	MATRIX=$(PART) OMP_NUM_THREADS=1 $(python) -m pytest -n auto tests/test_matrix.py -k all_callbacks_together
+
+# Both Lightnings have the same classes twice: each is tested without the other, then each beside the other, and the laws of
+# docs/laws.md, whose tests are written for `pytorch_lightning`, also with `lightning`.
+in_home = OMP_NUM_THREADS=1 XAI_LIGHTNING_TEST_HOME=$(2) .venvs/$(1)/bin/python -m pytest -n 0
+laws    = bit_identical or every_callback_works or resumed_run or plain_and_versioned or settled or averaged_weights
+
+test-namespaces: $(homes)
+	$(call in_home,pytorch_lightning,pytorch_lightning) tests/namespaces
+	$(call in_home,lightning,lightning.pytorch) tests/namespaces
+	$(call in_home,both,pytorch_lightning) tests/namespaces
+	$(call in_home,both,lightning.pytorch) tests/namespaces
+	$(call in_home,lightning,lightning.pytorch) -p tools.alias_lightning -m "not (slow or distributed)" tests/test_laws.py -k "$(laws)"
+
+$(homes): $(stamp) tools/environments.py
+	$(python) tools/environments.py
+	@touch $(homes)
 
 # Images are thinned out to ten per tag unless TensorBoard is told otherwise.
 tensorboard: $(stamp)
@@ -50,7 +68,7 @@ clean:
 	find xai_lightning tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv
+	rm -rf .venv .venvs
 
 # The stamp is written last: an installation that was interrupted is taken up again.
 $(stamp): pyproject.toml constraints.txt

@@ -1,27 +1,67 @@
 """The one place that decides between ``pytorch_lightning`` and ``lightning.pytorch``.
 
 Both distributions define the same classes twice, and a ``Trainer`` of one does not know the callbacks of the other
-(trap 50). Whichever the program has already imported wins; with neither, whichever is installed.
+(trap 50). The decision falls when a callback or a sink is first used: for the one that the program imported first; if
+it has imported neither, for the one that is installed; for ``lightning`` if both are, since ``pytorch_lightning`` comes
+with this package and somebody chose the other.
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-HOMES = ("pytorch_lightning", "lightning.pytorch")
+HOMES = ("lightning.pytorch", "pytorch_lightning")
+ROOTS = {"lightning.pytorch": ("lightning",), "pytorch_lightning": ("pytorch_lightning", "lightning_fabric")}
+DISTRIBUTIONS = ("lightning", "pytorch-lightning")
+MALICIOUS = ("2.6.2", "2.6.3")
+"""Uploads that steal credentials when they are imported (trap 59)."""
 
 
-def home() -> str:
-    """Name of the distribution in use: the one that is already imported, else the first that is installed."""
-    loaded = [name for name in HOMES if name in sys.modules]
-    installed = [name for name in HOMES if importlib.util.find_spec(name.partition(".")[0]) is not None]
-    if not installed:
+def refuse_malicious() -> None:
+    """Refuse the malicious releases, before anything of them is imported.
+
+    Raises:
+        ImportError: if one of them is installed; says what to do.
+    """
+    for name in DISTRIBUTIONS:
+        for found in importlib.metadata.distributions(name=name):
+            if str(found.version).partition("+")[0] in MALICIOUS:
+                raise ImportError(
+                    f"{name} {found.version} is not imported: uploads of this number steal credentials when they are "
+                    "imported (GHSA-w37p-236h-pfx3). Install 2.6.4 or newer, or 2.6.1; if this one was ever imported, "
+                    "replace the credentials of this machine. A build of Lightning's own sources that calls itself "
+                    "so needs another number in src/version.info"
+                )
+
+
+def is_installed(home: str) -> bool:
+    """Whether the package of that name is there to be imported, found without importing any of it."""
+    root, *below = home.split(".")
+    spec = importlib.util.find_spec(root)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    # any folder of that name is found as a namespace package: look for the file
+    return any(Path(folder, *below, "__init__.py").is_file() for folder in folders)
+
+
+def choose() -> str:
+    """Name of the package to use: the first that was imported, else the first of `HOMES` that is installed.
+
+    Raises:
+        ImportError: if neither is installed.
+    """
+    loaded = [name for name in sys.modules if name in HOMES]
+    found = loaded or [name for name in HOMES if is_installed(name)]
+    if not found:
         raise ImportError(f"xai_lightning needs one of {', '.join(HOMES)}; neither is installed")
-    return (loaded or installed)[0]
+    return found[0]
 
 
-HOME = home()
+refuse_malicious()
+HOME = choose()
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
@@ -66,6 +106,7 @@ __all__ = [
     "MLFlowLogger",
     "MisconfigurationException",
     "ModelCheckpoint",
+    "OneHome",
     "RichProgressBar",
     "StochasticWeightAveraging",
     "TQDMProgressBar",
@@ -81,14 +122,50 @@ __all__ = [
 ]
 
 
-def check_trainer(trainer: object) -> None:
-    """Refuse a ``Trainer`` of the other distribution.
+class OneHome:
+    """What each of our callbacks is beside a ``Callback``: it says so to a ``Trainer`` that takes it for a list."""
+
+    def __iter__(self) -> Iterator[Any]:
+        # `Trainer(callbacks=monitor)` of the other distribution does not know a callback, and goes through a list
+        raise TypeError(
+            f"{type(self).__name__} is one callback of {HOME!r}, and no list. If a Trainer of another distribution "
+            f"took it for one: {_advice(_other_home())}"
+        )
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse a ``Trainer`` of the other distribution, and loggers and callbacks of the other in a ``Trainer`` of ours.
 
     Raises:
-        MisconfigurationException: if ``trainer`` is not the ``Trainer`` of the distribution in use.
+        MisconfigurationException: says which it is, and what to import.
     """
     if not isinstance(trainer, Trainer):
+        theirs = home_of(trainer)
         raise MisconfigurationException(
-            f"xai_lightning was imported with {HOME!r}, but the Trainer comes from {type(trainer).__module__!r}. "
-            "Import Lightning from one place, and before xai_lightning."
+            f"xai_lightning uses {HOME!r}, but the Trainer comes from {theirs or type(trainer).__module__!r}: "
+            f"{_advice(theirs or _other_home())}"
         )
+    # what is of another distribution is no error to Lightning: its loggers get no pictures, its checkpoints no moment
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    for part in (part for part in (*trainer.loggers, *callbacks) if not isinstance(part, Logger | Callback)):
+        if theirs := home_of(part):
+            raise MisconfigurationException(
+                f"{type(part).__name__} comes from {theirs!r}, but the Trainer from {HOME!r}: import both from "
+                f"{HOME!r}, or both from {theirs!r} and before xai_lightning"
+            )
+
+
+def home_of(thing: object) -> str:
+    """The distribution other than the one in use that a class of ``thing`` comes from; empty if there is none."""
+    roots = {base.__module__.partition(".")[0] for base in type(thing).__mro__}
+    return next((name for name in HOMES if name != HOME and roots & set(ROOTS[name])), "")
+
+
+def _other_home() -> str:
+    return next(name for name in HOMES if name != HOME)
+
+
+def _advice(theirs: str) -> str:
+    return (
+        f"write `import {theirs}` before anything that imports {HOME} or uses xai_lightning, or import all from {HOME}"
+    )

@@ -14,8 +14,9 @@ DRIFT_PARTS = ("mean", "lower", "upper", "median", "p90")
 
 
 def part(text: str) -> str:
-    """One part of a name: ``text`` without slashes, never empty."""
-    return text.replace("/", "_").strip() or "_"
+    """One part of a name: ``text`` without slashes, never empty, and never dots only, which lead out of a folder."""
+    kept = text.replace("/", "_").strip()
+    return kept if kept.strip(".") else "_" * max(1, len(kept))
 
 
 def join(*parts: str) -> str:

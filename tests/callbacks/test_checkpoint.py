@@ -171,6 +171,26 @@ def test_another_checkpoint_callback_is_named_in_one_warning(tmp_path: Path) -> 
         fit(tmp_path, gaps=[0.05], callbacks=[ModelCheckpoint(dirpath=tmp_path / "other")])
 
 
+def test_a_gate_from_the_model_takes_the_place_of_a_plain_checkpoint_and_one_of_the_trainer_does_not(
+    tmp_path: Path,
+) -> None:
+    """Trap 52: Lightning removes callbacks of which one from ``configure_callbacks`` is a subclass."""
+    gates = [GatedCheckpoint("val_loss", dirpath=tmp_path / name, at_most={"gap": 0.1}) for name in ("a", "b")]
+
+    class Configures(Scripted):
+        def configure_callbacks(self) -> list[pl.Callback]:
+            return [gates[0]]
+
+    quiet = {"max_epochs": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    plain = ModelCheckpoint(dirpath=tmp_path / "plain")
+    trainer = pl.Trainer(callbacks=[plain], **quiet)
+    trainer.fit(Configures([0.05], [0.5]), LOADER, LOADER)
+    assert trainer.checkpoint_callbacks == [gates[0]]
+    with pytest.warns(UserWarning, match="ModelCheckpoint beside GatedCheckpoint"):
+        trainer, _ = fit(tmp_path, gaps=[0.05], gate=gates[1], callbacks=[plain])
+    assert set(trainer.checkpoint_callbacks) == {gates[1], plain}
+
+
 def test_two_gates_keep_their_own_files(tmp_path: Path) -> None:
     """Trap 39."""
     strict = GatedCheckpoint("val_loss", dirpath=tmp_path / "strict", at_most={"gap": 0.01}, name="strict")

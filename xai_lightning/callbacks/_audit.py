@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xai_lightning.callbacks._evidence import dumps
+from xai_lightning.callbacks._paths import new_file
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -125,7 +126,7 @@ def _replace(path: Path, lines: Iterable[bytes]) -> None:
     path = path.resolve()
     draft = path.with_name(path.name + ".tmp")
     try:
-        with draft.open("wb") as stream:
+        with new_file(draft) as stream:
             stream.writelines(lines)
             stream.flush()
             os.fsync(stream.fileno())

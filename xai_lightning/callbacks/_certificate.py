@@ -2,7 +2,6 @@
 
 import copy
 import json
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,19 +73,20 @@ def _has_extra(module: nn.Module) -> bool:
 def read_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:
     """The checkpoint at ``path``, on the CPU.
 
-    What holds more than plain types is only unpickled if it is the very file that this gate wrote.
-
     Raises:
-        ValueError: if it needs unpickling, and is not as it was written.
+        ValueError: if it holds objects of other classes than torch allows; these are named.
     """
-    load = trainer.strategy.checkpoint_io.load_checkpoint
+    disk = trainer.strategy.checkpoint_io
     try:
-        return load(path, map_location=torch.device("cpu"), weights_only=True)
-    except pickle.UnpicklingError as error:
-        written = json.loads(evidence.verdict_path(path).read_text(encoding="utf-8"))["sha256"]
-        if written != evidence.sha256(path):
-            raise ValueError(f"{path} is not the file that was written: its SHA-256 is not {written}") from error
-        return load(path, map_location=torch.device("cpu"), weights_only=False)
+        return disk.load_checkpoint(path, map_location=torch.device("cpu"), weights_only=True)
+    except Exception as error:
+        classes = evidence.foreign_classes(path)
+        if not classes:
+            raise
+        raise ValueError(
+            f"{path.name} holds objects that are not loaded with weights_only=True, which nothing else is loaded with "
+            f"here: {', '.join(classes)}. Keep them out of hyperparameters and of other callbacks' state"
+        ) from error
 
 
 def restamp(trainer: Trainer, path: Path, state_key: str, state: Mapping[str, Any], stamp: Mapping[str, Any]) -> None:
@@ -106,6 +106,8 @@ def restamp(trainer: Trainer, path: Path, state_key: str, state: Mapping[str, An
     record = json.loads(checkpoint[evidence.CHECKPOINT_KEY]) | stamp
     checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(record)
     draft = path.with_name(f"{path.name}.tmp")
+    # a link in its place might lead elsewhere
+    draft.unlink(missing_ok=True)
     try:
         trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, draft)
         draft.replace(path)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from xai_lightning import tags
-from xai_lightning._lightning import LightningModule, ModelCheckpoint, Trainer
+from xai_lightning._lightning import LightningModule, ModelCheckpoint, OneHome, Trainer
 from xai_lightning.callbacks._guard import described
 from xai_lightning.callbacks._publish import log_sum
 from xai_lightning.callbacks._record import OnError
@@ -19,7 +19,7 @@ T = TypeVar("T")
 CLOSED, STANDS = "The gate is closed for this validation", "What was decided stands"
 
 
-class EnduringCheckpoint(ModelCheckpoint):
+class EnduringCheckpoint(OneHome, ModelCheckpoint):
     """A checkpoint whose failures are warnings, and counted in ``xai/errors`` of the next validation.
 
     Args:

@@ -5,11 +5,11 @@ from typing import Any
 
 from typing_extensions import override
 
-from xai_lightning._lightning import Callback, LightningModule, Trainer
+from xai_lightning._lightning import Callback, LightningModule, OneHome, Trainer
 from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 
 
-class EvaluationHooks(Callback):
+class EvaluationHooks(OneHome, Callback):
     """Sends the hooks of validation and of test to the same methods, and times them."""
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from xai_lightning.callbacks._paths import new_file
 from xai_lightning.functional.gate import Verdict
 
 FORMAT = 1
@@ -121,6 +122,16 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def foreign_classes(checkpoint: Path) -> list[str]:
+    """Classes in a checkpoint that are not loaded with ``weights_only=True``; none if it is no checkpoint."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    try:
+        return get_unsafe_globals_in_checkpoint(str(checkpoint))
+    except Exception:  # noqa: BLE001 - a file that is no checkpoint, or a broken one, may raise anything
+        return []
+
+
 def verdict_path(checkpoint: str | Path) -> Path:
     """The side file of a checkpoint: ``<name>.verdict.json``."""
     path = Path(checkpoint)
@@ -134,7 +145,8 @@ def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:
     path = verdict_path(checkpoint)
     text = dumps({**record, "file": Path(checkpoint).name, "sha256": sha256(Path(checkpoint))})
     draft = path.with_suffix(".tmp")
-    draft.write_text(text + "\n", encoding="utf-8")
+    with new_file(draft) as stream:
+        stream.write(f"{text}\n".encode())
     draft.replace(path)
 
 

@@ -19,6 +19,7 @@ from xai_lightning._lightning import (
 from xai_lightning.callbacks import _progress as progress
 from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._enduring import Enduring
+from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._publish import called, log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
 from xai_lightning.callbacks._sharded import refuse_tensor_parallel
@@ -72,6 +73,7 @@ class Monitor(Enduring, Announcer):
         strangers = [sink for sink in given if not isinstance(sink, Sink)]
         if strangers:
             raise TypeError(f"sinks need the methods scalars, picture, histogram and flush; got {strangers[0]!r}")
+        check_within(name, "name")
         if dataloader_idx < 0:
             raise ValueError(f"dataloader_idx must not be negative; got {dataloader_idx}")
         self.dataloader_idx, self.sinks = dataloader_idx, list(sinks)

@@ -12,6 +12,7 @@ from typing_extensions import override
 from xai_lightning._lightning import LightningModule, Trainer, TrainerFn, rank_zero_warn
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._enduring_gate import CLOSED, STANDS, EnduringCheckpoint, take_place, writing
+from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._prints import Print, fingerprint, shards
 from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 from xai_lightning.callbacks._trainer import is_last_batch, stage_of, summed
@@ -60,6 +61,7 @@ class StampedCheckpoint(EnduringCheckpoint):
         self._best_path, self._missing = "", ""
         self._trainer: weakref.ref[Trainer] | None = None
         super().__init__(save_last=True, **options)
+        self._check_filename()
         self.fallback = fallback
         self._decision: dict[str, Any] = {}
         self._candidate: dict[str, Any] = {}
@@ -119,6 +121,15 @@ class StampedCheckpoint(EnduringCheckpoint):
             own = [self._validated.get(name, (torch.uint8, 0)) for name in parts]
             sums = summed(trainer, torch.tensor([number for _, number in own]), "sum").tolist()
             self._validated |= {n: (dtype, total) for n, (dtype, _), total in zip(parts, own, sums, strict=True)}
+
+    def _check_filename(self) -> None:
+        """Refuse a template that would leave the folder, or cannot be filled in; names of metrics are in it."""
+        try:
+            filled = self.format_checkpoint_name({})
+        except (ValueError, LookupError) as error:
+            raise ValueError(f"filename={self.filename!r} cannot be filled in: {error!r}") from error
+        folder = str(Path(str(self.dirpath), "_"))[:-1] if self.dirpath is not None else ""
+        check_within(filled.removeprefix(folder), "filename")
 
     # --- what is kept
 

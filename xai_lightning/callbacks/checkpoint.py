@@ -14,6 +14,7 @@ from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._arbiter import Arbiter
 from xai_lightning.callbacks._certificate import check_rows
 from xai_lightning.callbacks._deciding import DecidingCheckpoint
+from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._record import OnError
 from xai_lightning.callbacks._sharded import refuse_unequal_passes
 from xai_lightning.callbacks._stamped import FALLBACKS, Fallback
@@ -64,7 +65,8 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
             ``"raise"`` to stop training.
 
     Raises:
-        ValueError: without limits, on a limit that is not finite or on the wrong side of a metric, on what is refused.
+        ValueError: without limits, on a limit that is not finite or on the wrong side of a metric, on what is refused,
+            on a filename or name that would leave the folder.
         TypeError: on rows to certify that are neither a loader nor a dataset, on an arbiter that cannot be called.
         MisconfigurationException: in ``setup`` without a validation; after the sanity check (without one, or with
             several loaders, after the first validation) if nobody logs a limit's name.
@@ -109,6 +111,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
             save_weights_only=save_weights_only or None,
         )
         _check_choices(fallback, save_top_k, arbiter, certify)
+        check_within(name, "name")
         super().__init__(
             limits,
             utility_floor=utility_floor,

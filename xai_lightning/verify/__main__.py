@@ -71,6 +71,8 @@ def find(checkpoint: Path) -> Found:
     """
     if not checkpoint.exists():
         raise UnreadableError(f"there is no file or folder {str(checkpoint)!r}")
+    if not checkpoint.is_file() and not checkpoint.is_dir():
+        raise UnreadableError(f"{checkpoint.name} must be a file or a folder, and is a device or a pipe")
     beside = verdict_path(checkpoint)
     if not beside.exists():
         facts = {"checkpoint": checkpoint.name, "sha256": "not compared: there is no side file"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from xai_lightning.callbacks._evidence import CHECKPOINT_KEY
+from xai_lightning.callbacks._evidence import CHECKPOINT_KEY, foreign_classes
 from xai_lightning.verify.evidence import UnreadableError
 
 
@@ -94,13 +94,7 @@ def load(checkpoint: Path) -> str:
 
 
 def _why_not(file: Path, error: Exception) -> str:
-    from torch.serialization import get_unsafe_globals_in_checkpoint
-
-    try:
-        classes = get_unsafe_globals_in_checkpoint(str(file))
-    except Exception:  # noqa: BLE001 - as above; what it is not is said below
-        classes = []
-    if classes:
+    if classes := foreign_classes(file):
         return (
             f"{file.name} holds objects that are not loaded with weights_only=True, which nothing else is loaded "
             f"with here: {', '.join(classes)}. They stand in its hyperparameters or in the state of other callbacks. "

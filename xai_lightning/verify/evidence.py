@@ -64,6 +64,9 @@ def read_text(path: Path) -> str:
         UnreadableError: if it is no file, is too large, or is not UTF-8.
     """
     try:
+        # a link may lead to a device, which never ends, or to a pipe, which never begins
+        if not path.is_file():
+            raise UnreadableError(f"{path.name} is no file")
         if (size := path.stat().st_size) > MOST_BYTES:
             raise UnreadableError(f"{path.name} must hold at most {MOST_BYTES} bytes; it has {size}")
         return path.read_text(encoding="utf-8")

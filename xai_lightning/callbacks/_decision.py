@@ -104,7 +104,11 @@ def check_monitor(monitor: str | None, mode: str) -> None:
 
     Raises:
         ValueError: if ``monitor`` is a metric of ours that is good where ``mode`` looks for the worst.
+        TypeError: if ``monitor`` is no name.
     """
+    given: object = monitor
+    if not isinstance(given, str | None):
+        raise TypeError(f"monitor must be the name of a metric, or None; got {given!r}")
     best = None if monitor is None else _best(monitor)
     right = {"low": "min", "high": "max", None: mode}[best]
     if mode != right:

@@ -115,6 +115,8 @@ class Individuals:
         for option, size in (("flip_samples", flip_samples), ("consistency_samples", consistency_samples)):
             if size < 1:
                 raise ValueError(f"{option} must be a number of rows of at least 1; got {size!r}")
+        if not isinstance(flips, Mapping):
+            raise TypeError(f"flips must map attributes to a Column or a callable; got {flips!r}")
         self.flips = {choose("attribute", name, vocabularies): flip for name, flip in flips.items()}
         self._vocabularies, self._how, self._n_classes, self._seed = dict(vocabularies), how, n_classes, seed
         for attribute, flip in self.flips.items():

@@ -21,6 +21,9 @@ def check_own(own: Mapping[str, Metric]) -> None:
         ValueError: shows the name.
         TypeError: if one is no `Metric`.
     """
+    given: object = own
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"own_metrics must map names to Metric objects; got {own!r}")
     owners = {name: f"{name!r} of the table" for name in METRICS} | dict.fromkeys(TAKEN, "what is logged anyway")
     for name, metric in own.items():
         other = owners.setdefault(tags.part(name), repr(name))

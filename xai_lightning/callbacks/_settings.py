@@ -1,11 +1,51 @@
 """Checks of settings that can be made in a constructor."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from xai_lightning.functional.tables import choose
+import numpy as np
+from torch import Tensor
 
+from xai_lightning.functional.tables import choose
+from xai_lightning.readers.batch import describe
+
+DEEPEST = 16
+ARRAYS = ("baseline", "probe")
+"""Settings that may be an array as such."""
 TARGETS = ("label", "reference_prediction", "predicted")
+
+
+def check_arguments(given: Mapping[str, Any]) -> None:
+    """Refuse what no setting can be, so that every other check may compare, print and keep the values.
+
+    Args:
+        given: the local variables of a constructor, before any other.
+
+    Raises:
+        TypeError: on an array where none is taken.
+        ValueError: on a number beyond 64 bits, and on lists or mappings that are nested more than 16 deep, or without
+            end.
+    """
+    for name, value in given.items():
+        if name in ("self", "__class__"):
+            continue
+        if isinstance(value, Tensor | np.ndarray) and name not in ARRAYS:
+            raise TypeError(f"{name} must not be an array; got {describe(value)}")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} must fit into 64 bits; got a number of {value.bit_length()} bits")
+        if _depth(value) > DEEPEST:
+            raise ValueError(f"{name} must be nested at most {DEEPEST} deep; got {describe(value)}")
+
+
+def _depth(value: object) -> int:
+    """How deep containers are nested in ``value``; looks no further than one more than is allowed."""
+    depth, level = 0, [value]
+    while depth <= DEEPEST and (level := [x for x in level if isinstance(x, list | tuple | set | Mapping)]):
+        depth += 1
+        # each container once: one that holds itself many times would multiply
+        unique = {id(x): x for x in level}.values()
+        level = [item for x in unique for item in (x.values() if isinstance(x, Mapping) else x)]
+    return depth
 
 
 def check_target(target: Any) -> Any:

@@ -20,7 +20,7 @@ from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._running import Running, gathered
 from xai_lightning.callbacks._selection import Mask, both, drawn, fitted, mask_of
-from xai_lightning.callbacks._settings import check_counts
+from xai_lightning.callbacks._settings import check_arguments, check_counts
 from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
 from xai_lightning.functional.activation import Measured, Moments, histogram_summary, statistics
@@ -97,6 +97,7 @@ class ActivationMonitor(Monitor):
         on_error: OnError = "warn",
         sinks: Sequence[Sink] = (),
     ) -> None:
+        check_arguments(locals())
         if isinstance(layers, str):
             raise ValueError(f"layers must be a list of patterns; got the string {layers!r}")
         if not 0 < share <= 1:

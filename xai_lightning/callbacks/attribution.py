@@ -42,6 +42,7 @@ from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._references import REFERENCES, References
 from xai_lightning.callbacks._regions import Region
 from xai_lightning.callbacks._settings import (
+    check_arguments,
     check_counts,
     check_references,
     check_sample_size,
@@ -183,6 +184,7 @@ class AttributionMonitor(TimedMonitor):
         on_error: OnError = "warn",
         sinks: Sequence[Sink] = (),
     ) -> None:
+        check_arguments(locals())
         options = dict(options or {})
         ways = Ways(
             resolve_method(method, options, smooth),

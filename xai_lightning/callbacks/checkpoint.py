@@ -16,6 +16,7 @@ from xai_lightning.callbacks._certificate import check_rows
 from xai_lightning.callbacks._deciding import DecidingCheckpoint
 from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._record import OnError
+from xai_lightning.callbacks._settings import check_arguments
 from xai_lightning.callbacks._sharded import refuse_unequal_passes
 from xai_lightning.callbacks._stamped import FALLBACKS, Fallback
 from xai_lightning.functional import gate
@@ -99,6 +100,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         save_weights_only: bool = False,
         on_error: OnError = "warn",
     ) -> None:
+        check_arguments(locals())
         limits = gate.limits(at_most, at_least)
         decision.check_directions(limits)
         decision.check_monitor(monitor, mode)

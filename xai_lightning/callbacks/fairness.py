@@ -11,6 +11,7 @@ from xai_lightning.callbacks._flips import Flip
 from xai_lightning.callbacks._individual import Individuals
 from xai_lightning.callbacks._judging import Judging
 from xai_lightning.callbacks._record import OnError, stable
+from xai_lightning.callbacks._settings import check_arguments
 from xai_lightning.callbacks._spending import Spending
 from xai_lightning.functional.fairness import REPLICATES, Metric, Strata
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table, WeightSource
@@ -110,6 +111,7 @@ class FairnessMonitor(CountingMonitor):
         on_error: OnError = "warn",
         sinks: Sequence[Sink] = (),
     ) -> None:
+        check_arguments(locals())
         _check_attributes(groups)
         asked = ask(
             metrics,

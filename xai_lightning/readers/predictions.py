@@ -64,9 +64,10 @@ def step_output(outputs: Any, n: int) -> Tensor | None:
 
 def _flat(outputs: Tensor) -> Tensor:
     flat = outputs.squeeze(1) if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
-    if flat.ndim not in (1, 2):
-        raise ValueError(f"expected outputs of shape [N], [N, 1] or [N, K]; got {describe(outputs)}")
-    return flat.detach()
+    if flat.ndim not in (1, 2) or outputs.is_complex() or (flat.ndim == 2 and not flat.shape[1]):
+        raise ValueError(f"expected real outputs of shape [N], [N, 1] or [N, K]; got {describe(outputs)}")
+    # booleans of several classes have a largest one as well
+    return flat.detach().to(torch.uint8) if flat.dtype == torch.bool and flat.ndim == 2 else flat.detach()
 
 
 def check_space(outputs: Tensor, space: Space, *, multi_label: bool = False) -> None:
@@ -173,8 +174,8 @@ def decide_labels(outputs: Tensor, how: Outputs) -> Decision:
         ValueError: on another shape, or labels that are not integers.
     """
     flat = outputs.detach()
-    if flat.ndim != 2:
-        raise ValueError(f"multi_label=True needs one output per label, [N, L]; got {describe(outputs)}")
+    if flat.ndim != 2 or flat.is_complex():
+        raise ValueError(f"multi_label=True needs one real output per label, [N, L]; got {describe(outputs)}")
     if how.space == "labels":
         check_space(flat, how.space, multi_label=True)
         return Decision(flat.to(torch.int64), torch.ones(len(flat), dtype=torch.bool, device=flat.device), 2)
@@ -214,7 +215,7 @@ def numbers_of(values: Tensor | None, what: str) -> Tensor:
     if values is None:
         raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
     flat = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
-    if flat.ndim != 1:
+    if flat.ndim != 1 or flat.is_complex():
         raise ValueError(f"expected one {what} per sample, [N] or [N, 1]; got {describe(values)}")
     return flat.detach().to(torch.float32 if flat.device.type == "mps" else torch.float64)
 
@@ -227,7 +228,7 @@ def labels_of(targets: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     """
     if targets is None:
         raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
-    if tuple(targets.shape) != shape:
+    if tuple(targets.shape) != shape or targets.is_complex():
         raise ValueError(f"multi_label=True needs targets like the outputs, {list(shape)}; got {describe(targets)}")
     wrong = (targets != 0) & (targets != 1)
     if bool(wrong.any()):
@@ -253,7 +254,7 @@ def targets_of(targets: Tensor | None, n_classes: int) -> Tensor:
     if targets is None:
         raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
     flat = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
-    if flat.ndim != 1:
+    if flat.ndim != 1 or flat.is_complex():
         raise ValueError(f"expected one class index per sample; got {describe(targets)}")
     numbers = flat.detach().cpu().to(torch.float64)
     wrong = ~((numbers >= 0) & (numbers < n_classes) & (numbers == numbers.round()))

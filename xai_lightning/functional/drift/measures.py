@@ -227,6 +227,8 @@ def _pair(current: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     if current.dim() != 2 or current.shape != reference.shape:
         got = f"{tuple(current.shape)} and {tuple(reference.shape)}"
         raise ValueError(f"`current` and `reference` must be float[N, D] of equal shape (see `pool`), got {got}.")
+    if current.is_complex() or reference.is_complex():
+        raise ValueError(f"`current` and `reference` must be real, got {current.dtype} and {reference.dtype}.")
     return current.detach().double(), reference.detach().double()
 
 

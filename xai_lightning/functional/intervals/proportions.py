@@ -282,8 +282,13 @@ def normal_score(error: float) -> float:
 def _proportion(successes: Tensor, totals: Tensor) -> Tensor:
     """Checked counts as a float64 proportion, NaN where the total is 0."""
     for name, counts in (("successes", successes), ("totals", totals)):
-        if counts.is_floating_point() or counts.is_complex():
+        if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
             raise TypeError(f"{name} must be integer counts, got dtype {counts.dtype}")
+    try:
+        torch.broadcast_shapes(successes.shape, totals.shape)
+    except RuntimeError as error:
+        got = f"{list(successes.shape)} and {list(totals.shape)}"
+        raise ValueError(f"successes and totals must have shapes that fit each other, got {got}") from error
     wrong = (successes < 0) | (successes > totals)
     if wrong.any():
         s, n = (counts.expand_as(wrong)[wrong][0].item() for counts in (successes, totals))

@@ -164,6 +164,9 @@ def vocabularies(
         raise ValueError(f"undeclared must be 'error' or 'unknown'; got {undeclared!r}")
     if max_groups is not None and max_groups < 1:
         raise ValueError(f"max_groups must be at least 1; got {max_groups!r}")
+    given: object = groups
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"groups must map names of attributes to their groups; got {groups!r}")
     if len({tags.part(attribute) for attribute in groups}) < len(groups):
         raise ValueError(f"attributes must be distinct, also with '/' read as '_'; got {list(groups)}")
     return {name: _vocabulary(name, declared, undeclared, max_groups) for name, declared in groups.items()}

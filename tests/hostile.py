@@ -16,7 +16,7 @@ from torch import Tensor
 
 ODDLY = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 FEW = settings(derandomize=True, max_examples=60, deadline=None, database=None, suppress_health_check=ODDLY)
-MANY = settings(FEW, max_examples=1500)
+MANY = settings(FEW, max_examples=400)
 
 OURS = (ValueError, TypeError, MisconfigurationException)
 """What a setting or an input may be refused with; ``ImportError`` beside them where a package is missing."""

@@ -61,6 +61,8 @@ def unreadable(batch: object, missing: str) -> ValueError:
 def _pick(batch: Any, where: Field, role: str) -> Any:
     if callable(where):
         return where(batch)
+    if isinstance(batch, Tensor) and not isinstance(where, int):
+        raise unreadable(batch, f"{role} (reader says {where!r})")
     try:
         return batch[where]
     except (KeyError, IndexError, TypeError) as error:

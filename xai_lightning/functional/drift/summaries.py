@@ -49,6 +49,8 @@ def summarise(distances: Tensor, *, repeats: int = 1000, level: float = 0.05, se
     if distances.dim() != 1 or repeats < 1 or not 0 < level < 1:
         got = f"shape {tuple(distances.shape)}, repeats={repeats} and level={level}"
         raise ValueError(f"`distances` must be float[N], `repeats` at least 1 and `level` in (0, 1), got {got}.")
+    if distances.is_complex():
+        raise ValueError(f"distances must be real, got {distances.dtype}")
     defined = distances[~distances.isnan()].detach().double()
     dropped = distances.numel() - defined.numel()
     if defined.numel() == 0:

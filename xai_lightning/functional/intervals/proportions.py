@@ -285,7 +285,7 @@ def _proportion(successes: Tensor, totals: Tensor) -> Tensor:
         if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
             raise TypeError(f"{name} must be integer counts, got dtype {counts.dtype}")
     try:
-        torch.broadcast_shapes(successes.shape, totals.shape)
+        torch.broadcast_shapes(successes.shape, totals.shape)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         got = f"{list(successes.shape)} and {list(totals.shape)}"
         raise ValueError(f"successes and totals must have shapes that fit each other, got {got}") from error

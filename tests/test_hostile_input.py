@@ -253,6 +253,13 @@ def test_whatever_comes_in_many_times_over(name: str) -> None:
     check(name, MANY)
 
 
+@pytest.mark.parametrize(
+    "groups", [["x", "x/y"], ["", "/"], ["x", "x/", "x/y/z"], ["é", "e\u0301"], ["\ud800", "\x00"]]
+)
+def test_groups_of_which_one_begins_like_another_stay_apart(groups: list[str]) -> None:
+    keeps_names_apart(groups, groups[::-1])
+
+
 def configure(name: str, setting: str, value: Any) -> None:
     also = (ImportError,) if setting == "method" else ()
     with warnings.catch_warnings():

@@ -121,6 +121,7 @@ def test_a_stage_that_fails_costs_one_validation_and_is_told_and_counted_once(na
     assert wrong == []
 
 
+@pytest.mark.slow
 @each_monitor
 @pytest.mark.parametrize("kind", list(KINDS)[1:])
 def test_whatever_kind_of_failure_it_is(kind, name, unwatched, tmp_path):

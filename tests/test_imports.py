@@ -23,8 +23,9 @@ BELOW = {
     "readers": {"tags", "functional"},
     "sinks": {"tags", "functional", "_lightning"},
     "callbacks": {"tags", "functional", "readers", "sinks", "_lightning", "_version"},
+    "restart": set(),
     "verify": {"tags", "functional", "callbacks"},
-    "__init__": {"callbacks", "readers", "sinks", "_version"},
+    "__init__": {"callbacks", "readers", "restart", "sinks", "_version"},
 }
 
 

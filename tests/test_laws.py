@@ -1010,17 +1010,6 @@ def without_dropout(net: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*(layer for layer in net if not isinstance(layer, nn.Dropout)))
 
 
-def test_a_state_of_another_release_is_ignored_with_a_warning(tmp_path):
-    """Law 9, trap 53: unknown or missing state is no reason to lose a run."""
-    for name in MONITORS:
-        [callback] = build(name)
-        fresh = bits(callback.state_dict())
-        with pytest.warns(UserWarning, match="version 99"):
-            callback.load_state_dict({"version": 99})
-        callback.load_state_dict({})
-        assert bits(callback.state_dict()) == fresh
-
-
 # --- traps that need a training
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xai_lightning.callbacks.checkpoint import GatedCheckpoint
     from xai_lightning.callbacks.fairness import FairnessMonitor
     from xai_lightning.readers import Bins, Column, Sample, Table
+    from xai_lightning.restart import purge_step
     from xai_lightning.sinks import MemorySink, Sink
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Sink",
     "Table",
     "__version__",
+    "purge_step",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "Sample": "readers",
     "Sink": "sinks",
     "Table": "readers",
+    "purge_step": "restart",
 }
 
 

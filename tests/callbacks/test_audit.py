@@ -224,7 +224,7 @@ def test_a_repair_keeps_the_rights_of_the_file_and_where_a_link_leads(tmp_path):
 
 
 def test_folders_whose_names_differ_behind_a_point_have_side_files_of_their_own(tmp_path):
-    from xai_lightning.callbacks._evidence import verdict_path
+    from xai_lightning.callbacks._files import verdict_path
 
     names = ["val=0.51", "val=0.52", "epoch=1.ckpt"]
     assert [verdict_path(tmp_path / name).name for name in names] == [

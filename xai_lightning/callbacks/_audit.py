@@ -2,13 +2,12 @@
 
 import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from xai_lightning.callbacks._evidence import dumps
-from xai_lightning.callbacks._paths import new_file
+from xai_lightning.callbacks._files import replace
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -28,14 +27,28 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     line = _line(record)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not _ends_well(path):
-        _replace(path, _repaired(path.read_bytes()))
+        replace(path.resolve(), _repaired(path.read_bytes()))
     with path.open("ab") as stream:
         stream.write(line)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def cut_back(path: Path, step: int) -> int:
+def mark(path: Path, step: int) -> None:
+    """Say in a line that decisions are counted anew from here, if there are any of another run before.
+
+    Args:
+        path: the audit file.
+        step: the ``global_step`` at which the run begins.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    if path.exists() and path.stat().st_size:
+        append(path, {"event": "began", "global_step": step})
+
+
+def cut_back(path: Path, step: int, made: Mapping[str, Any] | None = None) -> int:
     """Drop the decisions made after ``step``, which a run that is resumed there makes again, and say so in a line.
 
     The line ``{"event": "resumed", "global_step": step, "dropped": n}`` is written even if there is nothing to drop,
@@ -44,6 +57,7 @@ def cut_back(path: Path, step: int) -> int:
     Args:
         path: the audit file.
         step: the ``global_step`` that the run resumes from.
+        made: the decision that was made there; a process that was killed right after may not have written it.
 
     Returns:
         How many decisions were dropped.
@@ -54,8 +68,10 @@ def cut_back(path: Path, step: int) -> int:
     lines = _repaired(path.read_bytes()) if path.exists() else []
     kept = [line for line in lines if not _is_later(line, step)]
     dropped = len(lines) - len(kept)
+    if made is not None and not any(_is_of_look(line, made) for line in kept):
+        kept.append(_line(made))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, [*kept, _line({"event": "resumed", "global_step": step, "dropped": dropped})])
+    replace(path.resolve(), [*kept, _line({"event": "resumed", "global_step": step, "dropped": dropped})])
     return dropped
 
 
@@ -121,18 +137,9 @@ def _is_later(line: bytes, step: int) -> bool:
     return isinstance(made, int) and made > step
 
 
-def _replace(path: Path, lines: Iterable[bytes]) -> None:
-    """Give a file another content at once: a kill leaves the old one or the new one."""
-    path = path.resolve()
-    draft = path.with_name(path.name + ".tmp")
-    try:
-        with new_file(draft) as stream:
-            stream.writelines(lines)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if path.exists():
-            shutil.copymode(path, draft)
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+def _is_of_look(line: bytes, made: Mapping[str, Any]) -> bool:
+    """Whether a line is the decision that was made."""
+    record = _parsed(line)
+    return (
+        record is not None and "event" not in record and all(record.get(k) == made[k] for k in ("look", "global_step"))
+    )

@@ -23,7 +23,7 @@ from xai_lightning.callbacks._judged import Asked, Judged, judge, unjudged
 from xai_lightning.callbacks._stamped import StampedCheckpoint
 from xai_lightning.callbacks._stopwatch import timed
 from xai_lightning.callbacks._timeline import Timeline
-from xai_lightning.callbacks._trainer import loaders_of, log_step, stage_of
+from xai_lightning.callbacks._trainer import callbacks_of, is_dry, is_real, loaders_of, log_step
 from xai_lightning.functional import gate
 from xai_lightning.functional.pareto import Point
 from xai_lightning.sinks import LoggerSink, logger_sinks
@@ -62,6 +62,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         self._logged: dict[str, Tensor] = {}
         self._memory, self._feedback, self._timeline = GateMemory(), Feedback(), Timeline(self.limits)
         self._names_checked, self._resumed, self._unwritable = False, False, ""
+        self._undecided = False
 
     @property
     @override
@@ -69,8 +70,8 @@ class DecidingCheckpoint(StampedCheckpoint):
         return super()._label + (f"(name={self.name!r})" if self.name else "")
 
     @property
+    @override
     def audit_path(self) -> Path:
-        """The audit file: one JSON line per decision, and one per event between them."""
         return Path(str(self.dirpath)) / (f"{self.name}_{AUDIT_FILE}" if self.name else AUDIT_FILE)
 
     @override
@@ -78,13 +79,18 @@ class DecidingCheckpoint(StampedCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._feedback.training_starts(pl_module)
+        self._set_out(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning skips the start of a training that has nothing left to do
+        if self._resumed:
+            self._set_out(trainer)
+
+    def _set_out(self, trainer: Trainer) -> None:
+        """Put the folder in order, for a training that begins or goes on."""
         resumed, self._resumed = self._resumed, False
-        if not resumed or _is_dry(trainer):
-            return
-        outcome = self._cut_back(trainer.global_step) if trainer.is_global_zero else (0, "")
-        dropped, failure = trainer.strategy.broadcast(outcome)
-        if failure:
-            self._complain(failure, "Decisions of the run before stand in the audit file")
+        dropped = 0 if is_dry(trainer) else self._put_in_order(trainer, self._memory.looks, resumed=resumed)
         if dropped:
             self._feedback.note("resume", f"{dropped} validations came after the file that this run was resumed from")
 
@@ -94,17 +100,12 @@ class DecidingCheckpoint(StampedCheckpoint):
         if len(loaders_of(trainer)) == 1:
             self._check_names(trainer)
 
-    def _cut_back(self, step: int) -> tuple[int, str]:
-        dropped: list[int] = []
-        failure = self._failure_of("write evidence", lambda: dropped.append(audit.cut_back(self.audit_path, step)))
-        return sum(dropped), failure
-
     @override
     @timed
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._logged = dict(trainer.callback_metrics), dict(trainer.logged_metrics)
-        if _is_real(trainer):
-            self._look = self._memory.looks + 1
+        if is_real(trainer):
+            self._look, self._undecided = self._memory.looks + 1, True
             self._attempt("look at the weights", self._feedback.validation_begins, pl_module)
 
     @override
@@ -115,7 +116,7 @@ class DecidingCheckpoint(StampedCheckpoint):
     @override
     @timed
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not _is_real(trainer):
+        if not is_real(trainer):
             return
         self._add_up(trainer)
         if not self._names_checked:
@@ -128,9 +129,16 @@ class DecidingCheckpoint(StampedCheckpoint):
         self._try("report on sample sizes", self._report_sizes, trainer)
         self._try("go on with its timeline", self._timeline.add, self._decision["step"], {n: metrics[n] for n in fresh})
         self._settle_timeline()
-        if not _is_dry(trainer):
-            self._save(trainer, point)
+        if not is_dry(trainer):
+            self._choose(trainer, point)
+        self._settle_timeline()
         self._publish(trainer, verdict.violation)
+        self._undecided = False
+        gates = [other for other in callbacks_of(trainer) if isinstance(other, DecidingCheckpoint)]
+        # what one gate saves holds the state of the others, which must have decided too
+        if not is_dry(trainer) and not any(one._undecided for one in gates):
+            for one in gates:
+                one._conclude(trainer)
 
     def _judge(self, trainer: Trainer, pl_module: LightningModule) -> Judged:
         of = Asked(self.limits, self.monitor, self.utility_floor)
@@ -168,7 +176,7 @@ class DecidingCheckpoint(StampedCheckpoint):
     ) -> tuple[bool, str, Ruling | None]:
         """Whether all ranks and the arbiter agree, and why; with what the arbiter said, if it was asked."""
         obstacle, self._obstacle = self._obstacle, ""
-        if trainer.is_global_zero and not _is_dry(trainer):
+        if trainer.is_global_zero and not is_dry(trainer):
             self._unwritable = self._failure_of("write evidence", evidence.prove_room, self.audit_path)
             if self._unwritable:
                 self._complain(self._unwritable)
@@ -182,7 +190,8 @@ class DecidingCheckpoint(StampedCheckpoint):
 
     # --- files
 
-    def _save(self, trainer: Trainer, point: Point) -> None:
+    def _choose(self, trainer: Trainer, point: Point) -> None:
+        """Keep this validation's weights, or make them the fallback, if they deserve it."""
         candidates = self._monitor_candidates(trainer)
         obsolete = self.fallback_model_path
         if self._decision["gate"] == "open":
@@ -190,15 +199,17 @@ class DecidingCheckpoint(StampedCheckpoint):
             if failure:
                 self._decision |= {"gate": "closed", "reason": failure}
                 self._memory.close(point, failure)
-        self._settle_timeline()
         if self._memory.opened:
             self._candidate = {}
         elif self.fallback != "none":
             self._offer(trainer, candidates, point.violation, point.value)
-        written = self._save_last(trainer, candidates)
-        # only now does the file for resuming know that the one before is not needed
-        if written and obsolete and obsolete != self.fallback_model_path:
+        if obsolete and obsolete != self.fallback_model_path:
             self._remove_checkpoint(trainer, obsolete)
+
+    def _conclude(self, trainer: Trainer) -> None:
+        """Write the file for resuming, with which everything before it counts, and then what can be done again."""
+        if self._save_last(trainer, self._monitor_candidates(trainer)):
+            self._clear(trainer)
         self._write_line(trainer, self._decision)
 
     def _settle_timeline(self) -> None:
@@ -260,7 +271,7 @@ class DecidingCheckpoint(StampedCheckpoint):
             self._missing += f" Kept, though it passed nothing: {self.fallback_model_path}."
         if self._missing:
             rank_zero_warn(self._missing)
-        if self.certify is None or _is_dry(trainer) or not self._best_path:
+        if self.certify is None or is_dry(trainer) or not self._best_path:
             return
         if self._memory.certificate:
             rank_zero_info("GatedCheckpoint: this run was certified before, and is not certified a second time")
@@ -288,13 +299,3 @@ class DecidingCheckpoint(StampedCheckpoint):
         for path in dict.fromkeys(path for path in (self._best_path, self.last_model_path) if path):
             stamp = {"certificate": record} if path == self._best_path else {}
             certificate.restamp(trainer, Path(path), self.state_key, {"certificate": record}, stamp)
-
-
-def _is_real(trainer: Trainer) -> bool:
-    """Whether this validation is part of a training."""
-    return stage_of(trainer) == "fit" and not trainer.sanity_checking
-
-
-def _is_dry(trainer: Trainer) -> bool:
-    """Whether nothing is to be written."""
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

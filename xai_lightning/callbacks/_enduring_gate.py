@@ -1,5 +1,6 @@
 """What keeps the failures of a gate from the training: each closes it for one validation (law 8)."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -132,6 +133,8 @@ def take_place(draft: Path, path: Path, failures: Sequence[Exception]) -> None:
     try:
         if failures:
             raise failures[0]
+        with draft.open("rb") as stream:
+            os.fsync(stream.fileno())
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from xai_lightning.callbacks._paths import new_file
+from xai_lightning.callbacks._files import replace, verdict_path
 from xai_lightning.functional.gate import Verdict
 
 FORMAT = 1
@@ -132,22 +132,19 @@ def foreign_classes(checkpoint: Path) -> list[str]:
         return []
 
 
-def verdict_path(checkpoint: str | Path) -> Path:
-    """The side file of a checkpoint: ``<name>.verdict.json``."""
-    path = Path(checkpoint)
-    # a folder may be called "val=0.51", of which the decimals are no suffix
-    stem = path.stem if path.suffix == ".ckpt" else path.name
-    return path.with_name(f"{stem}.verdict.json")
-
-
 def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:
     """Write the side file of ``checkpoint``: the record, its file's name and SHA-256. Replaces an older one at once."""
-    path = verdict_path(checkpoint)
     text = dumps({**record, "file": Path(checkpoint).name, "sha256": sha256(Path(checkpoint))})
-    draft = path.with_suffix(".tmp")
-    with new_file(draft) as stream:
-        stream.write(f"{text}\n".encode())
-    draft.replace(path)
+    replace(verdict_path(checkpoint), [text.encode() + b"\n"])
+
+
+def agrees(checkpoint: Path) -> bool:
+    """Whether the side file of ``checkpoint`` is there, and of this very file."""
+    try:
+        record = json.loads(verdict_path(checkpoint).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(record, dict) and record.get("sha256") == sha256(checkpoint)
 
 
 def prove_room(path: Path) -> None:

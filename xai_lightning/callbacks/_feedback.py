@@ -51,8 +51,13 @@ class Feedback:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up the state of `state`."""
-        self._found |= state.get("found", {})
-        self._seen.extend(state.get("seen", ()))
+        found, seen = dict(state.get("found", {})), list(state.get("seen", ()))
+        self._found |= found
+        self._seen.extend(seen)
+
+    def forget(self) -> None:
+        """What was seen before this run was resumed is not known."""
+        self._found["state"] = "the state of the gate could not be read when the run was resumed"
 
     def note(self, kind: str, reason: str) -> None:
         """Remember ``reason``, and say so if nothing of this kind was seen before."""

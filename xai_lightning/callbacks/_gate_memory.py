@@ -32,10 +32,17 @@ class GateMemory:
         return {**vars(self), "front": self.points()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of `state`; what an earlier release did not write stays as it is."""
-        known = {name: value for name, value in state.items() if name in vars(self)}
-        vars(self).update(known)
-        self.front = tuple(Point(**point) for point in state.get("front", ()))
+        """Take up the state of `state`; what an earlier release did not write stays as it is.
+
+        Raises:
+            TypeError: if a part of it is of another type.
+        """
+        front = tuple(Point(**point) for point in state.get("front", ()))
+        known = {name: value for name, value in state.items() if name in vars(self) and name != "front"}
+        for name, value in known.items():
+            if type(value) is not type(vars(self)[name]):
+                raise TypeError(f"{name} must be of type {type(vars(self)[name]).__name__}; got {value!r}")
+        vars(self).update(known, front=front)
 
     def points(self) -> list[dict[str, Any]]:
         """The front as plain types."""

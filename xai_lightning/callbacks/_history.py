@@ -39,8 +39,10 @@ class History:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a `state`."""
+        metric = state["metric"]
+        self.metric = None if metric is None else float(metric)
         self.references, self.target_scale = References.of(state["references"]), float(state["target_scale"])
-        self.course, self.metric = Course.of(state["course"]), state["metric"]
+        self.course = Course.of(state["course"])
 
     def follow(
         self, found: Gathered, panel: Panel, strata: Strata, columns: Columns, moment: tuple[int, int, float]

@@ -1,5 +1,6 @@
 """The life of a monitor: one frame for every callback that observes an evaluation."""
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._publish import called, log_equal, log_sum, write
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
 from xai_lightning.callbacks._sharded import refuse_tensor_parallel
+from xai_lightning.callbacks._state import take_up
 from xai_lightning.callbacks._trainer import (
     OtherRankError,
     Stage,
@@ -100,22 +102,21 @@ class Monitor(Enduring, Announcer):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        version = state_dict.get("version")
         # Lightning loads callbacks for validate and test too, which would roll back what this run has seen and spent
         if not state_dict or self._entry != "fit":
             return
-        if version != STATE_VERSION:
-            warnings.warn(
-                f"{type(self).__name__}: ignored a state of version {version!r}; this release reads {STATE_VERSION}",
-                stacklevel=2,
-            )
-            return
-        self._number = max(self._number, int(state_dict.get("number", 0)))
         if "lost" in state_dict:
+            self._number = max(self._number, int(state_dict.get("number", 0)))
             warnings.warn(f"{self._label} could not save its state in this checkpoint and begins anew", stacklevel=2)
+        before = {"version": STATE_VERSION, "number": 0, **copy.deepcopy(self._save())}
+        own = type(self).__name__
+        if "lost" in state_dict or not take_up(own, state_dict, STATE_VERSION, load=self._take_up, before=before):
             self._forgo()
-        else:
-            self._load(state_dict)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        number = max(self._number, int(state.get("number", 0)))
+        self._load(state)
+        self._number = number
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -72,7 +72,9 @@ class References:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "References":
         """From `state`."""
-        scale = float(state["scale"])
+        scale, rows = float(state["scale"]), len(state["hashes"])
+        if any(len(maps) != rows for maps in (state["strata"], *dict(state["maps"]).values())):
+            raise ValueError(f"each reference must have a map for each of {rows} samples")
         tables = (
             dict(state["maps"]),
             state["shown"],

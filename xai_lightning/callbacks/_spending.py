@@ -61,4 +61,7 @@ class Spending:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what an earlier run has spent; never less than this one has."""
-        self.spent, self.horizon = max(self.spent, float(state["spent"])), state["horizon"]
+        horizon = state["horizon"]
+        if horizon is not None and (type(horizon) is not int or horizon < 1):
+            raise ValueError(f"horizon must be None or a number of validations; got {horizon!r}")
+        self.spent, self.horizon = max(self.spent, float(state["spent"])), horizon

@@ -11,9 +11,11 @@ from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, TrainerFn, rank_zero_warn
 from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._enduring_gate import CLOSED, STANDS, EnduringCheckpoint, take_place, writing
+from xai_lightning.callbacks._enduring_gate import CLOSED, STANDS, take_place, writing
+from xai_lightning.callbacks._files import draft_of
 from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._prints import Print, fingerprint, shards
+from xai_lightning.callbacks._settled import SettledCheckpoint
 from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 from xai_lightning.callbacks._trainer import is_last_batch, stage_of, summed
 
@@ -47,7 +49,7 @@ class NotKeptError(RuntimeError):
         self.written = written
 
 
-class StampedCheckpoint(EnduringCheckpoint):
+class StampedCheckpoint(SettledCheckpoint):
     """Writes files with evidence: those that are kept, the one for resuming, and a fallback while nothing passed.
 
     It saves when it is told to, and at no moment of Lightning's own (traps 36 and 37).
@@ -63,7 +65,6 @@ class StampedCheckpoint(EnduringCheckpoint):
         super().__init__(save_last=True, **options)
         self._check_filename()
         self.fallback = fallback
-        self._decision: dict[str, Any] = {}
         self._candidate: dict[str, Any] = {}
         self._validated: dict[str, Print] = {}
         self._parts: list[str] = []
@@ -93,6 +94,11 @@ class StampedCheckpoint(EnduringCheckpoint):
     def fallback_model_path(self) -> str:
         """The file that was kept although it passed nothing; empty if one has passed, or none was asked for."""
         return str(self._candidate.get("path", ""))
+
+    @property
+    @override
+    def _known(self) -> set[str]:
+        return {*self.best_k_models, self._best_path, self.last_model_path, self.fallback_model_path}
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -198,6 +204,7 @@ class StampedCheckpoint(EnduringCheckpoint):
 
     # --- how it is written
 
+    @override
     def _evidence(self, filepath: str) -> dict[str, Any]:
         if filepath == self.last_model_path:
             return {"role": "last", "note": LAST_NOTE} | self._decision
@@ -210,6 +217,9 @@ class StampedCheckpoint(EnduringCheckpoint):
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         is_last = filepath == self.last_model_path
+        failure = trainer.strategy.broadcast(self._note(trainer, filepath))
+        if failure and not is_last:
+            raise NotKeptError(failure)
         self._writing = self._evidence(filepath)
         try:
             self._write(trainer, filepath)
@@ -233,7 +243,7 @@ class StampedCheckpoint(EnduringCheckpoint):
             NotKeptError: on all ranks, if rank zero cannot write it; what stood in its place still does.
         """
         path, failure = Path(filepath), ""
-        draft = path.with_name(f"{path.name}.tmp")
+        draft = draft_of(path)
         with writing(trainer) as failures:
             trainer.save_checkpoint(draft, self.save_weights_only)
         if trainer.is_global_zero:
@@ -270,12 +280,6 @@ class StampedCheckpoint(EnduringCheckpoint):
                 f"{name} changed between validation and saving: another callback wrote to it" for name in changed
             ][:1]
         checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(writing)
-
-    @override
-    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        super()._remove_checkpoint(trainer, filepath)
-        if trainer.is_global_zero:
-            evidence.verdict_path(filepath).unlink(missing_ok=True)
 
     # decisions are made where metrics are made: Lightning's other moments to save are left out (traps 36, 37)
 

@@ -25,6 +25,16 @@ def stage_of(trainer: Trainer) -> Stage:
     return "fit" if trainer.state.fn == TrainerFn.FITTING else "validate"
 
 
+def is_real(trainer: Trainer) -> bool:
+    """Whether this validation is part of a training."""
+    return stage_of(trainer) == "fit" and not trainer.sanity_checking
+
+
+def is_dry(trainer: Trainer) -> bool:
+    """Whether nothing is to be written."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
 def log_step(trainer: Trainer, started: Mapping[str, Tensor]) -> int:
     """The step that Lightning gives its own metrics of this validation (trap 54).
 

@@ -1,5 +1,6 @@
 """Keep the best checkpoint among those that satisfy the limits."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, check_trainer, rank_zero_warn
 from xai_lightning.callbacks import _decision as decision
+from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._arbiter import Arbiter
 from xai_lightning.callbacks._certificate import check_rows
 from xai_lightning.callbacks._deciding import DecidingCheckpoint
 from xai_lightning.callbacks._paths import check_within
-from xai_lightning.callbacks._record import OnError
+from xai_lightning.callbacks._record import STATE_VERSION, OnError
 from xai_lightning.callbacks._settings import check_arguments
 from xai_lightning.callbacks._sharded import refuse_unequal_passes
 from xai_lightning.callbacks._stamped import FALLBACKS, Fallback
+from xai_lightning.callbacks._state import take_up
 from xai_lightning.functional import gate
 
 
@@ -146,9 +149,9 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         return {**super().state_dict(), "gate": self._attempt("save its state", self._own_state) or {}}
 
     def _own_state(self) -> dict[str, Any]:
-        own: dict[str, Any] = {"version": 1, "candidate": self._candidate, "feedback": self._feedback.state()}
-        own["timeline"] = self._timeline.state()
-        return {**own, **self._memory.state()}
+        own = {"version": STATE_VERSION, "candidate": self._candidate, "feedback": self._feedback.state()}
+        last = {"decision": evidence.dumps(self._decision) if self._decision else ""}
+        return {**own, **last, "timeline": self._timeline.state(), **self._memory.state()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -156,12 +159,20 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         if self._entry != "fit":
             return
         super().load_state_dict(state_dict)
-        own = state_dict.get("gate", {})
+        self._same_folder = state_dict.get("dirpath") == self.dirpath
+        if self._same_folder:
+            # Lightning saves it, and leaves it out here
+            self.current_score = state_dict.get("current_score")
+        self._resumed, before = True, self._own_state()
+        if not take_up(type(self).__name__, state_dict.get("gate"), STATE_VERSION, load=self._take_up, before=before):
+            self._feedback.forget()
+
+    def _take_up(self, own: Mapping[str, Any]) -> None:
+        self._decision = dict(json.loads(own.get("decision") or "{}"))
         self._memory.load(own)
         self._timeline.load(own.get("timeline", {}))
+        self._candidate = dict(own.get("candidate", {}))
         self._feedback.load(own.get("feedback", {}))
-        self._candidate = own.get("candidate", {})
-        self._resumed = True
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,0 +1,119 @@
+"""Files that take the place of others at once, and a note of those in hand, so that a kill at any moment is no loss."""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from xai_lightning.callbacks._paths import new_file
+
+CHECKPOINT = ".ckpt"
+
+
+def draft_of(path: Path) -> Path:
+    """The name under which a file is written before it takes its place: in the same folder, hence on the same disk."""
+    return path.with_name(f"{path.name}.tmp")
+
+
+def replace(path: Path, lines: Iterable[bytes]) -> None:
+    """Give a file another content at once: a kill leaves the old one or the new one."""
+    draft = draft_of(path)
+    try:
+        with new_file(draft) as stream:
+            stream.writelines(lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if path.exists():
+            shutil.copymode(path, draft)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def take_place(path: Path) -> None:
+    """Let the draft of ``path`` take its place at once; it is on the disk before."""
+    draft = draft_of(path)
+    with draft.open("rb") as stream:
+        os.fsync(stream.fileno())
+    draft.replace(path)
+
+
+class InHand:
+    """A note on the disk, kept while the files of one validation are written: which are new, which become needless.
+
+    A file counts once ``last.ckpt`` says so. One that the state of the resumed run does not know was either begun after
+    that state was written, or is needless since.
+
+    Args:
+        path: of the note.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, look: int, name: str = "") -> None:
+        """Note the file ``name``, relative to the folder of the note, before validation ``look`` touches it.
+
+        Raises:
+            OSError: if the note cannot be written.
+        """
+        found = self.read()
+        names = found["files"] if found.get("look") == look else []
+        record = {"look": look, "files": [*names, *[name] * bool(name)]}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace(self.path, [json.dumps(record).encode() + b"\n"])
+
+    def read(self) -> dict[str, Any]:
+        """What is noted; empty without a note, or if the file is none of ours."""
+        try:
+            found = json.loads(self.path.read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
+            return {}
+        ours = isinstance(found, dict) and isinstance(found.get("look"), int) and isinstance(found.get("files"), list)
+        return found if ours else {}
+
+    def settle(self) -> None:
+        """All files are in their places."""
+        self.path.unlink(missing_ok=True)
+
+    def undo(self, looks: int, known: Collection[str]) -> list[Path]:
+        """Remove what a killed process had in hand, as far as a run that goes on after ``looks`` validations may.
+
+        Args:
+            looks: at how many validations the state that is resumed from had looked.
+            known: names of the files that this state knows.
+
+        Returns:
+            The files that stay, of which the side files may be of another moment.
+        """
+        found = self.read()
+        # after any other number the user resumed from elsewhere on purpose, and may want the files
+        if not found or found["look"] - looks not in (0, 1):
+            return []
+        stay = []
+        for path in filter(None, map(self._within, found["files"])):
+            draft_of(path).unlink(missing_ok=True)
+            if path.name in known:
+                stay.append(path)
+            else:
+                path.unlink(missing_ok=True)
+                verdict_path(path).unlink(missing_ok=True)
+            draft_of(verdict_path(path)).unlink(missing_ok=True)
+        return [path for path in stay if path.exists()]
+
+    def _within(self, name: object) -> Path | None:
+        """The checkpoint of that name in the folder of the note; None for anything else."""
+        folder = self.path.parent.resolve()
+        path = (folder / str(name)).resolve()
+        return path if path.suffix == CHECKPOINT and path.is_relative_to(folder) else None
+
+
+def verdict_path(checkpoint: str | Path) -> Path:
+    """The side file of a checkpoint: ``<name>.verdict.json``."""
+    path = Path(checkpoint)
+    # a folder may be called "val=0.51", of which the decimals are no suffix
+    stem = path.stem if path.suffix == CHECKPOINT else path.name
+    return path.with_name(f"{stem}.verdict.json")

@@ -1,0 +1,103 @@
+"""A ``ModelCheckpoint`` of which a kill at any moment costs neither a file that counts nor a decision."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks import _audit as audit
+from xai_lightning.callbacks import _evidence as evidence
+from xai_lightning.callbacks._enduring_gate import STANDS, EnduringCheckpoint
+from xai_lightning.callbacks._files import InHand, verdict_path
+
+
+class SettledCheckpoint(EnduringCheckpoint):
+    """Removes no file before ``last.ckpt`` does without it, and notes what is in hand.
+
+    What counts is what ``last.ckpt`` says: everything before it is undone by a restart, everything after it done again.
+
+    Args:
+        options: of ``ModelCheckpoint``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._decision: dict[str, Any] = {}
+        self._obsolete: list[str] = []
+        self._same_folder = True
+
+    @property
+    def audit_path(self) -> Path:
+        """The audit file: one JSON line per decision, and one per event between them."""
+        raise NotImplementedError
+
+    @property
+    def in_hand(self) -> InHand:
+        """The note of the files that this validation touches."""
+        return InHand(Path(str(self.dirpath)) / "gate_in_hand.json")
+
+    def _note(self, trainer: Trainer, filepath: str) -> str:
+        """Note that a file will be touched; why that was not possible, or nothing."""
+        if not trainer.is_global_zero:
+            return ""
+        name = os.path.relpath(filepath, str(self.dirpath))
+        return self._failure_of("note what is in hand", self.in_hand.note, self._decision["look"], name)
+
+    @property
+    def _known(self) -> set[str]:
+        """Paths of the files that count."""
+        raise NotImplementedError
+
+    def _evidence(self, filepath: str) -> dict[str, Any]:
+        """What is written into and beside a file."""
+        raise NotImplementedError
+
+    @override
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # a kill before `last.ckpt` knows of it would lose the best file
+        if failure := self._note(trainer, filepath):
+            self._complain(failure, STANDS)
+        self._obsolete.append(filepath)
+
+    def _clear(self, trainer: Trainer) -> None:
+        """Remove what the file for resuming does without."""
+        obsolete, self._obsolete = self._obsolete, []
+        for filepath in obsolete:
+            super()._remove_checkpoint(trainer, filepath)
+            if trainer.is_global_zero:
+                verdict_path(filepath).unlink(missing_ok=True)
+        if trainer.is_global_zero and (failure := self._failure_of("remove its note", self.in_hand.settle)):
+            self._complain(failure, STANDS)
+
+    def _undo(self, looks: int) -> None:
+        """Put in order what a killed process had in hand; on rank zero."""
+        for path in self.in_hand.undo(looks, {Path(name).name for name in self._known}):
+            if evidence.agrees(path):
+                continue
+            # the kill came between the two; what is in the checkpoint still says what it is
+            verdict_path(path).unlink(missing_ok=True)
+            if path.name == Path(self.last_model_path).name and self._decision:
+                evidence.write_verdict(path, self._evidence(self.last_model_path))
+        self.in_hand.settle()
+
+    def _put_in_order(self, trainer: Trainer, looks: int, *, resumed: bool) -> int:
+        """Let the folder be as the state says, which had looked at so many validations; how many decisions it lost."""
+        dropped: list[int] = []
+        failure = ""
+        if trainer.is_global_zero:
+            failure = self._failure_of("write evidence", self._go_on, trainer.global_step, looks, resumed, dropped)
+        told, failure = trainer.strategy.broadcast((sum(dropped), failure))
+        if failure:
+            self._complain(failure, "Decisions of the run before stand in the audit file")
+        return int(told)
+
+    def _go_on(self, step: int, looks: int, resumed: bool, dropped: list[int]) -> None:
+        if self._same_folder:
+            self._undo(looks)
+        if resumed:
+            made = self._decision if self._same_folder else {}
+            dropped.append(audit.cut_back(self.audit_path, step, made or None))
+        else:
+            audit.mark(self.audit_path, step)

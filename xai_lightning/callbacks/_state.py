@@ -1,0 +1,56 @@
+"""States that another release wrote, or that are damaged: no reason to lose a run (trap 53)."""
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+BROKEN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def take_up(
+    owner: str,
+    state: Any,
+    version: int,
+    *,
+    load: Callable[[Mapping[str, Any]], object],
+    before: Mapping[str, Any],
+) -> bool:
+    """Load a state, or ignore it with one warning that says why; parts that are not known are named and left out.
+
+    Args:
+        owner: whose state it is, for the warning.
+        state: what was saved.
+        version: of the states that this release reads.
+        load: takes up a state.
+        before: the state now, which is taken up again if the other turns out to be damaged.
+
+    Returns:
+        Whether it was taken up.
+    """
+    why = _why_not(state, version)
+    if not why:
+        try:
+            load(state)
+        except BROKEN as error:
+            why = f"a damaged state of version {version}: {error!r}"
+            load(before)
+    if why:
+        warnings.warn(f"{owner}: ignored {why}", stacklevel=3)
+        return False
+    _name(owner, [key for key in state if key not in before], version)
+    return True
+
+
+def _why_not(state: Any, version: int) -> str:
+    if not isinstance(state, Mapping):
+        return f"a damaged state: expected a dict; got {str(state)[:60]!r}"
+    found = state.get("version")
+    return "" if found == version else f"a state of version {found!r}; this release reads {version}"
+
+
+def _name(owner: str, unknown: Collection[str], version: int) -> None:
+    if unknown:
+        warnings.warn(
+            f"{owner}: ignored unknown parts of a state of version {version}: {', '.join(sorted(map(str, unknown)))}",
+            stacklevel=4,
+        )

@@ -220,6 +220,8 @@ class StampedCheckpoint(SettledCheckpoint):
         failure = trainer.strategy.broadcast(self._note(trainer, filepath))
         if failure and not is_last:
             raise NotKeptError(failure)
+        if failure:
+            self._complain(failure, STANDS)
         self._writing = self._evidence(filepath)
         try:
             self._write(trainer, filepath)

@@ -40,10 +40,10 @@ class SettledCheckpoint(EnduringCheckpoint):
 
     def _note(self, trainer: Trainer, filepath: str) -> str:
         """Note that a file will be touched; why that was not possible, or nothing."""
-        if not trainer.is_global_zero:
-            return ""
-        name = os.path.relpath(filepath, str(self.dirpath))
-        return self._failure_of("note what is in hand", self.in_hand.note, self._decision["look"], name)
+        return self._failure_of("note what is in hand", self._touch, filepath) if trainer.is_global_zero else ""
+
+    def _touch(self, filepath: str) -> None:
+        self.in_hand.note(self._decision["look"], os.path.relpath(filepath, str(self.dirpath)))
 
     @property
     def _known(self) -> set[str]:
@@ -68,7 +68,7 @@ class SettledCheckpoint(EnduringCheckpoint):
             super()._remove_checkpoint(trainer, filepath)
             if trainer.is_global_zero:
                 verdict_path(filepath).unlink(missing_ok=True)
-        if trainer.is_global_zero and (failure := self._failure_of("remove its note", self.in_hand.settle)):
+        if trainer.is_global_zero and (failure := self._failure_of("remove its note", lambda: self.in_hand.settle())):
             self._complain(failure, STANDS)
 
     def _undo(self, looks: int) -> None:

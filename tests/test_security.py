@@ -21,7 +21,8 @@ from small import Classifier, fit
 from xai_lightning import ActivationMonitor, FairnessMonitor, GatedCheckpoint, tags
 from xai_lightning.callbacks import _audit as audit
 from xai_lightning.callbacks._certificate import read_checkpoint
-from xai_lightning.callbacks._evidence import sha256, verdict_path, write_verdict
+from xai_lightning.callbacks._evidence import sha256, write_verdict
+from xai_lightning.callbacks._files import verdict_path
 from xai_lightning.callbacks._paths import check_within
 from xai_lightning.verify.__main__ import UNREADABLE, main
 

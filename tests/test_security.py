@@ -352,7 +352,7 @@ def test_a_link_in_place_of_a_draft_is_not_followed(tmp_path: Path) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "run"
     victim.write_text("precious")
     checkpoint = kept(folder)
-    for draft in ("epoch=0-step=2.verdict.tmp", "gate_audit.jsonl.tmp"):
+    for draft in ("epoch=0-step=2.verdict.json.tmp", "gate_audit.jsonl.tmp"):
         (folder / draft).symlink_to(victim)
     assert checkpoint.name == "epoch=0-step=2.ckpt"
     write_verdict(checkpoint, {"format": 1})

@@ -83,7 +83,8 @@ def shown(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     found: dict[str, list[tuple[int, Any]]] = {}
     for name in tags["scalars"]:
         found[name] = [(event.step, str(event.value)) for event in board.Scalars(name)]
-    for name in tags["images"]:
+    # of the inputs nothing is kept, so that a run killed after its last validation cannot draw them again
+    for name in (name for name in tags["images"] if "top_samples" not in name):
         found[name] = [(event.step, event.encoded_image_string) for event in board.Images(name)]
     for name in tags["histograms"]:
         found[name] = [(event.step, str(event.histogram_value)) for event in board.Histograms(name)]
@@ -123,7 +124,7 @@ def check_files(folder: Path) -> None:
     for path in found:
         torch.load(path, weights_only=True)
         assert find(path).against == [], path.name
-        assert main([str(path)]) == (path.name == "last.ckpt" or path.name.startswith("INFEASIBLE")), path.name
+        assert main([str(path)]) == path.name.startswith(("last", "INFEASIBLE")), path.name
     assert found
 
 
@@ -299,7 +300,7 @@ def test_other_validation_data_are_told_and_drift_begins_anew(start: Start, tmp_
     steps = range(3, 24, 4)
     for name in ("drift/gradient_shap/cosine/first/mean", "drift/gradient_shap/cosine/previous/mean"):
         drift = [numbers(tmp_path).get((step, name), {"0.0"}) for step in steps]
-        assert [value == {"0.0"} for value in drift] == [True, False, False, True, False, False], name
+        assert [value <= {"0.0", "nan"} for value in drift] == [True, False, False, True, False, False], name
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def mark(path: Path, step: int) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    if path.exists() and path.stat().st_size:
+    if path.is_file() and path.stat().st_size:
         append(path, {"event": "began", "global_step": step})
 
 

@@ -178,13 +178,15 @@ class Expensive:
     def state(self) -> dict[str, Any]:
         """Tensors and plain types; no inputs."""
         history = self._history.state()
-        return {"representation": self.representation.state(), "weights": self.weights.state(), "history": history}
+        last = {"history": history, "step": self.step, "drawn": self._last_drawn}
+        return {"representation": self.representation.state(), "weights": self.weights.state(), **last}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a `state`."""
         self.representation.load(state["representation"])
         self.weights.load(state["weights"])
         self._kept = state["history"]
+        self.step, self._last_drawn = int(state.get("step", 0)), bool(state.get("drawn", False))
         self._take_up()
 
     def _take_up(self) -> None:

@@ -254,12 +254,13 @@ class AttributionMonitor(TimedMonitor):
 
     @override
     def _save(self) -> dict[str, Any]:
-        return {**self._history.state(), "clock": self._clock.state()}
+        return {**self._history.state(), "clock": self._clock.state(), "last_step": self._last_step}
 
     @override
     def _load(self, state: Mapping[str, Any]) -> None:
         self._history.load(state)
         self._clock.load(state["clock"])
+        self._last_step = int(state.get("last_step", 0))
 
     def __getstate__(self) -> dict[str, Any]:
         passing = dict.fromkeys(("_explained", "_sampled", "_learned_of", "_steps", "_padding"))

@@ -105,13 +105,13 @@ class Monitor(Enduring, Announcer):
         # Lightning loads callbacks for validate and test too, which would roll back what this run has seen and spent
         if not state_dict or self._entry != "fit":
             return
-        lost = isinstance(state_dict, Mapping) and "lost" in state_dict
+        given: Any = state_dict
+        lost = isinstance(given, Mapping) and "lost" in given
         if lost:
-            self._number = max(self._number, int(state_dict.get("number", 0)))
+            self._number = max(self._number, int(given.get("number", 0)))
             warnings.warn(f"{self._label} could not save its state in this checkpoint and begins anew", stacklevel=2)
         before = {"version": STATE_VERSION, "number": 0, **copy.deepcopy(self._save())}
-        own = type(self).__name__
-        if lost or not take_up(own, state_dict, STATE_VERSION, load=self._take_up, before=before):
+        if lost or not take_up(type(self).__name__, given, STATE_VERSION, load=self._take_up, before=before):
             self._forgo()
 
     def _take_up(self, state: Mapping[str, Any]) -> None:

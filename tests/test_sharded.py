@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import sharded_run
+from xai_lightning.verify.__main__ import main
 
 pytestmark = pytest.mark.distributed
 
@@ -107,7 +108,7 @@ def test_a_sharded_training_goes_on_from_the_last_checkpoint_as_if_never_stopped
 
 
 def test_files_of_a_sharded_model_carry_their_verdicts(together: dict[str, Any]) -> None:
-    """Law 10: one file each, whose hash the verdict beside it holds, and which it was written from."""
+    """Law 10: one file each, whose hash the verdict beside it holds; anybody can verify the kept one."""
     folder = Path(together["resumed"]["halves"]["folder"])
     written = sorted(folder.glob("*.ckpt"))
     assert len(written) == 2
@@ -115,6 +116,7 @@ def test_files_of_a_sharded_model_carry_their_verdicts(together: dict[str, Any])
         verdict = json.loads(path.with_suffix(".verdict.json").read_text())
         assert verdict["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert verdict["gate"] == "open"
+        assert main([str(path)]) == (1 if path.name == "last.ckpt" else 0)
 
 
 def test_a_failure_inside_a_pass_ends_the_training_of_all_ranks_with_a_sentence(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xai_lightning.callbacks._guard import explaining, restored
+from xai_lightning.callbacks._guard import explaining
+from xai_lightning.callbacks._restored import restored
 
 
 class Holder(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from xai_lightning._lightning import StochasticWeightAveraging, Trainer, rank_zero_warn
-from xai_lightning.callbacks._guard import checksum
+from xai_lightning.callbacks._restored import checksum
 from xai_lightning.callbacks._trainer import callbacks_of
 
 HISTORY = 128

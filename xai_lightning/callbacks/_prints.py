@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_lightning.callbacks._guard import checksum
+from xai_lightning.callbacks._restored import checksum
 from xai_lightning.callbacks._sharded import is_shard
 
 Print = tuple[torch.dtype, int]

@@ -11,6 +11,7 @@ logging. The growth of peak memory is taken in a process of its own.
 
 import argparse
 import logging
+import math
 import resource
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -114,33 +115,32 @@ class Bell(pl.Callback):
         self.seconds = time.perf_counter() - self.clock.began
 
 
-class Repeated(TensorDataset):
-    """The same rows as often as needed: the data of long validations would not fit.
+class Windows(Dataset[Any]):
+    """Rows that overlap in one long tensor: all are different, and those of long validations fit the memory.
 
     Args:
-        x: the rows.
-        length: how many there seem to be.
+        x: the tensor.
+        shape: of a row.
+        length: how many there are.
     """
 
-    def __init__(self, x: Tensor, length: int) -> None:
-        super().__init__(x, torch.arange(len(x)) % 10)
-        self.length = length
+    def __init__(self, x: Tensor, shape: tuple[int, ...], length: int) -> None:
+        self.rows, self.shape = x.unfold(0, math.prod(shape), 97)[:length], shape
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Any:
-        return super().__getitem__(index % len(self.tensors[0]))
+        return self.rows[index].view(self.shape), index % 10
 
 
 def problem(name: str, batches: int) -> tuple[pl.LightningModule, DataLoader[Any]]:
     """A model, and its validation data."""
     torch.manual_seed(0)
-    if name == "MNIST":
-        x, size, model = torch.rand(1000, 1, 28, 28), 250, Reader()
-    else:
-        x, size, model = torch.randn(64, 3, 96, 96), 32, Images()
-    return model, DataLoader(Repeated(x, size * batches), batch_size=size)
+    model = Reader() if name == "MNIST" else Images()
+    size, shape = (250, (1, 28, 28)) if name == "MNIST" else (32, (3, 96, 96))
+    x = torch.rand(97 * size * batches + math.prod(shape))
+    return model, DataLoader(Windows(x, shape, size * batches), batch_size=size)
 
 
 def seconds(model: pl.LightningModule, loader: DataLoader[Any], watching: list[pl.Callback]) -> float:

@@ -119,7 +119,7 @@ def test_a_large_activation_is_reduced_in_blocks_to_the_same_state(monkeypatch):
     whole, reduced = observe(h, 1), observation._reduced
     monkeypatch.setattr(observation, "_BLOCK_ON_CPU", 100)
     monkeypatch.setattr(
-        observation, "_reduced", lambda block, what: blocks.append(tuple(block.shape)) or reduced(block, what)
+        observation, "_reduced", lambda block, *how: blocks.append(tuple(block.shape)) or reduced(block, *how)
     )
     assert_same(observe(h, 1), whole)
     assert blocks == [(2, 5, 7)] * 11 + [(1, 5, 7)]

@@ -24,11 +24,63 @@ def sample_hash(inputs: Tensor, seed: int) -> Tensor:
     References:
         G. L. Steele, D. Lea, C. H. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
     """
-    flat = inputs.detach().reshape(len(inputs), -1)
-    words = flat.view(_WORDS[flat.element_size()]) if flat.is_floating_point() else flat
-    place = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=torch.int64)
-    each = mixed(words.to(torch.int64) + place * GOLDEN + seed)
+    words = _words(inputs.detach().reshape(len(inputs), -1))
+    place = torch.arange(1, words.shape[1] + 1, device=words.device, dtype=torch.int64)
+    each = mixed(words + place * GOLDEN + seed)
     return mixed(each.sum(dim=1))
+
+
+def _words(flat: Tensor) -> Tensor:
+    """The bits of each number, ``int64``."""
+    return (flat.view(_WORDS[flat.element_size()]) if flat.is_floating_point() else flat).to(torch.int64)
+
+
+def _places(width: int, most: int) -> Tensor:
+    """Which of ``width`` numbers are hashed, without a rhythm: an even stride would see one channel, or one column."""
+    return random_words([width], most)[0].abs() % width
+
+
+class Share:
+    """Draws a share of the samples by a hash of their inputs: the same ones in any batching, order and rank.
+
+    The hash is multilinear, with one multiplication more: a fifth of the work of `sample_hash`.
+
+    Args:
+        share: of the samples, above 0 and at most 1.
+        seed: chooses the draw.
+        most: by how many of its numbers at most a sample is known.
+
+    Example:
+        >>> chosen = Share(0.25, seed=0, most=64).of(torch.arange(4000.0).view(2000, 2))
+        >>> 450 < int(chosen.sum()) < 550
+        True
+
+    References:
+        O. Kaser, D. Lemire, Strongly universal string hashing is fast, The Computer Journal 57, 2014.
+    """
+
+    def __init__(self, share: float, seed: int, most: int) -> None:
+        self._least = 2**63 - max(1, round(share * 2**64))
+        self._first, self._seed, self._most = int(random_words([seed], 1)), seed, most
+        self._drawn: tuple[int, Tensor | None, Tensor] | None = None
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """Whether each sample of ``inputs``, ``[N, ...]``, is drawn: ``bool[N]``."""
+        flat = inputs.detach().reshape(len(inputs), -1)
+        if self._drawn is None or self._drawn[0] != flat.shape[1]:
+            self._drawn = flat.shape[1], *self._weights(flat.shape[1])
+        _, places, weights = self._drawn
+        words = _words(flat if places is None else flat.index_select(1, places.to(flat.device)))
+        if flat.element_size() == 8:
+            # the lowest bits of most doubles are 0, and no multiple of theirs would reach the highest bits of a sum
+            words = words ^ words >> 32
+        sums = (words * weights.to(words.device)).sum(1) + self._first
+        # sums of evenly spaced numbers are evenly spaced
+        return (sums ^ sums >> 32) * GOLDEN >= self._least
+
+    def _weights(self, width: int) -> tuple[Tensor | None, Tensor]:
+        places = _places(width, self._most) if width > self._most else None
+        return places, random_words([~self._seed], min(width, self._most))[0] | 1
 
 
 def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Tensor:
@@ -36,10 +88,8 @@ def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Te
     hashes = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
     for i, x in enumerate(inputs):
         flat = x.reshape(len(x), -1)
-        # places without a rhythm: an even stride would see one channel, or one column, only
         some = most is not None and flat.shape[1] > most
-        places = random_words([flat.shape[1]], most)[0].abs() % flat.shape[1] if some and most is not None else None
-        thinned = x if places is None else flat.index_select(1, places.to(x.device))
+        thinned = flat.index_select(1, _places(flat.shape[1], most).to(x.device)) if some and most is not None else x
         own = sample_hash(thinned, seed + i)
         hashes = own if i == 0 else mixed(hashes + own)
     return hashes

@@ -1,5 +1,6 @@
 """States of the watched layers, of bounded memory, and of all ranks together."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +9,13 @@ from torch import Tensor
 
 from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._trainer import everywhere
-from xai_lightning.functional.activation import Measured, Moments, empty, observe, pack, union, unpack
+from xai_lightning.functional.activation import Measured, Moments, Workspace, empty, observe, pack, union, unpack
 
 WIDTHS = 8
 _STATES, _NUMBERS = 8, 2**16
-# outputs of up to a fourth of so many numbers are copied, and reduced when there are as many: one reduction of ten
-# small outputs takes hardly more than one of one
-_COPIED, _COPIED_OF_ALL = 2**19, 2**22
+# outputs of up to a fourth of so many numbers, and all that a share is drawn of, are copied, and reduced when there are
+# as many: one reduction of ten small outputs takes hardly more than one of one
+_COPIED, _COPIED_OF_ALL = 2**19, 2**23
 
 
 @dataclass
@@ -41,16 +42,21 @@ class _Copies:
         """Whether there is room for so many rows more."""
         return self.filled + n <= len(self.rows)
 
-    def add(self, h: Tensor) -> None:
-        """Copy: an output may be overwritten later, by a non-linearity that works in place (trap 90)."""
-        self.rows[self.filled : self.filled + len(h)] = h
-        self.filled, self.calls = self.filled + len(h), self.calls + 1
+    def add(self, h: Tensor, index: Tensor | None) -> None:
+        """Copy rows: an output may be overwritten later, by a non-linearity that works in place (trap 90)."""
+        end = self.filled + (len(h) if index is None else len(index))
+        room = self.rows[self.filled : end]
+        if index is None:
+            room.copy_(h)
+        else:
+            torch.index_select(h, 0, index, out=room)
+        self.filled, self.calls = end, self.calls + 1
 
 
 class Running:
     """What was observed of each layer so far, per width at which it was called (one ReLU may serve several layers).
 
-    It holds copies of at most four million numbers that are not reduced yet, and, per layer and width, up to 8 states
+    It holds copies of at most eight million numbers that are not reduced yet, and, per layer and width, up to 8 states
     that are not merged yet, of at most some 10 x 65,536 numbers.
 
     Args:
@@ -61,6 +67,8 @@ class Running:
         self._most = min(_COPIED, _COPIED_OF_ALL // max(layers, 1))
         self._states: dict[tuple[str, int], list[Moments]] = {}
         self._copies: dict[str, _Copies] = {}
+        self._workspace = Workspace()
+        self._kept: tuple[Tensor, Tensor] | None = None
         self.steps = 0
 
     def observe(self, name: str, h: Tensor, unit_dim: int, keep: Tensor | None, measured: Measured) -> None:
@@ -69,25 +77,33 @@ class Running:
         Raises:
             ValueError: if it has another width each time, so that its units are none.
         """
-        by_rows = keep is None or keep.dim() == 1
-        if not by_rows or (h.numel() if keep is None else int(keep.sum()) * h[0].numel()) > self._most // 4:
-            self._add(name, observe(h, unit_dim, keep, measured))
+        index = None if keep is None or keep.dim() > 1 else self._rows_of(keep)
+        n, each = len(h) if index is None else len(index), math.prod(h.shape[1:])
+        room = self._most * 3 // 4
+        if (keep is not None and index is None) or n * each > (room // 3 if index is None else room):
+            self._add(name, observe(h, unit_dim, keep, measured, self._workspace))
             return
-        chosen = h.detach() if keep is None else h.detach()[keep]
         likeness = (h.dtype, h.device, h.shape[1:], unit_dim)
         copies = self._copies.get(name)
-        if copies is None or copies.likeness != likeness or not copies.fits(len(chosen)):
+        if copies is None or copies.likeness != likeness or not copies.fits(n):
             self._reduce(name)
         if copies is None or copies.likeness != likeness:
-            room = max(self._most * 3 // 4 // max(h[0].numel(), 1), len(chosen))
             # zeros: what is pickled in mid-validation must not hold whatever the memory held before
-            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, h.new_zeros(room, *h.shape[1:]))
-        copies.add(chosen)
+            rows = h.new_zeros(max(room // max(each, 1), n), *h.shape[1:])
+            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, rows)
+        copies.add(h.detach(), index)
+
+    def _rows_of(self, keep: Tensor) -> Tensor:
+        """Indices of the rows that are kept; found once for all layers of a step."""
+        if self._kept is None or self._kept[0] is not keep:
+            self._kept = keep, keep.nonzero().flatten()
+        return self._kept[1]
 
     def _reduce(self, name: str) -> None:
         copies = self._copies.get(name)
         if copies is not None and copies.calls:
-            state = observe(copies.rows[: copies.filled], copies.unit_dim, None, copies.measured)
+            rows = copies.rows[: copies.filled]
+            state = observe(rows, copies.unit_dim, None, copies.measured, self._workspace)
             self._add(name, state._replace(calls=torch.full_like(state.calls, copies.calls)))
             copies.filled = copies.calls = 0
 
@@ -106,6 +122,7 @@ class Running:
         for name in self._copies:
             self._reduce(name)
         self._copies.clear()
+        self._workspace, self._kept = Workspace(), None
 
     def merged(self) -> dict[tuple[str, int], Moments]:
         """The state of each layer and width, in this process."""

@@ -5,12 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from xai_lightning.callbacks._draw import row_hash
 from xai_lightning.readers.batch import describe
 
 Mask = str | int | Callable[[Any], Tensor]
-# of so many of its numbers at most a sample is known where only a share of them is looked at
-HASHED = 64
 
 
 def mask_of(batch: Any, where: Mask) -> Tensor:
@@ -27,13 +24,6 @@ def mask_of(batch: Any, where: Mask) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dim() == 0:
         raise ValueError(f"mask must be a tensor with a row per sample; mask={where!r} gave {describe(mask)}")
     return mask.detach().bool()
-
-
-def drawn(inputs: Tensor, share: float, seed: int) -> Tensor:
-    """Samples of which a share is looked at, ``bool[N]``, by hash: the same in any batching, order and rank."""
-    # the highest 63 bits as a fraction
-    fraction = (row_hash((inputs,), seed, HASHED) >> 1).double() / 2.0**62 / 2 + 0.5
-    return fraction < share
 
 
 def both(rows: Tensor | None, mask: Tensor | None) -> Tensor | None:

@@ -13,13 +13,14 @@ from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_warn
 from xai_lightning.callbacks._activation_names import CALLS, GROWTH, Wanted, largest
 from xai_lightning.callbacks._batches import Batches
+from xai_lightning.callbacks._draw import Share
 from xai_lightning.callbacks._expensive import Expensive
 from xai_lightning.callbacks._kernels import BestOf
 from xai_lightning.callbacks._layers import Layer, Pattern, find_layers, why_silent
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._running import Running, gathered
-from xai_lightning.callbacks._selection import Mask, both, drawn, fitted, mask_of
+from xai_lightning.callbacks._selection import Mask, both, fitted, mask_of
 from xai_lightning.callbacks._settings import check_arguments, check_counts
 from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
@@ -28,6 +29,9 @@ from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Column, GroupSource, Reader, Table, read
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
+
+# where a share of the samples is looked at, a sample is known by so many of its numbers at most
+HASHED = 64
 
 
 class ActivationMonitor(Monitor):
@@ -128,6 +132,7 @@ class ActivationMonitor(Monitor):
         self._layers: list[Layer] = []
         self._running = Running()
         self._positions = Positions(None)
+        self._draw = Share(share, seed, HASHED)
         self._keep: Tensor | None = None
         self._first: dict[str, float] = {}
         self._told: set[str] = set()
@@ -186,8 +191,11 @@ class ActivationMonitor(Monitor):
         if self.share == 1 and not self._positions.pads:
             return None
         inputs = read(batch, self.reader).inputs
-        keep = self._positions.advance(len(inputs)).to(inputs.device)
-        return keep if self.share == 1 else keep & drawn(inputs, self.share, self.seed)
+        drawn = None if self.share == 1 else self._draw.of(inputs)
+        if not self._positions.pads:
+            return drawn
+        real = self._positions.advance(len(inputs)).to(inputs.device)
+        return real if drawn is None else drawn & real
 
     def _hook(self, use: Callable[..., None], layer: Layer, how: Any) -> Callable[..., None]:
         def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -9,7 +9,7 @@ its values that are not finite are counted.
 
 from xai_lightning.functional.activation.histogram import HISTOGRAM_LIMITS, median_magnitude
 from xai_lightning.functional.activation.moments import Moments, empty, merge, pack, union, unpack
-from xai_lightning.functional.activation.observation import EVERYTHING, Measured, observe
+from xai_lightning.functional.activation.observation import EVERYTHING, Measured, Workspace, observe
 from xai_lightning.functional.activation.statistics import STATISTICS, Statistic, statistics
 from xai_lightning.functional.activation.summary import HistogramSummary, histogram_summary
 
@@ -21,6 +21,7 @@ __all__ = [
     "Measured",
     "Moments",
     "Statistic",
+    "Workspace",
     "empty",
     "histogram_summary",
     "median_magnitude",

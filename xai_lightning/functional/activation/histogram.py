@@ -15,11 +15,12 @@ BINS = len(HISTOGRAM_LIMITS)
 _BITS = {torch.float32: (torch.int32, 23), torch.float64: (torch.int64, 52)}
 
 
-def binned(values: Tensor) -> Tensor:
+def binned(values: Tensor, room: Tensor | None = None) -> Tensor:
     """Elements in each bin.
 
     Args:
         values: float32[...] or float64[...], finite.
+        room: contiguous, of their shape and type or of a wider one, to be overwritten.
 
     Returns:
         int64[65].
@@ -31,7 +32,8 @@ def binned(values: Tensor) -> Tensor:
     # The sign and exponent bits are the bin; torch.frexp and a float comparison per unit took three times as long.
     integers, mantissa_bits = _BITS[values.dtype]
     size = 1 << (torch.iinfo(integers).bits - mantissa_bits)
-    bits = (values.contiguous().view(integers) >> mantissa_bits).bitwise_and_(size - 1)
+    out = None if room is None or room.dtype != values.dtype else room.view(integers)
+    bits = torch.bitwise_right_shift(values.contiguous().view(integers), mantissa_bits, out=out).bitwise_and_(size - 1)
     by_sign = torch.bincount(bits.flatten(), minlength=size).view(2, -1)
     bias = by_sign.shape[1] // 2 - 1
     lowest, highest = bias + _EXPONENTS[0], bias + _EXPONENTS[-1]

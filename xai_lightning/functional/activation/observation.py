@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,36 @@ class Measured(NamedTuple):
 EVERYTHING = Measured(higher=True, histogram=True, sparsity=True)
 
 
-def observe(h: Tensor, unit_dim: int, keep: Tensor | None = None, measured: Measured = EVERYTHING) -> Moments:
+class Workspace:
+    """Room for what is computed of a block on the way, made once: to take it anew costs more than to fill it.
+
+    On the CPU only, where it holds at most three blocks of each type; it is pickled without them.
+    """
+
+    def __init__(self) -> None:
+        self._rooms: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_rooms": {}}
+
+    def like(self, x: Tensor, use: str, dtype: torch.dtype | None = None) -> Tensor:
+        """Room of the shape of ``x``, and of its type unless another is named; what it holds is forgotten."""
+        dtype = dtype or x.dtype
+        if x.device.type != "cpu":
+            return torch.empty_like(x, dtype=dtype)
+        room = self._rooms.get((use, dtype))
+        if room is None or len(room) < x.numel():
+            room = self._rooms[use, dtype] = torch.empty(x.numel(), dtype=dtype)
+        return room[: x.numel()].view(x.shape)
+
+
+def observe(
+    h: Tensor,
+    unit_dim: int,
+    keep: Tensor | None = None,
+    measured: Measured = EVERYTHING,
+    workspace: Workspace | None = None,
+) -> Moments:
     """Statistics of one activation, reduced over all dimensions but one.
 
     Blocks that fit the cache are summed in their own type, or in float32 if it is narrower, around a shift near the
@@ -52,6 +81,7 @@ def observe(h: Tensor, unit_dim: int, keep: Tensor | None = None, measured: Meas
         keep: bool[N, ...], what to observe, all by default: samples, or positions within them, of as many leading
             dimensions as one likes, the units' left out. The others (padding, duplicates) leave no trace.
         measured: What to observe beside the rest.
+        workspace: That of earlier calls.
 
     Returns:
         The state, on the device of ``h``; the empty one if nothing is kept.
@@ -86,7 +116,7 @@ def observe(h: Tensor, unit_dim: int, keep: Tensor | None = None, measured: Meas
         values, unit_dim = _kept(values, unit_dim, keep)
     # Metal knows no float64 (trap 93).
     values = values.cpu() if values.device.type == "mps" else values
-    return _observed(values, unit_dim, samples, measured)
+    return _observed(values, unit_dim, samples, measured, workspace or Workspace())
 
 
 def _kept(values: Tensor, unit_dim: int, keep: Tensor) -> tuple[Tensor, int]:
@@ -95,22 +125,22 @@ def _kept(values: Tensor, unit_dim: int, keep: Tensor) -> tuple[Tensor, int]:
     return values.movedim(unit_dim, -1)[keep], values.dim() - keep.dim()
 
 
-def _observed(values: Tensor, unit_dim: int, samples: int, measured: Measured) -> Moments:
+def _observed(values: Tensor, unit_dim: int, samples: int, measured: Measured, workspace: Workspace) -> Moments:
     if values.numel() == 0:
         return empty(values.shape[unit_dim], device=values.device)
-    parts = [_reduced(block, measured) for block in _blocks(values, unit_dim)]
+    parts = [_reduced(_widened(block, workspace), measured, workspace) for block in _blocks(values, unit_dim)]
     if None in parts:
         finite = values.isfinite()
         keep = finite.flatten(1).all(1)
         rest = min(samples, int(keep.sum()))
-        return _observed(values[keep], unit_dim, rest, measured)._replace(nonfinite=(~finite).sum())
+        return _observed(values[keep], unit_dim, rest, measured, workspace)._replace(nonfinite=(~finite).sum())
     state = union([part for part in parts if part is not None])
     once = torch.tensor([samples, 1], device=values.device)
     return state._replace(samples=once[0], calls=once[1])
 
 
 def _blocks(values: Tensor, unit_dim: int) -> Iterator[Tensor]:
-    """``[A, U, R]``, float32 or float64, without copies where the memory allows it."""
+    """``[A, U, R]``, without copies where the memory allows it."""
     last = values.movedim(unit_dim, -1)
     if last.is_contiguous():
         rows = last.reshape(-1, last.shape[-1], 1)
@@ -119,54 +149,58 @@ def _blocks(values: Tensor, unit_dim: int) -> Iterator[Tensor]:
         rows = values.reshape(before, units, values.numel() // (before * units))
     most = _BLOCK_ON_CPU if values.device.type == "cpu" else _BLOCK_ELSEWHERE
     if rows.numel() <= most:
-        yield _widened(rows)
+        yield rows
         return
     places = max(1, most // rows.shape[1])
     for block in torch.split(rows, max(1, most // rows[0].numel())):
-        yield from (_widened(part) for part in torch.split(block, places, dim=2))
+        yield from torch.split(block, places, dim=2)
 
 
-def _widened(h: Tensor) -> Tensor:
-    if h.dtype in (torch.float32, torch.float64):
+def _widened(h: Tensor, workspace: Workspace, to: torch.dtype | None = None) -> Tensor:
+    """In float32 or float64: as it is, or a copy."""
+    dtype = to or (torch.float32 if h.is_floating_point() else torch.float64)
+    if h.dtype in (dtype, torch.float64):
         return h
-    return h.float() if h.is_floating_point() else h.double()
+    return workspace.like(h, "wide", dtype).copy_(h)
 
 
-def _reduced(block: Tensor, measured: Measured) -> Moments | None:
+def _reduced(block: Tensor, measured: Measured, workspace: Workspace) -> Moments | None:
     """The state of one block; None if anything in it is not finite."""
     minimum, maximum = _along(block, "amin"), _along(block, "amax")
     low, high = float(minimum.amin()), float(maximum.amax())
     if not (math.isfinite(low) and math.isfinite(high)):
         return None
     # fourth powers of what lies outside would leave the range of float32
-    work = block if _FLOAT32[0] < max(-low, high) < _FLOAT32[1] or high == low == 0 else block.double()
-    scratch = torch.empty_like(work)
+    fits = _FLOAT32[0] < max(-low, high) < _FLOAT32[1] or high == low == 0
+    work = block if fits else _widened(block, workspace, torch.float64)
+    scratch = workspace.like(work, "scratch")
     counts = torch.tensor([block.numel() // block.shape[1], 0], device=block.device)
     zeros, positives = _signs(work, scratch, low)
     sparse = measured.sparsity and block.shape[1] > 1
-    size = _magnitudes(work, scratch, low)
-    mean, m2, m3, m4 = central(work, measured.higher)
+    size = work if low >= 0 else torch.abs(work, out=scratch)
+    magnitude = None if size is work else _along(size, "sum")
+    sparsity = _sparsity(work, size, workspace) if sparse else work.new_zeros(3, dtype=torch.float64)
+    # from here on, the scratch is free again
+    mean, *higher = central(work, measured.higher, workspace)
     return Moments(
         counts[0],
         mean,
-        m2,
-        m3,
-        m4,
-        mean * counts[0] if size is None else _along(size, "sum"),
+        *higher,
+        mean * counts[0] if magnitude is None else magnitude,
         zeros,
         positives,
         minimum.double(),
         maximum.double(),
-        histogram=binned(block) if measured.histogram else counts.new_zeros(BINS),
+        histogram=binned(block, scratch) if measured.histogram else counts.new_zeros(BINS),
         saturated=_beyond(block, measured.limits) if measured.limits else counts[1],
-        sparsity=_sparsity(work, work if size is None else size) if sparse else mean.new_zeros(3),
+        sparsity=sparsity,
         samples=counts[1],
         calls=counts[1],
         nonfinite=counts[1],
     )
 
 
-def central(x: Tensor, higher: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def central(x: Tensor, higher: bool, workspace: Workspace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Mean and central moments per unit, from sums of powers around 0, or around the mean of units that lie far off.
 
     .. math:: M_2 = S_2 - n \delta^2,\quad M_3 = S_3 - 3 \delta S_2 + 2 n \delta^3,\quad
@@ -177,11 +211,12 @@ def central(x: Tensor, higher: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Args:
         x: float32[A, U, R] or float64[A, U, R].
         higher: Whether to compute the third and fourth moments; else they are NaN.
+        workspace: Its rooms "scratch" and "powers" are used.
 
     Returns:
         Mean, M2, M3 and M4, float64[U].
     """
-    found = torch.stack(_around_zero(x, higher))
+    found = torch.stack(_around_zero(x, higher, workspace))
     count = x.numel() // x.shape[1]
     most = _FAR_FOR_HIGHER if higher else _FAR
     far = (found[0].square() * count > most * found[1]).nonzero().flatten()
@@ -189,22 +224,22 @@ def central(x: Tensor, higher: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # exact in the type of x wherever it is near the mean (Sterbenz)
         shift = found[0][far].to(x.dtype)
         rest = x.index_select(1, far).sub_(shift[:, None])
-        found[:, far] = torch.stack(_around_zero(rest, higher))
+        found[:, far] = torch.stack(_around_zero(rest, higher, workspace))
         found[0, far] += shift.double()
     mean, m2, m3, m4 = found
     return mean, m2.clamp_(min=0), m3, m4
 
 
-def _around_zero(x: Tensor, higher: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _around_zero(x: Tensor, higher: bool, workspace: Workspace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     count = x.numel() // x.shape[1]
-    powers = x * x
+    powers = torch.mul(x, x, out=workspace.like(x, "powers"))
     delta, s2 = _along(x, "sum") / count, _along(powers, "sum")
     square = delta * delta
     m2 = s2 - count * square
     if not higher:
         unknown = torch.full_like(m2, math.nan)
         return delta, m2, unknown, unknown
-    s3 = _along(powers * x, "sum")
+    s3 = _along(torch.mul(powers, x, out=workspace.like(x, "scratch")), "sum")
     s4 = _along(powers.mul_(powers), "sum")
     m3 = s3 - delta * (3 * s2 - 2 * count * square)
     m4 = s4 - 4 * delta * s3 + square * (6 * s2 - 3 * count * square)
@@ -229,18 +264,14 @@ def _signs(x: Tensor, scratch: Tensor, low: float) -> tuple[Tensor, Tensor]:
     return zeros, _along(torch.gt(x, 0, out=scratch), "sum").long()
 
 
-def _magnitudes(x: Tensor, scratch: Tensor, low: float) -> Tensor | None:
-    return None if low >= 0 else torch.abs(x, out=scratch)
-
-
 def _beyond(block: Tensor, limits: tuple[float, float]) -> Tensor:
     return ((block <= limits[0]) | (block >= limits[1])).sum()
 
 
-def _sparsity(x: Tensor, size: Tensor) -> Tensor:
+def _sparsity(x: Tensor, size: Tensor, workspace: Workspace) -> Tensor:
     """Vectors that are not zero, and the sums of their sparsities."""
     units = x.shape[1]
-    square = (x * x).sum(1).double()
+    square = torch.mul(x, x, out=workspace.like(x, "powers")).sum(1).double()
     ratio = size.sum(1).double().square() / square
     hoyer = (math.sqrt(units) - ratio.sqrt()) / (math.sqrt(units) - 1)
     treves = (1 - ratio / units) / (1 - 1 / units)

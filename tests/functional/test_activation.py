@@ -13,17 +13,18 @@ import references_activation as slow
 from xai_lightning.functional.activation import (
     HISTOGRAM_LIMITS,
     STATISTICS,
+    Accumulator,
     Measured,
     Moments,
     empty,
     histogram_summary,
     merge,
-    observation,
     observe,
     pack,
     statistics,
     unpack,
 )
+from xai_lightning.functional.activation import blocks as in_blocks
 
 # How long an example takes depends on what else the machine does.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -116,15 +117,13 @@ def test_nothing_merged_with_nothing_is_nothing():
 def test_a_large_activation_is_reduced_in_blocks_to_the_same_state(monkeypatch):
     """Law 7: the memory of an observation does not grow with the batch."""
     h, blocks = noise(23, 5, 7), []
-    whole, reduced = observe(h, 1), observation._reduced
-    monkeypatch.setattr(observation, "_BLOCK_ON_CPU", 100)
-    monkeypatch.setattr(
-        observation, "_reduced", lambda block, *how: blocks.append(tuple(block.shape)) or reduced(block, *how)
-    )
+    whole, add = observe(h, 1), Accumulator._add_block
+    monkeypatch.setattr(in_blocks, "_BLOCK_ON_CPU", 100)
+    monkeypatch.setattr(Accumulator, "_add_block", lambda self, x: blocks.append(tuple(x.shape)) or add(self, x))
     assert_same(observe(h, 1), whole)
     assert blocks == [(2, 5, 7)] * 11 + [(1, 5, 7)]
     blocks.clear()
-    monkeypatch.setattr(observation, "_BLOCK_ON_CPU", 20)
+    monkeypatch.setattr(in_blocks, "_BLOCK_ON_CPU", 20)
     assert_same(observe(h, 1), whole)
     assert blocks == [(1, 5, 4), (1, 5, 3)] * 23
 

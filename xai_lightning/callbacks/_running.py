@@ -9,10 +9,19 @@ from torch import Tensor
 
 from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._trainer import everywhere
-from xai_lightning.functional.activation import Measured, Moments, Workspace, empty, observe, pack, union, unpack
+from xai_lightning.functional.activation import (
+    Accumulator,
+    Measured,
+    Moments,
+    Workspace,
+    empty,
+    pack,
+    selected,
+    union,
+    unpack,
+)
 
 WIDTHS = 8
-_STATES, _NUMBERS = 8, 2**16
 # outputs of up to a fourth of so many numbers, and all that a share is drawn of, are copied, and reduced when there are
 # as many: one reduction of ten small outputs takes hardly more than one of one
 _COPIED, _COPIED_OF_ALL = 2**19, 2**23
@@ -56,8 +65,8 @@ class _Copies:
 class Running:
     """What was observed of each layer so far, per width at which it was called (one ReLU may serve several layers).
 
-    It holds copies of at most eight million numbers that are not reduced yet, and, per layer and width, up to 8 states
-    that are not merged yet, of at most some 10 x 65,536 numbers.
+    It holds copies of at most eight million numbers that are not reduced yet, and per layer and width some ten numbers
+    per unit.
 
     Args:
         layers: how many are watched.
@@ -65,7 +74,7 @@ class Running:
 
     def __init__(self, layers: int = 1) -> None:
         self._most = min(_COPIED, _COPIED_OF_ALL // max(layers, 1))
-        self._states: dict[tuple[str, int], list[Moments]] = {}
+        self._layers: dict[tuple[str, int], Accumulator] = {}
         self._copies: dict[str, _Copies] = {}
         self._workspace = Workspace()
         self._kept: tuple[Tensor, Tensor] | None = None
@@ -81,7 +90,8 @@ class Running:
         n, each = len(h) if index is None else len(index), math.prod(h.shape[1:])
         room = self._most * 3 // 4
         if (keep is not None and index is None) or n * each > (room // 3 if index is None else room):
-            self._add(name, observe(h, unit_dim, keep, measured, self._workspace))
+            values, dim, samples = selected(h, unit_dim, keep)
+            self._layer(name, values, dim, measured).add(values, dim, samples)
             return
         likeness = (h.dtype, h.device, h.shape[1:], unit_dim)
         copies = self._copies.get(name)
@@ -102,31 +112,33 @@ class Running:
     def _reduce(self, name: str) -> None:
         copies = self._copies.get(name)
         if copies is not None and copies.calls:
-            rows = copies.rows[: copies.filled]
-            state = observe(rows, copies.unit_dim, None, copies.measured, self._workspace)
-            self._add(name, state._replace(calls=torch.full_like(state.calls, copies.calls)))
+            values, dim, samples = selected(copies.rows[: copies.filled], copies.unit_dim)
+            self._layer(name, values, dim, copies.measured).add(values, dim, samples, copies.calls)
             copies.filled = copies.calls = 0
 
-    def _add(self, name: str, state: Moments) -> None:
-        units = len(state.mean)
-        states = self._states.setdefault((name, units), [])
-        states.append(state)
-        if len(states) > max(1, min(_STATES, _NUMBERS // max(units, 1))):
-            states[:] = [union(states)]
-        widths = [width for other, width in self._states if other == name]
-        if len(widths) > WIDTHS:
-            raise ValueError(f"the units of {name!r} are as many as {sorted(widths)}: that dimension holds no units")
+    def _layer(self, name: str, values: Tensor, unit_dim: int, measured: Measured) -> Accumulator:
+        """What is observed of a layer at the width of ``values``."""
+        key = name, values.shape[unit_dim]
+        if key not in self._layers:
+            self._layers[key] = Accumulator(key[1], measured, values.device, self._workspace)
+            widths = [width for other, width in self._layers if other == name]
+            if len(widths) > WIDTHS:
+                raise ValueError(
+                    f"the units of {name!r} are as many as {sorted(widths)}: that dimension holds no units"
+                )
+        return self._layers[key]
 
     def close(self) -> None:
         """Reduce what was copied."""
         for name in self._copies:
             self._reduce(name)
         self._copies.clear()
-        self._workspace, self._kept = Workspace(), None
+        self._workspace.clear()
+        self._kept = None
 
     def merged(self) -> dict[tuple[str, int], Moments]:
         """The state of each layer and width, in this process."""
-        return {key: union(states) for key, states in self._states.items()}
+        return {key: layer.state() for key, layer in self._layers.items()}
 
 
 def gathered(trainer: Trainer, running: Running, names: list[str]) -> tuple[dict[tuple[str, int], Moments], int]:

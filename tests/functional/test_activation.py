@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import references_activation as slow
 from xai_lightning.functional.activation import (
+    EVERYTHING,
     HISTOGRAM_LIMITS,
     STATISTICS,
     Accumulator,
@@ -139,6 +140,39 @@ def test_the_variance_survives_a_large_mean_and_half_types(dtype, spread):
     for power, found in ((2, state.m2), (3, state.m3), (4, state.m4)):
         size = deviations.abs().pow(power).sum(0)
         assert ((found - deviations.pow(power).sum(0)).abs() / size).max() < 2e-7, power
+
+
+MEANS = {"still": [1e4] * 8, "drifting": [0, 1, 10, 100, 1e3, 1e4, 1e3, 0], "to and fro": [0, 1e4] * 12}
+
+
+@pytest.mark.parametrize("means", MEANS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batches_whose_means_move_add_up_to_the_moments_of_all(means, dtype):
+    """Trap 93: the shift that served the first batches does not serve the later ones."""
+    h = torch.cat([noise(250, 3, seed=i) + torch.tensor([mean, 0.0, -mean]) for i, mean in enumerate(MEANS[means])])
+    h, layer = h.to(dtype), Accumulator(3, EVERYTHING, torch.device("cpu"))
+    for part in h.split(250):
+        layer.add(part, 1, len(part))
+    state, deviations = layer.state(), h.double() - h.double().mean(0)
+    assert (state.count, state.samples, state.calls) == (len(h), len(h), len(MEANS[means]))
+    torch.testing.assert_close(state.mean, h.double().mean(0), rtol=1e-7, atol=1e-7)
+    for power, found in ((2, state.m2), (3, state.m3), (4, state.m4)):
+        size = deviations.abs().pow(power).sum(0)
+        assert ((found - deviations.pow(power).sum(0)).abs() / size).max() < (3e-7 if dtype == torch.float32 else 1e-11)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_in_a_later_block_takes_back_the_earlier_ones(bad, monkeypatch):
+    """All blocks of an activation are added, or only its finite samples are: those of before stay."""
+    monkeypatch.setattr(in_blocks, "_BLOCK_ON_CPU", 8)
+    h, layer = noise(12, 2, 3), Accumulator(2, EVERYTHING, torch.device("cpu"))
+    layer.add(h[:6], 1, 6)
+    broken = h[6:].clone()
+    broken[4, 1, 2] = bad
+    layer.add(broken, 1, 6)
+    kept = observe(torch.cat([h[:10], h[11:]]), 1)
+    assert_same(layer.state()._replace(nonfinite=kept.nonfinite), kept)
+    assert layer.state().nonfinite == 1
 
 
 def test_bfloat16_values_beyond_the_range_of_float16_stay_finite():

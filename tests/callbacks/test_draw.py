@@ -1,0 +1,46 @@
+"""Which share of the samples is looked at: drawn by hash, uniformly, in any batching."""
+
+import pytest
+import torch
+
+from xai_lightning.callbacks._draw import Share
+
+N, SEEDS = 1000, 200
+COUNTING = torch.arange(N)
+GENERATOR = torch.Generator().manual_seed(0)
+BITS = torch.rand(N, 40, generator=GENERATOR) < 0.2
+INPUTS = {
+    "counting, float32": COUNTING[:, None].float(),
+    "counting, float64": COUNTING[:, None].double(),
+    "token ids": COUNTING[:, None],
+    "bits, float64": BITS.double(),
+    "bits, float16": BITS.half(),
+    "booleans": BITS,
+    "numbers, bfloat16": torch.randn(N, 5, generator=GENERATOR).bfloat16(),
+    "images": torch.randn(N, 3, 16, 16, generator=GENERATOR),
+}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_a_share_varies_from_seed_to_seed_as_that_of_independent_draws(inputs, share):
+    """Law 6: evenly spaced numbers and numbers with many zero bits too."""
+    sizes = torch.tensor([int(Share(share, seed, 64).of(INPUTS[inputs]).sum()) for seed in range(SEEDS)]).double()
+    expected = (N * share * (1 - share)) ** 0.5
+    assert abs(float(sizes.mean()) - N * share) < 4 * expected / SEEDS**0.5
+    # chi-squared with 199 degrees of freedom: five standard deviations are 0.25
+    assert float(sizes.std()) / expected == pytest.approx(1, abs=0.25)
+
+
+def test_a_share_is_the_same_in_any_batching_and_order():
+    """Law 2."""
+    x, draw = INPUTS["images"], Share(0.3, 5, 64)
+    whole, order = draw.of(x), torch.randperm(N, generator=GENERATOR)
+    assert torch.equal(torch.cat([Share(0.3, 5, 64).of(part) for part in x.split(77)]), whole)
+    assert torch.equal(draw.of(x[order]), whole[order])
+    assert not torch.equal(Share(0.3, 6, 64).of(x), whole)
+
+
+def test_a_smaller_share_is_part_of_a_larger_one():
+    smaller, larger = (Share(share, 5, 64).of(INPUTS["images"]) for share in (0.2, 0.4))
+    assert not (smaller & ~larger).any()

@@ -355,7 +355,11 @@ class Ranks:
             self._barrier.wait()
             return every.sum(0) if reduce_op == "sum" else every.amax(0)
 
-        strategy = SimpleNamespace(reduce=reduce, root_device=torch.device("cpu"))
+        def agreed(decision: bool, all: bool) -> bool:  # noqa: A002 - the name is Lightning's
+            votes = int(reduce(torch.tensor(int(decision)), "sum"))
+            return votes == count if all else votes > 0
+
+        strategy = SimpleNamespace(reduce=reduce, reduce_boolean_decision=agreed, root_device=torch.device("cpu"))
         return SimpleNamespace(world_size=count, global_rank=rank, strategy=strategy)
 
 

@@ -133,7 +133,7 @@ def test_an_explanation_that_fails_half_way_changes_nothing(case, method, call, 
 
 @each_case
 def test_hooks_are_gone_after_an_exception_in_the_validation_step(case, tmp_path):
-    """Trap 9: the exception is the user's; the module is left as it would be without us."""
+    """Traps 9 and 57: the exception is the user's; the module is left as it would be without us."""
     found = []
     for i, callbacks in enumerate(([], build(case))):
         model = Traced(step_fuse=1)

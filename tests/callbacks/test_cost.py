@@ -50,7 +50,7 @@ WORK = [
     ("GatedCheckpoint", "callbacks._stamped.fingerprint", 2),
     ("GatedCheckpoint", "callbacks._deciding.gate.decide", 2),
     ("GatedCheckpoint", "GatedCheckpoint._save_checkpoint", 2),
-    ("GatedCheckpoint", "callbacks._audit.append", 2),
+    ("GatedCheckpoint", "callbacks._audit.append", 3),
     ("GatedCheckpoint", "callbacks._deciding.logger_sinks", 3),
 ]
 

@@ -294,7 +294,7 @@ def test_settings_that_cannot_be_are_refused_in_the_constructor(options: dict[st
         ({"w": torch.full((N,), -1.0)}, {"weights": "w", "metrics": ["accuracy_difference"]}, "-1"),
         ({"out": torch.full((N,), 1.5)}, {"outputs": "probabilities"}, "1.5"),
         ({"y": torch.full((N,), 7)}, {}, "got 7"),
-        ({"y": torch.zeros(N, 2)}, {"multi_label": True}, "one output per label"),
+        ({"y": torch.zeros(N, 2)}, {"multi_label": True}, "one real output per label"),
         ({"out": torch.zeros(N, 2), "y": torch.full((N, 2), 3)}, {"multi_label": True}, "0 or 1; got 3"),
         ({"out": torch.zeros(N, 2)}, {"outputs": "values"}, "one number per sample"),
     ],

@@ -228,6 +228,10 @@ class Rank:
         self._barrier.wait(30)
         return parts.sum(dim=0) if reduce_op == "sum" else parts.amax(dim=0)
 
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002 - the name is Lightning's
+        votes = int(self.reduce(torch.tensor(int(decision)), "sum"))
+        return votes == self.world_size if all else votes > 0
+
 
 def on_ranks(work: Callable[[Any, int], dict[str, float]], size: int) -> list[dict[str, float]]:
     barrier, shared, found = threading.Barrier(size), [None] * size, [{}] * size

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from xai_lightning._lightning import LightningModule, Trainer
 from xai_lightning.callbacks import _decision as decision
 from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._files import draft_of, take_place
+from xai_lightning.callbacks._files import discard, draft_of, take_place
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._progress import working
 from xai_lightning.functional import gate
@@ -108,12 +108,12 @@ def restamp(trainer: Trainer, path: Path, state_key: str, state: Mapping[str, An
     checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(record)
     draft = draft_of(path)
     # a link in its place might lead elsewhere
-    draft.unlink(missing_ok=True)
+    discard(draft)
     try:
         trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, draft)
         take_place(path)
     finally:
-        draft.unlink(missing_ok=True)
+        discard(draft)
     evidence.write_verdict(path, record)
 
 

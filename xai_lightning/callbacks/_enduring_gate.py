@@ -1,6 +1,5 @@
 """What keeps the failures of a gate from the training: each closes it for one validation (law 8)."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, ModelCheckpoint, OneHome, Trainer
+from xai_lightning.callbacks._files import discard, draft_of, take_place
 from xai_lightning.callbacks._guard import described
 from xai_lightning.callbacks._publish import log_sum
 from xai_lightning.callbacks._record import OnError
@@ -123,8 +123,8 @@ def writing(trainer: Trainer) -> Iterator[list[Exception]]:
         del vars(plugin)["save_checkpoint"]
 
 
-def take_place(draft: Path, path: Path, failures: Sequence[Exception]) -> None:
-    """Let ``draft`` take the place of ``path``; what could not be written in full is removed.
+def settle(path: Path, failures: Sequence[Exception]) -> None:
+    """Let the draft of ``path`` take its place; what could not be written in full is removed.
 
     Raises:
         Exception: the first of ``failures``.
@@ -133,9 +133,7 @@ def take_place(draft: Path, path: Path, failures: Sequence[Exception]) -> None:
     try:
         if failures:
             raise failures[0]
-        with draft.open("rb") as stream:
-            os.fsync(stream.fileno())
-        draft.replace(path)
+        take_place(path)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        discard(draft_of(path))
         raise

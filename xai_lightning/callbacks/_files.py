@@ -34,11 +34,33 @@ def replace(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def take_place(path: Path) -> None:
-    """Let the draft of ``path`` take its place at once; it is on the disk before."""
-    draft = draft_of(path)
-    with draft.open("rb") as stream:
-        os.fsync(stream.fileno())
-    draft.replace(path)
+    """Let the draft of ``path`` take its place, a folder too; it is on the disk before. A file does so at once."""
+    draft, aside = draft_of(path), _aside(path)
+    for part in [draft] if draft.is_file() else [part for part in draft.rglob("*") if part.is_file()]:
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+    if not draft.is_dir():
+        draft.replace(path)
+        return
+    # no folder replaces another: one of them is there at any moment
+    discard(aside)
+    if path.exists():
+        path.rename(aside)
+    draft.rename(path)
+    discard(aside)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder, if it is there; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    """Where a folder is while another takes its place."""
+    return path.with_name(f"{path.name}.old")
 
 
 class InHand:
@@ -95,11 +117,14 @@ class InHand:
             return []
         stay = []
         for path in filter(None, map(self._within, found["files"])):
-            draft_of(path).unlink(missing_ok=True)
+            discard(draft_of(path))
+            if _aside(path).exists() and not path.exists():
+                _aside(path).rename(path)
+            discard(_aside(path))
             if path.name in known:
                 stay.append(path)
             else:
-                path.unlink(missing_ok=True)
+                discard(path)
                 verdict_path(path).unlink(missing_ok=True)
             draft_of(verdict_path(path)).unlink(missing_ok=True)
         return [path for path in stay if path.exists()]

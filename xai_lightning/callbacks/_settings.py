@@ -48,6 +48,17 @@ def _depth(value: object) -> int:
     return depth
 
 
+def check_seed(seed: Any) -> int:
+    """Refuse what seeds nothing.
+
+    Raises:
+        TypeError: if ``seed`` is no integer.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an integer; got {seed!r}")
+    return seed
+
+
 def check_target(target: Any) -> Any:
     """Refuse a target that is no way to choose a class.
 

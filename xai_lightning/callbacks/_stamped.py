@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, TrainerFn, rank_zero_warn
 from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._enduring_gate import CLOSED, STANDS, take_place, writing
+from xai_lightning.callbacks._enduring_gate import CLOSED, STANDS, settle, writing
 from xai_lightning.callbacks._files import draft_of
 from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._prints import Print, fingerprint, shards
@@ -245,11 +245,10 @@ class StampedCheckpoint(SettledCheckpoint):
             NotKeptError: on all ranks, if rank zero cannot write it; what stood in its place still does.
         """
         path, failure = Path(filepath), ""
-        draft = draft_of(path)
         with writing(trainer) as failures:
-            trainer.save_checkpoint(draft, self.save_weights_only)
+            trainer.save_checkpoint(draft_of(path), self.save_weights_only)
         if trainer.is_global_zero:
-            failure = self._failure_of(f"write {path.name}", take_place, draft, path, failures)
+            failure = self._failure_of(f"write {path.name}", settle, path, failures)
         failure = trainer.strategy.broadcast(failure)
         if failure:
             last = filepath == self.last_model_path

@@ -21,7 +21,7 @@ from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._running import Running, gathered
 from xai_lightning.callbacks._selection import Mask, both, fitted, mask_of
-from xai_lightning.callbacks._settings import check_arguments, check_counts
+from xai_lightning.callbacks._settings import check_arguments, check_counts, check_seed
 from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
 from xai_lightning.functional.activation import Measured, Moments, histogram_summary, statistics
@@ -73,6 +73,7 @@ class ActivationMonitor(Monitor):
 
     Raises:
         ValueError: if a number is out of range, a statistic is unknown, or groups lack ``representation``.
+        TypeError: if the seed is no integer.
         MisconfigurationException: in ``setup``, if a pattern matches no module, or one inside a compiled module.
 
     Example:
@@ -107,6 +108,7 @@ class ActivationMonitor(Monitor):
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {share}")
         check_counts(max_layers=max_layers)
+        check_seed(seed)
         if (groups or best_of) and not representation:
             raise ValueError(f"groups and best_of need representation=True; got {groups!r} and {best_of!r}")
         identity: dict[str, object] = {"layers": layers, "statistics": statistics, "share": share, "mask": mask}

@@ -19,6 +19,7 @@ from xai_lightning.callbacks._settings import (
     check_counts,
     check_references,
     check_sample_size,
+    check_seed,
     check_share,
     check_shares,
     check_target,
@@ -102,6 +103,7 @@ class AttributionMonitor(ExplainingMonitor):
 
     Raises:
         ValueError: on an unknown method, option, measure or reference; the nearest is named, the known ones are listed.
+        TypeError: if the seed is no integer.
         ImportError: if the method needs a package that is not installed.
 
     Example:
@@ -170,7 +172,7 @@ class AttributionMonitor(ExplainingMonitor):
             special_tokens=special_tokens,
             time_first=choose("layout", layout, LAYOUTS) == "NTC",
             regions=regions or {},
-            seed=seed,
+            seed=check_seed(seed),
             autocast=autocast,
         )
         Baselines(ways).check()

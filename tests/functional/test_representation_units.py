@@ -21,7 +21,6 @@ from xai_lightning.functional.representation import (
     largest_by_chance,
     massive_activations,
     most_selective,
-    outlier_kurtosis,
     relative_update,
     top_samples,
     uniform_heads,
@@ -190,25 +189,6 @@ def test_the_most_selective_units_and_their_strongest_samples_come_first():
 
 
 # --- outliers
-
-
-def test_published_values_of_outlier_kurtosis_are_met():
-    assert outlier_kurtosis(torch.eye(8)[3:4]).item() == 8
-    assert outlier_kurtosis(torch.ones(5, 8)).item() == 1
-    assert outlier_kurtosis(torch.tensor([[1.0, -1.0], [3.0, 3.0]])).item() == 1, "the sign does not matter"
-
-
-def test_an_outlier_feature_is_found():
-    h = noise(200, 64)
-    assert outlier_kurtosis(h).item() < 1.1
-    h[:, 17] *= 40
-    assert outlier_kurtosis(h).item() > 50
-    squares = h.square().mean(0)
-    expected = (squares**2).mean() / squares.mean() ** 2
-    assert outlier_kurtosis(h * 1e100).item() == pytest.approx(expected.item())
-    assert outlier_kurtosis(squares.sqrt()[None]).item() == pytest.approx(expected.item()), "from running statistics"
-    assert outlier_kurtosis(torch.zeros(3, 4)).isnan()
-    assert outlier_kurtosis(h.masked_fill(h > 60, math.nan)).isnan()
 
 
 def test_massive_activations_are_large_and_out_of_proportion():

@@ -15,7 +15,7 @@ from xai_lightning.functional.representation.attention import (
     uniform_heads,
 )
 from xai_lightning.functional.representation.matrix import bytes_needed, per_sample, sample_matrix
-from xai_lightning.functional.representation.outliers import massive_activations, outlier_kurtosis
+from xai_lightning.functional.representation.outliers import massive_activations
 from xai_lightning.functional.representation.rank import (
     effective_rank,
     effective_rank_centred,
@@ -61,7 +61,6 @@ __all__ = [
     "linear_cka",
     "massive_activations",
     "most_selective",
-    "outlier_kurtosis",
     "participation_ratio",
     "per_sample",
     "rank_statistics",

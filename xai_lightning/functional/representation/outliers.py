@@ -1,41 +1,10 @@
-"""Units and values that are out of proportion to the rest of their layer."""
+"""Values that are out of proportion to the rest of their layer."""
 
 from torch import Tensor
 
-from xai_lightning.functional.representation.matrix import checked, scaled
+from xai_lightning.functional.representation.matrix import checked
 
 MASSIVE, MASSIVE_RATIO = 100.0, 1000.0
-
-
-def outlier_kurtosis(h: Tensor) -> Tensor:
-    r"""How unevenly size is spread over units: kurtosis of their root mean squares, not centred.
-
-    .. math:: \frac1U \sum_j s_j^4 \big/ \Big(\frac1U \sum_j s_j^2\Big)^2,\quad s_j^2 = \frac1N \sum_i h_{ij}^2
-
-    1 means that all units are equally large, U that one unit is all there is. Large values make activations hard to
-    quantise; which unit it is, and whether training needs it, is not shown. Of running statistics, give the root mean
-    squares as a single row.
-
-    Args:
-        h: float[N, U], activations.
-
-    Returns:
-        float64[] in [1, U]; NaN if all are 0 or one is not finite.
-
-    Raises:
-        ValueError: if ``h`` is not a matrix.
-
-    Example:
-        >>> import torch
-        >>> outlier_kurtosis(torch.eye(8)[:1]), outlier_kurtosis(torch.ones(5, 8))
-        (tensor(8., dtype=torch.float64), tensor(1., dtype=torch.float64))
-
-    References:
-        B. He et al., Understanding and minimising outlier features in neural network training, arXiv 2405.19279,
-        section 2.
-    """
-    squares = scaled(checked(h)).square().mean(0)
-    return squares.square().mean() / squares.mean().square()
 
 
 def massive_activations(h: Tensor) -> Tensor:

@@ -364,6 +364,14 @@ def test_the_histogram_summary_counts_every_element_once(h):
     assert summary.sum_squares == pytest.approx(h.square().sum().item(), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("rows", [4096, 4097], ids=["in lanes", "not in lanes"])
+def test_many_numbers_are_counted_like_few(rows):
+    """Law 2: large blocks are counted another way."""
+    h = torch.relu(noise(rows, 32)).float() * 10
+    assert observe(h, 1).histogram.equal(sum(observe(part, 1).histogram for part in h.split(100)))
+    assert observe(h, 1).histogram.sum() == h.numel()
+
+
 def test_the_histogram_of_nothing_is_all_zero_and_finite():
     """Trap 64: TensorBoard refuses an empty histogram, and one that is not finite."""
     for state in (empty(3), observe(torch.full((2, 3), math.nan), 1)):

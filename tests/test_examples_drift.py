@@ -89,6 +89,7 @@ def test_the_series_example_tells_its_story(tell: Tell, tmp_path: Path) -> None:
     assert "The share of the three rotations went from" in told
 
 
+@pytest.mark.slow
 def test_the_shortcut_example_tells_its_story(tell: Tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist_shortcut, "VALIDATIONS", 3)
     monkeypatch.setattr(mnist_shortcut, "SWITCH", 2)

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,12 @@ def module_name(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> tuple[str, ...]:
+    return tuple(imports(path))
+
+
+def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, at any depth, as a dotted name; ``from a import b`` is ``a.b``."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -124,6 +130,7 @@ def test_importing_the_package_imports_neither_torch_nor_lightning():
     assert run(code) == "set()"
 
 
+@pytest.mark.slow
 def test_extras_are_imported_only_when_they_are_used():
     code = "import sys, xai_lightning.callbacks.fairness; print({'mlflow', 'wandb'} & set(sys.modules))"
     assert run(code) == "set()"

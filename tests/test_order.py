@@ -98,8 +98,11 @@ def trained(order: str, folder: Path, precision: str) -> tuple[list[bytes], list
     return [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors], sorted(numbers)
 
 
+HALF = ("bf16-mixed", "bf16-true")
+
+
 @pytest.mark.filterwarnings("ignore:Sample sizes:UserWarning")
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["32-true", *(pytest.param(x, marks=pytest.mark.slow) for x in HALF)])
 def test_no_order_of_callbacks_changes_the_training_or_what_another_sees(precision: str, tmp_path: Path) -> None:
     """Flips run the network while others listen to it, and a certificate at the end (traps 8, 35 and 40)."""
     plain, _ = trained("", tmp_path, precision)

@@ -431,7 +431,12 @@ def test_colours_are_those_of_the_reference_and_an_unturned_map_shows_no_differe
 # --- references and noise
 
 
-@pytest.mark.parametrize(("after", "every"), [(1, 1), (2, 1), (2, 2), (3, 2)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("after", "every"), [pytest.param(1, 1, marks=SLOW), pytest.param(2, 1, marks=SLOW), (2, 2), (3, 2)]
+)
 def test_noise_is_corrected_from_the_reference_on_wherever_it_lies(after: int, every: int) -> None:
     """Without an explanation by other seeds at the reference, drift would be 0 by construction."""
     sink = MemorySink()

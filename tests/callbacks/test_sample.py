@@ -50,6 +50,7 @@ def test_a_sample_is_explained_alike_whenever_it_is_drawn(method: str, tmp_path:
     assert torch.equal(found[:, 0], found[:, 1])
 
 
+@pytest.mark.slow
 def test_intervals_of_importance_hold_the_value_of_all_data(tmp_path: Path) -> None:
     x, model = rows(200).x, Classifier(lr=0.0, net=lambda: nn.Linear(6, 2))
     weight = model.net.weight.detach()

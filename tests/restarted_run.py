@@ -235,7 +235,11 @@ def watching(folder: Path, settings: Mapping[str, Any]) -> list[pl.Callback]:
             fallback="least_violation",
         ),
     }
-    return [made[name] for name in settings.get("callbacks", made)]
+    chosen = [made[name] for name in settings.get("callbacks", made)]
+    if settings.get("another_gate"):
+        also = {"dirpath": folder / "checkpoints", "filename": "newest-{epoch}", "name": "newest"}
+        chosen.append(GatedCheckpoint(at_least={"val_acc": 0.0}, **also))
+    return chosen
 
 
 def train(folder: Path, moment: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:

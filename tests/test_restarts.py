@@ -160,23 +160,31 @@ def check_equal(folder: Path, whole: Path) -> None:
 # --- the training by itself
 
 
+@pytest.fixture(scope="module")
+def plain(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the uninterrupted run without a callback of ours."""
+    folder = tmp_path_factory.mktemp("plain")
+    assert start(folder, watched=False) == 0, output(folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("hook", [9, 40, 71, 88, 131])
-def test_the_training_by_itself_resumes_exactly(hook: int, start: Start, tmp_path: Path) -> None:
+def test_the_training_by_itself_resumes_exactly(hook: int, start: Start, plain: Path, tmp_path: Path) -> None:
     """Without a callback of ours; else nothing below would show anything."""
-    cut, plain = tmp_path / "cut", tmp_path / "plain"
-    assert start(plain, watched=False) == 0, output(plain)
-    assert start(cut, watched=False, kill={"hook": hook}) == KILLED
-    assert start(cut, watched=False) == 0, output(cut)
-    assert differing(numbers(cut), numbers(plain)) == []
-    assert differing(state(cut), state(plain)) == []
-    assert differing(shown(cut), shown(plain)) == []
+    assert start(tmp_path, watched=False, kill={"hook": hook}) == KILLED
+    assert start(tmp_path, watched=False) == 0, output(tmp_path)
+    assert differing(numbers(tmp_path), numbers(plain)) == []
+    assert differing(state(tmp_path), state(plain)) == []
+    assert differing(shown(tmp_path), shown(plain)) == []
 
 
 # --- twenty moments
 
-HOOKS_IN_ALL = 150
+PER_EPOCH = 2 + 4 * 3 + 9
+"""Hooks that are counted: of the epoch, of four batches, and of the validation with three."""
+HOOKS_IN_ALL = 1 + EPOCHS * PER_EPOCH
 
 
 def inside(file: str, nth: int, byte: int, **more: Any) -> dict[str, Any]:
@@ -235,6 +243,18 @@ def test_a_run_may_be_killed_again_while_it_is_being_resumed(start: Start, whole
     assert start(tmp_path, kill=at("after", "epoch=*.ckpt", 1)) == KILLED
     assert start(tmp_path) == 0, output(tmp_path)
     check_equal(tmp_path, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_gates_in_one_folder_leave_each_others_files_alone(start: Start, tmp_path: Path) -> None:
+    """The kill comes when the file for resuming of the first is there, and both have files in hand."""
+    cut, uncut = tmp_path / "cut", tmp_path / "uncut"
+    assert start(uncut, another_gate=True) == 0, output(uncut)
+    assert start(cut, another_gate=True, kill=at("after", "last.ckpt", EPOCHS)) == KILLED
+    assert start(cut, another_gate=True) == 0, output(cut)
+    assert "newest-epoch=5.ckpt" in files(cut)
+    check_equal(cut, uncut)
 
 
 # --- resumed by another training
@@ -368,15 +388,27 @@ def test_the_step_to_purge_from_is_the_first_that_the_resumed_run_logs(
     ],
 )
 def test_only_a_restart_at_the_kill_removes_what_was_in_hand(looks: int, left: list[str], tmp_path: Path) -> None:
-    note = InHand(tmp_path / "note.json")
+    note = InHand(tmp_path / "note.json", tmp_path, "gate")
     for name in ("a", "b"):
         note.note(4, f"{name}.ckpt")
         (tmp_path / f"{name}.ckpt").touch()
         (tmp_path / f"{name}.verdict.json").touch()
     stay = note.undo(looks, {"a.ckpt"})
-    assert [path.name for path in stay] == ["a.ckpt"] * (looks in (3, 4))
+    assert [f"{path.stem}.ckpt" for path in stay] == [name for name in left if name.endswith(".ckpt")]
     note.settle()
     assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_nobody_removes_what_another_has_in_hand(tmp_path: Path) -> None:
+    """Such as a gate with other limits, which knows none of the files; what was being written goes."""
+    InHand(tmp_path / "note.json", tmp_path, "gate").note(1, "a.ckpt")
+    for name in ("a.ckpt", "a.ckpt.tmp", "a.verdict.json", "a.verdict.json.tmp"):
+        (tmp_path / name).touch()
+    note = InHand(tmp_path / "note.json", tmp_path, "another")
+    assert note.undo(0, set()) == [tmp_path / "a.ckpt"]
+    note.note(1, "b.ckpt")
+    assert note.read()["files"] == ["b.ckpt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "a.verdict.json", "note.json"]
 
 
 @pytest.mark.parametrize("name", ["../out.ckpt", "/etc/out.ckpt", "notes.txt", "..", "sub/../../out.ckpt"])
@@ -385,7 +417,7 @@ def test_a_note_leads_to_no_file_outside_and_to_checkpoints_only(name: str, tmp_
     folder.mkdir()
     for path in (tmp_path / "out.ckpt", folder / "notes.txt"):
         path.touch()
-    note = InHand(folder / "note.json")
+    note = InHand(folder / "note.json", folder, "gate")
     note.note(1, name)
     assert note.undo(0, set()) == []
     assert (tmp_path / "out.ckpt").exists()
@@ -394,8 +426,8 @@ def test_a_note_leads_to_no_file_outside_and_to_checkpoints_only(name: str, tmp_
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"look": "1", "files": []}', b"\xff", b"[" * 100_000])
 def test_a_note_that_is_none_of_ours_is_nothing(content: bytes, tmp_path: Path) -> None:
-    note = InHand(tmp_path / "note.json")
+    note = InHand(tmp_path / "note.json", tmp_path, "gate")
     note.path.write_bytes(content)
     assert note.undo(0, set()) == []
     note.note(1, "a.ckpt")
-    assert note.read() == {"look": 1, "files": ["a.ckpt"]}
+    assert note.read() == {"owner": "gate", "look": 1, "files": ["a.ckpt"]}

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import ntpath
 import os
 import pickle
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -252,6 +254,27 @@ pieces = st.sampled_from(
 names = st.one_of(st.text(max_size=300), st.lists(pieces, max_size=12).map("".join))
 
 
+def stays(inner: str) -> bool:
+    """Whether a relative path stays below its folder, on either system, and can be one's name."""
+    outcomes = []
+    for system, folder in ((posixpath, "/a/b"), (ntpath, "C:\\a\\b")):
+        whole = system.normpath(system.join(folder, inner))
+        outcomes.append(whole.startswith(folder + system.sep))
+    return all(outcomes) and "\0" not in inner
+
+
+def files_of(gate: GatedCheckpoint, name: str) -> list[str]:
+    """Every file that a gate would write for metrics of which one has that name, relative to its folder."""
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda found, **_: found)
+    trainer: Any = SimpleNamespace(strategy=strategy, is_global_zero=True)
+    metrics = {"epoch": torch.tensor(3), "step": torch.tensor(12), name: torch.tensor(0.25)}
+    kept = [gate.format_checkpoint_name(dict(metrics), ver=version) for version in (None, 2)]
+    kept.append(gate._fallback_name(trainer, dict(metrics)))
+    paths = [*kept, *map(verdict_path, kept), gate.audit_path, gate.in_hand.path]
+    assert gate.dirpath is not None
+    return [str(path).removeprefix(str(gate.dirpath)).removeprefix("/") for path in paths]
+
+
 def made(**settings: Any) -> GatedCheckpoint | None:
     """A gate, or None if it was refused in words of ours."""
     try:
@@ -260,6 +283,24 @@ def made(**settings: Any) -> GatedCheckpoint | None:
         if not any(word in str(error) for word in ("filename", "name must")):
             raise
         return None
+
+
+@given(names, st.booleans())
+@example("../../x", True)
+@example("a/../../x", True)
+@example("{epoch:/>4}", False)
+@example("..\\x", True)
+def test_files_named_after_metrics_stay_in_their_folder(name: str, inserts: bool) -> None:
+    for template in (name, f"{{{name}}}", f"e{{epoch}}-{{{name}:.2f}}"):
+        gate = made(filename=template, auto_insert_metric_name=inserts)
+        if gate is not None:
+            assert all(map(stays, files_of(gate, name))), template
+
+
+@given(names)
+def test_an_audit_file_stays_in_its_folder(name: str) -> None:
+    gate = made(name=name)
+    assert gate is None or all(map(stays, files_of(gate, "val_loss")))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -202,6 +202,29 @@ def test_two_gates_keep_their_own_files(tmp_path: Path) -> None:
     assert (tmp_path / "strict" / "strict_gate_audit.jsonl").exists()
 
 
+def test_two_gates_of_one_name_in_one_folder_are_refused(tmp_path: Path) -> None:
+    """Trap 39: they would cut back each other's decisions."""
+    strict, loose = (GatedCheckpoint(dirpath=tmp_path, at_most={"gap": limit}) for limit in (0.01, 0.1))
+    with pytest.raises(MisconfigurationException, match=r"two gates would write .*gate_audit\.jsonl; give one another"):
+        fit(tmp_path, gaps=[0.05], gate=loose, callbacks=[strict])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_all_gates_decide_before_any_of_them_writes_the_file_for_resuming(count: int, tmp_path: Path) -> None:
+    """Trap 40: whichever file is resumed from holds the last decision of each, not of those alone that came before."""
+    gates = [GatedCheckpoint(dirpath=tmp_path / f"{i}", at_most={"gap": 0.1}, name=f"{i}") for i in range(count)]
+    found: list[list[int]] = []
+
+    class Looks(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            for gate in gates:
+                states = torch.load(gate.last_model_path, weights_only=True)["callbacks"].values()
+                found.append([json.loads(own["gate"]["decision"])["look"] for own in states if "gate" in own])
+
+    fit(tmp_path, gaps=[0.05, 0.2, 0.05], gate=gates[0], callbacks=[*gates[1:], Looks()])
+    assert found == [[look] * count for look in (1, 2, 3) for _ in gates]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

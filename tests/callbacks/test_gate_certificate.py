@@ -1,5 +1,6 @@
 """The kept checkpoint, measured once on rows that nothing has looked at."""
 
+import errno
 import hashlib
 import json
 import random
@@ -19,8 +20,11 @@ from gated import LOADER, Scripted, audit, fit, stamped, weight
 from small import Classifier, rows
 from small import fit as fit_small
 from xai_lightning import FairnessMonitor, GatedCheckpoint
+from xai_lightning.callbacks import _certificate as certificate
+from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._certificate import holding
 from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.verify.__main__ import find
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No checkpoint passed:UserWarning"),
@@ -171,6 +175,66 @@ def test_a_closed_certificate_is_warned_of_loudly_and_stamped(tmp_path: Path) ->
     record = stamped(kept.best_model_path)["certificate"]
     assert record["gate"] == "closed"
     assert stamped(kept.best_model_path)["gate"] == "open", "what validation said stays as it was"
+
+
+@pytest.mark.parametrize(("offset", "said"), [(-100.0, "is CLOSED"), (0.0, "Certified")])
+def test_a_certificate_that_cannot_be_stamped_does_not_say_that_it_is(
+    offset: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(certificate, "restamp", full)
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level("INFO"):
+        warnings.simplefilter("always")
+        kept = certified(tmp_path, Weighs(offset=offset))
+    told = [str(warning.message) for warning in caught] + caplog.messages
+    [sentence] = [text for text in told if said in text]
+    assert sentence.endswith(". The file does not say so.")
+    [failure] = [text for text in told if "cannot stamp the certificate: " in text]
+    assert "The certificate stands in no checkpoint" in failure
+    assert "certificate" not in stamped(kept.best_model_path)
+    assert len(events(tmp_path)) == 1
+
+
+def test_a_certificate_names_the_files_that_hold_it_if_another_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restamp = certificate.restamp
+
+    def full(trainer: Any, path: Path, *args: Any) -> Any:
+        if path.name == "last.ckpt":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return restamp(trainer, path, *args)
+
+    monkeypatch.setattr(certificate, "restamp", full)
+    with (
+        pytest.warns(UserWarning, match=r"is CLOSED: .* It is stamped so\.$"),
+        pytest.warns(UserWarning, match=r"The certificate stands in epoch=1-step=4\.ckpt, and"),
+    ):
+        kept = certified(tmp_path, Weighs(offset=-100.0))
+    assert stamped(kept.best_model_path)["certificate"]["gate"] == "closed"
+
+
+def test_a_side_file_that_cannot_be_written_anew_is_gone_and_the_checkpoint_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill in between: else it would be the side file of another file."""
+    write = evidence.write_verdict
+
+    def full(path: Any, record: Mapping[str, Any]) -> None:
+        if "certificate" in record:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, record)
+
+    monkeypatch.setattr(evidence, "write_verdict", full)
+    with (
+        pytest.warns(UserWarning, match=r"is CLOSED: .* It is stamped so\.$"),
+        pytest.warns(UserWarning, match=r"cannot stamp the certificate: .*stands in epoch=1-step=4\.ckpt, and"),
+    ):
+        kept = certified(tmp_path, Weighs(offset=-100.0))
+    found = find(Path(kept.best_model_path))
+    assert (found.against, found.evidence.certificate.gate) == ([], "closed")
 
 
 def test_limits_that_nobody_can_measure_anew_are_named(tmp_path: Path) -> None:

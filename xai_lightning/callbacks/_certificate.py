@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from xai_lightning._lightning import LightningModule, Trainer
 from xai_lightning.callbacks import _decision as decision
 from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._files import discard, draft_of, take_place
+from xai_lightning.callbacks._files import discard, draft_of, take_place, verdict_path
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._progress import working
 from xai_lightning.functional import gate
@@ -90,10 +90,12 @@ def read_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:
         ) from error
 
 
-def restamp(trainer: Trainer, path: Path, state_key: str, state: Mapping[str, Any], stamp: Mapping[str, Any]) -> None:
-    """Add to the gate's state and to the evidence in a checkpoint, and renew its side file.
+def restamp(
+    trainer: Trainer, path: Path, state_key: str, state: Mapping[str, Any], stamp: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Add to the gate's state and to the evidence in a checkpoint, whose side file is then to be written anew.
 
-    A kill leaves the old file or the new one.
+    A kill leaves the old file or the new one, and no side file of another.
 
     Args:
         trainer: its strategy reads and writes.
@@ -101,20 +103,24 @@ def restamp(trainer: Trainer, path: Path, state_key: str, state: Mapping[str, An
         state_key: of the gate.
         state: what to add to the gate's state.
         stamp: what to add to the evidence.
+
+    Returns:
+        The evidence.
     """
     checkpoint = read_checkpoint(trainer, path)
     checkpoint["callbacks"][state_key]["gate"] |= state
-    record = json.loads(checkpoint[evidence.CHECKPOINT_KEY]) | stamp
+    record: dict[str, Any] = json.loads(checkpoint[evidence.CHECKPOINT_KEY]) | stamp
     checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(record)
     draft = draft_of(path)
     # a link in its place might lead elsewhere
     discard(draft)
     try:
         trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, draft)
+        verdict_path(path).unlink(missing_ok=True)
         take_place(path)
     finally:
         discard(draft)
-    evidence.write_verdict(path, record)
+    return record
 
 
 def of_kept(

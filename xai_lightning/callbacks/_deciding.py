@@ -28,7 +28,7 @@ from xai_lightning.functional import gate
 from xai_lightning.functional.pareto import Point
 from xai_lightning.sinks import LoggerSink, logger_sinks
 
-AUDIT_FILE = "gate_audit.jsonl"
+LACKS = "The audit file lacks this line, which also stands in the files written"
 
 
 class DecidingCheckpoint(StampedCheckpoint):
@@ -39,7 +39,6 @@ class DecidingCheckpoint(StampedCheckpoint):
         utility_floor: whether fairness limits need a model that is better than chance.
         arbiter: asked once the limits hold.
         certify: untouched rows for the kept checkpoint.
-        name: prefix of what it logs and of its audit file.
         options: of `StampedCheckpoint`.
     """
 
@@ -52,11 +51,10 @@ class DecidingCheckpoint(StampedCheckpoint):
         utility_floor: bool,
         arbiter: Arbiter | None,
         certify: DataLoader[Any] | Dataset[Any] | None,
-        name: str,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.limits, self.name, self.utility_floor = tuple(limits), name, utility_floor
+        self.limits, self.utility_floor = tuple(limits), utility_floor
         self.arbiter, self.certify = arbiter, certify
         self._started: dict[str, Tensor] = {}
         self._logged: dict[str, Tensor] = {}
@@ -68,11 +66,6 @@ class DecidingCheckpoint(StampedCheckpoint):
     @override
     def _label(self) -> str:
         return super()._label + (f"(name={self.name!r})" if self.name else "")
-
-    @property
-    @override
-    def audit_path(self) -> Path:
-        return Path(str(self.dirpath)) / (f"{self.name}_{AUDIT_FILE}" if self.name else AUDIT_FILE)
 
     @override
     @timed
@@ -218,13 +211,13 @@ class DecidingCheckpoint(StampedCheckpoint):
         best = kept is not None and kept == Path(self._best_path).name
         self._timeline.settle(opened=self._decision["gate"] == "open", best=best)
 
-    def _write_line(self, trainer: Trainer, line: Mapping[str, Any]) -> None:
+    def _write_line(self, trainer: Trainer, line: Mapping[str, Any], so: str = LACKS) -> None:
         if trainer.is_global_zero:
             failure = self._failure_of(f"write to {self.audit_path.name}", audit.append, self.audit_path, line)
             if self._unwritable:
                 self._error = None
             elif failure:
-                self._complain(failure, "The audit file lacks this line, which also stands in the files written")
+                self._complain(failure, so)
 
     # --- what is shown
 
@@ -283,19 +276,23 @@ class DecidingCheckpoint(StampedCheckpoint):
             trainer, pl_module, self.limits, rows, path=Path(self._best_path), utility_floor=self.utility_floor
         )
         self._memory.certificate = record
+        kept, holding = Path(self._best_path), list[str]()
         if trainer.is_global_zero:
-            failure = self._failure_of("stamp the certificate", self._stamp_certificate, trainer, record)
+            failure = self._failure_of("stamp the certificate", self._stamp_certificate, trainer, record, holding)
             if failure:
-                self._complain(failure, "The certificate stands in the audit file only")
-        event = {"event": "certificate", "global_step": trainer.global_step, "file": Path(self._best_path).name}
-        self._write_line(trainer, {**event, **record})
+                self._complain(failure, f"The certificate stands in {', '.join(holding) or 'no checkpoint'}")
+        event = {"event": "certificate", "global_step": trainer.global_step, "file": kept.name}
+        self._write_line(trainer, {**event, **record}, "The audit file lacks the certificate")
+        so = "It is stamped so." if kept.name in holding else "The file does not say so."
         if record["gate"] == "open":
-            rank_zero_info(f"Certified {self._best_path}: {record['reason']}")
+            rank_zero_info(f"Certified {kept}: {record['reason']}. {so}")
         else:
-            rank_zero_warn(f"The certificate of {self._best_path} is CLOSED: {record['reason']}. It is stamped so.")
+            rank_zero_warn(f"The certificate of {kept} is CLOSED: {record['reason']}. {so}")
 
-    def _stamp_certificate(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        """Into the kept file, and the state of the gate in it and in the one for resuming."""
+    def _stamp_certificate(self, trainer: Trainer, record: dict[str, Any], holding: list[str]) -> None:
+        """Into the kept file, and the state of the gate in it and in the one for resuming; names those that hold it."""
         for path in dict.fromkeys(path for path in (self._best_path, self.last_model_path) if path):
             stamp = {"certificate": record} if path == self._best_path else {}
-            certificate.restamp(trainer, Path(path), self.state_key, {"certificate": record}, stamp)
+            found = certificate.restamp(trainer, Path(path), self.state_key, {"certificate": record}, stamp)
+            holding.append(Path(path).name)
+            evidence.write_verdict(path, found)

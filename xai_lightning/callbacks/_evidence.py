@@ -138,6 +138,19 @@ def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:
     replace(verdict_path(checkpoint), [text.encode() + b"\n"])
 
 
+def renew_verdict(checkpoint: Path) -> None:
+    """Write the side file of ``checkpoint`` anew from the record in it; none of a file whose record cannot be read."""
+    import torch
+
+    verdict_path(checkpoint).unlink(missing_ok=True)
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        record = dict(json.loads(content[CHECKPOINT_KEY]))
+    except Exception:  # noqa: BLE001 - a file that is no checkpoint, or a broken one, may raise anything
+        return
+    write_verdict(checkpoint, record)
+
+
 def agrees(checkpoint: Path) -> bool:
     """Whether the side file of ``checkpoint`` is there, and of this very file."""
     try:

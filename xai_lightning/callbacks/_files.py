@@ -71,20 +71,22 @@ class InHand:
 
     Args:
         path: of the note.
+        folder: of the files.
+        owner: who writes the files; nobody else may remove them.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, folder: Path, owner: str) -> None:
+        self.path, self.folder, self.owner = path, folder, owner
 
     def note(self, look: int, name: str = "") -> None:
-        """Note the file ``name``, relative to the folder of the note, before validation ``look`` touches it.
+        """Note the file ``name``, relative to the folder, before validation ``look`` touches it.
 
         Raises:
             OSError: if the note cannot be written.
         """
         found = self.read()
-        names = found["files"] if found.get("look") == look else []
-        record = {"look": look, "files": [*names, *[name] * bool(name)]}
+        names = found["files"] if (found.get("owner"), found.get("look")) == (self.owner, look) else []
+        record = {"owner": self.owner, "look": look, "files": [*names, *[name] * bool(name)]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         replace(self.path, [json.dumps(record).encode() + b"\n"])
 
@@ -113,25 +115,22 @@ class InHand:
         """
         found = self.read()
         # after any other number the user resumed from elsewhere on purpose, and may want the files
-        if not found or found["look"] - looks not in (0, 1):
-            return []
-        stay = []
-        for path in filter(None, map(self._within, found["files"])):
-            discard(draft_of(path))
+        ours = found.get("owner") == self.owner and found["look"] - looks in (0, 1)
+        noted = [path for path in map(self._within, found.get("files", ())) if path is not None]
+        for path in noted:
             if _aside(path).exists() and not path.exists():
                 _aside(path).rename(path)
-            discard(_aside(path))
-            if path.name in known:
-                stay.append(path)
-            else:
+            if ours and path.name not in known:
                 discard(path)
                 verdict_path(path).unlink(missing_ok=True)
-            draft_of(verdict_path(path)).unlink(missing_ok=True)
-        return [path for path in stay if path.exists()]
+            # whatever was being written counts nowhere
+            for file in (_aside(path), draft_of(path), draft_of(verdict_path(path))):
+                discard(file)
+        return [path for path in noted if path.exists()]
 
     def _within(self, name: object) -> Path | None:
-        """The checkpoint of that name in the folder of the note; None for anything else."""
-        folder = self.path.parent.resolve()
+        """The checkpoint of that name in the folder; None for anything else."""
+        folder = self.folder.resolve()
         path = (folder / str(name)).resolve()
         return path if path.suffix == CHECKPOINT and path.is_relative_to(folder) else None
 

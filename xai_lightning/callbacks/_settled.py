@@ -12,6 +12,8 @@ from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._enduring_gate import STANDS, EnduringCheckpoint
 from xai_lightning.callbacks._files import InHand, verdict_path
 
+AUDIT_FILE, NOTE = "gate_audit.jsonl", "gate_in_hand.json"
+
 
 class SettledCheckpoint(EnduringCheckpoint):
     """Removes no file before ``last.ckpt`` does without it, and notes what is in hand.
@@ -19,11 +21,13 @@ class SettledCheckpoint(EnduringCheckpoint):
     What counts is what ``last.ckpt`` says: everything before it is undone by a restart, everything after it done again.
 
     Args:
+        name: prefix of its audit file and of its note.
         options: of ``ModelCheckpoint``.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, name: str = "", **options: Any) -> None:
         super().__init__(**options)
+        self.name = name
         self._decision: dict[str, Any] = {}
         self._obsolete: list[str] = []
         self._same_folder = True
@@ -31,12 +35,15 @@ class SettledCheckpoint(EnduringCheckpoint):
     @property
     def audit_path(self) -> Path:
         """The audit file: one JSON line per decision, and one per event between them."""
-        raise NotImplementedError
+        return self._own_file(AUDIT_FILE)
+
+    def _own_file(self, name: str) -> Path:
+        return Path(str(self.dirpath)) / (f"{self.name}_{name}" if self.name else name)
 
     @property
     def in_hand(self) -> InHand:
         """The note of the files that this validation touches."""
-        return InHand(Path(str(self.dirpath)) / "gate_in_hand.json")
+        return InHand(self._own_file(NOTE), Path(str(self.dirpath)), self.state_key)
 
     def _note(self, trainer: Trainer, filepath: str) -> str:
         """Note that a file will be touched; why that was not possible, or nothing."""
@@ -74,12 +81,9 @@ class SettledCheckpoint(EnduringCheckpoint):
     def _undo(self, looks: int) -> None:
         """Put in order what a killed process had in hand; on rank zero."""
         for path in self.in_hand.undo(looks, {Path(name).name for name in self._known}):
-            if evidence.agrees(path):
-                continue
             # the kill came between the two; what is in the checkpoint still says what it is
-            verdict_path(path).unlink(missing_ok=True)
-            if path.name == Path(self.last_model_path).name and self._decision:
-                evidence.write_verdict(path, self._evidence(self.last_model_path))
+            if not evidence.agrees(path):
+                evidence.renew_verdict(path)
         self.in_hand.settle()
 
     def _put_in_order(self, trainer: Trainer, looks: int, *, resumed: bool) -> int:

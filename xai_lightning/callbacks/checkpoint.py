@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from xai_lightning._lightning import LightningModule, Trainer, check_trainer, rank_zero_warn
+from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, check_trainer, rank_zero_warn
 from xai_lightning.callbacks import _decision as decision
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._announcer import Announcer
@@ -22,6 +22,7 @@ from xai_lightning.callbacks._settings import check_arguments
 from xai_lightning.callbacks._sharded import refuse_unequal_passes
 from xai_lightning.callbacks._stamped import FALLBACKS, Fallback
 from xai_lightning.callbacks._state import take_up
+from xai_lightning.callbacks._trainer import callbacks_of
 from xai_lightning.functional import gate
 
 
@@ -72,8 +73,9 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         ValueError: without limits, on a limit that is not finite or on the wrong side of a metric, on what is refused,
             on a filename or name that would leave the folder.
         TypeError: on rows to certify that are neither a loader nor a dataset, on an arbiter that cannot be called.
-        MisconfigurationException: in ``setup`` without a validation; after the sanity check (without one, or with
-            several loaders, after the first validation) if nobody logs a limit's name.
+        MisconfigurationException: in ``setup`` without a validation, or with two gates of a name in a folder; after
+            the sanity check (without one, or with several loaders, after the first validation) if nobody logs a
+            limit's name.
 
     Example:
         >>> gate = GatedCheckpoint("val_loss", at_most={"fairness/sex/demographic_parity_difference/bound": 0.10})
@@ -182,6 +184,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         if stage != "fit":
             return
         self._meet_loggers(trainer)
+        self._check_own_files(trainer)
         if self.certify is not None:
             refuse_unequal_passes(trainer, "GatedCheckpoint(certify=...)")
         decision.check_can_decide(trainer, self.dirpath)
@@ -190,6 +193,14 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         if others:
             names = ", ".join(type(other).__name__ for other in others)
             rank_zero_warn(f"{names} beside GatedCheckpoint writes files that no gate has seen")
+
+    def _check_own_files(self, trainer: Trainer) -> None:
+        # the folder of a gate further down the list is known at its own `setup`
+        others = [other for other in callbacks_of(trainer) if isinstance(other, GatedCheckpoint) and other is not self]
+        if any(other.dirpath is not None and other.audit_path == self.audit_path for other in others):
+            raise MisconfigurationException(
+                f"two gates would write their decisions to {self.audit_path}; give one another name= or dirpath="
+            )
 
 
 def _check_choices(fallback: str, save_top_k: int, arbiter: object, certify: object) -> None:

@@ -26,7 +26,7 @@ from xai_lightning.callbacks._files import InHand
 from xai_lightning.verify.__main__ import find, main
 
 SCRIPT = Path(__file__).with_name("restarted_run.py")
-TIMED = re.compile(r"xai/.*/(seconds|time_share)")
+TIMED = re.compile(r"(newest/)?xai/.*/(seconds|time_share)")
 KILLED = -9
 EPOCHS = 6
 Start = Callable[..., int]

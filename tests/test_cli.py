@@ -1,6 +1,7 @@
 """The fragments of `configs/` and the annotations of the callbacks, through LightningCLI."""
 
 import gzip
+import inspect
 import sys
 from itertools import islice
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_a_printed_configuration_prints_itself(name, own, capsys):
     assert printed(capsys, again) == text
     listed = [entry["class_path"] for entry in yaml.safe_load(text)["trainer"]["callbacks"]]
     assert [path.rpartition(".")[2] for path in listed] == ["EarlyStopping", *(cls.__name__ for cls in HOLDS[name])]
+
+
+@pytest.mark.parametrize("cls", OURS, ids=lambda cls: cls.__name__)
+def test_every_argument_is_annotated_and_can_be_set_in_yaml(cls, own, capsys):
+    """Trap 58: what has no annotation takes any text, and what YAML cannot write is not printed."""
+    parameters = inspect.signature(cls).parameters
+    assert [name for name, it in parameters.items() if it.annotation is it.empty] == []
+    listed = yaml.safe_load(printed(capsys, own, CONFIGS / "all.yaml"))["trainer"]["callbacks"]
+    (settings,) = [one["init_args"] for one in listed if one["class_path"].endswith(f".{cls.__name__}")]
+    assert settings.keys() == parameters.keys()
 
 
 @pytest.fixture

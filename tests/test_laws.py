@@ -1275,6 +1275,8 @@ def test_every_callback_works(case, setting, tmp_path):
     if setting == "csv":
         header = next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[0].split(",")
         assert {name for _, name, _ in sink.records} <= set(header)
+        if "GatedCheckpoint" in CASES[case]:
+            assert {"gate/open", "gate/violation", "xai/gate/seconds"} <= set(header)
 
 
 def test_without_a_logger_there_is_one_notice(tmp_path, caplog):

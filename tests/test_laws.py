@@ -11,6 +11,7 @@ import math
 import pickle
 import random
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 
 import xai_lightning
@@ -456,9 +458,16 @@ def test_one_event_file_holds_scalars_pictures_and_histograms_under_distinct_pat
     assert len(list(tmp_path.rglob("events*"))) == 1
 
 
-def test_pictures_and_histograms_are_on_disk_when_the_validation_ends(tmp_path):
+def test_pictures_and_histograms_are_on_disk_when_the_validation_ends(monkeypatch, tmp_path):
     """Trap 69: a crash of the next epoch loses nothing of this one; scalars are flushed by Lightning's logger."""
-    seen = []
+    seen, write = [], RecordWriter.write
+
+    def slowly(writer, data):
+        time.sleep(0.02)
+        write(writer, data)
+
+    # TensorBoard writes in a thread of its own, which on an idle machine is done before anybody looks
+    monkeypatch.setattr(RecordWriter, "write", slowly)
 
     class Reads(Classifier):
         def on_validation_end(self):

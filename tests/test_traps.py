@@ -15,12 +15,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from packaging.requirements import Requirement
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from learners import Items, cross_entropy, draw, fitted, seeded, table, table_net
-from small import GROUPS, Classifier, Rows, fit, loader, rows
+from small import GROUPS, Classifier, Rows, events, fit, loader, rows
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
+from xai_lightning.functional.activation import empty, histogram_summary, observe
+from xai_lightning.sinks import logger_sinks
 
 with warnings.catch_warnings():
     # what TensorBoard vendors warns of itself when it is imported
@@ -233,6 +236,15 @@ def test_whoever_starts_tensorboard_as_we_say_sees_every_picture() -> None:
     parser = argparse.ArgumentParser()
     CorePluginLoader().define_flags(parser)
     assert parser.parse_args(["--samples_per_plugin", "images=500"]).samples_per_plugin == {"images": 500}
+
+
+def test_an_empty_histogram_is_not_written(tmp_path: Path) -> None:
+    """Trap 64: of a layer that no finite sample reached there is nothing to draw."""
+    (sink,) = logger_sinks([TensorBoardLogger(tmp_path, name="", version="")])
+    for name, state in (("nothing", empty(3)), ("something", observe(torch.ones(2, 3), 1))):
+        sink.histogram(name, histogram_summary(state), 1)
+    sink.flush()
+    assert events(tmp_path).Tags()["histograms"] == ["something"]
 
 
 # --- what is required

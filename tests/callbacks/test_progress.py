@@ -85,6 +85,13 @@ def test_progress_that_cannot_be_shown_ends_no_work(monkeypatch: pytest.MonkeyPa
     assert len(found) == 1
 
 
+def test_a_bar_that_the_environment_disables_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setattr(progress, "display", lambda _, *rest: progress._TqdmBar(*rest))
+    by_steps(monkeypatch, 1.0)
+    work(stand_in(), 10)
+
+
 def test_work_that_fails_leaves_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
     shown = SimpleNamespace(show=lambda *_: None, close=lambda: closed.append(True))

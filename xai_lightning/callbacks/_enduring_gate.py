@@ -116,11 +116,14 @@ def writing(trainer: Trainer) -> Iterator[list[Exception]]:
         except Exception as error:  # noqa: BLE001 - it is told by who asked to write
             failures.append(error)
 
+    # the user may have put one there
+    before = {name: own for name, own in vars(plugin).items() if name == "save_checkpoint"}
     vars(plugin)["save_checkpoint"] = collecting
     try:
         yield failures
     finally:
         del vars(plugin)["save_checkpoint"]
+        vars(plugin).update(before)
 
 
 def settle(path: Path, failures: Sequence[Exception]) -> None:

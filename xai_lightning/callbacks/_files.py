@@ -42,9 +42,9 @@ def take_place(path: Path) -> None:
     if not draft.is_dir():
         draft.replace(path)
         return
-    # no folder replaces another: one of them is there at any moment
-    discard(aside)
+    # no folder replaces another: one of them is there at any moment, here or put aside
     if path.exists():
+        discard(aside)
         path.rename(aside)
     draft.rename(path)
     discard(aside)
@@ -61,6 +61,17 @@ def discard(path: Path) -> None:
 def _aside(path: Path) -> Path:
     """Where a folder is while another takes its place."""
     return path.with_name(f"{path.name}.old")
+
+
+def put_aside(folder: Path, pattern: str) -> set[Path]:
+    """Folders that were put aside when a kill came, before another took their place.
+
+    Args:
+        folder: where they are.
+        pattern: of the names that they had.
+    """
+    places = (path.with_suffix("") for path in folder.glob(_aside(Path(pattern)).name))
+    return {_aside(path) for path in places if not path.exists()}
 
 
 class InHand:
@@ -108,7 +119,7 @@ class InHand:
 
         Args:
             looks: at how many validations the state that is resumed from had looked.
-            known: names of the files that this state knows.
+            known: the files that this state knows, named as they were noted.
 
         Returns:
             The files that stay, of which the side files may be of another moment.
@@ -116,11 +127,11 @@ class InHand:
         found = self.read()
         # after any other number the user resumed from elsewhere on purpose, and may want the files
         ours = found.get("owner") == self.owner and found["look"] - looks in (0, 1)
-        noted = [path for path in map(self._within, found.get("files", ())) if path is not None]
-        for path in noted:
+        noted = {path: name for name in found.get("files", ()) if (path := self._within(name)) is not None}
+        for path, name in noted.items():
             if _aside(path).exists() and not path.exists():
                 _aside(path).rename(path)
-            if ours and path.name not in known:
+            if ours and name not in known:
                 discard(path)
                 verdict_path(path).unlink(missing_ok=True)
             # whatever was being written counts nowhere

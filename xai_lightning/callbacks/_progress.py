@@ -29,8 +29,9 @@ class _TqdmBar:
 
     def __init__(self, text: str, total: int | None) -> None:
         self._bar = Tqdm(desc=text, total=total, leave=False, dynamic_ncols=True, file=sys.stdout)
-        # the work began before it was shown
-        self._bar.start_t -= AFTER
+        # the work began before it was shown; a bar that the environment disables has no beginning
+        if not self._bar.disable:
+            self._bar.start_t -= AFTER
 
     def show(self, done: int, seconds: float) -> None:
         self._bar.n = done

@@ -6,11 +6,11 @@ from typing import Any
 
 from typing_extensions import override
 
-from xai_lightning._lightning import Trainer
+from xai_lightning._lightning import ModelCheckpoint, Trainer
 from xai_lightning.callbacks import _audit as audit
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._enduring_gate import STANDS, EnduringCheckpoint
-from xai_lightning.callbacks._files import InHand, verdict_path
+from xai_lightning.callbacks._files import CHECKPOINT, InHand, put_aside, verdict_path
 
 AUDIT_FILE, NOTE = "gate_audit.jsonl", "gate_in_hand.json"
 
@@ -50,7 +50,11 @@ class SettledCheckpoint(EnduringCheckpoint):
         return self._failure_of("note what is in hand", self._touch, filepath) if trainer.is_global_zero else ""
 
     def _touch(self, filepath: str) -> None:
-        self.in_hand.note(self._decision["look"], os.path.relpath(filepath, str(self.dirpath)))
+        self.in_hand.note(self._decision["look"], self._relative(filepath))
+
+    def _relative(self, filepath: str) -> str:
+        """How a file is called in the note."""
+        return os.path.relpath(filepath, str(self.dirpath))
 
     @property
     def _known(self) -> set[str]:
@@ -68,19 +72,31 @@ class SettledCheckpoint(EnduringCheckpoint):
             self._complain(failure, STANDS)
         self._obsolete.append(filepath)
 
+    @override
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        # what `ckpt_path="last"` looks for, before `setup`
+        folder: str = vars(ModelCheckpoint)["_ModelCheckpoint__resolve_ckpt_dir"](self, trainer)
+        aside = put_aside(Path(folder), f"{self.CHECKPOINT_NAME_LAST}*{CHECKPOINT}")
+        return super()._find_last_checkpoints(trainer) | {str(path) for path in aside}
+
     def _clear(self, trainer: Trainer) -> None:
         """Remove what the file for resuming does without."""
         obsolete, self._obsolete = self._obsolete, []
         for filepath in obsolete:
-            super()._remove_checkpoint(trainer, filepath)
-            if trainer.is_global_zero:
-                verdict_path(filepath).unlink(missing_ok=True)
+            if failure := self._failure_of(f"remove {Path(filepath).name}", self._discard, trainer, filepath):
+                self._obsolete.append(filepath)
+                self._complain(failure, STANDS)
         if trainer.is_global_zero and (failure := self._failure_of("remove its note", lambda: self.in_hand.settle())):
             self._complain(failure, STANDS)
 
+    def _discard(self, trainer: Trainer, filepath: str) -> None:
+        super()._remove_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            verdict_path(filepath).unlink(missing_ok=True)
+
     def _undo(self, looks: int) -> None:
         """Put in order what a killed process had in hand; on rank zero."""
-        for path in self.in_hand.undo(looks, {Path(name).name for name in self._known}):
+        for path in self.in_hand.undo(looks, {self._relative(path) for path in self._known if path}):
             # the kill came between the two; what is in the checkpoint still says what it is
             if not evidence.agrees(path):
                 evidence.renew_verdict(path)

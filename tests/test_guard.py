@@ -2,6 +2,7 @@
 
 import random
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xai_lightning.callbacks._guard import explaining
+from xai_lightning.callbacks._guard import described, explaining
 from xai_lightning.callbacks._restored import restored
 
 
@@ -125,3 +126,12 @@ def test_a_container_that_cannot_be_put_back_hinders_no_other_module() -> None:
     with pytest.raises(RuntimeError, match=r"Holder \(TypeError\('frozen'\)\)"), explaining(module):
         module(torch.ones(1, 2))
     assert module[1].training
+
+
+def test_a_failure_is_told_with_its_file_and_the_line_that_raised_it(tmp_path: Path) -> None:
+    """Trap 49: which folder is full is what the user needs to know."""
+    with pytest.raises(FileNotFoundError) as nowhere:
+        (tmp_path / "none" / "file").open()
+    assert f" on '{tmp_path / 'none' / 'file'}' (pathlib.py, line " in described(nowhere.value)
+    assert described(OSError(28, "full")) == "OSError(28, 'full')"
+    assert described(ValueError("no")) == "ValueError('no')"

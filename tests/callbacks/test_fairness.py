@@ -1,6 +1,7 @@
 """FairnessMonitor in a real Trainer: counts, agreement with fairlearn, spending of the error, several classes."""
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from adult_data import AdultDataModule
 from xai_lightning import Column, FairnessMonitor, MemorySink, Table
 from xai_lightning.callbacks._horizon import planned_validations
 from xai_lightning.callbacks._record import Look
+from xai_lightning.callbacks._spending import Spending
 from xai_lightning.readers import vocabularies
 
 QUIET: dict[str, Any] = {
@@ -269,6 +271,18 @@ def test_the_evidence_is_plain_json_and_holds_the_counts() -> None:
     found = json.loads(json.dumps(monitor.evidence(), allow_nan=False))
     assert sum(np.ravel(found["counts_group_actual_predicted"]["sex"])) == 90
     assert found["groups"] == {"sex": ["F", "M", "missing", "unknown"]}
+
+
+def test_a_run_that_becomes_longer_than_planned_says_once_why_its_bounds_are_infinite(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    spending = Spending(0.05, 1)
+    for number in (1, 2, 3):
+        spending.spend(Look("fit", sanity=False, number=number, started={}, due=True))
+    assert spending.error == 0
+    (told,) = [record.getMessage() for record in caplog.records if "is left" in record.getMessage()]
+    assert "nothing of delta=0.05 is left at validation 2: it was shared among those planned when the run began" in told
 
 
 def test_a_share_is_spent_also_where_the_validation_failed(monkeypatch: pytest.MonkeyPatch) -> None:

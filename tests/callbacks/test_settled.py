@@ -9,6 +9,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.plugins.io import AsyncCheckpointIO
+from pytorch_lightning.plugins.io.wrapper import _WrappingCheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from gated import LOADER, Scripted, audit, checkpoints, fit, weight
 from xai_lightning import GatedCheckpoint
@@ -131,6 +134,22 @@ def test_a_plugin_keeps_what_its_owner_put_into_it(tmp_path: Path) -> None:
     fit(tmp_path, GAPS, plugins=[plugin])
     assert vars(plugin) == {"save_checkpoint": own}
     assert len(calls) == 6
+
+
+class Later(AsyncCheckpointIO):
+    """What it saves is written by another thread."""
+
+
+class Around(_WrappingCheckpointIO):
+    """Adds nothing."""
+
+
+@pytest.mark.parametrize("plugin", [AsyncCheckpointIO, Later, lambda: Around(Later())])
+def test_a_plugin_that_writes_later_is_refused(plugin: Callable[[], Any], tmp_path: Path) -> None:
+    """Law 8: a file that is not there yet cannot be hashed."""
+    with pytest.raises(MisconfigurationException, match=r"(AsyncCheckpointIO|Later) writes it later"):
+        fit(tmp_path, GAPS, plugins=[plugin()])
+    assert checkpoints(tmp_path) == []
 
 
 class Folders(TorchCheckpointIO):

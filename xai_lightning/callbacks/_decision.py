@@ -35,11 +35,15 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
         )
     if "://" in str(dirpath):
         raise MisconfigurationException(f"GatedCheckpoint needs a folder on a local disk; got dirpath={dirpath!r}")
-    plugin = type(trainer.strategy.checkpoint_io).__name__
-    if plugin == "AsyncCheckpointIO":
-        raise MisconfigurationException(
-            f"GatedCheckpoint hashes each file once it is written; {plugin} writes it later. Use another plugin."
-        )
+    plugin: Any = trainer.strategy.checkpoint_io
+    while plugin is not None:
+        # by name: a plugin may wrap another, and come from either distribution
+        if any(kind.__name__ == "AsyncCheckpointIO" for kind in type(plugin).__mro__):
+            raise MisconfigurationException(
+                f"GatedCheckpoint hashes each file once it is written, and {type(plugin).__name__} writes it later; "
+                "leave the plugin out, or use one that has written when it returns"
+            )
+        plugin = getattr(plugin, "checkpoint_io", None)
 
 
 def check_one_file(trainer: Trainer) -> None:

@@ -124,6 +124,8 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
 
 
 def described(error: BaseException) -> str:
-    """An exception and where it was raised, in one line."""
+    """An exception, the file that it is about if it names one, and where it was raised, in one line."""
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
-    return f"{error!r}" + "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frames)
+    file = error.filename if isinstance(error, OSError) else None
+    about = "" if file is None else f" on {str(file)!r}"
+    return f"{error!r}{about}" + "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frames)

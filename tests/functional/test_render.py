@@ -296,3 +296,9 @@ assert helpers.Gcf.figs == {}
     environment |= {"MPLBACKEND": "TkAgg", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3), (2, 1, 3, 3)])
+def test_complex_maps_are_refused_and_not_halved(shape):
+    with pytest.raises(ValueError, match=r"Images must be real, got torch\.complex64"):
+        colour_scale(torch.ones(shape, dtype=torch.complex64))

@@ -96,7 +96,7 @@ def colour_scale(maps: Tensor) -> float:
         The percentile, or the maximum if that is 0; at least 1e-12, which maps that show nothing get.
 
     Raises:
-        ValueError: If ``maps`` has another number of dimensions.
+        ValueError: If ``maps`` has another number of dimensions, or is complex.
 
     Example:
         >>> colour_scale(torch.full((1, 8, 8), -0.5))
@@ -121,6 +121,8 @@ class _Grid(NamedTuple):
 def _images(x: Tensor) -> Tensor:
     if x.dim() not in (3, 4) or 0 in x.shape[1:]:
         raise ValueError(f"Images must be [N, C, H, W] or [N, H, W], and not empty, got shape {tuple(x.shape)}.")
+    if x.is_complex():
+        raise ValueError(f"Images must be real, got {x.dtype}.")
     return (x if x.dim() == 4 else x.unsqueeze(1)).detach().double().cpu()
 
 

@@ -276,6 +276,32 @@ def test_a_failing_measurement_closes_the_certificate_and_costs_neither_training
     assert weight(kept.best_model_path) == 2.0
 
 
+def test_a_failing_measurement_ends_a_training_that_is_to_raise(tmp_path: Path) -> None:
+    """Law 8: with the very error, the weights put back, and no word of a certificate anywhere."""
+    own = gate(tmp_path, on_error="raise")
+    module = Scripted([0.05, 0.3], [1.0, 0.5])
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2}
+    trainer = pl.Trainer(callbacks=[own, Fails()], default_root_dir=tmp_path, **options)
+    with pytest.raises(RuntimeError, match=r"^planted$"):
+        trainer.fit(module, LOADER, LOADER)
+    assert float(module.weight.detach()) == 4.0
+    assert "certificate" not in stamped(own.best_model_path)
+    assert events(tmp_path) == []
+
+
+def test_a_kept_file_that_cannot_be_read_ends_a_training_that_is_to_raise(tmp_path: Path, monkeypatch: Any) -> None:
+    """Law 8: not only what fails while measuring."""
+    planted = OSError("planted")
+
+    def read(*_: Any) -> Any:
+        raise planted
+
+    monkeypatch.setattr(certificate, "read_checkpoint", read)
+    with pytest.raises(OSError, match=r"^planted$") as raised:
+        certified(tmp_path, Weighs(), gaps=[0.05], on_error="raise")
+    assert raised.value is planted
+
+
 def test_nothing_is_measured_where_nothing_passed(tmp_path: Path) -> None:
     monitor = Weighs()
     certified(tmp_path, monitor, gaps=[0.5], fallback="last")

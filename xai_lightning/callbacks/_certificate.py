@@ -17,6 +17,7 @@ from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._files import discard, draft_of, take_place, verdict_path
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._progress import working
+from xai_lightning.callbacks._trainer import OtherRankError, every_object
 from xai_lightning.functional import gate
 from xai_lightning.functional.rng import isolated
 
@@ -131,28 +132,39 @@ def of_kept(
     *,
     path: Path,
     utility_floor: bool,
+    strict: bool,
 ) -> dict[str, Any]:
-    """The record of the certificate of the checkpoint at ``path``, equal on all ranks; what fails closes it."""
-    state, failure = _weights_at(trainer, path) if trainer.is_global_zero else ({}, "")
+    """The record of the certificate of the checkpoint at ``path``, equal on all ranks; what fails closes it.
+
+    Raises:
+        Exception: if ``strict``, what it failed with on this rank.
+        OtherRankError: if ``strict``, where another rank failed.
+    """
+    state, error = _weights_at(trainer, path) if trainer.is_global_zero else ({}, None)
     # collectives stand outside of every `try` (trap 45)
-    state, failure = trainer.strategy.broadcast((state, failure))
-    names = [limit.name for limit in limits]
-    record = failed(failure, names)
-    if not failure:
+    state, is_read = trainer.strategy.broadcast((state, error is None))
+    record: dict[str, Any] = {}
+    if is_read:
         try:
             with working(trainer, "gate: certifying"), holding(trainer, pl_module, state):
                 record = measure(trainer, pl_module, limits, rows_of(rows), utility_floor=utility_floor)
-        except Exception as error:  # noqa: BLE001 - a measurement that fails certifies nothing, and costs no training
-            record = failed(repr(error), names)
+        except Exception as failure:  # noqa: BLE001 - a measurement that fails certifies nothing; ranks agree on it below
+            error = failure
+    reasons = every_object(trainer, "" if error is None else repr(error))
+    if any(reasons):
+        reason = next(f"{reason}, on rank {rank}" if rank else reason for rank, reason in enumerate(reasons) if reason)
+        if strict:
+            raise error or OtherRankError(reason)
+        record = failed(reason, [limit.name for limit in limits])
     return trainer.strategy.broadcast(record)
 
 
-def _weights_at(trainer: Trainer, path: Path) -> tuple[dict[str, Any], str]:
+def _weights_at(trainer: Trainer, path: Path) -> tuple[dict[str, Any], Exception | None]:
     """The weights in a checkpoint, or why they cannot be read."""
     try:
-        return {"state_dict": read_checkpoint(trainer, path)["state_dict"]}, ""
+        return {"state_dict": read_checkpoint(trainer, path)["state_dict"]}, None
     except Exception as error:  # noqa: BLE001 - a file that cannot be read is not certified
-        return {}, repr(error)
+        return {}, error
 
 
 def measure(

@@ -170,7 +170,8 @@ class DecidingCheckpoint(StampedCheckpoint):
         """Whether all ranks and the arbiter agree, and why; with what the arbiter said, if it was asked."""
         obstacle, self._obstacle = self._obstacle, ""
         if trainer.is_global_zero and not is_dry(trainer):
-            self._unwritable = self._failure_of("write evidence", evidence.prove_room, self.audit_path)
+            what = f"write evidence to {self.audit_path.name}"
+            self._unwritable = self._failure_of(what, evidence.prove_room, self.audit_path)
             if self._unwritable:
                 self._complain(self._unwritable)
             obstacle = obstacle or self._unwritable
@@ -272,9 +273,8 @@ class DecidingCheckpoint(StampedCheckpoint):
         self._certify(trainer, pl_module, self.certify)
 
     def _certify(self, trainer: Trainer, pl_module: LightningModule, rows: DataLoader[Any] | Dataset[Any]) -> None:
-        record = certificate.of_kept(
-            trainer, pl_module, self.limits, rows, path=Path(self._best_path), utility_floor=self.utility_floor
-        )
+        settings = {"utility_floor": self.utility_floor, "strict": self.on_error == "raise"}
+        record = certificate.of_kept(trainer, pl_module, self.limits, rows, path=Path(self._best_path), **settings)
         self._memory.certificate = record
         kept, holding = Path(self._best_path), list[str]()
         if trainer.is_global_zero:

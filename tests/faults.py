@@ -62,6 +62,16 @@ class Watch(pl.Callback):
             sys.setprofile(self.tell)
 
 
+class Left(pl.Callback):
+    """Counts the hooks that stand while the model trains."""
+
+    def __init__(self) -> None:
+        self.hooks = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        self.hooks = max(self.hooks, count_hooks(pl_module))
+
+
 class Outcome(NamedTuple):
     """What a training did.
 
@@ -70,7 +80,7 @@ class Outcome(NamedTuple):
         said: every warning.
         looks: what was logged at each validation.
         raised: what ended it.
-        hooks: how many hooks were left.
+        hooks: how many hooks were left, at the end or while the model trained.
     """
 
     weights: Any
@@ -87,13 +97,14 @@ class Outcome(NamedTuple):
 
 def train(callbacks: Sequence[pl.Callback], folder: Path, *, looks: int = LOOKS, **options: Any) -> Outcome:
     """A small training with ``looks`` validations; whatever it ends with is caught."""
-    model, ledger, raised = Classifier(lr=0.1), Ledger(), None
+    model, ledger, left, raised = Classifier(lr=0.1), Ledger(), Left(), None
     interrupt = signal.getsignal(signal.SIGINT)
     chosen = {"max_epochs": looks, "logger": [ledger], "limit_train_batches": 1, **options}
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         try:
-            fit(model, callbacks, folder, train=loader(rows(16)), val=loader(rows(16, seed=1), batch_size=8), **chosen)
+            data = {"train": loader(rows(16)), "val": loader(rows(16, seed=1), batch_size=8)}
+            fit(model, [*callbacks, left], folder, **data, **chosen)
         except BaseException as error:  # noqa: BLE001 - an interruption is among what is planted
             raised = error
         finally:
@@ -101,7 +112,8 @@ def train(callbacks: Sequence[pl.Callback], folder: Path, *, looks: int = LOOKS,
             # Lightning ignores the signal once it was interrupted
             signal.signal(signal.SIGINT, interrupt)
     said = [str(w.message) for w in seen if issubclass(w.category, UserWarning)]
-    return Outcome(bits(model.state_dict()), said, ledger.validations(), raised, count_hooks(model))
+    hooks = max(left.hooks, count_hooks(model))
+    return Outcome(bits(model.state_dict()), said, ledger.validations(), raised, hooks)
 
 
 def count_hooks(model: nn.Module) -> int:

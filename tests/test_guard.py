@@ -135,3 +135,10 @@ def test_a_failure_is_told_with_its_file_and_the_line_that_raised_it(tmp_path: P
     assert f" on '{tmp_path / 'none' / 'file'}' (pathlib.py, line " in described(nowhere.value)
     assert described(OSError(28, "full")) == "OSError(28, 'full')"
     assert described(ValueError("no")) == "ValueError('no')"
+
+
+def test_an_error_is_described_with_its_cause() -> None:
+    """A logger may say that a number cannot be logged where its disk is full."""
+    error = ValueError("no")
+    error.__cause__ = OSError(28, "full", "log")
+    assert described(error) == "ValueError('no'), because of OSError(28, 'full') on 'log'"

@@ -92,7 +92,7 @@ class Enduring(Observer):
             if look is not None and look.record is None and not look.sanity and moment.__name__ != "_epoch_end":
                 look.failure = look.failure or error
             else:
-                self._tell_unfinished("finish", error)
+                self._tell_unfinished("finish logging", error)
 
     def _try(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
         """Run ``action``, by which nothing that was logged can change: it is tried again at the next validation."""
@@ -129,10 +129,11 @@ class Enduring(Observer):
             self._failures *= self._failures >= FAILURES_IN_A_ROW
             return
         self._failures += 1
+        moment = f"{look.moment}," if look.moment else ""
         last = self._failures == FAILURES_IN_A_ROW
         end = "It stops here, after three failures in a row, and logs NaN" if last else "It tries again at the next one"
         warnings.warn(
-            f"{self._label} failed{_within(look.number)}{look.moment} and logged NaN: {described(look.failure)}. "
+            f"{self._label} failed{_within(look.number)}{moment} and logged NaN: {described(look.failure)}. "
             f"{end}. Training goes on; on_error='raise' stops the training instead.",
             stacklevel=2,
         )

@@ -124,8 +124,13 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
 
 
 def described(error: BaseException) -> str:
-    """An exception, the file that it is about if it names one, and where it was raised, in one line."""
+    """An exception, its cause, the file that it is about if it names one, and where it was raised, in one line."""
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    # a logger may say something else of a full disk
+    because = "" if error.__cause__ is None else f", because of {_named(error.__cause__)}"
+    return f"{_named(error)}{because}" + "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frames)
+
+
+def _named(error: BaseException) -> str:
     file = error.filename if isinstance(error, OSError) else None
-    about = "" if file is None else f" on {str(file)!r}"
-    return f"{error!r}{about}" + "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frames)
+    return repr(error) if file is None else f"{error!r} on {str(file)!r}"

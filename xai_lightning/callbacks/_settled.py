@@ -47,7 +47,11 @@ class SettledCheckpoint(EnduringCheckpoint):
 
     def _note(self, trainer: Trainer, filepath: str) -> str:
         """Note that a file will be touched; why that was not possible, or nothing."""
-        return self._failure_of("note what is in hand", self._touch, filepath) if trainer.is_global_zero else ""
+        return (
+            self._failure_of(f"note in {self.in_hand.path.name} which files are touched", self._touch, filepath)
+            if trainer.is_global_zero
+            else ""
+        )
 
     def _touch(self, filepath: str) -> None:
         self.in_hand.note(self._decision["look"], self._relative(filepath))
@@ -86,7 +90,8 @@ class SettledCheckpoint(EnduringCheckpoint):
             if failure := self._failure_of(f"remove {Path(filepath).name}", self._discard, trainer, filepath):
                 self._obsolete.append(filepath)
                 self._complain(failure, STANDS)
-        if trainer.is_global_zero and (failure := self._failure_of("remove its note", lambda: self.in_hand.settle())):
+        what = f"remove {self.in_hand.path.name}"
+        if trainer.is_global_zero and (failure := self._failure_of(what, lambda: self.in_hand.settle())):
             self._complain(failure, STANDS)
 
     def _discard(self, trainer: Trainer, filepath: str) -> None:

@@ -229,7 +229,8 @@ class StampedCheckpoint(SettledCheckpoint):
             self._writing = None
         failure = ""
         if trainer.is_global_zero:
-            failure = self._failure_of("write evidence", evidence.write_verdict, filepath, self._evidence(filepath))
+            what = f"write evidence beside {Path(filepath).name}"
+            failure = self._failure_of(what, evidence.write_verdict, filepath, self._evidence(filepath))
         failure = trainer.strategy.broadcast(failure)
         if failure and not is_last:
             trainer.strategy.remove_checkpoint(filepath)
@@ -263,7 +264,7 @@ class StampedCheckpoint(SettledCheckpoint):
         if self._writing is None:
             return
         refusal: list[str] = []
-        failure = self._failure_of("stamp it", self._stamp, checkpoint, refusal)
+        failure = self._failure_of("write evidence into the checkpoint", self._stamp, checkpoint, refusal)
         # what rank zero writes is what counts
         failure = trainer.strategy.broadcast(failure or "".join(refusal))
         if failure and self._writing["role"] != "last":

@@ -263,6 +263,16 @@ def test_a_gate_alone_names_a_logger_without_pictures_too(tmp_path: Path, caplog
     assert "CSVLogger takes numbers only" in sentence
 
 
+def test_a_trainer_without_logger_is_told_where_pictures_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sink = MemorySink()
+    with caplog.at_level(logging.INFO):
+        fit(Classifier(), [AttributionMonitor("saliency", sinks=[sink])], tmp_path, logger=False, max_epochs=2)
+    (sentence,) = said(caplog)
+    assert "the Trainer has no logger" in sentence
+    assert "a monitor's own sinks=[...]" in sentence
+    assert sink.pictures
+
+
 @pytest.mark.parametrize("dry", [False, True])
 def test_loggers_that_take_pictures_and_dry_runs_are_not_spoken_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, dry: bool

@@ -25,7 +25,8 @@ class Announcer(Callback):
         without = dict.fromkeys(type(sink.logger).__name__ for sink in sinks if not sink.takes_pictures)
         if not sinks:
             rank_zero_info(
-                "xai_lightning: the Trainer has no logger; limits and callback_metrics work, without pictures"
+                "xai_lightning: the Trainer has no logger; limits and callback_metrics work, and what is only looked "
+                "at, pictures above all, goes to a monitor's own sinks=[...] and else nowhere"
             )
         elif without:
             rank_zero_info(

@@ -127,10 +127,22 @@ def test_no_damage_to_a_state_is_more_than_one_warning(name: str, states: dict[s
             assert own_bits(name, callback) == own_bits(name, fresh), what
             ignored.append(what)
     assert ignored
-    for whole in (7, ["rubbish"]):
+    for whole in (7, ["rubbish"], torch.zeros(2, 2)):
         state = {**states[name], "gate": whole} if name == "GatedCheckpoint" else whole
         _, said = loaded(name, state)
         assert said == [f"{name}: ignored a damaged state: expected a dict; got {str(whole)!r}"]
+
+
+@each_callback
+@pytest.mark.parametrize("number", [math.inf, 10**400, torch.zeros(2, 2)], ids=["infinite", "too large", "a tensor"])
+def test_no_number_in_a_state_is_an_error(name: str, number: Any, states: dict[str, dict[str, Any]]) -> None:
+    """Trap 53: wherever it stands, the version included."""
+    for key in part_of(name, states[name]):
+        state = copy.deepcopy(states[name])
+        part_of(name, state)[key] = number
+        told = [text for text in loaded(name, state)[1] if text.startswith(name)]
+        assert len(told) <= 1, (key, told)
+        assert told or key != "version"
 
 
 def test_a_training_goes_on_after_a_damaged_state(states: dict[str, dict[str, Any]], tmp_path: Path) -> None:

@@ -103,9 +103,9 @@ class Monitor(Enduring, Announcer):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning loads callbacks for validate and test too, which would roll back what this run has seen and spent
-        if not state_dict or self._entry != "fit":
-            return
         given: Any = state_dict
+        if self._entry != "fit" or (isinstance(given, Mapping) and not given):
+            return
         lost = isinstance(given, Mapping) and "lost" in given
         if lost:
             self._number = max(self._number, int(given.get("number", 0)))

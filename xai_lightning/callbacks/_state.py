@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-BROKEN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+BROKEN = (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def take_up(
@@ -45,7 +45,8 @@ def _why_not(state: Any, version: int) -> str:
     if not isinstance(state, Mapping):
         return f"a damaged state: expected a dict; got {str(state)[:60]!r}"
     found = state.get("version")
-    return "" if found == version else f"a state of version {found!r}; this release reads {version}"
+    known = isinstance(found, int) and found == version
+    return "" if known else f"a state of version {repr(found)[:60]}; this release reads {version}"
 
 
 def _name(owner: str, unknown: Collection[str], version: int) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
@@ -32,6 +33,12 @@ GROUPS = ("Female", "Male")
 
 
 TABULAR = tuple(name for name, row in METHODS.items() if "table" in row.layouts)
+
+
+def at_length(method: str) -> Any:
+    """A method as a case of a test; for the slow ones if it takes hundreds of passes."""
+    marks = pytest.mark.slow if method == "shapley_value_sampling" else ()
+    return pytest.param(method, marks=marks, id=method)
 
 
 def needs(method: Any) -> dict[str, str]:

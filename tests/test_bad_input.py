@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from small import GROUPS, IMAGE, TABULAR, Classifier, Ledger, Rows, events, fit, loader, needs, rows, trainer
+from small import GROUPS, IMAGE, TABULAR, Classifier, Ledger, Rows, at_length, events, fit, loader, needs, rows, trainer
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink, Table
 from xai_lightning.functional.attribution import METHODS
 from xai_lightning.functional.drift import MEASURES
@@ -599,7 +599,7 @@ class Scales(Classifier):
         return super().forward(x) * (1.0 if self.training else self.factor)
 
 
-@pytest.mark.parametrize("method", [m for m in TABULAR if m != "lrp"])
+@pytest.mark.parametrize("method", [at_length(m) for m in TABULAR if m != "lrp"])
 def test_every_method_survives_a_network_that_returns_nan(method, tmp_path):
     """A diverged training is not ended by its monitor, not even in the sanity check; the maps are NaN, and counted."""
     ledger = Ledger()

@@ -38,6 +38,7 @@ from small import (
     TABULAR,
     Classifier,
     Ledger,
+    at_length,
     events,
     fit,
     loader,
@@ -105,7 +106,7 @@ def test_the_reference_training_does_validate_while_gradients_accumulate(plain):
 
 
 @pytest.mark.parametrize(
-    "method", [m for m in TABULAR if m not in ("integrated_gradients", "lime", "kernel_shap", "lrp")]
+    "method", [at_length(m) for m in TABULAR if m not in ("integrated_gradients", "lime", "kernel_shap", "lrp")]
 )
 @pytest.mark.parametrize("shape", [TABLE, IMAGE], ids=["table", "image"])
 def test_no_method_leaves_a_trace(method, shape, plain, tmp_path):
@@ -917,7 +918,11 @@ def leaves(state: Any) -> Iterator[Any]:
         yield state
 
 
-@pytest.mark.parametrize(("case", "shape"), [*((case, TABLE) for case in CASES), ("all", IMAGE)], ids=str)
+@pytest.mark.parametrize(
+    ("case", "shape"),
+    [*((case, TABLE) for case in CASES), pytest.param("all", IMAGE, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_saved_state_is_plain_and_versioned_and_holds_no_inputs(case, shape, tmp_path):
     """Law 9, trap 53: it loads with ``weights_only=True``."""
     callbacks, data = build(case), rows(48, shape, seed=1)
@@ -986,7 +991,7 @@ def test_callbacks_can_be_pickled_at_any_moment(case, tmp_path):
         assert bits(again.state_dict()) == bits(callback.state_dict())
 
 
-@pytest.mark.parametrize("shape", [TABLE, IMAGE], ids=["table", "image"])
+@pytest.mark.parametrize("shape", [TABLE, pytest.param(IMAGE, marks=pytest.mark.slow)], ids=["table", "image"])
 def test_a_resumed_run_logs_what_the_uninterrupted_one_does(shape, tmp_path):
     """Law 2: drift goes on from the references in the checkpoint, and no error is spent twice (traps 53 and 68)."""
 
@@ -1091,7 +1096,7 @@ def inplace_net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
 
 
-@pytest.mark.parametrize("method", [m for m in TABULAR if m not in ("lime", "kernel_shap")])
+@pytest.mark.parametrize("method", [at_length(m) for m in TABULAR if m not in ("lime", "kernel_shap")])
 def test_in_place_non_linearities_change_no_explanation(method, tmp_path):
     """Trap 15."""
     maps = []

@@ -291,6 +291,7 @@ fit(Path(sys.argv[1]), gaps=[0.4, 0.3, 0.2, 0.2], callbacks=[Kill()])
 """
 
 
+@pytest.mark.slow
 def test_a_run_whose_gate_never_opened_is_killed_and_resumed_from_last(tmp_path: Path) -> None:
     tests = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(tests.parent)}

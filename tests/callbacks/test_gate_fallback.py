@@ -123,6 +123,7 @@ fit(Path(sys.argv[1]), gaps=[0.15, 0.3, 0.2], callbacks=[Kill()], settings={"fal
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [True, False])
 def test_a_fallback_survives_a_kill_and_a_resume_and_goes_when_something_passes(tmp_path: Path, passes: bool) -> None:
     tests = Path(__file__).parents[1]

@@ -60,6 +60,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     return network, x[1500:1628], y[1500:1628]
 
 
+@pytest.mark.slow
 def test_on_a_trained_network_few_passes_reach_one_percent(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     network, x, y = trained
     found, explained = both(network, x, y)

@@ -81,7 +81,8 @@ DATA: dict[str, Callable[[], Rows]] = {
     "adult by race": lambda: adult_rows("race"),
     "german": german_rows,
 }
-everywhere = pytest.mark.parametrize("data", DATA)
+SLOW = {"adult by race": pytest.mark.slow}
+everywhere = pytest.mark.parametrize("data", [pytest.param(x, marks=SLOW.get(x, ()), id=x) for x in DATA])
 
 
 def peers(rows: Rows, **options) -> dict[str, object]:

@@ -277,3 +277,9 @@ def test_float_labels_of_a_binary_task_are_read() -> None:
 def test_an_unknown_space_or_threshold_is_refused(space: Any, threshold: float | None) -> None:
     with pytest.raises(ValueError, match=r"sigmoid|1\.5"):
         Outputs.of(space, threshold)
+
+
+@pytest.mark.parametrize("targets", [{}, [{}, {}], ["a", "b"]])
+def test_targets_that_are_no_numbers_are_an_unreadable_batch(targets):
+    with pytest.raises(ValueError, match="targets that are numbers"):
+        read((torch.zeros(2, 3), targets))

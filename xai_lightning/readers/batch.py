@@ -146,7 +146,10 @@ def _checked(sample: Sample, batch: object) -> Sample:
         raise unreadable(batch, f"input tensor (found {describe(inputs)})")
     if sample.targets is None:
         return sample
-    targets = torch.as_tensor(sample.targets, device=sample.inputs.device)
+    try:
+        targets = torch.as_tensor(sample.targets, device=sample.inputs.device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise unreadable(batch, f"targets that are numbers (found {describe(sample.targets)})") from error
     if targets.ndim == 0 or len(targets) != len(sample):
         raise ValueError(f"expected one target per sample, {len(sample)}; got {describe(targets)}")
     return replace(sample, targets=targets)

@@ -260,7 +260,7 @@ class CountingMonitor(Monitor):
         if isinstance(total, ValueError):
             raise total
         if not total.seen:
-            raise ValueError("no sample was read in this validation")
+            raise ValueError(f"no sample of loader {self.dataloader_idx} was read in this validation")
         self._total = total
         record, self._estimates = self._concluded(self._total, self._spending.error)
         if self._leads:

@@ -12,6 +12,7 @@ from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._guard import Hooks, described, out_of_memory
 from xai_lightning.callbacks._observer import Observer
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, Look, OnError
+from xai_lightning.callbacks._settings import check_on_error
 from xai_lightning.callbacks._sharded import BrokenPassError
 from xai_lightning.callbacks._trainer import OtherRankError
 
@@ -41,8 +42,7 @@ class Enduring(Observer):
 
     def __init__(self, kind: str, *, name: str, on_error: OnError) -> None:
         super().__init__()
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"on_error must be 'warn' or 'raise'; got {on_error!r}")
+        check_on_error(on_error)
         self.kind, self.name, self.on_error = kind, name, on_error
         self._hooks = Hooks(attempt=self._attempt)
         self._look: Look | None = None

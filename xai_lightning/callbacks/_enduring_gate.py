@@ -14,6 +14,7 @@ from xai_lightning.callbacks._files import discard, draft_of, take_place
 from xai_lightning.callbacks._guard import described
 from xai_lightning.callbacks._publish import log_sum
 from xai_lightning.callbacks._record import OnError
+from xai_lightning.callbacks._settings import check_on_error
 from xai_lightning.callbacks._trainer import stage_of
 
 T = TypeVar("T")
@@ -32,8 +33,7 @@ class EnduringCheckpoint(OneHome, ModelCheckpoint):
     """
 
     def __init__(self, *, on_error: OnError = "warn", **options: Any) -> None:
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"on_error must be 'warn' or 'raise'; got {on_error!r}")
+        check_on_error(on_error)
         self.on_error = on_error
         self._obstacle, self._unfinished, self._look = "", False, 0
         self._error: Exception | None = None
@@ -41,24 +41,19 @@ class EnduringCheckpoint(OneHome, ModelCheckpoint):
 
     def _attempt(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
         """Run ``action``, in which ranks do not meet; if it fails, the coming decision is a no."""
+        return self._try(what, action, *args, so=CLOSED)
+
+    def _try(self, what: str, action: Callable[..., T], *args: Any, so: str = STANDS) -> T | None:
+        """Run ``action``, in which ranks do not meet and, unless ``so`` says otherwise, no decision depends on it."""
         try:
             return action(*args)
         except Exception as error:
             if self.on_error == "raise":
                 raise
             failure = f"could not {what}: {described(error)}"
-            self._obstacle = self._obstacle or failure
-            self._tell(failure)
-            return None
-
-    def _try(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
-        """Run ``action``, in which ranks do not meet and on which no decision depends."""
-        try:
-            return action(*args)
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            self._tell(f"could not {what}: {described(error)}", STANDS)
+            if so == CLOSED:
+                self._obstacle = self._obstacle or failure
+            self._tell(failure, so)
             return None
 
     def _failure_of(self, what: str, action: Callable[..., object], *args: Any) -> str:

@@ -19,6 +19,7 @@ from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import METHODS, Explained, Passes
 from xai_lightning.functional.attribution.preflight import Finding, inspect_call, inspect_network
 from xai_lightning.readers import Sample, check_space, targets_of
+from xai_lightning.readers.batch import describe
 
 REHEARSED = 64
 
@@ -187,7 +188,10 @@ class Explainer:
         target, given = self.ways.target, sample.targets
         if self.task == "regression":
             if given is None:
-                raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
+                raise ValueError(
+                    f"this batch has no target beside its input {describe(sample.inputs)}; name it with "
+                    "reader={'input': ..., 'target': ...}"
+                )
             chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
             return chosen.detach().flatten().to(torch.float64)
         if self.task == "segmentation":
@@ -202,8 +206,8 @@ class Explainer:
             return torch.zeros(len(sample), dtype=torch.int64)
         if given is None:
             raise ValueError(
-                "this batch has no target to explain; name it with reader={'input': ..., 'target': ...}, or explain "
-                "predictions with target='reference_prediction'"
+                f"this batch has no target to explain beside its input {describe(sample.inputs)}; name it with "
+                "reader={'input': ..., 'target': ...}, or explain predictions with target='reference_prediction'"
             )
         return targets_of(given, self.n_classes)
 

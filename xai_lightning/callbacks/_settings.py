@@ -48,6 +48,16 @@ def _depth(value: object) -> int:
     return depth
 
 
+def check_on_error(on_error: str) -> None:
+    """Refuse what says neither to go on nor to stop.
+
+    Raises:
+        ValueError: if ``on_error`` is neither ``"warn"`` nor ``"raise"``.
+    """
+    if on_error not in ("warn", "raise"):
+        raise ValueError(f"on_error must be 'warn' or 'raise'; got {on_error!r}")
+
+
 def check_seed(seed: Any) -> int:
     """Refuse what seeds nothing.
 

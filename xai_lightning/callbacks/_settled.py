@@ -1,6 +1,7 @@
 """A ``ModelCheckpoint`` of which a kill at any moment costs neither a file that counts nor a decision."""
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,13 @@ class SettledCheckpoint(EnduringCheckpoint):
         return os.path.relpath(filepath, str(self.dirpath))
 
     @property
+    @abstractmethod
     def _known(self) -> set[str]:
         """Paths of the files that count."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _evidence(self, filepath: str) -> dict[str, Any]:
         """What is written into and beside a file."""
-        raise NotImplementedError
 
     @override
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:

@@ -88,6 +88,7 @@ class StampedCheckpoint(SettledCheckpoint):
 
     @best_model_path.setter
     def best_model_path(self, path: str) -> None:
+        """What Lightning sets."""
         self._best_path = path
 
     @property

@@ -1,6 +1,6 @@
 # make demo         train the example with every callback, and keep the checkpoints that pass
 # make test         lint, types and tests (slow, browser and distributed tests: see .ci/run)
-# make test-matrix  law 1 under each of 20,736 combinations of settings: hours (a part: PART=3/100; tests run 41 of them)
+# make test-matrix  law 1 under each of 41,472 combinations of settings: hours (a part: PART=3/100; tests run 48 of them)
 # make test-namespaces  the package with `pytorch_lightning`, with `lightning`, and with both installed
 # make tensorboard  open what the demo logged (PORT=6006, LOGDIR=runs/adult)
 # make lint | types | format | clean | distclean

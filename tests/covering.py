@@ -19,7 +19,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "accumulation": ("1", "4"),
     "layers": ("dropout", "batchnorm", "frozen"),
     "averaging": ("none", "EMA", "SWA"),
-    "network": ("plain", "compiled"),
+    "compiled": ("nothing", "part in place", "part wrapped", "whole"),
     "order": ("kept", "shuffled"),
     "workers": ("0", "2"),
     "optimization": ("automatic", "manual"),

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import xai_lightning
 from covering import Cell
-from small import GROUPS, Ledger, Rows, loader, rows, trainer
+from small import GROUPS, Compilable, Ledger, Rows, loader, rows, trainer
 from surroundings import modes, surroundings
 from traced import ARGUMENTS, MONITORS, NAMES, Traced, bits, differences, snapshot
 from xai_lightning import Column
@@ -42,7 +42,7 @@ class Drawing(Rows):
 
 def _network(layers: str) -> nn.Module:
     norm = [] if layers == "dropout" else [nn.BatchNorm1d(8)]
-    body = nn.Sequential(nn.Linear(6, 8), *norm, nn.ReLU(), nn.Dropout(0.2))
+    body = Compilable(nn.Linear(6, 8), *norm, nn.ReLU(), nn.Dropout(0.2))
     head = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 2))
     return nn.Sequential(OrderedDict(body=body, head=head))
 
@@ -50,18 +50,27 @@ def _network(layers: str) -> nn.Module:
 class Model(Traced):
     """What a cell asks for, and notes of everything at every moment at which a callback may have done something.
 
-    Its head lies outside of what may be compiled, so that hooks fire there.
+    Its head lies outside of the part that may be compiled, so that hooks fire there.
     """
 
     def __init__(self, cell: Cell) -> None:
-        super().__init__(net=lambda: _network(cell["layers"]))
+        # where all is compiled, nobody hears what the network returns
+        returns = (lambda logits: logits) if cell["compiled"] == "whole" else None
+        super().__init__(net=lambda: _network(cell["layers"]), returns=returns)
         self.frozen, self.steps = cell["layers"] == "frozen", int(cell["accumulation"])
         self.automatic_optimization = cell["optimization"] == "automatic"
         self.notes.moments, self.notes.modes = {}, []
         for norm in self._frozen():
             norm.requires_grad_(False)
-        if cell["network"] == "compiled":
+        if cell["compiled"] == "part in place":
+            self.net.body.compile(backend="eager")
+        elif cell["compiled"] == "part wrapped":
             self.net.body = torch.compile(self.net.body, backend="eager")
+        elif cell["compiled"] == "whole":
+            # dynamo stumbles over how Lightning's log looks at signatures, compiles anew for each note, and counts
+            # how many callbacks, of whatever kind, Lightning calls from a backward pass by hand
+            for name in ("log", "_meets", "_optimize"):
+                setattr(self, name, torch.compiler.disable(getattr(self, name)))
 
     def _frozen(self) -> list[nn.Module]:
         return [m for m in self.modules() if isinstance(m, nn.BatchNorm1d)] if self.frozen else []
@@ -75,28 +84,29 @@ class Model(Traced):
         for norm in self._frozen():
             norm.eval()
 
+    def _meets(self, batch: Any) -> None:
+        # a certificate calls the step on rows of its own, when the fit has ended
+        if self.training or self.trainer.evaluating or self.trainer.sanity_checking:
+            self.notes.modes.append(modes())
+            self.notes.batches.append(bits(batch))
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.notes.modes.append(modes())
         loss = super().training_step(batch, batch_idx)
         if not self.automatic_optimization:
-            self.manual_backward(loss / self.steps)
-            if (batch_idx + 1) % self.steps == 0:
-                optimizer = self.optimizers()
-                optimizer.step()
-                optimizer.zero_grad()
+            self._optimize(loss, batch_idx)
         return loss
+
+    def _optimize(self, loss: Tensor, batch_idx: int) -> None:
+        self.manual_backward(loss / self.steps)
+        if (batch_idx + 1) % self.steps == 0:
+            optimizer = self.optimizers()
+            optimizer.step()
+            optimizer.zero_grad()
 
     def on_validation_model_zero_grad(self) -> None:
         # Lightning does not know of accumulation by hand
         if self.automatic_optimization:
             super().on_validation_model_zero_grad()
-
-    def evaluate(self, batch: Any, stage: str) -> Any:
-        # a certificate calls the step on rows of its own, when the fit has ended
-        if self.trainer.evaluating or self.trainer.sanity_checking:
-            self.notes.modes.append(modes())
-            self.notes.batches.append(bits(batch))
-        return super().evaluate(batch, stage)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         return super().validation_step(batch, batch_idx)
@@ -144,17 +154,21 @@ def _averaging(cell: Cell) -> list[pl.Callback]:
     return [kind(**options[cell["averaging"]]) for kind in kinds[cell["averaging"]]]
 
 
+def refused(cell: Cell) -> set[str]:
+    """Names of the callbacks that a cell has no place for: where all is compiled, hooks fire nowhere."""
+    return {"ActivationMonitor"} if cell["compiled"] == "whole" else set()
+
+
 def watching(cell: Cell, folder: Path) -> list[pl.Callback]:
     """Every public callback, with all that runs the network or reads its layers switched on.
 
-    A callback without a row here is built as in `ARGUMENTS`. Where the network is compiled, activations are watched
-    outside of the compiled part.
+    A callback without a row here is built as in `ARGUMENTS`. Where a part is compiled, activations are watched outside
+    of it.
     """
     suffix = "/dataloader_idx_0" if cell["loaders"] == "two" else ""
     groups, sinks = {"sex": GROUPS}, [xai_lightning.MemorySink()]
     settings: dict[str, dict[str, Any]] = {
         "ActivationMonitor": {
-            "layers": ["net.head.1"] if cell["network"] == "compiled" else None,
             "statistics": "cheap",
             "representation": True,
             "probe_size": 16,
@@ -177,10 +191,11 @@ def watching(cell: Cell, folder: Path) -> list[pl.Callback]:
             "dirpath": folder / "kept",
         },
     }
-    arguments = {name: settings.get(name, ARGUMENTS[name]) for name in NAMES}
+    names = [name for name in NAMES if name not in refused(cell)]
+    arguments = {name: settings.get(name, ARGUMENTS[name]) for name in names}
     return [
         getattr(xai_lightning, name)(**arguments[name], **({"sinks": sinks} if name in MONITORS else {}))
-        for name in NAMES
+        for name in names
     ]
 
 
@@ -193,6 +208,7 @@ def run(cell: Cell, callbacks: Sequence[pl.Callback], folder: Path) -> dict[str,
     train, evaluated = _loaders(cell)
     automatic = cell["optimization"] == "automatic"
     pl.seed_everything(0, verbose=False)
+    fitted = torch.compile(model, backend="eager") if cell["compiled"] == "whole" else model
     made = trainer(
         [*callbacks, *averaging] if cell["callbacks"] == "first" else [*averaging, *callbacks],
         folder,
@@ -204,9 +220,9 @@ def run(cell: Cell, callbacks: Sequence[pl.Callback], folder: Path) -> dict[str,
         val_check_interval=1.0 if cell["accumulation"] == "1" else 2,
     )
     if cell["entry"] == "fit":
-        made.fit(model, train, evaluated)
+        made.fit(fitted, train, evaluated)
     else:
-        getattr(made, cell["entry"])(model, evaluated, verbose=False)
+        getattr(made, cell["entry"])(fitted, evaluated, verbose=False)
     return {**_of_model(model), **_of_trainer(made), **_of_loggers(made, ledger), **_of_averaging(averaging)}
 
 

@@ -95,6 +95,15 @@ def network(shape: Sequence[int] = TABLE, outputs: int = 2) -> nn.Sequential:
     )
 
 
+class Compilable(nn.Sequential):
+    """Code of its own, without which a module compiled in place is passed over: of torch's own dynamo compiles none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self:
+            x = part(x)
+        return x
+
+
 class Classifier(pl.LightningModule):
     """Classifies `rows`; logs ``train_loss``, ``val_loss`` and ``val_acc``, and their likes under ``test``.
 

@@ -72,7 +72,11 @@ def _compiler() -> dict[str, Any]:
         return {}
     return {
         "compiler's settings": dynamo.config.get_config_copy(),
-        "compilations": {kind: dict(count) for kind, count in dynamo.utils.counters.items()},
+        # reasons name functions by their addresses
+        "compilations": {
+            kind: sorted((re.sub("0x[0-9a-f]+", "", str(what)), number) for what, number in count.items())
+            for kind, count in dynamo.utils.counters.items()
+        },
     }
 
 

@@ -37,6 +37,7 @@ from small import (
     TABLE,
     TABULAR,
     Classifier,
+    Compilable,
     Ledger,
     at_length,
     events,
@@ -1247,7 +1248,7 @@ def test_a_compiled_network_is_explained_and_measured_like_an_eager_one(how, tmp
     """Trap 22: explanations run eagerly. Hooks on compiled modules may never fire, so activations are refused there."""
     found = []
     for compiled in (False, True):
-        model, sink = Classifier(), xai_lightning.MemorySink()
+        model, sink = Classifier(net=lambda: Compilable(*network())), xai_lightning.MemorySink()
         if compiled and how == "in place":
             model.net.compile(backend="eager")
         elif compiled:

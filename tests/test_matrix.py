@@ -11,16 +11,24 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+import xai_lightning
 from covering import EXCLUDED, FACTORS, covering_array, is_permitted, name_of, part, product
-from matrix import differing, run, watching
+from matrix import differing, refused, run, watching
 from traced import NAMES, differences
 
 PART = os.environ.get("MATRIX", "")
 ARRAY = covering_array()
 CELLS = part(PART) if PART else ARRAY
 
-pytestmark = pytest.mark.filterwarnings("ignore:Your `.*_dataloader`'s sampler has shuffling enabled:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Your `.*_dataloader`'s sampler has shuffling enabled:UserWarning"),
+    # where a part is compiled, activations are watched in the rest
+    pytest.mark.filterwarnings(
+        r"ignore:ActivationMonitor leaves out modules inside a compiled one. net\.body\.\S*$:UserWarning"
+    ),
+]
 
 PLAIN = {name: values[0] for name, values in FACTORS.items()}
 BUSY = {**PLAIN, "accumulation": "4", "layers": "batchnorm", "averaging": "EMA", "sanity_steps": "2"}
@@ -28,7 +36,7 @@ BUSY = {**PLAIN, "accumulation": "4", "layers": "batchnorm", "averaging": "EMA",
 
 def cases() -> list[Any]:
     """All cells take a minute: but for a few of the quickest they are for the slow tests."""
-    quick = [cell for cell in CELLS if cell["entry"] == "validate" and cell["network"] == "plain"][:4]
+    quick = [cell for cell in CELLS if cell["entry"] == "validate" and cell["compiled"] == "nothing"][:4]
     marks = {id(cell): () if cell in quick else pytest.mark.slow for cell in CELLS}
     return [pytest.param(cell, id=name_of(cell), marks=marks[id(cell)]) for cell in CELLS]
 
@@ -90,6 +98,24 @@ def test_values_that_exclude_each_other_do_so_for_a_real_reason(exclusion, tmp_p
 
 def test_every_public_callback_is_there(tmp_path):
     assert [type(callback).__name__ for callback in watching(PLAIN, tmp_path)] == NAMES
+
+
+def test_what_has_no_place_where_all_is_compiled_is_refused_by_name(tmp_path):
+    """Trap 22: the other callbacks are there."""
+    cell = {**PLAIN, "compiled": "whole", "entry": "validate"}
+    kinds = {type(callback).__name__ for callback in watching(cell, tmp_path)}
+    assert kinds == set(NAMES) - refused(cell)
+    for name in refused(cell):
+        with pytest.raises(MisconfigurationException, match=rf"{name} cannot watch .* compiled module.*net\.head\.1"):
+            run(cell, [getattr(xai_lightning, name)()], tmp_path)
+
+
+@pytest.mark.parametrize("compiled", FACTORS["compiled"])
+def test_something_is_compiled_wherever_a_cell_says_so(compiled, tmp_path):
+    """Else a cell would only repeat another one."""
+    found = run({**PLAIN, "compiled": compiled, "entry": "validate"}, [], tmp_path)
+    graphs = dict(found.get("compilations at the end", {}).get("stats", [])).get("unique_graphs", 0)
+    assert (graphs > 0) == (compiled != "nothing")
 
 
 def test_gradients_are_pending_at_a_validation_in_mid_accumulation(tmp_path):

@@ -95,13 +95,20 @@ class Traced(Classifier):
         yield
         self.notes.stepping = False
 
+    def _meets(self, batch: Any) -> None:
+        """Notes what a step begins with."""
+        if self.training:
+            self.notes.batches.append(bits(batch))
+        else:
+            self.notes.inference.append(torch.is_inference_mode_enabled())
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.notes.batches.append(bits(batch))
+        self._meets(batch)
         with self._step():
             return super().training_step(batch, batch_idx)
 
     def evaluate(self, batch: Any, stage: str) -> Any:
-        self.notes.inference.append(torch.is_inference_mode_enabled())
+        self._meets(batch)
         with self._step():
             return super().evaluate(batch, stage)
 

@@ -236,14 +236,16 @@ class NetworkOutput:
         self._label = label
         self._input: Tensor | None = None
         self._output: Any = None
+        self._hidden = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_input": None, "_output": None}
 
-    def listen(self, hooks: Hooks, network: nn.Module, inputs: Tensor) -> None:
-        """Listen during the coming step, for calls of ``network`` on ``inputs``."""
-        self._input, self._output = inputs, None
-        hooks.add(network, self._hear)
+    def listen(self, hooks: Hooks | None, network: nn.Module, inputs: Tensor) -> None:
+        """Listen during the coming step, for calls of ``network`` on ``inputs``; without hooks nothing can be heard."""
+        self._input, self._output, self._hidden = inputs, None, hooks is None
+        if hooks is not None:
+            hooks.add(network, self._hear)
 
     def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         given = [*args[:1], *kwargs.values()]
@@ -262,10 +264,12 @@ class NetworkOutput:
         if found is not None:
             return found
         if output is None:
+            why, way = ("was not called with the batch's input", "name the network with network=...")
+            if self._hidden:
+                why, way = ("is called inside of what is compiled, where hooks do not fire", "compile less")
             raise ValueError(
                 f"no predictions: the step returned none (preds, logits, probs, y_hat, or a tensor of {n} rows), and "
-                f"{self._label} was not called with the batch's input. Return them from the step, or name the "
-                "network with network=..."
+                f"{self._label} {why}. Return them from the step, or {way}"
             )
         tensor = rows(output_tensor(output), n)
         if tensor.ndim == 0 or len(tensor) != n:

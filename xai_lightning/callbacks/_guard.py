@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xai_lightning.callbacks._compiled import CompiledCall
 from xai_lightning.callbacks._restored import every_module, restored
 from xai_lightning.callbacks._sharded import reshard
 from xai_lightning.functional.rng import isolated
@@ -91,11 +92,11 @@ class Hooks:
     """
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_handles": []}
+        return {**vars(self), "_undo": []}
 
     def __init__(self, *, while_explaining: bool = False, attempt: Callable[..., Any] | None = None) -> None:
         self._while_explaining, self._attempt = while_explaining, attempt
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._undo: list[Callable[[], None]] = []
 
     def add(self, module: nn.Module, hook: Callable[..., None]) -> None:
         """Call ``hook(module, args, kwargs, output)`` after each forward of ``module`` that the user's step makes."""
@@ -105,13 +106,16 @@ class Hooks:
                 call = (module, args, kwargs, output)
                 hook(*call) if self._attempt is None else self._attempt(hook, *call)
 
-        self._handles.append(module.register_forward_hook(unless_explaining, with_kwargs=True))
+        if vars(module).get("_compiled_call_impl") is None:
+            self._undo.append(module.register_forward_hook(unless_explaining, with_kwargs=True).remove)
+        else:
+            self._undo.append(CompiledCall.add(module, unless_explaining))
 
     def remove(self) -> None:
         """Remove every hook that was added."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from xai_lightning._lightning import LightningModule, MisconfigurationException
 from xai_lightning.callbacks._asked import Asked
 from xai_lightning.callbacks._batches import NetworkOutput, Reading
+from xai_lightning.callbacks._compiled import is_hidden
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._refusals import check_classes
 from xai_lightning.callbacks._tally import Judged
@@ -114,7 +115,8 @@ class Judging:
     def listen(self, hooks: Hooks, pl_module: LightningModule, inputs: Tensor) -> None:
         """Listen to the network during the coming step."""
         if self._listens:
-            self._output.listen(hooks, resolve_network(pl_module, self._network), inputs)
+            network = resolve_network(pl_module, self._network)
+            self._output.listen(None if is_hidden(pl_module, network) else hooks, network, inputs)
 
     def take(self, outputs: Any, n: int, *, first: bool) -> Tensor:
         """The outputs of the step that was listened to, checked against the declared space if it is the first."""

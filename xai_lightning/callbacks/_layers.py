@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from xai_lightning._lightning import LightningModule, MisconfigurationException, rank_zero_info, rank_zero_warn
+from xai_lightning.callbacks._compiled import compiled_regions, within
 from xai_lightning.callbacks._units import (
     CONTAINERS,
     NON_LINEAR,
@@ -59,10 +60,10 @@ def find_layers(pl_module: LightningModule, patterns: Sequence[Pattern] | None, 
     compiled = compiled_regions(pl_module)
     if patterns is not None:
         names = _matching([name for name in modules if name], modules, patterns)
-        inside = [name for name in names if _within(name, compiled)]
+        inside = [name for name in names if within(name, compiled)]
     else:
         found = _by_default(modules)
-        names = [name for name in found if not _within(name, compiled)]
+        names = [name for name in found if not within(name, compiled)]
         inside = [name for name in found if name not in names]
     if inside and (patterns is not None or not names):
         raise MisconfigurationException(
@@ -78,17 +79,9 @@ def find_layers(pl_module: LightningModule, patterns: Sequence[Pattern] | None, 
     return _described(modules, names if patterns is not None else _evenly(names, most))
 
 
-def compiled_regions(pl_module: LightningModule) -> list[str]:
-    """Names of the modules that are compiled, in place or by a wrapper; the empty name is the whole."""
-    if getattr(pl_module, "_compiler_ctx", None) is not None:
-        return [""]
-    compiled = ("_orig_mod", "_compiled_call_impl")
-    return [n for n, m in pl_module.named_modules() if any(getattr(m, x, None) is not None for x in compiled)]
-
-
 def why_silent(pl_module: LightningModule, name: str) -> str:
     """The name of a module that was never called, with the reason where it is known (trap 89)."""
-    if _within(name, compiled_regions(pl_module)):
+    if within(name, compiled_regions(pl_module)):
         return f"{name} (inside a compiled module, where hooks do not fire)"
     parent = name.rpartition(".")[0]
     while parent:
@@ -101,13 +94,9 @@ def why_silent(pl_module: LightningModule, name: str) -> str:
     return name
 
 
-def _within(name: str, regions: Sequence[str]) -> bool:
-    return any(not region or name == region or name.startswith(f"{region}.") for region in regions)
-
-
 def _by_default(modules: dict[str, nn.Module]) -> list[str]:
     fused = [name for name, module in modules.items() if isinstance(module, FUSED)]
-    free = {name: module for name, module in modules.items() if name and not _within(name, fused)}
+    free = {name: module for name, module in modules.items() if name and not within(name, fused)}
     found = [n for n, m in free.items() if isinstance(m, NON_LINEAR) or _is_block(n, modules)]
     if found:
         return found

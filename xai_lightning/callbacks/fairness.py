@@ -42,7 +42,8 @@ class FairnessMonitor(CountingMonitor):
         metrics: names from `xai_lightning.functional.fairness.METRICS`; by default the usual ones of such outputs.
         own_metrics: further ones by name, see `xai_lightning.functional.fairness.Metric`.
         reader: how to read a batch, see `xai_lightning.readers.read`.
-        network: submodule whose output holds the predictions if the step returns none.
+        network: submodule whose output holds the predictions if the step returns none; not one that is called from
+            compiled code, where nothing is heard.
         outputs: space of the outputs: ``"logits"``, ``"probabilities"``, ``"labels"``, or ``"values"`` of a regression.
         threshold: of a single output, in that space (default 0, or .5).
         n_classes: number of classes of ``outputs="labels"``.

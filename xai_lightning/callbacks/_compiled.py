@@ -1,0 +1,61 @@
+"""What is compiled, and where hooks are called in spite of it (trap 22)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from xai_lightning._lightning import LightningModule
+
+
+def compiled_regions(pl_module: LightningModule) -> list[str]:
+    """Names of the modules that are compiled, in place or by a wrapper; the empty name is the whole."""
+    if getattr(pl_module, "_compiler_ctx", None) is not None:
+        return [""]
+    compiled = ("_orig_mod", "_compiled_call_impl")
+    return [n for n, m in pl_module.named_modules() if any(getattr(m, x, None) is not None for x in compiled)]
+
+
+def within(name: str, regions: Sequence[str]) -> bool:
+    """Whether the module of that name is one of the regions, or inside of one."""
+    return any(not region or name == region or name.startswith(f"{region}.") for region in regions)
+
+
+def is_hidden(pl_module: LightningModule, module: nn.Module) -> bool:
+    """Whether a module is called from what is compiled: hooks there never fire, or are compiled with the rest."""
+    if getattr(pl_module, "_compiler_ctx", None) is not None:
+        return True
+    name = next(name for name, found in pl_module.named_modules() if found is module)
+    return within(name, [region for region in compiled_regions(pl_module) if region != name])
+
+
+class CompiledCall:
+    """Stands for the call of a module that is compiled in place, whose own hooks are inside of what is compiled.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._call = module, vars(module)["_compiled_call_impl"]
+        self._hooks: list[Callable[..., None]] = []
+
+    @classmethod
+    def add(cls, module: nn.Module, hook: Callable[..., None]) -> Callable[[], None]:
+        """Call ``hook`` like a forward hook with keywords; returns what removes it again."""
+        known = vars(module)["_compiled_call_impl"]
+        call = known if isinstance(known, cls) else cls(module)
+        call._hooks.append(hook)
+        vars(module)["_compiled_call_impl"] = call
+        return lambda: call._remove(hook)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self._call(*args, **kwargs)
+        for hook in self._hooks:
+            hook(self._module, args, kwargs, output)
+        return output
+
+    def _remove(self, hook: Callable[..., None]) -> None:
+        self._hooks.remove(hook)
+        if not self._hooks:
+            vars(self._module)["_compiled_call_impl"] = self._call

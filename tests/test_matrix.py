@@ -26,8 +26,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Your `.*_dataloader`'s sampler has shuffling enabled:UserWarning"),
     # where a part is compiled, activations are watched in the rest
     pytest.mark.filterwarnings(
-        r"ignore:ActivationMonitor leaves out modules inside a compiled one. net\.body\.\S*$:UserWarning"
+        r"ignore:ActivationMonitor leaves out modules inside a compiled one. net\.body:UserWarning"
     ),
+    # dynamo looks at the loss of a whole module, watched or not
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
 ]
 
 PLAIN = {name: values[0] for name, values in FACTORS.items()}

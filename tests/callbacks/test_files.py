@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from xai_lightning.callbacks import _files as files
+from xai_lightning.callbacks._evidence import renew_verdict
 from xai_lightning.callbacks._files import InHand, draft_of, put_aside, replace, take_place, verdict_path
 
 STEPS = ("rename", "replace", "unlink", "rmdir")
@@ -201,6 +202,16 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
         replace(path, lines())
     assert names(tmp_path) == [path.name]
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint", b""])
+def test_a_file_without_a_record_gets_no_side_file_and_keeps_none_of_another(content: bytes, tmp_path: Path) -> None:
+    """Trap 52: what a kill left there speaks of a file that is gone."""
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    verdict_path(path).write_text("{}")
+    renew_verdict(path)
+    assert names(tmp_path) == [path.name]
 
 
 # --- what is in hand

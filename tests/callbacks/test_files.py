@@ -156,6 +156,27 @@ def test_a_folder_that_an_earlier_kill_left_aside_stays_until_another_is_in_its_
     assert found[0] == "old"
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "content"])
+def test_what_takes_a_place_is_on_the_disk_before(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Trap 52: where the power fails, a name that leads to an empty file is worse than the old one."""
+    synced: set[int] = set()
+    moves: list[set[int]] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.add(os.fstat(file).st_ino), sync(file)))
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, before(lambda: moves.append(set(synced)), getattr(os, name)))
+    if kind == "content":
+        path = tmp_path / "last.verdict.json"
+        replace(path, [b"new"])
+    else:
+        path = written(tmp_path / "kept", kind, None)
+        moves.clear()
+        take_place(path)
+    parts = [path] if path.is_file() else [part for part in path.rglob("*") if part.is_file()]
+    assert len(parts) == (2 if kind == "folder" else 1)
+    assert {part.stat().st_ino for part in parts} <= moves[0]
+
+
 def test_of_a_link_in_the_place_the_link_is_replaced(tmp_path: Path) -> None:
     path = written(tmp_path / "kept", "folder", None)
     write(tmp_path / "elsewhere", "theirs", "folder")

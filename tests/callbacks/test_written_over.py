@@ -11,6 +11,8 @@ from gated import checkpoints, fit, weight
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._files import verdict_path
 
+pytestmark = pytest.mark.filterwarnings("ignore:No checkpoint passed the gate:UserWarning")
+
 # how a file of that role is written over, and the name of it
 WAYS: dict[str, tuple[float, dict[str, Any], str]] = {
     "kept": (0.0, {"filename": "one", "enable_version_counter": False}, "one.ckpt"),

@@ -83,7 +83,6 @@ class Enduring(Observer):
         try:
             moment(*args)
         except Exception as error:
-            self._hooks.remove()
             # where ranks meet, one that went on alone would be waited for
             meeting = trainer.world_size > 1 and moment.__name__ in ("_start", "_epoch_end")
             if meeting or self._must_raise(error):

@@ -133,9 +133,17 @@ def foreign_classes(checkpoint: Path) -> list[str]:
 
 
 def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:
-    """Write the side file of ``checkpoint``: the record, its file's name and SHA-256. Replaces an older one at once."""
+    """Write the side file of ``checkpoint``: the record, its file's name and SHA-256. Replaces an older one at once.
+
+    Raises:
+        OSError: if it cannot be written; an older one, which is of another file, is gone then too.
+    """
     text = dumps({**record, "file": Path(checkpoint).name, "sha256": sha256(Path(checkpoint))})
-    replace(verdict_path(checkpoint), [text.encode() + b"\n"])
+    try:
+        replace(verdict_path(checkpoint), [text.encode() + b"\n"])
+    except OSError:
+        verdict_path(checkpoint).unlink(missing_ok=True)
+        raise
 
 
 def renew_verdict(checkpoint: Path) -> None:

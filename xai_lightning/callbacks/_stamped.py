@@ -41,7 +41,7 @@ class NotKeptError(RuntimeError):
 
     Args:
         message: which, and why.
-        written: the path of a file that was written and removed again.
+        written: the path of a file that was written and removed again, with what had stood there.
     """
 
     def __init__(self, message: str, written: str = "") -> None:
@@ -183,7 +183,8 @@ class StampedCheckpoint(SettledCheckpoint):
             except NotKeptError as error:
                 if self._error is not None:
                     self._complain(str(error))
-                self._candidate = before
+                # one that was written over is gone
+                self._candidate = {} if error.written == before.get("path") else before
                 self._decision["fallback"] = None
 
     def _is_nearer(self, violation: float, value: float) -> bool:
@@ -255,7 +256,7 @@ class StampedCheckpoint(SettledCheckpoint):
         if failure:
             last = filepath == self.last_model_path
             self._complain(failure, "The file for resuming is that of an earlier validation" if last else CLOSED)
-            raise NotKeptError(failure, filepath)
+            raise NotKeptError(failure)
         self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
         for logger in trainer.loggers if trainer.is_global_zero else []:
             self._try(f"tell {type(logger).__name__} of it", logger.after_save_checkpoint, weakref.proxy(self))

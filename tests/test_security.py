@@ -25,7 +25,7 @@ from xai_lightning.callbacks import _audit as audit
 from xai_lightning.callbacks._certificate import read_checkpoint
 from xai_lightning.callbacks._evidence import sha256, write_verdict
 from xai_lightning.callbacks._files import verdict_path
-from xai_lightning.callbacks._paths import check_within
+from xai_lightning.callbacks._paths import check_within, new_file
 from xai_lightning.verify.__main__ import UNREADABLE, main
 
 ROOT = Path(__file__).parents[1]
@@ -308,7 +308,7 @@ def test_an_audit_file_stays_in_its_folder(name: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_that_leave_their_folder_or_cannot_be_files_are_refused(name: str) -> None:
     # within a template, dots become part of a longer name, and what follows a colon is a format
-    harmless = name in ("..", "...", "C:x", "0:x", "ü:x")
+    harmless = name in ("..", "...", "C:x", "ü:x")
     assert (made(filename=f"{{{name}}}") is None) != harmless
     assert made(filename=f"{name}/{{epoch}}") is None
     assert made(name=name) is None
@@ -403,3 +403,20 @@ def test_a_link_in_place_of_a_draft_is_not_followed(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
     assert not verdict_path(checkpoint).is_symlink()
     assert not (folder / "gate_audit.jsonl").is_symlink()
+
+
+def test_what_comes_into_the_place_of_a_draft_in_between_is_not_written_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("theirs")
+    unlink = Path.unlink
+
+    def planted(self: Path, missing_ok: bool = False) -> None:
+        unlink(self, missing_ok=missing_ok)
+        self.symlink_to(theirs)
+
+    monkeypatch.setattr(Path, "unlink", planted)
+    with pytest.raises(FileExistsError):
+        new_file(tmp_path / "draft")
+    assert theirs.read_text() == "theirs"

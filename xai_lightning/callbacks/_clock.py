@@ -18,7 +18,7 @@ class Clock:
     def __init__(self, most: float | None, watch: Stopwatch) -> None:
         self._most, self._watch = most, watch
         self._restart()
-        self._next = self._last = 0
+        self._next = self._last = self._since = 0
         self._spent = self._total = 0.0
         self._resumed = False
         self.told: dict[str, float] = {}
@@ -31,6 +31,7 @@ class Clock:
     def begin(self, number: int) -> None:
         """The training begins now, or goes on after validation ``number``."""
         self._restart()
+        self._since = number
         if not self._resumed:
             self._spent, self._total = 0.0, 0.0
             self._next = self._last = number
@@ -38,7 +39,11 @@ class Clock:
 
     def state(self) -> list[float]:
         """What a resumed run has to know; nothing where nothing is left out."""
-        return [self._spent, self._total, float(self._next), float(self._last)] if self.limited else []
+        if not self.limited:
+            return []
+        # validations left out since the last explained one took their time too
+        seconds, elapsed = self.read()
+        return [self._spent + seconds, self._total + elapsed, float(self._next), float(self._last)]
 
     def load(self, state: Sequence[float]) -> None:
         """Take up a `state`."""
@@ -67,7 +72,9 @@ class Clock:
             seconds: inside the monitor; what was drawn of the validation explained before belongs to it.
             elapsed: in all.
         """
-        passed, self._last = max(1, number - self._last), number
+        # of this process: the time that another one took is in the total only
+        passed, left_out = max(1, number - self._since), number - self._last - 1
+        self._since = self._last = number
         self._restart()
         self._spent, self._total = self._spent + seconds, self._total + elapsed
         if self._most is None:
@@ -79,4 +86,4 @@ class Clock:
         wanted = (self._spent + coming) / self._most - self._total - coming
         self._next = number + min(max(1, math.ceil(wanted / other)), 2**31)
         share = self._spent / self._total if self._total > 0 else math.nan
-        self.told = {"time_share_so_far": share, "left_out": float(passed - 1)}
+        self.told = {"time_share_so_far": share, "left_out": float(left_out)}

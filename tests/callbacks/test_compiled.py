@@ -12,6 +12,7 @@ from torch import nn
 from small import GROUPS, STOPWATCH, Classifier, Compilable, loader, network, rows, trainer
 from xai_lightning import FairnessMonitor
 from xai_lightning.callbacks._compiled import is_hidden
+from xai_lightning.callbacks._guard import Hooks
 
 EVALUATED = loader(rows(20, seed=1), batch_size=8)
 
@@ -118,3 +119,22 @@ def test_what_is_called_from_what_is_compiled_is_hidden_and_nothing_else() -> No
     assert hidden(in_place(classifier())) == [f"net.{part}" for part in parts]
     assert hidden(wrapped(classifier())) == ["net._orig_mod", *(f"net._orig_mod.{part}" for part in parts)]
     assert hidden(around(classifier())) == ["net", *(f"net.{part}" for part in parts)]
+
+
+def test_hooks_around_a_compiled_call_are_removed_one_by_one() -> None:
+    """Trap 22: each is heard until it is removed, in whichever order, and the last leaves nothing."""
+    network, heard = in_place(classifier()).net, list[str]()
+    call = vars(network)["_compiled_call_impl"]
+    first, second = Hooks(), Hooks()
+    first.add(network, lambda *_: heard.append("first"))
+    second.add(network, lambda *_: heard.append("second"))
+    network(torch.zeros(2, 6))
+    first.remove()
+    network(torch.zeros(2, 6))
+    first.add(network, lambda *_: heard.append("again"))
+    second.remove()
+    network(torch.zeros(2, 6))
+    first.remove()
+    network(torch.zeros(2, 6))
+    assert heard == ["first", "second", "second", "again"]
+    assert vars(network)["_compiled_call_impl"] is call

@@ -70,8 +70,17 @@ def test_other_ranks_show_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytes
     assert lines(caplog) == []
 
 
-def test_steps_outside_of_work_are_nothing() -> None:
+def test_steps_count_for_the_innermost_work_and_outside_of_any_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    by_steps(monkeypatch, 1.0)
     progress.step(3)
+    with progress.working(stand_in(), "outer", 8):
+        work(stand_in(), 3)
+        progress.step(8)
+    progress.step(30)
+    assert lines(caplog) == ["saliency: explaining: 2 of 3 after 2 s", "outer: 8 of 8 after 4 s"]
 
 
 def test_progress_that_cannot_be_shown_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_what_is_called_from_what_is_compiled_is_hidden_and_nothing_else() -> No
     """Trap 22."""
 
     def hidden(model: nn.Module) -> list[str]:
-        return [name for name, module in model.named_modules() if is_hidden(model, module)]
+        return [name for name, module in model.named_modules() if is_hidden(model, module, name)]
 
     parts = [str(i) for i in range(5)]
     assert hidden(plain(classifier())) == []

@@ -12,8 +12,11 @@ def compiled_regions(pl_module: LightningModule) -> list[str]:
     """Names of the modules that are compiled, in place or by a wrapper; the empty name is the whole."""
     if getattr(pl_module, "_compiler_ctx", None) is not None:
         return [""]
-    compiled = ("_orig_mod", "_compiled_call_impl")
-    return [n for n, m in pl_module.named_modules() if any(getattr(m, x, None) is not None for x in compiled)]
+    return [name for name, module in pl_module.named_modules() if _is_compiled(module)]
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return any(getattr(module, name, None) is not None for name in ("_orig_mod", "_compiled_call_impl"))
 
 
 def within(name: str, regions: Sequence[str]) -> bool:
@@ -21,12 +24,19 @@ def within(name: str, regions: Sequence[str]) -> bool:
     return any(not region or name == region or name.startswith(f"{region}.") for region in regions)
 
 
-def is_hidden(pl_module: LightningModule, module: nn.Module) -> bool:
-    """Whether a module is called from what is compiled: hooks there never fire, or are compiled with the rest."""
+def is_hidden(pl_module: LightningModule, module: nn.Module, name: str | None = None) -> bool:
+    """Whether a module is called from what is compiled: hooks there never fire, or are compiled with the rest.
+
+    Args:
+        pl_module: the whole.
+        module: the whole, or a part of it.
+        name: of the part; None for one of its children.
+    """
     if getattr(pl_module, "_compiler_ctx", None) is not None:
         return True
-    name = next(name for name, found in pl_module.named_modules() if found is module)
-    return within(name, [region for region in compiled_regions(pl_module) if region != name])
+    parts = name.split(".") if name else []
+    owners = [""] if name is None else [".".join(parts[:i]) for i in range(len(parts))]
+    return module is not pl_module and any(_is_compiled(pl_module.get_submodule(owner)) for owner in owners)
 
 
 class CompiledCall:

@@ -116,7 +116,7 @@ class Judging:
         """Listen to the network during the coming step."""
         if self._listens:
             network = resolve_network(pl_module, self._network)
-            self._output.listen(None if is_hidden(pl_module, network) else hooks, network, inputs)
+            self._output.listen(None if is_hidden(pl_module, network, self._network) else hooks, network, inputs)
 
     def take(self, outputs: Any, n: int, *, first: bool) -> Tensor:
         """The outputs of the step that was listened to, checked against the declared space if it is the first."""

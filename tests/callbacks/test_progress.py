@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from rich.progress import Progress
 
 from small import GROUPS, Classifier, fit, loader, rows
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint
@@ -81,6 +82,26 @@ def test_steps_count_for_the_innermost_work_and_outside_of_any_for_nothing(
         progress.step(8)
     progress.step(30)
     assert lines(caplog) == ["saliency: explaining: 2 of 3 after 2 s", "outer: 8 of 8 after 4 s"]
+
+
+def test_what_is_shown_changes_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+    bar = SimpleNamespace(show=lambda done, seconds: shown.append(done), close=lambda: None)
+    monkeypatch.setattr(progress, "display", lambda *_: bar)
+    by_steps(monkeypatch, 1 / 64)
+    work(stand_in(), 256)
+    assert shown == list(range(128, 257, 7)), "the first after two seconds, then each seventh of 64 per second"
+
+
+def test_a_bar_of_rich_that_is_not_live_shows_nothing_so_lines_do() -> None:
+    bar = RichProgressBar()
+    for live in (False, True):
+        bar.progress = Progress()
+        if live:
+            bar.progress.start()
+        found = progress.display(stand_in(bar), "saliency: explaining", 8)
+        bar.progress.stop()
+        assert isinstance(found, progress._RichTask if live else progress._Lines)
 
 
 def test_progress_that_cannot_be_shown_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:

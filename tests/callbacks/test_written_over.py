@@ -21,15 +21,15 @@ WAYS: dict[str, tuple[float, dict[str, Any], str]] = {
 }
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, what: str, name: str) -> None:
-    """A disk on which the second file of that name is not written in full."""
+def failing(monkeypatch: pytest.MonkeyPatch, what: str, name: str, nth: int = 2) -> None:
+    """A disk on which the ``nth`` file of that name is not written in full."""
     owner, method = (TorchCheckpointIO, "save_checkpoint") if what == "checkpoint" else (evidence, "replace")
     original, calls = getattr(owner, method), []
     wanted = f"{name}.tmp" if what == "checkpoint" else verdict_path(name).name
 
     def write(*args: Any, **kwargs: Any) -> None:
         calls.extend(arg for arg in args if isinstance(arg, str | Path) and Path(arg).name == wanted)
-        if len(calls) == 2:
+        if len(calls) == nth:
             calls.append("once")
             raise OSError(errno.ENOSPC, "planted")
         original(*args, **kwargs)
@@ -69,3 +69,14 @@ def test_the_next_validation_writes_what_the_one_before_could_not(
         fit(tmp_path, [gap] * 3, [0.3, 0.2, 0.1], settings=settings)
     assert weight(tmp_path / name) == 6
     assert all(evidence.agrees(path) for path in tmp_path.glob("*.ckpt"))
+
+
+def test_a_file_for_resuming_that_was_never_written_is_not_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Law 10."""
+    failing(monkeypatch, "checkpoint", "last.ckpt", nth=1)
+    with pytest.warns(UserWarning, match="validation 1: .*planted"):
+        _, gate = fit(tmp_path, [0.0])
+    assert gate.last_model_path == ""
+    assert checkpoints(tmp_path) == [Path(gate.best_model_path).name]

@@ -80,3 +80,18 @@ def test_a_file_for_resuming_that_was_never_written_is_not_named(
         _, gate = fit(tmp_path, [0.0])
     assert gate.last_model_path == ""
     assert checkpoints(tmp_path) == [Path(gate.best_model_path).name]
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_no_file_is_removed_that_the_file_for_resuming_still_counts_on(
+    epochs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Trap 52: while that file is of the validation before, so is the best; with the next one, the needless go."""
+    failing(monkeypatch, "checkpoint", "last.ckpt")
+    with pytest.warns(UserWarning, match="validation 2: .*planted"):
+        fit(tmp_path, [0.0] * epochs, [0.3, 0.2, 0.1][:epochs])
+    kept = ["epoch=0-step=2.ckpt", "epoch=1-step=4.ckpt"] if epochs == 2 else ["epoch=2-step=6.ckpt"]
+    assert checkpoints(tmp_path) == [*kept, "last.ckpt"]
+    assert {path.name for path in tmp_path.glob("*.verdict.json")} == {
+        verdict_path(p).name for p in checkpoints(tmp_path)
+    }

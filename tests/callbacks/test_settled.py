@@ -94,6 +94,19 @@ def test_what_a_kill_left_in_a_folder_of_its_own_is_removed_by_a_restart(
     ]
 
 
+def test_a_run_that_goes_on_in_another_folder_writes_its_own_decisions_and_files_there(tmp_path: Path) -> None:
+    """Law 10: those before stand where they were made."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    fit(one, GAPS[:1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, gate = fit(other, GAPS[:2], ckpt_path=one / "last.ckpt")
+    assert [line["look"] for line in audit(one)] == [1]
+    assert [line["look"] for line in audit(other)] == [2]
+    assert gate.best_model_path == str(other / "epoch=1-step=4.ckpt")
+    assert checkpoints(one) == ["epoch=0-step=2.ckpt", "last.ckpt"]
+
+
 @pytest.mark.parametrize("what", ["checkpoint", "verdict"])
 def test_a_file_that_cannot_be_removed_ends_no_training(
     what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -95,3 +95,14 @@ def test_no_file_is_removed_that_the_file_for_resuming_still_counts_on(
     assert {path.name for path in tmp_path.glob("*.verdict.json")} == {
         verdict_path(p).name for p in checkpoints(tmp_path)
     }
+
+
+def test_a_validation_whose_file_cannot_be_written_counts_as_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Law 3: at the end, too."""
+    failing(monkeypatch, "checkpoint", "epoch=0-step=2.ckpt", nth=1)
+    with pytest.warns(
+        UserWarning, match=r"passed the gate in 1 validation, .* epoch 0: cannot write epoch=0-step=2\.ckpt"
+    ):
+        fit(tmp_path, [0.0])

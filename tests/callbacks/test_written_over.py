@@ -102,7 +102,5 @@ def test_a_validation_whose_file_cannot_be_written_counts_as_closed(
 ) -> None:
     """Law 3: at the end, too."""
     failing(monkeypatch, "checkpoint", "epoch=0-step=2.ckpt", nth=1)
-    with pytest.warns(
-        UserWarning, match=r"passed the gate in 1 validation, .* epoch 0: cannot write epoch=0-step=2\.ckpt"
-    ):
+    with pytest.warns(UserWarning, match="in 1 validation, .* epoch 0: cannot write epoch=0"):
         fit(tmp_path, [0.0])

@@ -97,6 +97,7 @@ def test_no_file_is_removed_that_the_file_for_resuming_still_counts_on(
     }
 
 
+@pytest.mark.filterwarnings("ignore:GatedCheckpoint, validation 1. cannot write:UserWarning")
 def test_a_validation_whose_file_cannot_be_written_counts_as_closed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xai_lightning.callbacks import _audit as audit
+from xai_lightning.callbacks._evidence import prove_room
 
 LINES = [{"look": i, "global_step": 10 * i, "name": "größe\n☃"[: 2 + i]} for i in range(1, 5)]
 NEW = {"look": 9, "global_step": 90}
@@ -221,6 +222,26 @@ def test_a_repair_keeps_the_rights_of_the_file_and_where_a_link_leads(tmp_path):
     assert link.is_symlink()
     assert home.stat().st_mode & 0o777 == 0o640
     assert audit.read(home) == [{"look": 1}, {"event": "repaired", "lost_bytes": 4}, NEW]
+
+
+def test_a_cut_too_leaves_a_link_where_it_leads(tmp_path):
+    home, link = tmp_path / "home.jsonl", tmp_path / "link.jsonl"
+    home.write_bytes(b'{"look": 1, "global_step": 9}\n')
+    link.symlink_to(home)
+    assert audit.cut_back(link, 3) == 1
+    assert link.is_symlink()
+    assert audit.read(home) == [{"event": "resumed", "global_step": 3, "dropped": 1}]
+
+
+def test_to_prove_that_there_is_room_changes_nothing(tmp_path):
+    """Law 10: a proof that stayed would be taken for what a kill left of a line."""
+    path = tmp_path / "below" / "gate_audit.jsonl"
+    prove_room(path)
+    assert path.read_bytes() == b""
+    audit.append(path, NEW)
+    before = path.read_bytes()
+    prove_room(path)
+    assert path.read_bytes() == before
 
 
 def test_folders_whose_names_differ_behind_a_point_have_side_files_of_their_own(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pytorch_lightning.loggers import MLFlowLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -68,6 +68,7 @@ def test_every_name_becomes_one_that_mlflow_takes(parts: list[str], most: int) -
 
 
 @given(st.sets(st.text(), min_size=2, max_size=6))
+@example({"\ud800"})
 def test_two_names_never_become_one(groups: set[str]) -> None:
     names = {tags.rate("sex", "selection_rate", group) for group in groups}
     assert len({accepted(name) for name in names}) == len(names)

@@ -23,6 +23,7 @@ from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor
 from xai_lightning.callbacks import _guard
 
 ROWS = 61
+SIZES = (5, 7, 61)
 
 
 class People(Dataset[dict[str, Tensor]]):
@@ -42,16 +43,25 @@ class People(Dataset[dict[str, Tensor]]):
 
 
 class Net(pl.LightningModule):
-    """Weights that training does not change, so that any number of ranks validates the same model."""
+    """Weights that training does not change, so that any number of ranks validates the same model.
 
-    def __init__(self, fail_on: int | None = None) -> None:
+    Args:
+        moving: whether they move by a rule of their own between validations.
+    """
+
+    def __init__(self, *, moving: bool = False) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
-        self.fail_on = fail_on
+        self.moving = moving
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+    def on_train_epoch_start(self) -> None:
+        with torch.no_grad():
+            for weight in self.parameters() if self.moving else ():
+                weight.add_(0.3 * (5 * weight).sin())
 
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
         return nn.functional.cross_entropy(self(batch["x"]), batch["y"])
@@ -98,9 +108,24 @@ def shares(ranks: int, folder: Path) -> list[list[int]]:
     return every
 
 
-def rows() -> DataLoader[Any]:
+def neurons(ranks: int, folder: Path) -> dict[int, dict[str, list[float]]]:
+    """What is logged of activations and representations of a share of the samples, by size of the batches."""
+    found: dict[int, dict[str, list[float]]] = {}
+    for size in SIZES:
+        sink, logged = MemorySink(), found.setdefault(size, {})
+        monitor = ActivationMonitor(
+            statistics="cheap", share=0.3, representation=True, probe_size=16, groups={"sex": ["F", "M"]}, sinks=[sink]
+        )
+        fit_on(ranks, folder, [monitor], sanity=0).fit(Net(moving=True), rows(), rows(size))
+        for _, name, value in sink.records:
+            if not STOPWATCH.fullmatch(name):
+                logged.setdefault(name, []).append(value)
+    return found
+
+
+def rows(size: int = 7) -> DataLoader[Any]:
     """The table, in order."""
-    return DataLoader(People(), batch_size=7)
+    return DataLoader(People(), batch_size=size)
 
 
 def fit_on(ranks: int, folder: Path, callbacks: list[Any], *, sanity: int) -> pl.Trainer:
@@ -159,7 +184,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     for mode in modes:
         own = folder / mode
-        found[mode] = shares(ranks, own) if mode == "shares" else watched(ranks, own, mode)
+        own_way = {"shares": shares, "neurons": neurons}.get(mode)
+        found[mode] = watched(ranks, own, mode) if own_way is None else own_way(ranks, own)
     if rank_zero_only.rank == 0:
         print("RESULT " + json.dumps(found), flush=True)
 

@@ -14,81 +14,26 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import ModelParallelStrategy
-from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from distributed_run import Net, People
+import sharded_methods
+from sharded_model import FLOOR, Numbers, Sharded, loader, trainer
 from small import STOPWATCH
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
 from xai_lightning.callbacks._sharded import local, reshard
 
 IG = "integrated_gradients"
 FIXED = {"tolerance": None, "n_steps": 8}
-FLOOR = "fairness/sex/demographic_parity_difference/value"
-
-
-class Sharded(Net):
-    """A block and the network around it, each sharded; between validations its weights move by a rule of their own."""
-
-    def __init__(self, *, moving: bool = True) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 7), nn.Tanh()), nn.Linear(7, 2))
-        self.moving, self.calls = moving, 0
-
-    def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not hasattr(self.net, "unshard"):
-            mesh = self.device_mesh["data_parallel"]
-            fully_shard(self.net[2], mesh=mesh)
-            fully_shard(self.net, mesh=mesh)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.net(x)
-
-    def on_train_epoch_start(self) -> None:
-        with torch.no_grad():
-            for weight in self.parameters() if self.moving else ():
-                weight.add_(0.3 * (5 * weight).sin())
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=0.0 if self.moving else 0.01)
-
-
-def trainer(ranks: int, folder: Path, callbacks: list[Any], **more: Any) -> pl.Trainer:
-    """Sharded over ``ranks`` processes, or plain for one."""
-    sharded = ModelParallelStrategy(ranks, 1, save_distributed_checkpoint=False, process_group_backend="gloo")
-    options = {"max_epochs": 3, "limit_train_batches": 2, "num_sanity_val_steps": 1, "enable_checkpointing": False}
-    if any(isinstance(callback, GatedCheckpoint) for callback in callbacks):
-        options["enable_checkpointing"] = True
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy=sharded if ranks > 1 else "auto",
-        callbacks=callbacks,
-        logger=False,
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{**options, **more},
-    )
-
-
-def loader() -> DataLoader[dict[str, Tensor]]:
-    """61 rows, which no number of ranks divides."""
-    return DataLoader(People(), batch_size=16)
 
 
 def everything(folder: Path, sink: MemorySink) -> list[Any]:
     """Callbacks of every kind, with methods that cut their passes in each of the ways there are."""
-    groups, common = {"sex": ["F", "M"]}, {"probe_size": 16, "sinks": [sink]}
+    groups, common = {"sex": ["F", "M"]}, {"probe_size": 16, "measures": ["cosine"], "sinks": [sink]}
     return [
-        AttributionMonitor("saliency", groups=groups, **common),
+        AttributionMonitor("saliency", groups=groups, **{**common, "measures": None}),
         AttributionMonitor("integrated_gradients", groups=groups, **common),
         AttributionMonitor("integrated_gradients", options=FIXED, name="fixed", **common),
-        AttributionMonitor("gradient_shap", options={"n_samples": 5}, smooth="smoothgrad", **common),
+        AttributionMonitor("gradient_shap", options={"n_samples": 3, "nt_samples": 2}, smooth="smoothgrad", **common),
         AttributionMonitor("feature_ablation", **common),
         AttributionMonitor("layer_gradient_x_activation", layer="net.2", **common),
         ActivationMonitor(
@@ -101,7 +46,7 @@ def everything(folder: Path, sink: MemorySink) -> list[Any]:
 
 def values(ranks: int, folder: Path) -> dict[str, Any]:
     """What is logged, counted, kept and explained."""
-    sink = MemorySink()
+    sink = Numbers()
     callbacks = everything(folder, sink)
     fit = trainer(ranks, folder, callbacks)
     fit.fit(Sharded(), loader(), loader())
@@ -123,7 +68,7 @@ def values(ranks: int, folder: Path) -> dict[str, Any]:
 def untouched(ranks: int, folder: Path) -> dict[str, bool]:
     """Whether a training with everything attached ends on all ranks as one with nothing attached."""
     ends = []
-    for callbacks in ([], everything(folder, MemorySink())):
+    for callbacks in ([], everything(folder, Numbers())):
         pl.seed_everything(5)
         model, fit = Sharded(moving=False), trainer(ranks, folder, callbacks)
         fit.fit(model, loader(), loader())
@@ -156,7 +101,7 @@ def tensors(state: Any) -> list[Tensor]:
 
 def failing(ranks: int, folder: Path) -> dict[str, list[bool]]:
     """Which validations each monitor survived: in the second, the last rank fails at different moments."""
-    sink = MemorySink()
+    sink = Numbers()
     options = {"reading": FIXED, "between": FIXED, "adaptive": {"tolerance": 1e-3}, "whole": FIXED}
     monitors = {n: AttributionMonitor(IG, probe_size=8, name=n, sinks=[sink], options=o) for n, o in options.items()}
     spoil(monitors["reading"], monitors["reading"]._probe, "see", 1)
@@ -223,6 +168,7 @@ SCENARIOS: dict[str, Callable[[int, Path], Any]] = {
     "failing": failing,
     "broken": broken,
     "resumed": resumed,
+    **sharded_methods.SCENARIOS,
 }
 
 

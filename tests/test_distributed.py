@@ -38,12 +38,12 @@ def by_name(result: dict[str, Any]) -> dict[str, list[float]]:
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(1, tmp_path_factory.mktemp("single"), "plain", "shares")
+    return run(1, tmp_path_factory.mktemp("single"), "plain", "shares", "neurons")
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(request.param, tmp_path_factory.mktemp("several"), "plain", "one", "fail", "shares")
+    return run(request.param, tmp_path_factory.mktemp("several"), "plain", "one", "fail", "shares", "neurons")
 
 
 def test_ranks_give_the_counts_maps_and_metrics_of_one_process(several: dict[str, Any], single: dict[str, Any]) -> None:
@@ -94,3 +94,19 @@ def test_ranks_share_the_passes_that_explain_the_probe(several: dict[str, Any], 
         rows = [counted[number] for counted in several["shares"]]
         assert sum(rows) == alone[number]
         assert all(0.6 / ranks < count / alone[number] < 1.5 / ranks for count in rows), rows
+
+
+def test_activations_of_a_share_of_the_samples_do_not_depend_on_ranks_and_batches(
+    several: dict[str, Any], single: dict[str, Any]
+) -> None:
+    """Law 2, traps 44 and 97: batches of 5, 7 and all rows, of which a sampler repeats some; weights move."""
+    expected = single["neurons"]["7"]
+    found = {**several["neurons"], **{f"{size} alone": logged for size, logged in single["neurons"].items()}}
+    assert len(found) == 6
+    for cut, logged in found.items():
+        assert logged.keys() == expected.keys(), cut
+        for name, values in logged.items():
+            assert values == pytest.approx(expected[name], rel=1e-6, abs=1e-6, nan_ok=True), (cut, name)
+    moved = [name for name, values in expected.items() if len({*values}) == len(values) > 2]
+    for what in ("/cka_first", "/effective_rank", "/mean"):
+        assert any(name.startswith("activation/") and name.endswith(what) for name in moved), what

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import sharded_methods
 import sharded_run
+from xai_lightning import AttributionMonitor, MemorySink
+from xai_lightning.callbacks._in_step import UNCOPIED
+from xai_lightning.functional.attribution import METHODS
 from xai_lightning.verify.__main__ import main
 
 pytestmark = pytest.mark.distributed
@@ -19,6 +24,7 @@ pytestmark = pytest.mark.distributed
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 WATCHDOG_SECONDS = 150
 TOLERANCE = 1e-5
+SHARED = ("values", "untouched", "failing")
 
 
 def start(ranks: int, folder: Path, *scenarios: str) -> subprocess.CompletedProcess[str]:
@@ -31,10 +37,9 @@ def start(ranks: int, folder: Path, *scenarios: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two ranks found."""
-    done = start(2, tmp_path_factory.mktemp("sharded"), "values", "untouched", "failing", "resumed")
+def found_by(ranks: int, folder: Path, *scenarios: str) -> dict[str, Any]:
+    """What so many ranks found, and everything that was printed."""
+    done = start(ranks, folder, *scenarios)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     assert len(lines) == 1
@@ -42,13 +47,33 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return found_by(2, tmp_path_factory.mktemp("two"), *SHARED, "resumed")
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return found_by(3, tmp_path_factory.mktemp("three"), *SHARED, *sharded_methods.SCENARIOS)
+
+
+@pytest.fixture(params=["two", "three"])
+def together(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What two and three ranks found."""
+    found: dict[str, Any] = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one process finds of the same model, not sharded."""
+    """What one process finds of the same models, not sharded."""
+    names = ("values", "methods", "tokens", "precise", "averaged")
     with warnings.catch_warnings():
         # weights move by a rule of their own, which a gate says
         warnings.simplefilter("ignore")
-        found: dict[str, Any] = json.loads(json.dumps(sharded_run.values(1, tmp_path_factory.mktemp("alone"))))
-    return found
+        folder = tmp_path_factory.mktemp("alone")
+        found = {name: sharded_run.SCENARIOS[name](1, folder / name) for name in names}
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
 
 
 def by_name(result: dict[str, Any]) -> dict[str, list[float]]:
@@ -63,7 +88,7 @@ def test_a_sharded_model_gives_the_records_counts_maps_and_files_of_one_process(
     together: dict[str, Any], alone: dict[str, Any]
 ) -> None:
     """Law 2, traps 23, 43 and 44: padded rows, unequal shares, as many nodes as a sample needs, blocks by shape."""
-    result = together["values"]
+    result, alone = together["values"], alone["values"]
     assert result["counts"] == alone["counts"]
     assert result["failures"] == alone["failures"] == [0] * len(alone["failures"])
     for ours, theirs in zip(result["maps"], alone["maps"], strict=True):
@@ -96,9 +121,9 @@ def test_a_failure_on_one_rank_of_a_sharded_model_is_one_of_all_and_nobody_hangs
     assert "planted failure on the last rank" in together["printed"]
 
 
-def test_a_sharded_training_goes_on_from_the_last_checkpoint_as_if_never_stopped(together: dict[str, Any]) -> None:
+def test_a_sharded_training_goes_on_from_the_last_checkpoint_as_if_never_stopped(two: dict[str, Any]) -> None:
     """Laws 2 and 10: decisions, weights and drift of two epochs and two more are those of four."""
-    whole, halves = together["resumed"]["whole"], together["resumed"]["halves"]
+    whole, halves = two["resumed"]["whole"], two["resumed"]["halves"]
     assert halves["weights"] == whole["weights"]
     assert halves["drift"] == pytest.approx(whole["drift"], abs=TOLERANCE, nan_ok=True)
     assert halves["best"] == whole["best"]
@@ -107,9 +132,9 @@ def test_a_sharded_training_goes_on_from_the_last_checkpoint_as_if_never_stopped
     assert len(whole["audit"]) == 4
 
 
-def test_files_of_a_sharded_model_carry_their_verdicts(together: dict[str, Any]) -> None:
+def test_files_of_a_sharded_model_carry_their_verdicts(two: dict[str, Any]) -> None:
     """Law 10: one file each, whose hash the verdict beside it holds; anybody can verify the kept one."""
-    folder = Path(together["resumed"]["halves"]["folder"])
+    folder = Path(two["resumed"]["halves"]["folder"])
     written = sorted(folder.glob("*.ckpt"))
     assert len(written) == 2
     for path in written:
@@ -125,3 +150,80 @@ def test_a_failure_inside_a_pass_ends_the_training_of_all_ranks_with_a_sentence(
     assert done.returncode != 0
     assert "an explanation failed inside a pass through a sharded model" in done.stdout + done.stderr
     assert "planted failure inside of a pass" in done.stdout + done.stderr
+
+
+PARTS = 1e-3
+ROUNDING = 0.05
+"""Of the largest value: bfloat16 keeps 8 bits, and a map is what several layers of it leave."""
+
+
+def far(one: list[list[float]], other: list[list[float]]) -> float:
+    """The largest difference of two monitors' maps, as a part of the largest value."""
+    ours, theirs = torch.tensor(one), torch.tensor(other)
+    assert ours.shape == theirs.shape
+    assert len(theirs) > 3
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def check_records(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """The same names, and values that are equal."""
+    assert ours["failures"] == theirs["failures"] == dict.fromkeys(ours["failures"], 0)
+    ours, theirs = by_name(ours), by_name(theirs)
+    assert ours.keys() == theirs.keys()
+    for name in {name for name in ours if not name.endswith("_passes")}:
+        assert ours[name] == pytest.approx(theirs[name], rel=TOLERANCE, abs=TOLERANCE, nan_ok=True), name
+
+
+@pytest.mark.parametrize("scenario", ["methods", "tokens", "averaged"])
+def test_each_method_explains_a_sharded_model_as_one_process_does(
+    scenario: str, three: dict[str, Any], alone: dict[str, Any]
+) -> None:
+    """Laws 2 and 4, trap 23: hooks of rules and layers, switches and draws; tokens; weights that an average replaces.
+
+    Of a probe of four samples rank zero may hold none, and colours are told all the same.
+    """
+    ours, theirs = three[scenario], alone[scenario]
+    assert ours["maps"].keys() == theirs["maps"].keys()
+    for name, maps in ours["maps"].items():
+        assert far(maps, theirs["maps"][name]) < TOLERANCE, name
+    check_records(ours, theirs)
+
+
+def test_every_method_was_run_on_a_sharded_model_or_is_refused_there() -> None:
+    """Trap 23: a new row of METHODS is run here too."""
+    monitors = sharded_run.everything(Path(), MemorySink())
+    run = {monitor._explainer.ways.method for monitor in monitors if isinstance(monitor, AttributionMonitor)}
+    run |= {name.split()[0] for name in sharded_methods.METHODS}
+    assert run == METHODS.keys() - UNCOPIED
+
+
+def test_half_precision_of_a_sharded_model_is_that_of_one_process(three: dict[str, Any], alone: dict[str, Any]) -> None:
+    """Traps 20 and 23: autocast, weights in bfloat16, and weights that are rounded where they are gathered."""
+    ours, theirs = three["precise"], alone["precise"]
+    for name, result in ours.items():
+        assert result["failures"] == theirs[name]["failures"] == dict.fromkeys(result["failures"], 0)
+        assert by_name(result).keys() == by_name(theirs[name]).keys()
+        assert len(result["kept"]) == len(theirs[name]["kept"]) == 2
+        for method, maps in result["maps"].items():
+            assert far(maps, theirs[name]["maps"][method]) < ROUNDING, (name, method)
+    # without autocast=True mixed precision is explained in single precision
+    for method in ("saliency", "adaptive", "lift"):
+        assert far(ours["mixed"]["maps"][method], theirs["mixed"]["maps"][method]) < TOLERANCE
+        assert far(ours["policy"]["maps"][method], theirs["policy"]["maps"][method]) > PARTS, "nothing was rounded"
+    assert far(ours["mixed"]["maps"]["autocast"], ours["mixed"]["maps"]["saliency"]) > PARTS, "nothing was rounded"
+
+
+def test_weights_that_were_not_validated_are_not_kept_of_a_sharded_model(
+    three: dict[str, Any], alone: dict[str, Any]
+) -> None:
+    """Law 10: an average was validated, and the file would hold what is trained."""
+    decisions = three["averaged"]["decisions"]
+    assert decisions == alone["averaged"]["decisions"]
+    assert [kept is None for _, kept, _ in decisions] == [False, True, True]
+
+
+def test_lightning_itself_cannot_average_sharded_weights(three: dict[str, Any]) -> None:
+    """The README says so: if this fails, prove ours there."""
+    ends = three["averaging"]
+    assert "FSDP does not support deepcopy" in ends["EMAWeightAveraging"]
+    assert "mixed torch.Tensor and DTensor" in ends["StochasticWeightAveraging"]

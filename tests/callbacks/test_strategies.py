@@ -102,6 +102,12 @@ def test_a_gate_is_refused_where_a_checkpoint_is_a_folder(strategy: Any, tmp_pat
         set_up(GatedCheckpoint("val_loss", **LIMIT), strategy(), tmp_path)
 
 
+def test_a_method_that_copies_the_network_is_refused_for_sharded_models(tmp_path: Path) -> None:
+    """Trap 23: `fully_shard` allows no copy, and LRP changes weights, so that it needs one."""
+    with pytest.raises(MisconfigurationException, match=r"'lrp' works on a copy .* Use deep_lift"):
+        set_up(AttributionMonitor("lrp"), ModelParallelStrategy(1, 1), tmp_path)
+
+
 @pytest.mark.parametrize("make", [lambda: FairnessMonitor(SEX), lambda: GatedCheckpoint("val_loss", **LIMIT)])
 def test_ranks_that_read_the_same_rows_are_refused(make: Any, tmp_path: Path) -> None:
     """Trap 44: under a plan of tensor parallelism each row would be counted once per rank."""

@@ -18,7 +18,7 @@ from xai_lightning.callbacks._in_step import differentiate
 from xai_lightning.callbacks._progress import step
 from xai_lightning.callbacks._sharded import Steps
 from xai_lightning.callbacks._ways import Ways
-from xai_lightning.functional import attribution, drift
+from xai_lightning.functional import attribution, drift, render
 from xai_lightning.functional.attribution import Explained
 
 T = TypeVar("T")
@@ -29,9 +29,9 @@ class Explanation(NamedTuple):
 
     Args:
         columns: what is known of each row, ``float64[M, k]`` by name: ``maps`` (canonical), ``gap`` and ``change`` of
-            the completeness, ``probabilities``, ``targets`` (the class that was explained; of a label, 1),
-            ``regions`` (mass in each, then in all), and ``replicate`` (maps by other seeds); without columns where it
-            does not apply.
+            the completeness, ``peaks`` (colour scales of whole maps as shares of their size), ``probabilities``,
+            ``targets`` (the class that was explained; of a label, 1), ``regions`` (mass in each, then in all), and
+            ``replicate`` (maps by other seeds); without columns where it does not apply.
         shown: ``float32[S, H, W]`` of the rows asked for, if they are images, else empty: what is drawn.
         forward: rows sent forward through the network.
         backward: rows sent backward.
@@ -105,10 +105,13 @@ class Explaining(NamedTuple):
         }
         if again is not None:
             columns["replicate"] = self._canonical(self._left_out(again.values, asked.left_out))
-        explainer.mapped = values[0].ndim == 4
-        pictures = values[0].cpu()[shown].sum(dim=1).float() if explainer.mapped else torch.empty(0)
         detached = {name: column.detach().double().cpu() for name, column in columns.items()}
-        return Explanation(detached, pictures, explained.rows, explained.gradients)
+        explainer.mapped = values[0].ndim == 4
+        whole = values[0].sum(dim=1).float().cpu() if explainer.mapped else detached["maps"][:, None]
+        detached["peaks"] = peaks(whole)
+        return Explanation(
+            detached, whole[shown] if explainer.mapped else whole[:0], explained.rows, explained.gradients
+        )
 
     def _asked_and_found(
         self, explained: Explained, probe: Rows, seen: Seen | None, frozen: Tensor | None
@@ -251,6 +254,12 @@ class Explaining(NamedTuple):
             inputs, rest = ([x[first] for x in part] for part in (asked.inputs, asked.extras))
             self.steps.level(partial(differentiate, explained, inputs, (asked.classes[first].long(), *rest)))
         return found
+
+
+def peaks(maps: Tensor) -> Tensor:
+    """The colour scale of each of ``maps`` ``[M, H, W]`` alone, as a share of its own size: ``float64[M, 1]``."""
+    scales = [render.colour_scale(each[None]) for each in drift.normalised(maps)]
+    return torch.tensor(scales, dtype=torch.float64).reshape(-1, 1)
 
 
 class _Asked(NamedTuple):

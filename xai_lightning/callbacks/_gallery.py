@@ -66,6 +66,10 @@ class Gallery:
     ) -> None:
         """Add every picture that these inputs have; ``names`` are those of the strata."""
         self._add_bars(record, references)
+        if self._explainer.picture is not None:
+            # of the whole probe, and also where this rank has nothing to show: names are fixed (law 4)
+            references.scale = references.scale or found.colour_scale
+            record.direct[tags.xai(self._method, "colour_scale")] = references.scale
         if shown is None or not len(shown.places):
             return
         titles = self._titles(shown, references, names)
@@ -134,7 +138,6 @@ class Gallery:
     ) -> None:
         now = drift.normalised(shown.maps)
         references.show(now, shown.rows.hashes)
-        record.direct[tags.xai(self._method, "colour_scale")] = references.scale
         inputs = shown.rows.inputs if self._log_inputs else None
         first, scale, missed = references.shown, references.scale, found.incomplete[shown.places].tolist()
         record.pictures[tags.attribution(self._method, "maps")] = lambda: render.attribution_grid(
@@ -151,7 +154,8 @@ class Gallery:
         )
 
     def _add_lines(self, record: Record, references: References, shown: Shown, titles: Sequence[str]) -> None:
-        now, before, scale = self._compared(references, shown, record)
+        now, before = self._compared(references, shown)
+        scale = references.scale
         tokens = [self._spelled(ids, values) for ids, values in zip(shown.rows.inputs, now, strict=True)]
         lines = [title.replace("\n", ", ") for title in titles]
         record.pictures[tags.attribution(self._method, "tokens")] = lambda: render.token_lines(
@@ -172,7 +176,8 @@ class Gallery:
         return spelled
 
     def _add_bands(self, record: Record, references: References, shown: Shown, titles: Sequence[str]) -> None:
-        now, before, scale = self._compared(references, shown, record)
+        now, before = self._compared(references, shown)
+        scale = references.scale
         series = shown.rows.inputs if self._log_inputs else None
         if series is not None and self._explainer.ways.time_first:
             series = series.transpose(1, 2)
@@ -183,13 +188,11 @@ class Gallery:
             series, bands[0], bands[1], channels=channels, titles=titles, scale=scale, note=SHARES
         )
 
-    def _compared(self, references: References, shown: Shown, record: Record) -> tuple[Tensor, Tensor | None, float]:
-        """Canonical maps now and at the first reference, as shares of their own size, and the reference's scale."""
+    def _compared(self, references: References, shown: Shown) -> tuple[Tensor, Tensor | None]:
+        """Canonical maps now and at the first reference, as shares of their own size."""
         now, first = drift.normalised(shown.columns["maps"].float()), references.maps.get("first")
         before = None if first is None else drift.normalised(first[shown.places])
-        references.scale = references.scale or render.colour_scale((now if before is None else before)[:, None])
-        record.direct[tags.xai(self._method, "colour_scale")] = references.scale
-        return now, before, references.scale
+        return now, before
 
 
 def chosen(rows: Rows, explanation: Explanation, kept: Tensor, found: Gathered, drawing: bool, scale: float) -> Shown:

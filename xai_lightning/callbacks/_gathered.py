@@ -11,7 +11,7 @@ from xai_lightning.callbacks._explanation import Explanation
 from xai_lightning.callbacks._trainer import everywhere, summed
 from xai_lightning.functional.attribution import completeness_error
 
-COLUMNS = ("maps", "gap", "change", "probabilities", "targets", "regions", "replicate")
+COLUMNS = ("maps", "gap", "change", "peaks", "probabilities", "targets", "regions", "replicate")
 INCOMPLETE = 0.05
 
 
@@ -44,6 +44,11 @@ class Gathered(NamedTuple):
     def error(self) -> Tensor:
         """``float64[M]`` completeness errors; NaN where the method promises none."""
         return completeness_error(self.columns["gap"].flatten(), self.columns["change"].flatten())
+
+    @property
+    def colour_scale(self) -> float:
+        """A colour scale for any part of the probe: at most a tenth of the samples have more than 0.5 % above it."""
+        return float(self.columns["peaks"].flatten().quantile(0.9))
 
     @property
     def believed(self) -> Tensor:

@@ -12,9 +12,12 @@ from xai_lightning.callbacks._sharded import Steps
 from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional.attribution import Explained
 
+UNCOPIED = {"lrp"}
+"""Methods that work on a copy of the network, which `fully_shard` does not allow."""
+
 
 def check_in_step(ways: Ways) -> None:
-    """Refuse methods that make passes of which nobody knows how many.
+    """Refuse methods that make passes of which nobody knows how many, or that copy the network.
 
     Raises:
         MisconfigurationException: names the method.
@@ -24,6 +27,11 @@ def check_in_step(ways: Ways) -> None:
             f"the callable method {ways.label!r} cannot explain a sharded model: how many passes it makes on each rank "
             "is unknown. Use integrated_gradients or another named method, or run trainer.validate on one device from "
             "a checkpoint"
+        )
+    if ways.method in UNCOPIED:
+        raise MisconfigurationException(
+            f"{ways.label!r} works on a copy of the network, and a sharded model cannot be copied. Use deep_lift or "
+            "another method, or run trainer.validate on one device from a checkpoint"
         )
 
 

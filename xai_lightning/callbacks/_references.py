@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xai_lightning.functional import render
-
 if TYPE_CHECKING:
     from xai_lightning.callbacks._gathered import Gathered
 
@@ -26,7 +24,8 @@ class References:
         maps: name to ``float32[M, D]``.
         shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
         shown_hashes: ``int64[S]``, of which samples.
-        scale: colour scale of the pictures, that of the first reference: of maps as shares of their own size.
+        scale: colour scale of the pictures, that of the whole probe at the first reference: of maps as shares of their
+            own size.
         frozen: ``int64[M]``, the class of each row that was explained first.
         average_scale: colour scale of the average over a fresh sample: that of the first reference.
         importance: of each variable at the first reference; empty before it, or without named variables.
@@ -50,9 +49,9 @@ class References:
         return torch.equal(self.hashes, hashes) and torch.equal(self.strata, strata)
 
     def show(self, maps: Tensor, hashes: Tensor) -> None:
-        """Compare later pictures with ``maps`` ``float32[S, H, W]``, on their scale, if there are none of these yet."""
+        """Compare later pictures with ``maps`` ``float32[S, H, W]``, if there are none of these yet."""
         if self.shown.shape != maps.shape or not torch.equal(self.shown_hashes, hashes):
-            self.shown, self.shown_hashes, self.scale = maps, hashes, render.colour_scale(maps)
+            self.shown, self.shown_hashes = maps, hashes
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""

@@ -123,7 +123,9 @@ def reshard(module: nn.Module) -> None:
 
 def reduced(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor:
     """Sum or maximum over ranks, on the CPU; a collective that stands in no exchange."""
-    found: Tensor = trainer.strategy.reduce(mine.to(trainer.strategy.root_device), reduce_op=how)
+    # not through the strategy, which waits for all ranks once more before each
+    found = mine.to(trainer.strategy.root_device, copy=True)
+    torch.distributed.all_reduce(found, getattr(torch.distributed.ReduceOp, how.upper()))
     return found.cpu()
 
 

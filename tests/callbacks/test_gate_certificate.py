@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from gated import LOADER, Scripted, audit, fit, stamped, weight
@@ -23,6 +24,7 @@ from xai_lightning import FairnessMonitor, GatedCheckpoint
 from xai_lightning.callbacks import _certificate as certificate
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._certificate import holding
+from xai_lightning.callbacks._files import draft_of
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.verify.__main__ import find
 
@@ -235,6 +237,64 @@ def test_a_side_file_that_cannot_be_written_anew_is_gone_and_the_checkpoint_says
         kept = certified(tmp_path, Weighs(offset=-100.0))
     found = find(Path(kept.best_model_path))
     assert (found.against, found.evidence.certificate.gate) == ([], "closed")
+
+
+def test_a_certificate_that_is_written_in_part_leaves_the_file_as_it_was_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 52."""
+    save = TorchCheckpointIO.save_checkpoint
+
+    def half(self: Any, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        if "certificate" not in checkpoint["xai_lightning"]:
+            return save(self, checkpoint, path, storage_options)
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "planted")
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", half)
+    with pytest.warns(UserWarning, match="cannot stamp the certificate: .*planted"):
+        kept = certified(tmp_path, Weighs())
+    assert list(tmp_path.glob("*.tmp")) == []
+    assert evidence.agrees(Path(kept.best_model_path))
+    assert "certificate" not in stamped(kept.best_model_path)
+
+
+class Links(pl.Callback):
+    """Leaves links where files are written before they take their places."""
+
+    def __init__(self, victim: Path, *names: str) -> None:
+        self.victim, self.names = victim, names
+
+    def plant(self, trainer: pl.Trainer) -> None:
+        for name in self.names:
+            draft_of(Path(trainer.checkpoint_callbacks[0].dirpath, name)).symlink_to(self.victim)
+
+
+class Early(Links):
+    """Before a gate writes its files."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.plant(trainer)
+
+
+class Late(Links):
+    """Before a gate writes them anew."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.plant(trainer)
+
+
+@pytest.mark.parametrize("kind", [Early, Late])
+def test_links_in_the_place_of_drafts_of_checkpoints_are_not_followed(kind: type[Links], tmp_path: Path) -> None:
+    """Whoever may write into the folder may not write elsewhere by our hand."""
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    names = ("epoch=0-step=2.ckpt", "last.ckpt")
+    fit(folder, [0.05], gate=gate(folder), callbacks=[Weighs(), kind(victim, *names)])
+    assert victim.read_text() == "precious"
+    for name in names:
+        assert not (folder / name).is_symlink()
+        assert "certificate" in json.dumps(torch.load(folder / name, weights_only=True), default=str)
 
 
 def test_limits_that_nobody_can_measure_anew_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from xai_lightning._lightning import ModelCheckpoint, Trainer
 from xai_lightning.callbacks import _audit as audit
 from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._enduring_gate import STANDS, EnduringCheckpoint
-from xai_lightning.callbacks._files import CHECKPOINT, InHand, put_aside, verdict_path
+from xai_lightning.callbacks._files import CHECKPOINT, InHand, discard, draft_of, put_aside, verdict_path
 
 AUDIT_FILE, NOTE = "gate_audit.jsonl", "gate_in_hand.json"
 
@@ -56,6 +56,8 @@ class SettledCheckpoint(EnduringCheckpoint):
 
     def _touch(self, filepath: str) -> None:
         self.in_hand.note(self._decision["look"], self._relative(filepath))
+        # a link in its place might lead elsewhere
+        discard(draft_of(Path(filepath)))
 
     def _relative(self, filepath: str) -> str:
         """How a file is called in the note."""

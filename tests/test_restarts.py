@@ -435,7 +435,13 @@ def test_a_note_leads_to_no_file_outside_and_to_checkpoints_only(name: str, tmp_
     assert (folder / "notes.txt").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"look": "1", "files": []}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"\xff", b"[" * 100_000),
+        *(b'{"owner": "gate", "look": "1", "files": []}', b'{"owner": "gate", "look": 1, "files": 7}'),
+    ],
+)
 def test_a_note_that_is_none_of_ours_is_nothing(content: bytes, tmp_path: Path) -> None:
     note = InHand(tmp_path / "note.json", tmp_path, "gate")
     note.path.write_bytes(content)

@@ -156,6 +156,15 @@ def test_a_folder_that_an_earlier_kill_left_aside_stays_until_another_is_in_its_
     assert found[0] == "old"
 
 
+def test_what_an_earlier_kill_left_aside_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Trap 52: it came after another had taken the place, and nobody has put the folder in order since."""
+    path = written(tmp_path / "kept", "folder", "old")
+    write(files._aside(path), "older", "folder")
+    take_place(path)
+    assert read(path) == "new"
+    assert names(path.parent) == ["last.ckpt", NOTE]
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "content"])
 def test_what_takes_a_place_is_on_the_disk_before(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Trap 52: where the power fails, a name that leads to an empty file is worse than the old one."""

@@ -266,8 +266,10 @@ class Links(pl.Callback):
         self.victim, self.names = victim, names
 
     def plant(self, trainer: pl.Trainer) -> None:
+        folder = Path(trainer.checkpoint_callbacks[0].dirpath)
+        folder.mkdir(exist_ok=True)
         for name in self.names:
-            draft_of(Path(trainer.checkpoint_callbacks[0].dirpath, name)).symlink_to(self.victim)
+            draft_of(folder / name).symlink_to(self.victim)
 
 
 class Early(Links):

@@ -21,11 +21,13 @@ from xai_lightning.functional.activation import (
     histogram_summary,
     merge,
     observe,
+    operations,
     pack,
     statistics,
     unpack,
 )
 from xai_lightning.functional.activation import blocks as in_blocks
+from xai_lightning.functional.activation.table import ADDED
 
 # How long an example takes depends on what else the machine does.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -118,9 +120,15 @@ def test_nothing_merged_with_nothing_is_nothing():
 def test_a_large_activation_is_reduced_in_blocks_to_the_same_state(monkeypatch):
     """Law 7: the memory of an observation does not grow with the batch."""
     h, blocks = noise(23, 5, 7), []
-    whole, add = observe(h, 1), Accumulator._add_block
+    whole, add = observe(h, 1), operations.add_block
     monkeypatch.setattr(in_blocks, "_BLOCK_ON_CPU", 100)
-    monkeypatch.setattr(Accumulator, "_add_block", lambda self, x: blocks.append(tuple(x.shape)) or add(self, x))
+
+    def noted(x, *args, **kwargs):
+        outcome = add(x, *args, **kwargs)
+        blocks.extend([tuple(x.shape)] * (outcome == ADDED))
+        return outcome
+
+    monkeypatch.setattr(operations, "add_block", noted)
     assert_same(observe(h, 1), whole)
     assert blocks == [(2, 5, 7)] * 11 + [(1, 5, 7)]
     blocks.clear()

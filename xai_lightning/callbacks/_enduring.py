@@ -1,7 +1,8 @@
 """What keeps the failures of a monitor from the training (law 8)."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +28,13 @@ MOMENTS = {
     "reduce": ", in a hook on a layer",
     "_hear": ", in a hook on the network",
 }
+
+
+@contextmanager
+def _outside_inference() -> Iterator[None]:
+    # tensors made in inference mode could not be used in an explanation later (trap 1)
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class Enduring(Observer):
@@ -59,12 +67,20 @@ class Enduring(Observer):
 
     def _attempt(self, action: Callable[..., Any], *args: Any) -> Any:
         """Run ``action``; once a real batch was handled, an exception is this validation's failure (law 8)."""
+        return self._attempt_in(_outside_inference, action, *args)
+
+    def _attempt_as_it_is(self, action: Callable[..., Any], *args: Any) -> Any:
+        """The same in the step's own mode, for what is so quick that to leave that would take longer."""
+        return self._attempt_in(nullcontext, action, *args)
+
+    def _attempt_in(
+        self, mode: Callable[[], AbstractContextManager[Any]], action: Callable[..., Any], *args: Any
+    ) -> Any:
         look = self._look
         if look is None or not self._active():
             return None
         try:
-            # tensors made in inference mode could not be used in an explanation later (trap 1)
-            with self._watch, torch.inference_mode(False), torch.no_grad():
+            with self._watch, mode():
                 return action(*args)
         except Exception as error:
             if self._must_raise(error):

@@ -98,13 +98,20 @@ class Hooks:
         self._while_explaining, self._attempt = while_explaining, attempt
         self._undo: list[Callable[[], None]] = []
 
-    def add(self, module: nn.Module, hook: Callable[..., None]) -> None:
-        """Call ``hook(module, args, kwargs, output)`` after each forward of ``module`` that the user's step makes."""
+    def add(self, module: nn.Module, hook: Callable[..., None], attempt: Callable[..., Any] | None = None) -> None:
+        """Call ``hook(module, args, kwargs, output)`` after each forward of ``module`` that the user's step makes.
+
+        Args:
+            module: whose forward.
+            hook: what to call.
+            attempt: calls it, instead of what calls the others.
+        """
+        attempt = attempt or self._attempt
 
         def unless_explaining(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if self._while_explaining or not _EXPLAINING.get():
                 call = (module, args, kwargs, output)
-                hook(*call) if self._attempt is None else self._attempt(hook, *call)
+                hook(*call) if attempt is None else attempt(hook, *call)
 
         if vars(module).get("_compiled_call_impl") is None:
             self._undo.append(module.register_forward_hook(unless_explaining, with_kwargs=True).remove)

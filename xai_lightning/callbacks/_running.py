@@ -15,6 +15,7 @@ from xai_lightning.functional.activation import (
     Moments,
     Workspace,
     empty,
+    fused,
     pack,
     selected,
     union,
@@ -87,6 +88,16 @@ class Running:
             ValueError: if it has another width each time, so that its units are none.
         """
         index = None if keep is None or keep.dim() > 1 else self._rows_of(keep)
+        if fused.takes(h) and (keep is None or index is not None):
+            values = h.detach() if index is None else h.detach().index_select(0, index)
+            self._layer(name, values, unit_dim, measured).add(values, unit_dim, len(values))
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            self._observe_by_operations(name, h, unit_dim, keep, index, measured)
+
+    def _observe_by_operations(
+        self, name: str, h: Tensor, unit_dim: int, keep: Tensor | None, index: Tensor | None, measured: Measured
+    ) -> None:
         n, each = len(h) if index is None else len(index), math.prod(h.shape[1:])
         room = self._most * 3 // 4
         if (keep is not None and index is None) or n * each > (room // 3 if index is None else room):

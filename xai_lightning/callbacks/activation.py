@@ -24,7 +24,7 @@ from xai_lightning.callbacks._selection import Mask, both, fitted, mask_of
 from xai_lightning.callbacks._settings import check_arguments, check_counts, check_seed
 from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
-from xai_lightning.functional.activation import Measured, Moments, histogram_summary, statistics
+from xai_lightning.functional.activation import Measured, Moments, fused, histogram_summary, statistics
 from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Column, GroupSource, Reader, Table, read
 from xai_lightning.readers.groups import Declared
@@ -151,6 +151,8 @@ class ActivationMonitor(Monitor):
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
+        if trainer.strategy.root_device.type == "cpu":
+            fused.kernels()
         self._tell("have no known units; they give numbers over all elements", self._unknown())
         if self._expensive is not None:
             worst = list(self._wanted.worst(fit=True))
@@ -184,9 +186,8 @@ class ActivationMonitor(Monitor):
             return
         self._running.steps += 1
         for layer in self._layers:
-            self._hooks.add(
-                pl_module.get_submodule(layer.name), self._hook(self._add, layer, self._wanted.measured(layer))
-            )
+            hook = self._hook(self._add, layer, self._wanted.measured(layer))
+            self._hooks.add(pl_module.get_submodule(layer.name), hook, self._attempt_as_it_is)
 
     def _rows(self, batch: Any) -> Tensor | None:
         """Which samples are looked at, ``bool[N]``: those that are not padding, and by hash their share."""

@@ -7,13 +7,14 @@ A sample with any value that is not finite is left out whole, so that all units 
 its values that are not finite are counted.
 """
 
-from xai_lightning.functional.activation.accumulator import EVERYTHING, Accumulator, Measured
+from xai_lightning.functional.activation.accumulator import Accumulator
 from xai_lightning.functional.activation.blocks import Workspace
 from xai_lightning.functional.activation.histogram import HISTOGRAM_LIMITS, median_magnitude
 from xai_lightning.functional.activation.moments import Moments, empty, merge, pack, union, unpack
 from xai_lightning.functional.activation.observation import observe, selected
 from xai_lightning.functional.activation.statistics import STATISTICS, Statistic, statistics
 from xai_lightning.functional.activation.summary import HistogramSummary, histogram_summary
+from xai_lightning.functional.activation.table import EVERYTHING, Measured
 
 __all__ = [
     "EVERYTHING",

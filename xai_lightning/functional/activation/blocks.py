@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +21,20 @@ class Workspace:
 
     def __init__(self) -> None:
         self._rooms: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._arrays: tuple[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_rooms": {}}
+        return {"_rooms": {}, "_arrays": None}
 
     def clear(self) -> None:
         """Give the memory back."""
         self._rooms.clear()
+
+    def arrays(self, floats: tuple[int, ...], integers: tuple[int, ...]) -> tuple[Any, Any]:
+        """Room of two shapes, as arrays of float32 and int32."""
+        if self._arrays is None:
+            self._arrays = np.zeros(floats, np.float32), np.zeros(integers, np.int32)
+        return self._arrays
 
     def like(self, x: Tensor, use: str, dtype: torch.dtype | None = None) -> Tensor:
         """Room of the shape of ``x``, and of its type unless another is named; what it held is forgotten."""
@@ -44,25 +52,36 @@ class Workspace:
         return h if h.dtype in (dtype, torch.float64) else self.like(h, "wide", dtype).copy_(h)
 
 
-def blocks(values: Tensor, unit_dim: int) -> Iterator[Tensor]:
-    """``[A, U, R]``, without copies where the memory allows it.
+def rows(values: Tensor, unit_dim: int) -> Tensor:
+    """``[A, U, R]``, without a copy where the memory allows it.
 
     Args:
         values: ``[N, ..., U, ...]``.
         unit_dim: Dimension of the units, not 0 and not negative.
     """
+    units, before = values.shape[unit_dim], math.prod(values.shape[:unit_dim])
+    if values.is_contiguous():
+        return values.view(before, units, values.numel() // (before * units))
     last = values.movedim(unit_dim, -1)
     if last.is_contiguous():
-        rows = last.reshape(-1, last.shape[-1], 1)
-    else:
-        units, before = values.shape[unit_dim], math.prod(values.shape[:unit_dim])
-        rows = values.reshape(before, units, values.numel() // (before * units))
+        return last.reshape(-1, units, 1)
+    return values.reshape(before, units, values.numel() // (before * units))
+
+
+def blocks(values: Tensor, unit_dim: int) -> Iterator[Tensor]:
+    """The same, in blocks that fit the cache.
+
+    Args:
+        values: ``[N, ..., U, ...]``.
+        unit_dim: Dimension of the units, not 0 and not negative.
+    """
+    whole = rows(values, unit_dim)
     most = _BLOCK_ON_CPU if values.device.type == "cpu" else _BLOCK_ELSEWHERE
-    if rows.numel() <= most:
-        yield rows
+    if whole.numel() <= most:
+        yield whole
         return
-    places = max(1, most // rows.shape[1])
-    for block in torch.split(rows, max(1, most // rows[0].numel())):
+    places = max(1, most // whole.shape[1])
+    for block in torch.split(whole, max(1, most // whole[0].numel())):
         yield from torch.split(block, places, dim=2)
 
 

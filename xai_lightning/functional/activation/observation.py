@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.activation.accumulator import EVERYTHING, Accumulator, Measured
+from xai_lightning.functional.activation.accumulator import Accumulator
 from xai_lightning.functional.activation.moments import Moments
+from xai_lightning.functional.activation.table import EVERYTHING, Measured
 
 
 def observe(h: Tensor, unit_dim: int, keep: Tensor | None = None, measured: Measured = EVERYTHING) -> Moments:

@@ -1,13 +1,13 @@
 """Time and memory of statistics of activations: of validations with and without, and beside storing and reducing.
 
-    python benchmarks/activation.py [--repeats 9] [--batches 200] [--threads 2]
+    python benchmarks/activation.py [--repeats 9] [--batches 200] [--threads 2] [--operations]
 
 On the network of the MNIST example (200 batches of 250 digits) and on one of the shape of ResNet-18 (12 of 32 x 3 x 96
 x 96, for a batch takes 70 times as long).
 Ratios are medians of alternating repeats of the time between the start and the end of a validation, everything that is
 logged included. "Stored" keeps every output of the same layers and computes the same numbers when the epoch has ended,
 as one would write it. What a validation costs once, however long it is, is told apart: it is mostly Lightning's
-logging. The growth of peak memory is taken in a process of its own.
+logging. The growth of peak memory is taken in a process of its own. With ``--operations``, as without numba.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from networks import residual
 
 from mnist_shortcut import Reader
 from xai_lightning import ActivationMonitor
+from xai_lightning.functional.activation import fused
 
 EVERY_LAYER = 10_000
 SETTINGS: dict[str, dict[str, Any] | None] = {
@@ -203,11 +204,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batches", type=int, default=200, help="on MNIST; on ResNet-18 sixteen times fewer")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--operations", action="store_true", help="as where numba is not installed")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    if given.operations:
+        fused.takes = lambda values: False
     if given.peak:
         peak(given.peak)
         return
@@ -215,6 +219,7 @@ def main() -> None:
     sizes = {}
     for batches in (2, 200):
         command = [sys.executable, __file__, "--peak", str(batches), "--threads", str(given.threads)]
+        command += ["--operations"] * given.operations
         sizes[batches] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     print(f"ResNet-18, everything cheap, peak memory after 2 and 200 batches: {' and '.join(sizes.values())} MB")
     for name, batches in (("MNIST", given.batches), ("ResNet-18", max(given.batches // 16, 4))):

@@ -22,8 +22,8 @@ ENVIRONMENTS = {
     "lightning": ("lightning",),
     "both": ("pytorch_lightning", "lightning"),
 }
-OWN = {"__pycache__", "lightning"}
-"""Never linked: caches, and a ``lightning`` that somebody put into ``.venv``."""
+OWN = {"__pycache__", "lightning", "numba"}
+"""Never linked: caches, a ``lightning`` that somebody put into ``.venv``, and numba, which nobody needs to have."""
 
 
 def top_level(name: str) -> set[str]:

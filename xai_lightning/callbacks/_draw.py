@@ -70,18 +70,16 @@ class Share:
         flat = inputs.detach().reshape(len(inputs), -1)
         if self._drawn is None or self._drawn[0] != flat.shape[1]:
             self._drawn = flat.shape[1], *self._weights(flat.shape[1])
-        sums = self._sums(flat, *self._drawn[1:]) + self._first
-        # sums of evenly spaced numbers are evenly spaced
-        return (sums ^ sums >> 32) * GOLDEN >= self._least
-
-    def _sums(self, flat: Tensor, places: Tensor | None, weights: Tensor) -> Tensor:
-        if flat.dtype == torch.float32 and fused.takes(flat) and places is not None and flat.is_contiguous():
-            return fused.weighted_words(flat, places, weights)
+        _, places, weights = self._drawn
+        if places is not None and flat.dtype == torch.float32 and fused.takes(flat) and flat.is_contiguous():
+            return fused.draw_rows(flat, places, weights, self._first, GOLDEN, self._least)
         words = _words(flat if places is None else flat.index_select(1, places.to(flat.device)))
         if flat.element_size() == 8:
             # the lowest bits of most doubles are 0, and no multiple of theirs would reach the highest bits of a sum
             words = words ^ words >> 32
-        return (words * weights.to(words.device)).sum(1)
+        sums = (words * weights.to(words.device)).sum(1) + self._first
+        # sums of evenly spaced numbers are evenly spaced
+        return (sums ^ sums >> 32) * GOLDEN >= self._least
 
     def _weights(self, width: int) -> tuple[Tensor | None, Tensor]:
         places = _places(width, self._most) if width > self._most else None

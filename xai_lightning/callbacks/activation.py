@@ -31,7 +31,7 @@ from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
 
 # where a share of the samples is looked at, a sample is known by so many of its numbers at most
-HASHED = 64
+HASHED = 32
 
 
 class ActivationMonitor(Monitor):
@@ -152,7 +152,7 @@ class ActivationMonitor(Monitor):
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
         if trainer.strategy.root_device.type == "cpu":
-            fused.kernels()
+            fused.prepare()
         self._tell("have no known units; they give numbers over all elements", self._unknown())
         if self._expensive is not None:
             worst = list(self._wanted.worst(fit=True))

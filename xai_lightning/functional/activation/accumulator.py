@@ -25,7 +25,9 @@ from xai_lightning.functional.activation.table import (
     VECTORS,
     ZEROS,
     Measured,
+    Powers,
     Table,
+    slack,
 )
 
 _CLOSED = 8
@@ -72,7 +74,8 @@ class Accumulator:
         self.units, self.measured, self.device = units, measured, device
         self._workspace = workspace or Workspace()
         self._table = Table(units, device)
-        self._closed: list[Moments] = []
+        self._closed: list[Powers] = []
+        self._merged: list[Moments] = []
         self._calls = self._samples = 0
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -107,14 +110,14 @@ class Accumulator:
     @_outside_inference
     def _add_in_blocks(self, values: Tensor, unit_dim: int) -> int:
         """Add all of it, or nothing, in blocks that fit the cache."""
-        before = self._table.copy(), [*self._closed]
+        before = self._table.copy(), [*self._closed], [*self._merged]
         for part in blocks(values, unit_dim):
             block = self._workspace.widened(part)
             outcome = self._add_block(block, fused.add_block) if fused.takes(block) else UNFIT
             if outcome == UNFIT:
                 outcome = self._add_block(block, operations.add_block)
             if outcome == NOT_FINITE:
-                self._table, self._closed = before
+                self._table, self._closed, self._merged = before
                 return NOT_FINITE
         return ADDED
 
@@ -128,25 +131,30 @@ class Accumulator:
 
     @_outside_inference
     def _shift(self, count: int) -> None:
-        """From here on, add powers around the means of this block."""
-        table = self._table
+        """From here on, add powers around other means, of the units that are far from the ones so far."""
+        table, (s1, s2) = self._table, self._table.found
         # what float32 holds, every wider type holds too
-        shift = (table.shift + table.found / count).float().double()
+        mean = (table.shift + s1 / count).float().double()
+        far = slack(s1, s2, count, self.measured.most) < 0
         if table.count:
-            self._closed.append(self._powers())
-        table.shift_to(torch.where(shift.isfinite(), shift, table.shift))
+            self._closed.append(table.powers())
+        table.shift_to(torch.where(far & mean.isfinite(), mean, table.shift))
         if len(self._closed) > _CLOSED:
-            self._closed = [union(self._closed)]
+            self._merged, self._closed = self._merged_so_far(), []
 
-    def _powers(self) -> Moments:
-        r"""Mean and central moments around the present shift; the rest is empty.
+    def _merged_so_far(self) -> list[Moments]:
+        parts = self._merged + [self._central(powers) for powers in self._closed]
+        return [union(parts)] if parts else []
+
+    def _central(self, powers: Powers) -> Moments:
+        r"""Mean and central moments; the rest is empty.
 
         .. math:: M_2 = S_2 - n \delta^2,\quad M_3 = S_3 - 3 \delta S_2 + 2 n \delta^3,\quad
            M_4 = S_4 - 4 \delta S_3 + 6 \delta^2 S_2 - 3 n \delta^4,\quad \delta = S_1 / n
 
         What cancels is a few times what is left at most, and so are the rounding errors of float32 sums.
         """
-        count, (s1, s2, s3, s4) = self._table.count, self._table.sums[:-1, :4].unbind(1)
+        count, (s1, s2, s3, s4) = powers.count, powers.sums.unbind(1)
         delta = s1 / count
         square = delta * delta
         m3 = m4 = torch.full_like(delta, math.nan)
@@ -154,12 +162,12 @@ class Accumulator:
             m3 = s3 - delta * (3 * s2 - 2 * count * square)
             m4 = s4 - 4 * delta * s3 + square * (6 * s2 - 3 * count * square)
         m2 = (s2 - count * square).clamp_(min=0)
-        mean = delta + self._table.shift
+        mean = delta + powers.shift
         return empty(self.units, self.device)._replace(count=self._number(count), mean=mean, m2=m2, m3=m3, m4=m4)
 
     def state(self) -> Moments:
         """Of all that was added."""
-        parts = [*self._closed, *[self._powers()] * (self._table.count > 0)]
+        parts = self._merged_so_far() + [self._central(self._table.powers())] * (self._table.count > 0)
         if not parts:
             return empty(self.units, self.device)._replace(nonfinite=self._nonfinite)
         units, all_units = self._table.sums[:-1], self._table.sums[-1]

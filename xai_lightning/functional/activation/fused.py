@@ -3,6 +3,7 @@
 import math
 import warnings
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -12,20 +13,26 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.activation.blocks import Workspace
-from xai_lightning.functional.activation.table import ADDED, FAR, FLOAT32, S1, Measured, Table
+from xai_lightning.functional.activation.table import ADDED, EVERYTHING, FAR, FLOAT32, S2, Measured, Table
 
 
 @cache
 def kernels() -> ModuleType | None:
-    """The compiled loops; None without numba. The first call compiles them, which takes some two seconds."""
+    """The compiled loops; None, with a warning if there is a reason, where numba cannot be used."""
     if find_spec("numba") is None:
         return None
     try:
-        from xai_lightning.functional.activation import kernels
+        return import_module("xai_lightning.functional.activation.kernels")
     except ImportError as error:
-        warnings.warn(f"numba cannot be imported, so that statistics of activations take longer: {error}", stacklevel=2)
+        warnings.warn(f"statistics of activations take longer, for numba cannot be imported: {error}", stacklevel=2)
         return None
-    return kernels
+
+
+def prepare() -> None:
+    """Compile the loops, which takes some four seconds once and half a second in later processes."""
+    if kernels() is not None:
+        add_block(torch.zeros(1, 1, 1), Table(1, torch.device("cpu")), EVERYTHING, Workspace())
+        draw_rows(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 0, 1, 0)
 
 
 def takes(values: Tensor) -> bool:
@@ -60,24 +67,28 @@ def add_block(block: Tensor, table: Table, measured: Measured, workspace: Worksp
     array = block.contiguous().numpy()
     outcome: int = loops.add_block(array, shift, _wanted(measured), anyway, sums, histogram, found, bins, room)
     if outcome == FAR:
-        table.found = torch.tensor(found[:-1, S1])
+        table.found = torch.tensor(found[:-1, : S2 + 1].T)
     elif outcome == ADDED:
         table.count += block.numel() // table.units
     return outcome
 
 
-def weighted_words(flat: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """The sum of the bits of some numbers of each row, times weights, in wrapping arithmetic.
+def draw_rows(flat: Tensor, places: Tensor, weights: Tensor, first: int, golden: int, least: int) -> Tensor:
+    """Whether the hash of the bits of some numbers of each row, in wrapping arithmetic, reaches a number.
 
     Args:
-        flat: float32[N, W].
+        flat: float32[N, W], contiguous.
         places: int64[M], which of the W.
         weights: int64[M].
+        first: Added to their weighted sum.
+        golden: By which that is multiplied.
+        least: The number.
 
     Returns:
-        int64[N].
+        bool[N].
     """
     loops: Any = kernels()
-    found = torch.empty(len(flat), dtype=torch.int64)
-    loops.weighted_words(flat.view(torch.int32).numpy(), places.numpy(), weights.numpy(), found.numpy())
-    return found
+    drawn = torch.empty(len(flat), dtype=torch.bool)
+    words = flat.numpy().view(np.int32)
+    loops.draw_rows(words, places.numpy(), weights.numpy(), first, golden, least, drawn.numpy())
+    return drawn

@@ -43,10 +43,19 @@ _FIRST, _LAST = np.int32(2**31 - 1), np.int32(-(2**31))
 _NOUGHT, _ZERO = np.int32(0), np.float32(0)
 
 # sums in any order, but infinities and NaN as they are
-_loops = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+_loops = njit(**_options)
 
 
-@_loops
+def _kept(function: Any) -> Any:
+    """A function that is called from Python: compiled once, and kept beside this file, where that can be written."""
+    try:
+        return njit(cache=True, **_options)(function)
+    except RuntimeError:
+        return _loops(function)
+
+
+@_kept
 def add_block(
     x: Any, shift: Any, want: Any, anyway: Any, sums: Any, histogram: Any, found: Any, bins: Any, room: Any
 ) -> Any:
@@ -176,40 +185,47 @@ def _pack(flat: Any, width: Any, units: Any, first: Any, last: Any, unit: Any, p
 
 @_loops
 def _add_run(numbers: Any, keys: Any, start: Any, places: Any, shift: Any, into: Any, unit: Any) -> None:
-    s1 = s2 = size = _ZERO
-    zeros = positives = _NOUGHT
-    low, high = _FIRST, _LAST
-    run, of_run = numbers[start : start + places], keys[start : start + places]
-    for i in range(places):
-        v, key = run[i], of_run[i]
-        d = v - shift
-        s1 += d
-        s2 += d * d
-        size += abs(v)
-        # numba would widen each of these to 64 bits, of which half as many fit a register
-        zeros = np.int32(zeros + np.int32(v == _ZERO))
-        positives = np.int32(positives + np.int32(v > _ZERO))
-        key = np.int32(key ^ np.int32(np.int32(key >> _SIGN) & _ALL_BUT_SIGN))
-        low, high = np.int32(min(low, key)), np.int32(max(high, key))
-    into[unit, S1] += s1
-    into[unit, S2] += s2
-    into[unit, MAGNITUDE] += size
-    into[unit, ZEROS] += zeros
-    into[unit, POSITIVES] += positives
-    into[unit, MINIMUM], into[unit, MAXIMUM] = min(into[unit, MINIMUM], low), max(into[unit, MAXIMUM], high)
+    # what fills no register is added one by one: to a sum of its own, which rounds less
+    stop = start + places // _VECTOR * _VECTOR
+    for _ in range(2):
+        run, of_run = numbers[start:stop], keys[start:stop]
+        s1 = s2 = size = _ZERO
+        zeros = positives = _NOUGHT
+        low, high = _FIRST, _LAST
+        for i in range(len(run)):
+            v, key = run[i], of_run[i]
+            d = v - shift
+            s1 += d
+            s2 += d * d
+            size += abs(v)
+            # numba would widen each of these to 64 bits, of which half as many fit a register
+            zeros = np.int32(zeros + np.int32(v == _ZERO))
+            positives = np.int32(positives + np.int32(v > _ZERO))
+            key = np.int32(key ^ np.int32(np.int32(key >> _SIGN) & _ALL_BUT_SIGN))
+            low, high = np.int32(min(low, key)), np.int32(max(high, key))
+        into[unit, S1] += s1
+        into[unit, S2] += s2
+        into[unit, MAGNITUDE] += size
+        into[unit, ZEROS] += zeros
+        into[unit, POSITIVES] += positives
+        into[unit, MINIMUM], into[unit, MAXIMUM] = min(into[unit, MINIMUM], low), max(into[unit, MAXIMUM], high)
+        start, places, stop = stop, start + places - stop, start + places
 
 
 @_loops
 def _add_higher(numbers: Any, start: Any, places: Any, shift: Any, into: Any, unit: Any) -> None:
-    s3 = s4 = _ZERO
-    run = numbers[start : start + places]
-    for i in range(places):
-        d = run[i] - shift
-        square = d * d
-        s3 += square * d
-        s4 += square * square
-    into[unit, S3] += s3
-    into[unit, S4] += s4
+    stop = start + places // _VECTOR * _VECTOR
+    for _ in range(2):
+        run = numbers[start:stop]
+        s3 = s4 = _ZERO
+        for i in range(len(run)):
+            d = run[i] - shift
+            square = d * d
+            s3 += square * d
+            s4 += square * square
+        into[unit, S3] += s3
+        into[unit, S4] += s4
+        start, places, stop = stop, start + places - stop, start + places
 
 
 @_loops
@@ -258,18 +274,21 @@ def _add_sparsity(two: Any, places: Any, units: Any, into: Any) -> None:
     into[units, TREVES] += treves
 
 
-@_loops
-def weighted_words(words: Any, places: Any, weights: Any, found: Any) -> None:
-    """The sum of some numbers of each row, times weights, in wrapping arithmetic.
+@_kept
+def draw_rows(words: Any, places: Any, weights: Any, first: Any, golden: Any, least: Any, drawn: Any) -> None:
+    """Whether the hash of some numbers of each row, in wrapping arithmetic, reaches a number.
 
     Args:
         words: int32[N, W].
         places: int64[M], which of the W.
         weights: int64[M].
-        found: int64[N], to be overwritten.
+        first: added to their weighted sum.
+        golden: by which that is multiplied.
+        least: the number.
+        drawn: bool[N], to be overwritten.
     """
     for row in range(len(words)):
-        total = np.int64(0)
+        total = np.int64(first)
         for i in range(len(places)):
             total += np.int64(words[row, places[i]]) * weights[i]
-        found[row] = total
+        drawn[row] = (total ^ (total >> 32)) * np.int64(golden) >= least

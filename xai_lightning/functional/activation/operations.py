@@ -22,6 +22,7 @@ from xai_lightning.functional.activation.table import (
     ZEROS,
     Measured,
     Table,
+    slack,
 )
 
 
@@ -47,10 +48,8 @@ def add_block(block: Tensor, table: Table, measured: Measured, workspace: Worksp
     work = block if fits else workspace.widened(block, torch.float64)
     count = block.numel() // table.units
     powers = _powers(work, table, measured, workspace)
-    # n delta^2 is far from M2
-    slack = torch.addcmul(powers[1], powers[0], powers[0], value=-(1 + measured.most) / (measured.most * count))
-    if not anyway and float(slack.amin()) < 0:
-        table.found = powers[0]
+    if not anyway and float(slack(powers[0], powers[1], count, measured.most).amin()) < 0:
+        table.found = torch.stack(powers[:2])
         return FAR
     units = table.sums[:-1]
     for column, power in zip(units.unbind(1), powers, strict=False):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xai_lightning.functional.activation.histogram import BINS
 
+# What is compiled of kernels.py is kept until that file changes: a change here needs one there.
 #: What became of a block: added; or not, for it is not finite, far from the shift, or beyond the range of float32.
 ADDED, NOT_FINITE, FAR, UNFIT = range(4)
 #: Columns of the sums per unit: powers around the shift, counts, absolute values, extremes.
@@ -46,6 +47,20 @@ class Measured(NamedTuple):
 EVERYTHING = Measured(higher=True, histogram=True, sparsity=True)
 
 
+class Powers(NamedTuple):
+    """Sums of powers around a shift.
+
+    Attributes:
+        count: Of how many elements per unit.
+        shift: float64[U].
+        sums: float64[U, 4].
+    """
+
+    count: int  # type: ignore[assignment]  # tuple.count, which nobody calls
+    shift: Tensor
+    sums: Tensor
+
+
 class Table:
     """What is added up of one layer.
 
@@ -61,8 +76,8 @@ class Table:
         self.histogram = torch.zeros(BINS, dtype=torch.int64, device=device)
         self.shift = torch.zeros(units, dtype=torch.float64, device=device)
         self.shifted, self.count = False, 0
-        #: Of the block that was far from the shift: sums of differences, float64[U].
-        self.found = self.shift
+        #: Of a block that was far from the shift: sums of differences and of their squares, float64[2, U].
+        self.found = torch.zeros(2, 0)
         self._arrays: tuple[Any, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,7 +96,26 @@ class Table:
         vars(found).update(self.__getstate__(), sums=self.sums.clone(), histogram=self.histogram.clone())
         return found
 
+    def powers(self) -> Powers:
+        """What was added around the present shift."""
+        return Powers(self.count, self.shift, self.sums[:-1, : S4 + 1].clone())
+
     def shift_to(self, shift: Tensor) -> None:
         """From here on, add powers around another number of each unit: float64[U]."""
         self.shift, self.shifted, self.count, self._arrays = shift, True, 0, None
         self.sums[:-1, : S4 + 1] = 0
+
+
+def slack(s1: Tensor, s2: Tensor, count: int, most: float) -> Tensor:
+    """Below 0 for units whose mean is far from the shift, as n delta^2 is to their M2.
+
+    Args:
+        s1: float64[U], sums of differences from the shift.
+        s2: float64[U], sums of their squares.
+        count: How many.
+        most: Of how many variances the square of the mean difference may be.
+
+    Returns:
+        float64[U].
+    """
+    return torch.addcmul(s2, s1, s1, value=-(1 + most) / (most * count))

@@ -1,0 +1,202 @@
+"""Compiled loops give what operations of torch give."""
+
+import itertools
+import math
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from xai_lightning.callbacks._draw import Share
+from xai_lightning.functional.activation import EVERYTHING, Accumulator, Measured, Moments, fused, observe
+from xai_lightning.functional.rng import random_words
+
+EXACT = ("count", "zeros", "positives", "histogram", "minimum", "maximum", "saturated", "samples", "calls", "nonfinite")
+BOUNDED = Measured(higher=True, histogram=True, sparsity=True, limits=(-0.5, 2.0))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    pytest.importorskip("numba")
+    fused.prepare()
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def assert_as_in_float64(state: Moments, h: torch.Tensor, unit_dim: int) -> None:
+    """Operations of torch take float64 as it is, so that they round a billion times less."""
+    expected = observe(h.double(), unit_dim, measured=BOUNDED)
+    for name in EXACT:
+        assert torch.equal(getattr(state, name), getattr(expected, name)), name
+    elements = h.double().movedim(unit_dim, 0).flatten(1)
+    elements = elements[:, elements.isfinite().all(0)]
+    deviations = (elements - expected.mean[:, None]).abs()
+    # what cancels: squares of means of up to four variances are left in, or sixteen without the higher powers
+    spread = deviations.square().mean(1).sqrt()
+    deviations += torch.minimum(expected.mean.abs(), 4 * spread)[:, None]
+    sizes = {"mean": elements.abs().sum(1) / max(1, int(state.count)), "magnitude": elements.abs().sum(1)}
+    sizes |= {f"m{power}": deviations.pow(power).sum(1) for power in (2, 3, 4)}
+    for name, size in sizes.items():
+        error = (getattr(state, name) - getattr(expected, name)).abs()
+        assert (error <= 3e-7 * size).all(), (name, (error / size).max())
+    torch.testing.assert_close(state.sparsity, expected.sparsity, rtol=1e-5, atol=1e-6)
+
+
+LENGTHS = (1, 2, 9, 63, 64, 65, 511, 512, 1023, 1024, 1025, 2049)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("units", [1, 2, 15, 16, 17])
+def test_every_length_of_a_unit_is_summed_whole(length, units):
+    """Runs end in the middle of a unit, of a row, or of what a register holds."""
+    for samples in (1, 3, 70):
+        h = normal(samples, units, length)
+        assert_as_in_float64(observe(h, 1, measured=BOUNDED), h, 1)
+        assert_as_in_float64(observe(h.movedim(1, 2).contiguous(), 2, measured=BOUNDED), h, 1)
+
+
+def test_many_narrow_rows_are_summed_whole():
+    for samples, units in itertools.product((1023, 1024, 1025, 3000), (1, 3, 33)):
+        h = normal(samples, units)
+        assert_as_in_float64(observe(h, 1, measured=BOUNDED), h, 1)
+
+
+def test_batches_add_up_to_all_of_them():
+    """Law 2: extremes of the first batch stay those of all."""
+    h = normal(90, 4, 6)
+    h[0, 0, 0], h[1, 1, 1] = -50.0, 50.0
+    layer = Accumulator(4, BOUNDED, torch.device("cpu"))
+    for part in h.split(30):
+        layer.add(part, 1, len(part))
+    assert_as_in_float64(layer.state()._replace(calls=torch.tensor(1)), h, 1)
+
+
+CHECKED = """
+import torch
+from xai_lightning.functional.activation import fused, observe
+for shape in [(3, 17), (1, 1), (70, 17, 9), (5, 3, 63), (2, 33, 2), (2, 2, 1025), (1030, 5)]:
+    observe(torch.randn(shape), 1)
+fused.draw_rows(torch.randn(3, 4), torch.tensor([0, 3]), torch.tensor([1, 2]), 0, 1, 0)
+"""
+
+
+@pytest.mark.slow
+def test_no_memory_beyond_the_numbers_is_read(tmp_path):
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", CHECKED], env=environment, check=True)
+
+
+values = st.one_of(
+    st.floats(-1e3, 1e3, width=32), st.sampled_from([0.0, -0.0, 1e-3, -2.0, 2.0, -0.5, math.nan, math.inf, -math.inf])
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), shape=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 5)))
+def test_whatever_is_given_is_counted_exactly(data, shape):
+    count = math.prod(shape)
+    h = torch.tensor(data.draw(st.lists(values, min_size=count, max_size=count))).view(shape)
+    state, expected = observe(h, 1, measured=BOUNDED), observe(h.double(), 1, measured=BOUNDED)
+    for name in EXACT:
+        assert torch.equal(getattr(state, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e-6, 1e8, 1e12, 1e30])
+def test_what_float32_cannot_square_is_added_in_float64(scale):
+    h = scale * normal(40, 3, 70)
+    state, expected = observe(h, 1), observe(h.double(), 1)
+    for name in ("mean", "m2", "m4", "magnitude"):
+        torch.testing.assert_close(getattr(state, name), getattr(expected, name), rtol=1e-5, atol=0), name
+
+
+def test_denormal_numbers_are_no_zeros():
+    h = torch.tensor([[1e-40, -1e-40, 0.0, 1.0]])
+    assert observe(h, 1).zeros.tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
+def test_the_order_in_memory_changes_nothing(memory):
+    h = normal(6, 5, 7, 3)
+    assert_as_in_float64(observe(h.to(memory_format=memory), 1, measured=BOUNDED), h, 1)
+
+
+def test_a_slice_is_observed_without_what_lies_between():
+    h = normal(8, 6, 20)[::2, 1:4, ::3]
+    assert_as_in_float64(observe(h, 1, measured=BOUNDED), h, 1)
+
+
+def test_a_state_that_was_pickled_or_copied_goes_on_alone():
+    layer = Accumulator(3, EVERYTHING, torch.device("cpu"))
+    layer.add(normal(50, 3) + 100, 1, 50)
+    before = layer.state()
+    other = pickle.loads(pickle.dumps(layer))
+    other.add(normal(60, 3), 1, 60)
+    assert torch.equal(layer.state().m2, before.m2)
+    assert layer.state().samples == 50
+    layer.add(normal(60, 3), 1, 60)
+    assert all(map(torch.equal, layer.state(), other.state()))
+
+
+def test_what_was_begun_in_inference_mode_goes_on_outside_of_it(monkeypatch):
+    """Trap 1: a validation may run in it, and the next one not."""
+    whole = torch.cat([normal(50, 3) + 100, normal(50, 3), normal(7, 3)])
+    layer = Accumulator(3, EVERYTHING, torch.device("cpu"))
+    with torch.inference_mode():
+        layer.add(whole[:50], 1, 50)
+        layer.add(whole[50:100], 1, 50)
+    monkeypatch.setattr(fused, "takes", lambda values: False)
+    layer.add(whole[100:], 1, 7)
+    torch.testing.assert_close(layer.state().m2, observe(whole.double(), 1).m2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_same_samples_are_drawn(share, monkeypatch):
+    """Law 2: where numba is missing, as on another rank, the draw is the same."""
+    x = normal(500, 1, 28, 28)
+    drawn = Share(share, seed=3, most=32).of(x)
+    monkeypatch.setattr(fused, "takes", lambda values: False)
+    assert torch.equal(drawn, Share(share, seed=3, most=32).of(x))
+    assert abs(float(drawn.float().mean()) - share) < 0.08
+
+
+def test_hashes_wrap_around():
+    words = random_words([1], 3)[0]
+    flat = torch.tensor([[-1.5, 3e38, 1e-40]])
+    bits = flat.view(torch.int32)[0].tolist()
+    total = (sum(b * w for b, w in zip(bits, words.tolist(), strict=True)) + 7) % 2**64
+    total -= 2**64 * (total >= 2**63)
+    hashed = (total ^ (total >> 32)) * 77 % 2**64
+    hashed -= 2**64 * (hashed >= 2**63)
+    for least, expected in ((hashed, True), (min(hashed + 1, 2**63 - 1), False)):
+        assert fused.draw_rows(flat, torch.arange(3), words, 7, 77, least).tolist() == [expected]
+
+
+def test_without_numba_operations_of_torch_do_the_same(monkeypatch):
+    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    fused.kernels.cache_clear()
+    try:
+        assert not fused.takes(normal(2, 2))
+        assert_as_in_float64(observe(normal(9, 4, 5), 1, measured=BOUNDED), normal(9, 4, 5), 1)
+    finally:
+        fused.kernels.cache_clear()
+
+
+def test_a_numba_that_cannot_be_imported_is_told_once(monkeypatch):
+    def broken(name):
+        raise ImportError("Numba needs NumPy 2.4 or less")
+
+    monkeypatch.setattr(fused, "import_module", broken)
+    fused.kernels.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="longer, for numba cannot be imported: Numba needs NumPy 2.4"):
+            assert not fused.takes(normal(2, 2))
+        assert not fused.takes(normal(2, 2))
+    finally:
+        fused.kernels.cache_clear()

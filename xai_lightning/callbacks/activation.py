@@ -151,8 +151,6 @@ class ActivationMonitor(Monitor):
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
-        if trainer.strategy.root_device.type == "cpu":
-            fused.prepare()
         self._tell("have no known units; they give numbers over all elements", self._unknown())
         if self._expensive is not None:
             worst = list(self._wanted.worst(fit=True))
@@ -171,6 +169,8 @@ class ActivationMonitor(Monitor):
 
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
+        if trainer.lightning_module.device.type == "cpu":
+            fused.prepare()
         self._running = Running(len(self._layers))
         self._positions = Positions(loader_of(trainer, self.dataloader_idx))
         if self._expensive is not None:

@@ -20,17 +20,15 @@ from xai_lightning.functional.activation.table import (
     MINIMUM,
     NOT_FINITE,
     POSITIVES,
+    S4,
     SATURATED,
     UNFIT,
     VECTORS,
     ZEROS,
     Measured,
-    Powers,
     Table,
     slack,
 )
-
-_CLOSED = 8
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -74,8 +72,7 @@ class Accumulator:
         self.units, self.measured, self.device = units, measured, device
         self._workspace = workspace or Workspace()
         self._table = Table(units, device)
-        self._closed: list[Powers] = []
-        self._merged: list[Moments] = []
+        self._closed: Moments | None = None
         self._calls = self._samples = 0
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -110,14 +107,14 @@ class Accumulator:
     @_outside_inference
     def _add_in_blocks(self, values: Tensor, unit_dim: int) -> int:
         """Add all of it, or nothing, in blocks that fit the cache."""
-        before = self._table.copy(), [*self._closed], [*self._merged]
+        before = self._table.copy(), self._closed
         for part in blocks(values, unit_dim):
             block = self._workspace.widened(part)
             outcome = self._add_block(block, fused.add_block) if fused.takes(block) else UNFIT
             if outcome == UNFIT:
                 outcome = self._add_block(block, operations.add_block)
             if outcome == NOT_FINITE:
-                self._table, self._closed, self._merged = before
+                self._table, self._closed = before
                 return NOT_FINITE
         return ADDED
 
@@ -136,25 +133,25 @@ class Accumulator:
         # what float32 holds, every wider type holds too
         mean = (table.shift + s1 / count).float().double()
         far = slack(s1, s2, count, self.measured.most) < 0
-        if table.count:
-            self._closed.append(table.powers())
+        self._closed = self._moments()
         table.shift_to(torch.where(far & mean.isfinite(), mean, table.shift))
-        if len(self._closed) > _CLOSED:
-            self._merged, self._closed = self._merged_so_far(), []
 
-    def _merged_so_far(self) -> list[Moments]:
-        parts = self._merged + [self._central(powers) for powers in self._closed]
-        return [union(parts)] if parts else []
+    def _moments(self) -> Moments | None:
+        """Mean and central moments of all that was added, around whatever shift; the rest is empty."""
+        if self._table.count == 0 or self._closed is None:
+            return self._closed if self._table.count == 0 else self._central()
+        return union([self._closed, self._central()])
 
-    def _central(self, powers: Powers) -> Moments:
-        r"""Mean and central moments; the rest is empty.
+    def _central(self) -> Moments:
+        r"""The same of what was added around the present shift.
 
         .. math:: M_2 = S_2 - n \delta^2,\quad M_3 = S_3 - 3 \delta S_2 + 2 n \delta^3,\quad
            M_4 = S_4 - 4 \delta S_3 + 6 \delta^2 S_2 - 3 n \delta^4,\quad \delta = S_1 / n
 
         What cancels is a few times what is left at most, and so are the rounding errors of float32 sums.
         """
-        count, (s1, s2, s3, s4) = powers.count, powers.sums.unbind(1)
+        table = self._table
+        count, (s1, s2, s3, s4) = table.count, table.sums[:-1, : S4 + 1].unbind(1)
         delta = s1 / count
         square = delta * delta
         m3 = m4 = torch.full_like(delta, math.nan)
@@ -162,16 +159,16 @@ class Accumulator:
             m3 = s3 - delta * (3 * s2 - 2 * count * square)
             m4 = s4 - 4 * delta * s3 + square * (6 * s2 - 3 * count * square)
         m2 = (s2 - count * square).clamp_(min=0)
-        mean = delta + powers.shift
+        mean = delta + table.shift
         return empty(self.units, self.device)._replace(count=self._number(count), mean=mean, m2=m2, m3=m3, m4=m4)
 
     def state(self) -> Moments:
         """Of all that was added."""
-        parts = self._merged_so_far() + [self._central(self._table.powers())] * (self._table.count > 0)
-        if not parts:
+        moments = self._moments()
+        if moments is None:
             return empty(self.units, self.device)._replace(nonfinite=self._nonfinite)
         units, all_units = self._table.sums[:-1], self._table.sums[-1]
-        return union(parts)._replace(
+        return moments._replace(
             minimum=units[:, MINIMUM].clone(),
             maximum=units[:, MAXIMUM].clone(),
             zeros=units[:, ZEROS].long(),

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +32,10 @@ class Workspace:
     def arrays(self, floats: tuple[int, ...], integers: tuple[int, ...]) -> tuple[Any, Any]:
         """Room of two shapes, as arrays of float32 and int32."""
         if self._arrays is None:
-            self._arrays = np.zeros(floats, np.float32), np.zeros(integers, np.int32)
+            self._arrays = (
+                torch.zeros(floats, dtype=torch.float32).numpy(),
+                torch.zeros(integers, dtype=torch.int32).numpy(),
+            )
         return self._arrays
 
     def like(self, x: Tensor, use: str, dtype: torch.dtype | None = None) -> Tensor:

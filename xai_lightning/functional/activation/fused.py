@@ -3,12 +3,10 @@
 import math
 import warnings
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,17 +20,19 @@ def kernels() -> ModuleType | None:
     if find_spec("numba") is None:
         return None
     try:
-        return import_module("xai_lightning.functional.activation.kernels")
+        from xai_lightning.functional.activation import kernels as compiled
     except ImportError as error:
         warnings.warn(f"statistics of activations take longer, for numba cannot be imported: {error}", stacklevel=2)
         return None
+    return compiled
 
 
+@cache
 def prepare() -> None:
     """Compile the loops, which takes some four seconds once and half a second in later processes."""
     if kernels() is not None:
-        add_block(torch.zeros(1, 1, 1), Table(1, torch.device("cpu")), EVERYTHING, Workspace())
-        draw_rows(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 0, 1, 0)
+        add_block(torch.zeros(1, 1, 1, dtype=torch.float32), Table(1, torch.device("cpu")), EVERYTHING, Workspace())
+        draw_rows(torch.zeros(1, 1, dtype=torch.float32), *torch.zeros(2, 1, dtype=torch.int64), 0, 1, 0)
 
 
 def takes(values: Tensor) -> bool:
@@ -45,7 +45,7 @@ def takes(values: Tensor) -> bool:
 def _wanted(measured: Measured) -> Any:
     low, high = measured.limits or (-math.inf, math.inf)
     flags = (measured.higher, measured.histogram, measured.sparsity, measured.limits is not None)
-    return np.array([*flags, low, high, measured.most, *FLOAT32], dtype=np.float64)
+    return torch.tensor([*flags, low, high, measured.most, *FLOAT32], dtype=torch.float64).numpy()
 
 
 def add_block(block: Tensor, table: Table, measured: Measured, workspace: Workspace, *, anyway: bool = False) -> int:
@@ -89,6 +89,6 @@ def draw_rows(flat: Tensor, places: Tensor, weights: Tensor, first: int, golden:
     """
     loops: Any = kernels()
     drawn = torch.empty(len(flat), dtype=torch.bool)
-    words = flat.numpy().view(np.int32)
+    words = flat.view(torch.int32).numpy()
     loops.draw_rows(words, places.numpy(), weights.numpy(), first, golden, least, drawn.numpy())
     return drawn

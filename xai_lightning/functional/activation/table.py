@@ -47,20 +47,6 @@ class Measured(NamedTuple):
 EVERYTHING = Measured(higher=True, histogram=True, sparsity=True)
 
 
-class Powers(NamedTuple):
-    """Sums of powers around a shift.
-
-    Attributes:
-        count: Of how many elements per unit.
-        shift: float64[U].
-        sums: float64[U, 4].
-    """
-
-    count: int  # type: ignore[assignment]  # tuple.count, which nobody calls
-    shift: Tensor
-    sums: Tensor
-
-
 class Table:
     """What is added up of one layer.
 
@@ -95,10 +81,6 @@ class Table:
         found = object.__new__(Table)
         vars(found).update(self.__getstate__(), sums=self.sums.clone(), histogram=self.histogram.clone())
         return found
-
-    def powers(self) -> Powers:
-        """What was added around the present shift."""
-        return Powers(self.count, self.shift, self.sums[:-1, : S4 + 1].clone())
 
     def shift_to(self, shift: Tensor) -> None:
         """From here on, add powers around another number of each unit: float64[U]."""

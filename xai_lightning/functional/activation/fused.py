@@ -32,7 +32,8 @@ def prepare() -> None:
     """Compile the loops, which takes some four seconds once and half a second in later processes."""
     if kernels() is not None:
         add_block(torch.zeros(1, 1, 1, dtype=torch.float32), Table(1, torch.device("cpu")), EVERYTHING, Workspace())
-        draw_rows(torch.zeros(1, 1, dtype=torch.float32), *torch.zeros(2, 1, dtype=torch.int64), 0, 1, 0)
+        place = torch.zeros(1, dtype=torch.int64)
+        draw_rows(torch.zeros(1, 1, dtype=torch.float32), place, place, 0, 1, 0)
 
 
 def takes(values: Tensor) -> bool:

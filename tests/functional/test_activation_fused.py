@@ -132,6 +132,24 @@ def test_a_slice_is_observed_without_what_lies_between():
     assert_as_in_float64(observe(h, 1, measured=BOUNDED), h, 1)
 
 
+class Tagged(torch.Tensor):
+    """What wraps memory of another kind has no array of numbers."""
+
+    def numpy(self, **kwargs):
+        raise TypeError("no array")
+
+
+def test_tensors_without_an_array_are_left_to_operations_of_torch():
+    h = normal(7, 3, 4)
+    mirrored = torch.complex(h, h).conj().imag
+    assert mirrored.is_neg()
+    assert_as_in_float64(observe(mirrored, 1, measured=BOUNDED), -h, 1)
+    assert_as_in_float64(observe(h.as_subclass(Tagged), 1, measured=BOUNDED), h, 1)
+    layer = Accumulator(3, BOUNDED, torch.device("cpu"))
+    layer.add((2 * h).requires_grad_(), 1, 7)
+    assert_as_in_float64(layer.state(), 2 * h, 1)
+
+
 def test_a_state_that_was_pickled_or_copied_goes_on_alone():
     layer = Accumulator(3, EVERYTHING, torch.device("cpu"))
     layer.add(normal(50, 3) + 100, 1, 50)

@@ -66,8 +66,8 @@ class _Copies:
 class Running:
     """What was observed of each layer so far, per width at which it was called (one ReLU may serve several layers).
 
-    It holds copies of at most eight million numbers that are not reduced yet, and per layer and width some ten numbers
-    per unit.
+    It holds some ten numbers per unit, layer and width; and where compiled loops do not reduce what they are given at
+    once, copies of at most eight million numbers that are not reduced yet.
 
     Args:
         layers: how many are watched.

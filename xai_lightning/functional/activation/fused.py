@@ -13,6 +13,8 @@ from torch import Tensor
 from xai_lightning.functional.activation.blocks import Workspace
 from xai_lightning.functional.activation.table import ADDED, EVERYTHING, FAR, FLOAT32, S2, Measured, Table
 
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 @cache
 def kernels() -> ModuleType | None:
@@ -37,9 +39,9 @@ def prepare() -> None:
 
 
 def takes(values: Tensor) -> bool:
-    """Whether the loops can add what this is made of."""
-    types = (torch.float32, torch.bfloat16, torch.float16)
-    return values.dtype in types and values.device.type == "cpu" and kernels() is not None
+    """Whether the loops can add what this is made of: plain memory of float32 or of less, on the CPU."""
+    plain = type(values) is Tensor and not values.is_neg() and values.device.type == "cpu"
+    return plain and values.dtype in _TYPES and kernels() is not None
 
 
 @cache
@@ -65,7 +67,7 @@ def add_block(block: Tensor, table: Table, measured: Measured, workspace: Worksp
     loops: Any = kernels()
     sums, histogram, shift, found = table.arrays()
     room, bins = workspace.arrays(loops.ROOM, loops.BINS)
-    array = block.contiguous().numpy()
+    array = block.detach().contiguous().numpy()
     outcome: int = loops.add_block(array, shift, _wanted(measured), anyway, sums, histogram, found, bins, room)
     if outcome == FAR:
         table.found = torch.tensor(found[:-1, : S2 + 1].T)

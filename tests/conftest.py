@@ -12,8 +12,11 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def generators() -> Iterator[None]:
-    """Put the global generators back after each test."""
+    """Seed the global generators, so that tests do not depend on each other, and put them back."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
     yield
     random.setstate(states[0])
     np.random.set_state(states[1])

@@ -23,7 +23,7 @@ BOUNDED = Measured(higher=True, histogram=True, sparsity=True, limits=(-0.5, 2.0
 @pytest.fixture(scope="module", autouse=True)
 def _compiled():
     pytest.importorskip("numba")
-    fused.prepare()
+    fused.kernels()
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -206,13 +206,68 @@ def test_without_numba_operations_of_torch_do_the_same(monkeypatch):
         fused.kernels.cache_clear()
 
 
-def test_a_numba_that_cannot_be_imported_is_told_once(monkeypatch):
+def forget(monkeypatch, **modules):
+    """As in a process that has not looked for numba yet."""
     monkeypatch.delattr("xai_lightning.functional.activation.kernels")
-    monkeypatch.setitem(sys.modules, "xai_lightning.functional.activation.kernels", None)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, f"xai_lightning.functional.activation.{name}", module)
+    fused.kernels.cache_clear()
+
+
+def broken(*args):
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("fault", ["import", "compile", "stale"])
+def test_a_numba_that_cannot_be_used_is_told_once(fault, monkeypatch):
+    loops, said = fused.kernels(), {"import": "ModuleNotFoundError", "compile": "no space left", "stale": r"\*\.nbi"}
+    if fault == "import":
+        forget(monkeypatch, kernels=None)
+    else:
+        fused.kernels.cache_clear()
+        add = loops.add_block
+
+        def stale(x, *args):
+            return add(x + 1, *args)
+
+        monkeypatch.setattr(loops, "add_block", broken if fault == "compile" else stale)
+    try:
+        with pytest.warns(UserWarning, match=f"take longer, for what numba compiles cannot be used: .*{said[fault]}"):
+            assert not fused.takes(normal(2, 2))
+        assert not fused.takes(normal(2, 2))
+        assert_as_in_float64(observe(normal(9, 4, 5), 1, measured=BOUNDED), normal(9, 4, 5), 1)
+    finally:
+        fused.kernels.cache_clear()
+
+
+def test_loops_that_are_not_compiled_are_not_used(monkeypatch):
+    monkeypatch.setattr(fused.kernels(), "COMPILED", False)
     fused.kernels.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="longer, for numba cannot be imported: "):
-            assert not fused.takes(normal(2, 2))
         assert not fused.takes(normal(2, 2))
     finally:
         fused.kernels.cache_clear()
+
+
+@pytest.mark.parametrize("limit", [0.1, 0.7, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_is_cut_at_a_limit_is_saturated(limit, dtype):
+    """A type holds the limit rounded."""
+    h = torch.nn.functional.hardtanh(normal(400, 3).to(dtype), -limit, limit)
+    found = observe(h, 1, measured=Measured(limits=(-limit, limit))).saturated
+    assert found == (h.abs() == h.abs().max()).sum() > 300
+
+
+def test_an_activation_can_be_resized_afterwards():
+    """Law 1: `Tensor.numpy` would forbid that for good."""
+    h = normal(300, 1, 8, 8)
+    observe(h, 1)
+    Share(0.5, seed=0, most=32).of(h)
+    assert h.untyped_storage().resizable()
+
+
+def test_a_call_of_which_nothing_is_finite_is_a_call():
+    layer = Accumulator(2, EVERYTHING, torch.device("cpu"))
+    layer.add(torch.full((3, 2), math.nan), 1, 3)
+    layer.add(normal(3, 2), 1, 3)
+    assert (layer.state().calls, layer.state().samples) == (2, 3)

@@ -70,7 +70,7 @@ class Enduring(Observer):
         return self._attempt_in(_outside_inference, action, *args)
 
     def _attempt_as_it_is(self, action: Callable[..., Any], *args: Any) -> Any:
-        """The same in the step's own mode, for what is so quick that to leave that would take longer."""
+        """The same in the step's own mode: for what is mostly so quick that leaving it would take as long."""
         return self._attempt_in(nullcontext, action, *args)
 
     def _attempt_in(

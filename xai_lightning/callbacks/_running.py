@@ -26,6 +26,8 @@ WIDTHS = 8
 # outputs of up to a fourth of so many numbers, and all that a share is drawn of, are copied, and reduced when there are
 # as many: one reduction of ten small outputs takes hardly more than one of one
 _COPIED, _COPIED_OF_ALL = 2**19, 2**23
+# compiled loops reduce so many numbers per unit at once: of fewer, the mean of some unit is nearly always far
+_MANY = 64
 
 
 @dataclass
@@ -66,8 +68,8 @@ class _Copies:
 class Running:
     """What was observed of each layer so far, per width at which it was called (one ReLU may serve several layers).
 
-    It holds some ten numbers per unit, layer and width; and where compiled loops do not reduce what they are given at
-    once, copies of at most eight million numbers that are not reduced yet.
+    It holds some thirty numbers per unit, layer and width; and where compiled loops do not reduce what they are given
+    at once, copies of at most eight million numbers that are not reduced yet.
 
     Args:
         layers: how many are watched.
@@ -88,7 +90,9 @@ class Running:
             ValueError: if it has another width each time, so that its units are none.
         """
         index = None if keep is None or keep.dim() > 1 else self._rows_of(keep)
-        if fused.takes(h) and (keep is None or index is not None):
+        n = len(h) if index is None else len(index)
+        many = n * math.prod(h.shape[1:]) >= _MANY * h.shape[unit_dim]
+        if many and fused.takes(h) and (keep is None or index is not None):
             values = h.detach() if index is None else h.detach().index_select(0, index)
             self._layer(name, values, unit_dim, measured).add(values, unit_dim, len(values))
             return

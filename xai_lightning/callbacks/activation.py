@@ -170,7 +170,7 @@ class ActivationMonitor(Monitor):
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
         if trainer.lightning_module.device.type == "cpu":
-            fused.prepare()
+            fused.kernels()
         self._running = Running(len(self._layers))
         self._positions = Positions(loader_of(trainer, self.dataloader_idx))
         if self._expensive is not None:

@@ -70,6 +70,8 @@ class Accumulator:
         self, units: int, measured: Measured, device: torch.device, workspace: Workspace | None = None
     ) -> None:
         self.units, self.measured, self.device = units, measured, device
+        self._dtype: torch.dtype | None = None
+        self._measured = measured
         self._workspace = workspace or Workspace()
         self._table = Table(units, device)
         self._closed: Moments | None = None
@@ -87,6 +89,8 @@ class Accumulator:
         """
         if values.numel() == 0:
             return
+        if values.dtype != self._dtype:
+            self._dtype, self._measured = values.dtype, self.measured.of(values.dtype)
         whole = values.dtype == torch.float32 and fused.takes(values)
         outcome = self._add_block(rows(values, unit_dim), fused.add_block) if whole else UNFIT
         if outcome == UNFIT:
@@ -102,6 +106,8 @@ class Accumulator:
         finite = values.isfinite()
         keep = finite.flatten(1).all(1)
         self._nonfinite = self._nonfinite + (~finite).sum()
+        if not keep.any():
+            self._calls += calls
         self.add(values[keep], unit_dim, min(samples, int(keep.sum())), calls)
 
     @_outside_inference
@@ -120,10 +126,10 @@ class Accumulator:
 
     def _add_block(self, block: Tensor, add: Callable[..., int]) -> int:
         """Add ``[A, U, R]``, or nothing of it; powers around another shift if its means ask for one."""
-        outcome = add(block, self._table, self.measured, self._workspace)
+        outcome = add(block, self._table, self._measured, self._workspace)
         if outcome == FAR:
             self._shift(block.numel() // self.units)
-            outcome = add(block, self._table, self.measured, self._workspace, anyway=True)
+            outcome = add(block, self._table, self._measured, self._workspace, anyway=True)
         return outcome
 
     @_outside_inference

@@ -28,6 +28,7 @@ class Workspace:
     def clear(self) -> None:
         """Give the memory back."""
         self._rooms.clear()
+        self._arrays = None
 
     def arrays(self, floats: tuple[int, ...], integers: tuple[int, ...]) -> tuple[Any, Any]:
         """Room of two shapes, as arrays of float32 and int32."""

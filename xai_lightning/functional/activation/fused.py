@@ -10,32 +10,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.activation import operations
 from xai_lightning.functional.activation.blocks import Workspace
-from xai_lightning.functional.activation.table import ADDED, EVERYTHING, FAR, FLOAT32, S2, Measured, Table
+from xai_lightning.functional.activation.table import ADDED, EVERYTHING, FAR, FLOAT32, MINIMUM, S2, Measured, Table
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @cache
 def kernels() -> ModuleType | None:
-    """The compiled loops; None, with a warning if there is a reason, where numba cannot be used."""
-    if find_spec("numba") is None:
-        return None
+    """The compiled loops; None, with a warning if there is a reason, where numba cannot be used.
+
+    The first call compiles them, which takes some four seconds, or reads what an earlier process compiled.
+    """
     try:
-        from xai_lightning.functional.activation import kernels as compiled
-    except ImportError as error:
-        warnings.warn(f"statistics of activations take longer, for numba cannot be imported: {error}", stacklevel=2)
+        if find_spec("numba") is None:
+            return None
+        from xai_lightning.functional.activation import kernels as loops
+
+        if not loops.COMPILED:
+            return None
+        _check(loops)
+    except Exception as error:  # noqa: BLE001  # whatever a numba raises that is broken, or cannot write
+        warnings.warn(
+            f"statistics of activations take longer, for what numba compiles cannot be used: {error!r}", stacklevel=2
+        )
         return None
-    return compiled
+    return loops
 
 
-@cache
-def prepare() -> None:
-    """Compile the loops, which takes some four seconds once and half a second in later processes."""
-    if kernels() is not None:
-        add_block(torch.zeros(1, 1, 1, dtype=torch.float32), Table(1, torch.device("cpu")), EVERYTHING, Workspace())
-        place = torch.zeros(1, dtype=torch.int64)
-        draw_rows(torch.zeros(1, 1, dtype=torch.float32), place, place, 0, 1, 0)
+def _check(loops: Any) -> None:
+    """Compare a small block, of numbers that float32 adds up exactly, with what operations of torch make of it."""
+    block = (torch.arange(120, device="cpu").float() % 9 - 4).view(4, 3, 10)
+    measured, tables = EVERYTHING._replace(limits=(-4.0, 3.0)), [Table(3, torch.device("cpu")) for _ in range(2)]
+    _add_block(loops, block, tables[0], measured, Workspace(), anyway=True)
+    operations.add_block(block, tables[1], measured, Workspace(), anyway=True)
+    one, other = tables
+    close = torch.allclose(one.sums[-1, :MINIMUM], other.sums[-1, :MINIMUM], rtol=1e-4)
+    same = torch.equal(one.sums[:-1], other.sums[:-1]) and torch.equal(one.histogram, other.histogram)
+    flat, places, weights = block.flatten(1), torch.tensor([0, 7], device="cpu"), torch.tensor([3, 5], device="cpu")
+    sums = (flat.view(torch.int32)[:, places].long() * weights).sum(1) + 11
+    drawn = (sums ^ sums >> 32) * 13 >= 0
+    if not (close and same and torch.equal(_draw_rows(loops, flat, places, weights, 11, 13, 0), drawn)):
+        raise RuntimeError(f"they are those of another version: remove *.nbi and *.nbc of {loops.__file__}")
 
 
 def takes(values: Tensor) -> bool:
@@ -48,7 +65,7 @@ def takes(values: Tensor) -> bool:
 def _wanted(measured: Measured) -> Any:
     low, high = measured.limits or (-math.inf, math.inf)
     flags = (measured.higher, measured.histogram, measured.sparsity, measured.limits is not None)
-    return torch.tensor([*flags, low, high, measured.most, *FLOAT32], dtype=torch.float64).numpy()
+    return torch.tensor([*flags, low, high, measured.most, *FLOAT32], dtype=torch.float64, device="cpu").numpy()
 
 
 def add_block(block: Tensor, table: Table, measured: Measured, workspace: Workspace, *, anyway: bool = False) -> int:
@@ -64,13 +81,19 @@ def add_block(block: Tensor, table: Table, measured: Measured, workspace: Worksp
     Returns:
         What became of it: ``ADDED``, ``NOT_FINITE``, ``UNFIT``, or ``FAR``, with ``table.found``.
     """
-    loops: Any = kernels()
+    return _add_block(kernels(), block, table, measured, workspace, anyway=anyway)
+
+
+def _add_block(
+    loops: Any, block: Tensor, table: Table, measured: Measured, workspace: Workspace, *, anyway: bool
+) -> int:
     sums, histogram, shift, found = table.arrays()
     room, bins = workspace.arrays(loops.ROOM, loops.BINS)
-    array = block.detach().contiguous().numpy()
+    # `Tensor.numpy` would forbid to resize an activation, which is the user's
+    array = loops.from_dlpack(block.detach().contiguous())
     outcome: int = loops.add_block(array, shift, _wanted(measured), anyway, sums, histogram, found, bins, room)
     if outcome == FAR:
-        table.found = torch.tensor(found[:-1, : S2 + 1].T)
+        table.found = torch.tensor(found[:-1, : S2 + 1].T, device="cpu")
     elif outcome == ADDED:
         table.count += block.numel() // table.units
     return outcome
@@ -90,8 +113,13 @@ def draw_rows(flat: Tensor, places: Tensor, weights: Tensor, first: int, golden:
     Returns:
         bool[N].
     """
-    loops: Any = kernels()
-    drawn = torch.empty(len(flat), dtype=torch.bool)
-    words = flat.view(torch.int32).numpy()
+    return _draw_rows(kernels(), flat, places, weights, first, golden, least)
+
+
+def _draw_rows(
+    loops: Any, flat: Tensor, places: Tensor, weights: Tensor, first: int, golden: int, least: int
+) -> Tensor:
+    drawn = torch.empty(len(flat), dtype=torch.bool, device="cpu")
+    words = loops.from_dlpack(flat.view(torch.int32))
     loops.draw_rows(words, places.numpy(), weights.numpy(), first, golden, least, drawn.numpy())
     return drawn

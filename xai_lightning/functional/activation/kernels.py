@@ -4,10 +4,11 @@ Sums of runs of at most 1024 numbers of one unit are float32 and spread over man
 Extremes are found as integers of the same order, among which what is not finite lies outermost.
 """
 
+import os
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 
 from xai_lightning.functional.activation.table import (
     ADDED,
@@ -42,15 +43,21 @@ _ALL_BUT_SIGN, _SIGN = np.int32(0x7FFFFFFF), np.int32(31)
 _FIRST, _LAST = np.int32(2**31 - 1), np.int32(-(2**31))
 _NOUGHT, _ZERO = np.int32(0), np.float32(0)
 
+from_dlpack = np.from_dlpack
+#: Whether anything is compiled: without that, the loops take a thousand times as long.
+COMPILED = not getattr(config, "DISABLE_JIT", False)
+# numba would make a folder of that name where there is no home
+_HOMELESS = os.path.expanduser("~") == "~"  # noqa: PTH111
+
 # sums in any order, but infinities and NaN as they are
 _options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
 _loops = njit(**_options)
 
 
 def _kept(function: Any) -> Any:
-    """A function that is called from Python: compiled once, and kept beside this file, where that can be written."""
+    """A function that is called from Python: once compiled, it is kept beside this file or in numba's own folder."""
     try:
-        return njit(cache=True, **_options)(function)
+        return njit(cache=not _HOMELESS, **_options)(function)
     except RuntimeError:
         return _loops(function)
 

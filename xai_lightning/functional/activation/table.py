@@ -37,6 +37,13 @@ class Measured(NamedTuple):
     sparsity: bool = False
     limits: tuple[float, float] | None = None
 
+    def of(self, dtype: torch.dtype) -> "Measured":
+        """The same for activations of a type, which hold its limits only as rounded to that type."""
+        if self.limits is None or not dtype.is_floating_point:
+            return self
+        low, high = torch.tensor(self.limits, dtype=torch.float64, device="cpu").to(dtype).tolist()
+        return self._replace(limits=(low, high))
+
     @property
     def most(self) -> float:
         """Of how many variances the square of a mean may be."""

@@ -243,6 +243,7 @@ HOSTILE = [
     "C:x",
     "0:x",
     "ü:x",
+    "./0:",
     "a/../../x",
     "a\0b",
     "a\nb",
@@ -308,7 +309,7 @@ def test_an_audit_file_stays_in_its_folder(name: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_that_leave_their_folder_or_cannot_be_files_are_refused(name: str) -> None:
     # within a template, dots become part of a longer name, and what follows a colon is a format
-    harmless = name in ("..", "...", "C:x", "ü:x")
+    harmless = name in ("..", "...", "C:x", "ü:x", "./0:")
     assert (made(filename=f"{{{name}}}") is None) != harmless
     assert made(filename=f"{name}/{{epoch}}") is None
     assert made(name=name) is None

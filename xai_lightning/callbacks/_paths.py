@@ -27,7 +27,7 @@ def check_within(name: str, what: str) -> None:
     """
     path = PureWindowsPath(name)
     # pathlib knows letters as drives only, Windows anything before a colon
-    if path.anchor or name[1:2] == ":" or any(not part.strip(" .") for part in path.parts):
+    if path.anchor or any(part[1:2] == ":" or not part.strip(" .") for part in path.parts):
         raise ValueError(f"{what} must stay in its folder; got {name!r}")
     if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in name):
         raise ValueError(f"{what} must not hold control characters or half characters; got {name!r}")

@@ -34,8 +34,8 @@ class Workspace:
         """Room of two shapes, as arrays of float32 and int32."""
         if self._arrays is None:
             self._arrays = (
-                torch.zeros(floats, dtype=torch.float32).numpy(),
-                torch.zeros(integers, dtype=torch.int32).numpy(),
+                torch.zeros(floats, dtype=torch.float32, device="cpu").numpy(),
+                torch.zeros(integers, dtype=torch.int32, device="cpu").numpy(),
             )
         return self._arrays
 

@@ -33,7 +33,9 @@ def kernels() -> ModuleType | None:
         _check(loops)
     except Exception as error:  # noqa: BLE001  # whatever a numba raises that is broken, or cannot write
         warnings.warn(
-            f"statistics of activations take longer, for what numba compiles cannot be used: {error!r}", stacklevel=2
+            f"statistics of activations take longer, for what numba compiles cannot be used: {error!r}. Where numba "
+            f"works else, remove what it kept: the *.nbi and *.nbc files of {__name__.rpartition('.')[0]}.kernels",
+            stacklevel=2,
         )
         return None
     return loops
@@ -52,7 +54,7 @@ def _check(loops: Any) -> None:
     sums = (flat.view(torch.int32)[:, places].long() * weights).sum(1) + 11
     drawn = (sums ^ sums >> 32) * 13 >= 0
     if not (close and same and torch.equal(_draw_rows(loops, flat, places, weights, 11, 13, 0), drawn)):
-        raise RuntimeError(f"they are those of another version: remove *.nbi and *.nbc of {loops.__file__}")
+        raise RuntimeError(f"a known block added up to other sums than operations of torch give: {one.sums.tolist()}")
 
 
 def takes(values: Tensor) -> bool:

@@ -44,7 +44,7 @@ _FIRST, _LAST = np.int32(2**31 - 1), np.int32(-(2**31))
 _NOUGHT, _ZERO = np.int32(0), np.float32(0)
 
 from_dlpack = np.from_dlpack
-#: Whether anything is compiled: without that, the loops take a thousand times as long.
+#: Whether anything is compiled: else the loops take a thousand times as long.
 COMPILED = not getattr(config, "DISABLE_JIT", False)
 # numba would make a folder of that name where there is no home
 _HOMELESS = os.path.expanduser("~") == "~"  # noqa: PTH111

@@ -39,9 +39,8 @@ _RUN, _TILE, _PITCH, _LANES = 1024, 16, 1040, 8
 _LONG, _VECTOR = 512, 64
 _MANTISSA, _SIGN_AND_EXPONENT, _NEGATIVE = np.int32(23), np.int32(511), 256
 _LOWEST, _HIGHEST, _MIDDLE = 127 - 16, 127 + 15, 32
-_ALL_BUT_SIGN, _SIGN = np.int32(0x7FFFFFFF), np.int32(31)
+_ALL_BUT_SIGN, _SIGN, _NOUGHT, _ZERO = np.int32(0x7FFFFFFF), np.int32(31), np.int32(0), np.float32(0)
 _FIRST, _LAST = np.int32(2**31 - 1), np.int32(-(2**31))
-_NOUGHT, _ZERO = np.int32(0), np.float32(0)
 
 from_dlpack = np.from_dlpack
 #: Whether anything is compiled: else the loops take a thousand times as long.

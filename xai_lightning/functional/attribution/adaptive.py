@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Inputs = tuple[Tensor, ...]
 Gradient = Callable[[Inputs, Tensor], tuple[Tensor, Inputs]]
@@ -12,7 +13,8 @@ Gradient = Callable[[Inputs, Tensor], tuple[Tensor, Inputs]]
 
 MOST_PASSES = 65
 CANCELLING = 2.0
-_START = (0.0, 0.5, 1.0)
+_START, _WEIGHTS = (0.0, 0.5, 1.0), (0.25, 0.5, 0.25)
+_NO_ERROR = 1e-300
 
 
 class Refined(NamedTuple):
@@ -31,14 +33,143 @@ class Refined(NamedTuple):
     passes: Tensor
 
 
-class _Nodes(NamedTuple):
-    """Points on the paths, in the order of visits: sample, place in [0, 1], scalar, slope; gradients by visit."""
+class _Nodes:
+    """Points on the paths, in the order of visits.
+
+    Args:
+        gradient: evaluates scalars and their gradients at points of the paths.
+        inputs: of the samples.
+        baselines: like the inputs.
+        most: how many nodes there is room for.
+    """
+
+    def __init__(self, gradient: Gradient, inputs: Inputs, baselines: Inputs, most: int) -> None:
+        self._gradient, self._inputs, self._baselines = gradient, inputs, baselines
+        self._count, device = 0, inputs[0].device
+        self.sample = torch.empty(most, dtype=torch.int64, device=device)
+        #: place in [0, 1], scalar and slope of each
+        self.rows = torch.empty(most, 3, dtype=torch.float64, device=device)
+        self.weight = torch.zeros(most, dtype=torch.float64, device=device)
+        self._gradients: list[Inputs] = []
+
+    def visit(self, sample: Tensor, place: Tensor) -> Tensor:
+        """Evaluate the scalar at a place of each sample's path; returns the numbers ``int64[R]`` of the new nodes."""
+        points, steps = [], []
+        for x, b in zip(self._inputs, self._baselines, strict=True):
+            begin, end = b.index_select(0, sample), x.index_select(0, sample)
+            points.append(torch.lerp(begin, end, place.to(b.dtype).reshape(-1, *[1] * (b.ndim - 1))))
+            steps.append(end.sub_(begin))
+        scalars, gradients = self._gradient(tuple(points), sample)
+        pairs = zip(gradients, steps, strict=True)
+        slopes = [step.mul_(g).flatten(1).sum(dim=1).double() for g, step in pairs]
+        new = slice(self._count, self._count + len(sample))
+        self.sample[new] = sample
+        for column, values in enumerate((place, scalars, sum(slopes))):
+            self.rows[new, column] = values
+        self._gradients.append(gradients)
+        self._count = new.stop
+        return torch.arange(new.start, new.stop, device=sample.device)
+
+    def share(self, left: Tensor, middle: Tensor, right: Tensor) -> None:
+        """Weights after halving segments; exact, since places are binary fractions."""
+        quarter = (self.rows[right, 0] - self.rows[left, 0]) / 4
+        self.weight.index_add_(0, left, -quarter).index_add_(0, right, -quarter)
+        self.weight[middle] = 2 * quarter
+
+    def integrated(self) -> Inputs:
+        """The sum of the weighted gradients of each sample, times the whole step."""
+        sums, place = [torch.zeros_like(x) for x in self._inputs], 0
+        for gradients in self._gradients:
+            visited = slice(place, place + len(gradients[0]))
+            place = visited.stop
+            for total, g in zip(sums, gradients, strict=True):
+                weight = self.weight[visited].to(g.dtype).reshape(-1, *[1] * (g.ndim - 1))
+                total.index_add_(0, self.sample[visited], g * weight)
+        return tuple((x - b) * total for x, b, total in zip(self._inputs, self._baselines, sums, strict=True))
+
+
+def _errors(left: Tensor, right: Tensor) -> Tensor:
+    """How far trapezoids between rows of nodes ``float64[..., 3]`` miss the change of the scalar."""
+    width, change, _ = (right - left).unbind(dim=-1)
+    return change - width * (left[..., 2] + right[..., 2]) / 2
+
+
+class _Halved(NamedTuple):
+    """Segments to be halved, ``int64[R]``: of which sample, in which row and place of the table, from node to node."""
 
     sample: Tensor
+    row: Tensor
     place: Tensor
-    scalar: Tensor
-    slope: Tensor
-    gradients: list[Inputs]
+    left: Tensor
+    right: Tensor
+
+
+class _Segments:
+    """Segments of the paths: a row for each sample that is not done, padded with segments without error.
+
+    Args:
+        left: int64[N, 2], nodes from which the first segments of each sample go.
+        right: likewise, to which they go.
+        error: float64[N, 2].
+        most: how many nodes a sample may have.
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, error: Tensor, most: int) -> None:
+        padding = (0, most - 1 - left.shape[1])
+        self._left, self._right, self._size = (functional.pad(each, padding) for each in (left, right, error.abs()))
+        self._sample, self._most, self._held = torch.arange(len(left), device=left.device), most, left.shape[1]
+        self.passes = left.new_full((len(left),), len(_START))
+        #: per sample, the sum of errors and of their absolute values
+        self.missed, self._total = error.sum(dim=1), error.abs().sum(dim=1)
+
+    def worst(self, allowed: Tensor) -> _Halved:
+        """Those with at least half of their sample's largest error, of samples that are not done."""
+        # comparisons with NaN are false: a sample that is not finite is done
+        wrong = (self.missed.abs() > allowed) | (self._total > CANCELLING * allowed)
+        open_ = self._kept((wrong & (self.passes < self._most))[self._sample])
+        size = self._size[:, : self._held]
+        least = torch.where(open_, (size.amax(dim=1) / 2).clamp(min=_NO_ERROR), torch.inf)
+        row, column = (size >= least[:, None]).nonzero(as_tuple=True)
+        row, place = self._affordable(row, row * self._size.shape[1] + column)
+        return _Halved(self._sample[row], row, place, *(each.view(-1)[place] for each in (self._left, self._right)))
+
+    def _kept(self, open_: Tensor) -> Tensor:
+        """Drop the rows of samples that are done, once they are the most; which of those left are not done."""
+        if 2 * int(open_.sum()) >= len(open_):
+            return open_
+        kept = open_.nonzero().squeeze(1)
+        rows = (self._sample, self._left, self._right, self._size)
+        self._sample, self._left, self._right, self._size = (each[kept] for each in rows)
+        return open_[kept]
+
+    def _affordable(self, row: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest, where a sample may not take as many passes."""
+        room = (self._most - self.passes)[self._sample]
+        numbers = row.bincount(minlength=len(room))
+        if not (numbers > room).any():
+            return row, place
+        order = self._size.view(-1)[place].argsort(descending=True, stable=True)
+        order = order[row[order].argsort(stable=True)]
+        order = order[_ranks(row, numbers) < room[row]].sort().values
+        return row[order], place[order]
+
+    def halve(self, chosen: _Halved, middle: Tensor, whole: Tensor, halves: tuple[Tensor, Tensor]) -> None:
+        """Replace segments by their halves, given the nodes between and the errors of the whole and of both halves."""
+        numbers = chosen.row.bincount(minlength=len(self._sample))
+        column = self.passes[chosen.sample] - 1 + _ranks(chosen.row, numbers)
+        self._held = max(self._held, int(column.max()) + 1)
+        left, right, size = (each.view(-1) for each in (self._left, self._right, self._size))
+        new = chosen.row * self._size.shape[1] + column
+        left[new], right[new], right[chosen.place] = middle, chosen.right, middle
+        size[chosen.place], size[new] = (each.abs() for each in halves)
+        self.passes.index_add_(0, self._sample, numbers)
+        self.missed.index_add_(0, chosen.sample, sum(halves) - whole)
+        self._total.index_add_(0, chosen.sample, sum(each.abs() for each in halves) - whole.abs())
+
+
+def _ranks(row: Tensor, numbers: Tensor) -> Tensor:
+    """The how-manieth of its row each is, from 0; rows are sorted, with ``numbers`` in each."""
+    return torch.arange(len(row), device=row.device) - (numbers.cumsum(dim=0) - numbers)[row]
 
 
 def refine(
@@ -71,79 +202,20 @@ def refine(
         M. Sundararajan, A. Taly, Q. Yan, Axiomatic attribution for deep networks, ICML 2017, section 5.
     """
     count, device = len(inputs[0]), inputs[0].device
-    samples = torch.arange(count, device=device).repeat_interleave(len(_START))
+    nodes = _Nodes(gradient, inputs, baselines, count * most)
     places = torch.tensor(_START, dtype=torch.float64, device=device).repeat(count)
-    nodes = _visit(gradient, inputs, baselines, samples, places)
-    first = torch.arange(count, device=device) * len(_START)
-    left, right = torch.cat([first, first + 1]), torch.cat([first + 1, first + 2])
-    change = nodes.scalar[first + 2] - nodes.scalar[first]
-    while True:
-        error, owner = _errors(nodes, left, right), nodes.sample[left]
-        halved = _to_halve(error, owner, tolerance * change.abs(), nodes.sample.bincount(minlength=count), most)
-        if not len(halved):
-            break
-        middles = (nodes.place[left[halved]] + nodes.place[right[halved]]) / 2
-        new = torch.arange(len(halved), device=device) + len(nodes.place)
-        nodes = _joined(nodes, _visit(gradient, inputs, baselines, owner[halved], middles))
-        left, right = torch.cat([left, new]), torch.cat([right, right[halved]])
-        right[halved] = new
-    values = _integrated(nodes, left, right, inputs, baselines)
-    gap = change.new_zeros(count).index_add_(0, owner, -error)
-    return Refined(values, gap, change, nodes.sample.bincount(minlength=count))
-
-
-def _visit(gradient: Gradient, inputs: Inputs, baselines: Inputs, sample: Tensor, place: Tensor) -> _Nodes:
-    points, steps = [], []
-    for x, b in zip(inputs, baselines, strict=True):
-        begin, end = b.index_select(0, sample), x.index_select(0, sample)
-        points.append(torch.lerp(begin, end, place.to(b.dtype).reshape(-1, *[1] * (b.ndim - 1))))
-        steps.append(end.sub_(begin))
-    scalars, gradients = gradient(tuple(points), sample)
-    pairs = zip(gradients, steps, strict=True)
-    slopes = [step.mul_(g).flatten(1).sum(dim=1, dtype=torch.float64) for g, step in pairs]
-    return _Nodes(sample, place, scalars.double(), torch.stack(slopes).sum(dim=0), [gradients])
-
-
-def _joined(a: _Nodes, b: _Nodes) -> _Nodes:
-    sample, place = torch.cat([a.sample, b.sample]), torch.cat([a.place, b.place])
-    scalar, slope = torch.cat([a.scalar, b.scalar]), torch.cat([a.slope, b.slope])
-    return _Nodes(sample, place, scalar, slope, [*a.gradients, *b.gradients])
-
-
-def _errors(nodes: _Nodes, left: Tensor, right: Tensor) -> Tensor:
-    """How far the trapezoid of each segment misses the change of the scalar over it."""
-    width = nodes.place[right] - nodes.place[left]
-    trapezoid = width * (nodes.slope[left] + nodes.slope[right]) / 2
-    return nodes.scalar[right] - nodes.scalar[left] - trapezoid
-
-
-def _to_halve(error: Tensor, owner: Tensor, allowed: Tensor, spent: Tensor, most: int) -> Tensor:
-    """The worst segments of each sample that is not done: those with at least half of its largest error."""
-    none = allowed.new_zeros(len(allowed))
-    total, left_over = none.index_add(0, owner, error.abs()), none.index_add(0, owner, error).abs()
-    # comparisons with NaN are false: a sample that is not finite is done
-    unfinished = ((left_over > allowed) | (total > CANCELLING * allowed)) & (spent < most)
-    worst = none.scatter_reduce(0, owner, error.abs(), "amax")
-    chosen = (unfinished[owner] & (error.abs() >= worst[owner] / 2)).nonzero().flatten()
-    chosen = chosen[error[chosen].abs().argsort(descending=True, stable=True)]
-    chosen = chosen[owner[chosen].argsort(stable=True)]
-    of = owner[chosen]
-    numbers = of.bincount(minlength=len(allowed))
-    rank = torch.arange(len(chosen), device=chosen.device) - (numbers.cumsum(dim=0) - numbers)[of]
-    return chosen[rank < (most - spent)[of]]
-
-
-def _integrated(nodes: _Nodes, left: Tensor, right: Tensor, inputs: Inputs, baselines: Inputs) -> Inputs:
-    half = (nodes.place[right] - nodes.place[left]) / 2
-    weights = torch.zeros_like(nodes.place).index_add_(0, left, half).index_add_(0, right, half)
-    sums, place = [torch.zeros_like(x) for x in inputs], 0
-    for gradients in nodes.gradients:
-        visited = slice(place, place + len(gradients[0]))
-        place = visited.stop
-        for total, g in zip(sums, gradients, strict=True):
-            weight = weights[visited].to(g.dtype).reshape(-1, *[1] * (g.ndim - 1))
-            total.index_add_(0, nodes.sample[visited], g * weight)
-    return tuple((x - b) * total for x, b, total in zip(inputs, baselines, sums, strict=True))
+    first = nodes.visit(torch.arange(count, device=device).repeat_interleave(len(_START)), places).view(count, -1)
+    nodes.weight[first] = nodes.weight.new_tensor(_WEIGHTS)
+    begin, between, end = nodes.rows[first].unbind(dim=1)
+    error, change = torch.stack([_errors(begin, between), _errors(between, end)], dim=1), end[:, 1] - begin[:, 1]
+    segments = _Segments(first[:, :-1], first[:, 1:], error, most)
+    while len((chosen := segments.worst(tolerance * change.abs())).row):
+        places = (nodes.rows[chosen.left, 0] + nodes.rows[chosen.right, 0]) / 2
+        middle = nodes.visit(chosen.sample, places)
+        nodes.share(chosen.left, middle, chosen.right)
+        begin, between, end = (nodes.rows.index_select(0, each) for each in (chosen.left, middle, chosen.right))
+        segments.halve(chosen, middle, _errors(begin, end), (_errors(begin, between), _errors(between, end)))
+    return Refined(nodes.integrated(), -segments.missed, change, segments.passes)
 
 
 def fixed(
@@ -163,12 +235,21 @@ def fixed(
         The attributions.
     """
     count, sums = len(inputs[0]), [torch.zeros_like(x) for x in inputs]
+    # of each input the points of a block, overwritten by the next one: what is in the cache need not be fetched
+    blocks = [x.new_empty(min(together, len(places)), *x.shape) for x in inputs]
     for at, weight in zip(torch.split(places, together), torch.split(weights, together), strict=True):
         samples = torch.arange(count, device=inputs[0].device).repeat(len(at))
-        points = []
-        for x, b in zip(inputs, baselines, strict=True):
-            points.append(torch.lerp(b[None], x[None], at.to(x).reshape(-1, *[1] * x.ndim)).flatten(0, 1))
-        for total, found in zip(sums, gradient(tuple(points), samples)[1], strict=True):
-            each = found.reshape(len(at), -1)
-            total.add_((weight.to(each) @ each).reshape(total.shape))
+        for x, b, block in zip(inputs, baselines, blocks, strict=True):
+            torch.lerp(b[None], x[None], at.to(x).reshape(-1, *[1] * x.ndim), out=block[: len(at)])
+        points = tuple(block[: len(at)].flatten(0, 1) for block in blocks)
+        for total, found in zip(sums, gradient(points, samples)[1], strict=True):
+            _add_weighted(total, found.reshape(len(at), *total.shape), weight)
     return tuple((x - b) * total for x, b, total in zip(inputs, baselines, sums, strict=True))
+
+
+def _add_weighted(total: Tensor, each: Tensor, weights: Tensor) -> None:
+    """Add ``weights[K]`` times ``each[K, ...]``, in place."""
+    if len(weights) == 1:
+        total.add_(each[0], alpha=float(weights))
+    else:
+        total.add_((weights.to(each) @ each.flatten(1)).view_as(total))

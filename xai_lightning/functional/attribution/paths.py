@@ -1,6 +1,7 @@
 """Gradients along straight paths from the baseline, in blocks that fit at once."""
 
-from functools import partial
+import math
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -27,28 +28,36 @@ def refined(how: Run, question: Question) -> Found:
 def _gradient(how: Run, piece: Question, points: Inputs, sample: Tensor) -> tuple[Tensor, Inputs]:
     """Scalars and gradients at ``points``, in blocks that fit at once."""
     size = max(1, how.at_once // piece.numbers)
-    scalars, gradients = [], []
-    for i in range(0, len(sample), size):
-        of = sample[i : i + size]
-        given = tuple(x[i : i + size].requires_grad_(True) for x in points)
-        # a clone: a network may write into its input, which a leaf does not allow
-        with how.explained.differentiated():
-            found = how.explained(*(x.clone() for x in given), piece.targets[of], *(extra[of] for extra in piece.rest))
-            gradients.append(torch.autograd.grad(found.sum(), given))
-        scalars.append(found.detach())
+    blocks = [_block(how, piece, points, sample, slice(i, i + size)) for i in range(0, len(sample), size)]
+    if len(blocks) == 1:
+        return blocks[0]
+    scalars, gradients = zip(*blocks, strict=True)
     return torch.cat(scalars), tuple(torch.cat(each) for each in zip(*gradients, strict=True))
+
+
+def _block(how: Run, piece: Question, points: Inputs, sample: Tensor, where: slice) -> tuple[Tensor, Inputs]:
+    given, of = tuple(x[where].requires_grad_(True) for x in points), sample[where]
+    with how.explained.differentiated():
+        scalars = how.explained(*given, piece.targets[of], *(extra[of] for extra in piece.rest))
+        return scalars.detach(), torch.autograd.grad(scalars.sum(), given)
 
 
 def by_rule(how: Run, question: Question) -> Inputs:
     """Integrated gradients by one of captum's rules; captum forms all points of all samples before it begins."""
-    steps, nodes = approximation_parameters(str(how.options.get("method", "gausslegendre")))
-    count = int(how.options["n_steps"])
-    places, weights = (torch.tensor([float(v) for v in each(count)], dtype=torch.float64) for each in (nodes, steps))
+    places, weights = _rule(str(how.options.get("method", "gausslegendre")), int(how.options["n_steps"]))
     held = max(1, how.at_once // question.numbers)
     parts = []
     for i in range(0, len(question.targets), held):
         piece = question.take(slice(i, i + held))
-        together, gradient = max(1, held // len(piece.targets)), partial(_gradient, how, piece)
+        blocks, gradient = math.ceil(len(places) / (held // len(piece.targets))), partial(_gradient, how, piece)
+        together = math.ceil(len(places) / blocks)
         rule: Any = {"places": places, "weights": weights, "together": together}
         parts.append(fixed(gradient, piece.inputs, piece.baselines, **rule))
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+
+@lru_cache(maxsize=8)
+def _rule(method: str, count: int) -> tuple[Tensor, Tensor]:
+    """Places and weights ``float64[K]``; to find Gauss's takes as long as a thousand passes of a small network."""
+    steps, nodes = approximation_parameters(method)
+    return torch.tensor(nodes(count), dtype=torch.float64), torch.tensor(steps(count), dtype=torch.float64)

@@ -129,6 +129,11 @@ class Rows(NamedTuple):
         )
 
 
+def some(rows: Rows | None) -> Rows | None:
+    """``rows``, or None if there is none among them."""
+    return rows if rows is not None and len(rows.hashes) else None
+
+
 def smallest(hashes: Tensor, strata: Tensor, quota: int) -> Tensor:
     """Indices of the ``quota`` smallest distinct hashes of each stratum, ordered by stratum and hash.
 

@@ -195,7 +195,7 @@ class Gallery:
         return now, before
 
 
-def chosen(rows: Rows, explanation: Explanation, kept: Tensor, found: Gathered, drawing: bool, scale: float) -> Shown:
+def chosen(rows: Rows, explanation: Explanation, kept: Tensor, found: Gathered, scale: float, *, whole: bool) -> Shown:
     """Up to eight of this rank's rows that belong to the probe, at ``kept``.
 
     Args:
@@ -203,8 +203,8 @@ def chosen(rows: Rows, explanation: Explanation, kept: Tensor, found: Gathered, 
         explanation: of all of them.
         kept: positions of those that belong to the probe.
         found: the whole probe.
-        drawing: whether whole maps were kept of all rows, rather than of those that are shown.
         scale: the targets' standard deviation, of a regression.
+        whole: whether whole maps were kept of all rows, rather than of those that are shown.
     """
     where = kept[gallery(len(kept))]
     columns = {name: column[where] for name, column in explanation.columns.items()}
@@ -213,5 +213,5 @@ def chosen(rows: Rows, explanation: Explanation, kept: Tensor, found: Gathered, 
     places = order[torch.searchsorted(found.hashes[order], rows.hashes[where]).clamp(max=len(order) - 1)]
     maps = explanation.shown
     if maps.numel():
-        maps = (maps[where] if drawing else maps) / scale
+        maps = (maps[where] if whole else maps) / scale
     return Shown(rows.take(where), columns, places, maps)

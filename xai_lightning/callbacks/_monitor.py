@@ -29,11 +29,13 @@ from xai_lightning.callbacks._trainer import (
     OtherRankError,
     Stage,
     callbacks_of,
+    foresees_last_batch,
     is_last_batch,
     loader_of,
     loaders_of,
     log_step,
     stage_of,
+    stay_away,
     together,
 )
 from xai_lightning.functional.gate import Kind, Outlook
@@ -175,6 +177,9 @@ class Monitor(Enduring, Announcer):
         due = not counted or (self._due() if stopped else self._attempt(self._due)) or look.failure is not None
         # ranks that were not of one mind would wait for each other at the end
         look.due = bool(trainer.strategy.reduce_boolean_decision(bool(due), all=False))
+        if look.due and self.shares_out:
+            alone = trainer.world_size == 1
+            look.meets = alone or bool(trainer.strategy.reduce_boolean_decision(foresees_last_batch(trainer), all=True))
         self._attempt(self._open, trainer, look)
 
     def _name_left_out(self, loaders: int) -> None:
@@ -206,6 +211,10 @@ class Monitor(Enduring, Announcer):
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, look: Look) -> None:
         look.closed = True
+        if look.meets and self._active():
+            self._attempt(self._share_out_together, trainer)
+        elif look.meets and self._failures < FAILURES_IN_A_ROW:
+            stay_away(trainer)
         if self._active():
             self._attempt(self._close, trainer, pl_module)
         elif look.due and self._failures < FAILURES_IN_A_ROW:

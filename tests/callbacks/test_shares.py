@@ -17,6 +17,7 @@ from torch.utils.data import (
 )
 
 from small import Classifier, fit, loader, rows
+from xai_lightning import AttributionMonitor
 from xai_lightning.callbacks._draw import Rows, smallest
 from xai_lightning.callbacks._shares import Held, _own, keys
 from xai_lightning.callbacks._trainer import foresees_last_batch, is_last_batch
@@ -159,3 +160,16 @@ def test_a_limit_on_batches_is_foreseen_unless_a_stream_may_end_before(
     found = seen(tmp_path, KNOWN[kind], limit_val_batches=limit)
     assert found.foreseen == [expected]
     assert found.came == expected
+
+
+def test_a_rank_that_explains_nothing_of_the_probe_does_not_draw_again(tmp_path: Path) -> None:
+    """All of its candidates gave way, and the probe of the others stands."""
+    monitor = AttributionMonitor("saliency", probe_size=8)
+    fit(Classifier(), [monitor], tmp_path, max_epochs=1)
+    probe, data = monitor._probe, loader(rows())
+    probe.forget()
+    for drawing in (True, False):
+        probe.open(data, 1, draw=True, anew=False)
+        assert probe.drawing == drawing
+        probe.settle(None, torch.tensor([1, 2]), keep=True)
+    assert probe.rows() is None

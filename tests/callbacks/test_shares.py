@@ -51,6 +51,14 @@ def test_ranks_explain_what_one_process_would_and_nothing_twice(quota: int, pool
     assert all(x == [h] for h, _, x in found), "each row keeps its own input"
 
 
+def test_rows_that_all_ranks_hold_are_explained_by_each_in_turn() -> None:
+    """A probe that was given: every rank reads it, and the work is shared equally."""
+    rows = held(list(range(8)), [0] * 8)
+    table = torch.stack([keys(rows, 8)] * 3)
+    shares = [_own(Held(rows, 8), table, rank) for rank in range(3)]
+    assert [part.hashes.tolist() for part in shares if part is not None] == [[0, 3, 6], [1, 4, 7], [2, 5]]
+
+
 class Stream(IterableDataset):
     """Rows one after the other, and perhaps a length that is declared."""
 
@@ -171,5 +179,5 @@ def test_a_rank_that_explains_nothing_of_the_probe_does_not_draw_again(tmp_path:
     for drawing in (True, False):
         probe.open(data, 1, draw=True, anew=False)
         assert probe.drawing == drawing
-        probe.settle(None, torch.tensor([1, 2]), keep=True)
+        probe.keep(None)
     assert probe.rows() is None

@@ -219,10 +219,11 @@ class ExplainingMonitor(PassingMonitor):
     def _shown(self, found: Gathered, *, keep: bool) -> Shown | None:
         """Settle this rank's share of the probe, and choose some of it to be drawn."""
         rows, explanation = self._explained or (None, None)
-        kept = self._probe.settle(rows, found.hashes, keep=keep)
-        if rows is None or explanation is None or not len(kept):
+        if keep:
+            self._probe.keep(None if rows is None else rows.take(found.own))
+        if rows is None or explanation is None or not len(found.own):
             return None
-        return chosen(rows, explanation, kept, found, self._scale, whole=self._probe.provisional)
+        return chosen(rows, explanation, found, self._scale, whole=self._probe.provisional)
 
     @override
     def _end(self, trainer: Trainer) -> None:

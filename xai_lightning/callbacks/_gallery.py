@@ -195,18 +195,17 @@ class Gallery:
         return now, before
 
 
-def chosen(rows: Rows, explanation: Explanation, kept: Tensor, found: Gathered, scale: float, *, whole: bool) -> Shown:
-    """Up to eight of this rank's rows that belong to the probe, at ``kept``.
+def chosen(rows: Rows, explanation: Explanation, found: Gathered, scale: float, *, whole: bool) -> Shown:
+    """Up to eight of this rank's share of the probe.
 
     Args:
         rows: this rank's rows.
         explanation: of all of them.
-        kept: positions of those that belong to the probe.
         found: the whole probe.
         scale: the targets' standard deviation, of a regression.
         whole: whether whole maps were kept of all rows, rather than of those that are shown.
     """
-    where = kept[gallery(len(kept))]
+    where = found.own[gallery(len(found.own))]
     columns = {name: column[where] for name, column in explanation.columns.items()}
     columns["maps"] = columns["maps"] / scale
     order = found.hashes.argsort()

@@ -8,7 +8,7 @@ from torch import Tensor
 from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explanation import Explanation
-from xai_lightning.callbacks._shares import drawn, keys
+from xai_lightning.callbacks._shares import assigned, drawn, keys
 from xai_lightning.callbacks._trainer import everywhere, summed
 from xai_lightning.functional.attribution import completeness_error
 
@@ -24,12 +24,14 @@ class Gathered(NamedTuple):
         strata: ``int64[M]``.
         columns: as in `Explanation`, of all rows.
         passes: ``float64[2]``, rows sent forward and backward, over all ranks.
+        own: ``int64[K]``, positions of those of this rank's rows that it is to explain from now on.
     """
 
     hashes: Tensor
     strata: Tensor
     columns: dict[str, Tensor]
     passes: Tensor
+    own: Tensor
 
     @property
     def maps(self) -> Tensor:
@@ -83,9 +85,10 @@ def gather(
         rows, explanation = mine
         numbers[: len(rows.hashes)] = torch.cat([explanation.columns[name] for name in COLUMNS], dim=1)
         passes += torch.tensor([explanation.forward, explanation.backward])
-    own, numbers, passes = (everywhere(trainer, x) for x in (own, numbers, passes))
-    own, numbers = own.flatten(0, 1), numbers.flatten(0, 1)
-    order = drawn(own, quota, pooled=pooled)
-    own, numbers = own[order], numbers[order]
+    every, numbers, passes = (everywhere(trainer, x) for x in (own, numbers, passes))
+    flat, numbers = every.flatten(0, 1), numbers.flatten(0, 1)
+    order = drawn(flat, quota, pooled=pooled)
+    flat, numbers = flat[order], numbers[order]
     columns = dict(zip(COLUMNS, torch.split(numbers, widths, dim=1), strict=True))
-    return Gathered(own[:, 0], own[:, 1], columns, passes.sum(dim=0))
+    kept = assigned(every, quota, pooled=pooled, rank=trainer.global_rank)
+    return Gathered(flat[:, 0], flat[:, 1], columns, passes.sum(dim=0), kept)

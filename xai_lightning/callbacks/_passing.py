@@ -158,7 +158,7 @@ class PassingMonitor(TimedMonitor):
             self._steps.together(pl_module, action)
 
     def _explain_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._probe.provisional:
+        if self._probe.provisional and self._learned:
             self._probe.take_given(trainer)
         rows, fresh = self._probe.rows(), self._probe.fresh.rows()
         # which candidates stay may be known only after the exchange with other ranks

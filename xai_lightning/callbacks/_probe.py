@@ -146,15 +146,15 @@ class Probe:
         return self.first(batch)
 
     def take_given(self, trainer: Trainer) -> None:
-        """Take this rank's share of the samples that were given, if any were."""
+        """Take the samples that were given, if any were: on every rank, which then share them out."""
         if self._candidates is None or self._given is None:
             return
         self._candidates.quota, self._candidates.pooled = self.quota, self.strata.pooled
         with isolated():
             for batch in self._given_batches(trainer):
                 sample = self.batches.sample(batch)
-                mine = torch.arange(len(sample)) % trainer.world_size == trainer.global_rank
-                self._offer(self._candidates, sample, self.strata.of(sample, {}), mine)
+                every = torch.ones(len(sample), dtype=torch.bool)
+                self._offer(self._candidates, sample, self.strata.of(sample, {}), every)
 
     def _given_batches(self, trainer: Trainer) -> Iterator[Any]:
         """The batches that were given, in the precision of the loader's."""
@@ -188,13 +188,10 @@ class Probe:
         """This rank's samples: its candidates while drawing, else its share of the probe."""
         return some(self._candidates.rows if self._candidates is not None else self._kept)
 
-    def settle(self, rows: Rows | None, hashes: Tensor, *, keep: bool) -> Tensor:
-        """Which of ``rows`` are among ``hashes``, the probe of all ranks, ``int64[M]``; they are kept if ``keep``."""
-        own = torch.empty(0, dtype=torch.int64) if rows is None else rows.hashes
-        chosen = torch.isin(own, hashes).nonzero().flatten()
-        if self.drawing and keep:
-            self._kept, self._drawn = None if rows is None else rows.take(chosen), True
-        return chosen
+    def keep(self, rows: Rows | None) -> None:
+        """This rank's share of the probe that was drawn, for the evaluations to come."""
+        if self.drawing:
+            self._kept, self._drawn = rows, True
 
 
 class Survey:

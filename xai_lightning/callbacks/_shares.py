@@ -33,6 +33,31 @@ def drawn(keys: Tensor, quota: int, *, pooled: bool) -> Tensor:
     return held[smallest(keys[held, 0], keys[held, 1] * (not pooled), quota)]
 
 
+def assigned(keys: Tensor, quota: int, *, pooled: bool, rank: int) -> Tensor:
+    """Which of its own rows one rank is to explain, of those that are drawn.
+
+    Args:
+        keys: of every rank's rows, ``int64[ranks, capacity, 3]``.
+        quota: how many are drawn of each stratum, or of all.
+        pooled: see `Strata`.
+        rank: whose rows.
+
+    Returns:
+        ``int64[M]``, positions; of a row that several ranks hold, each takes its turn.
+    """
+    ranks, capacity = keys.shape[:2]
+    flat = keys.flatten(0, 1)
+    # zeros are alike, and are held by nobody
+    ids = torch.unique(flat, dim=0, return_inverse=True)[1]
+    holds = torch.zeros(ranks, len(flat) + 1, dtype=torch.bool)
+    holds[torch.arange(len(flat)) // max(capacity, 1), ids] = True
+    wanted = ids[drawn(flat, quota, pooled=pooled)]
+    holding = holds[:, wanted]
+    turn = torch.arange(len(wanted)) % holding.sum(dim=0).clamp(min=1)
+    mine = holding[rank] & (holding.cumsum(dim=0)[rank] == turn + 1)
+    return torch.isin(ids[rank * capacity : (rank + 1) * capacity], wanted[mine]).nonzero().flatten()
+
+
 def share_out(trainer: Trainer, every: Sequence[Held]) -> list[Rows | None]:
     """Of what this rank holds for each of several draws, the rows that no other rank explains; a collective.
 
@@ -48,8 +73,5 @@ def share_out(trainer: Trainer, every: Sequence[Held]) -> list[Rows | None]:
 
 
 def _own(held: Held, keys: Tensor, rank: int) -> Rows | None:
-    if held.rows is None:
-        return None
-    chosen = drawn(keys.flatten(0, 1), held.quota, pooled=held.pooled)
-    places = chosen - rank * keys.shape[1]
-    return held.rows.take(places[(places >= 0) & (places < keys.shape[1])])
+    rows, quota, pooled = held
+    return None if rows is None else rows.take(assigned(keys, quota, pooled=pooled, rank=rank))

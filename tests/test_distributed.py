@@ -72,9 +72,7 @@ def test_ranks_without_a_batch_take_part_all_the_same(several: dict[str, Any], s
     assert len(drift) == 3
     assert drift[0] == 0
     assert by_name(result)["xai/integrated_gradients/probe_size"][0] > 0
-    assert by_name(result)["xai/saliency/probe_size"] == [20] * 3, (
-        "given, and explained by whom it can be"
-    )
+    assert by_name(result)["xai/saliency/probe_size"] == [20] * 3, "given, and explained by whom it can be"
     assert by_name(result)["drift/saliency/cosine/first/mean"] == [0] * 3
 
 

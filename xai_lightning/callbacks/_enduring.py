@@ -74,6 +74,10 @@ class Enduring(Observer):
         """The same in the step's own mode: for what is mostly so quick that leaving it would take as long."""
         return self._attempt_in(nullcontext, action, *args)
 
+    def _at_a_step(self, action: Callable[..., Any], *args: Any) -> Any:
+        """How ``_before`` and ``_after`` are run."""
+        return self._attempt(action, *args)
+
     def _attempt_in(
         self, mode: Callable[[], AbstractContextManager[Any]], action: Callable[..., Any], *args: Any
     ) -> Any:

@@ -193,7 +193,7 @@ class Monitor(Enduring, Announcer):
 
     def _batch_start(self, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
         if self._active(dataloader_idx):
-            self._attempt(self._before, pl_module, batch)
+            self._at_a_step(self._before, pl_module, batch)
 
     def _batch_end(
         self, trainer: Trainer, pl_module: LightningModule, seen: tuple[Any, Any], dataloader_idx: int
@@ -203,7 +203,7 @@ class Monitor(Enduring, Announcer):
         if look is None:
             return
         if self._active(dataloader_idx):
-            self._attempt(self._after, trainer, pl_module, *seen)
+            self._at_a_step(self._after, trainer, pl_module, *seen)
             look.batches += 1
             self._proved |= not look.sanity
         if is_last_batch(trainer) and not look.sanity:

@@ -12,7 +12,8 @@ from xai_lightning.sinks import Sink
 
 def log_equal(pl_module: LightningModule, name: str, value: float) -> None:
     """Log a number that is equal on all ranks, in float64, so that it can be gated and monitored."""
-    _log(pl_module, name, value, "mean")
+    # the sum of a number alone is itself, and takes Lightning less than its mean
+    _log(pl_module, name, value, "mean" if pl_module.trainer.world_size > 1 else "sum")
 
 
 def log_sum(pl_module: LightningModule, trainer: Trainer, name: str, value: float) -> None:

@@ -24,8 +24,9 @@ from xai_lightning.functional.attribution import (
     resolve_options,
     table_variables,
 )
+from xai_lightning.functional.attribution.coalitions import even_coalitions, shapley_coalitions
 from xai_lightning.functional.attribution.relevance import unsupported
-from xai_lightning.functional.attribution.surrogates import coefficients, even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution.surrogates import coefficients
 
 KINDS = ("image", "table", "series", "several", "integers", "tokens")
 

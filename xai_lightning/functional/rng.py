@@ -38,14 +38,14 @@ def mixed(words: Tensor) -> Tensor:
     References:
         G. L. Steele, D. Lea, C. H. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
     """
-    words = (words ^ _shifted(words, 30)) * _MIX[0]
-    words = (words ^ _shifted(words, 27)) * _MIX[1]
-    return words ^ _shifted(words, 31)
+    words = _folded(words, 30).mul_(_MIX[0])
+    words = _folded(words, 27).mul_(_MIX[1])
+    return _folded(words, 31)
 
 
-def _shifted(words: Tensor, by: int) -> Tensor:
-    """Logical right shift."""
-    return (words >> by) & ((1 << (64 - by)) - 1)
+def _folded(words: Tensor, by: int) -> Tensor:
+    """The words, and by exclusive or themselves shifted right with zeros; new ones."""
+    return (words >> by).bitwise_and_((1 << (64 - by)) - 1).bitwise_xor_(words)
 
 
 def random_words(seeds: Sequence[int], count: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Feature ablation and occlusion: what the scalar loses when one variable after another is set to the baseline.
 
 captum rebuilds every perturbed input with several passes over it, which takes longer than a small network's own. Here
-copies of the samples are made once for a block of variables, and in each copy one variable is changed and put back.
+a block holds the samples once for each of several variables, which are exchanged bit by bit for the baseline's.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,8 @@ from typing import Any
 import captum.attr
 import torch
 from torch import Tensor
+
+from xai_lightning.functional.attribution.coalitions import bits
 
 
 class Ablation:
@@ -44,59 +46,43 @@ class Ablation:
         """
         number, extras = 1 + max(int(mask.max()) for mask in feature_mask), tuple(additional_forward_args)
         whole = self._forward(*inputs, *extras)
-        places = [_places(mask, number) for mask in feature_mask]
         held = min(max(1, perturbations_per_eval), number)
-        copies = [_Copies(x, b, held) for x, b in zip(inputs, baselines, strict=True)]
+        blocks = [_Block(*each, held) for each in zip(inputs, baselines, feature_mask, strict=True)]
         effects = []
-        for begin in range(0, number, held):
-            variables = range(begin, min(begin + held, number))
-            for copy, where in zip(copies, places, strict=True):
-                copy.ablate([where[v] for v in variables])
+        for variables in torch.split(torch.arange(number, device=whole.device), held):
+            rows = (block.without(variables) for block in blocks)
             repeated = (extra.repeat(len(variables), *[1] * (extra.ndim - 1)) for extra in extras)
-            scalars = self._forward(*(copy.rows[: len(variables) * len(whole)] for copy in copies), *repeated)
-            effects.append(whole - scalars.reshape(len(variables), -1))
-            for copy in copies:
-                copy.restore()
+            effects.append(whole - self._forward(*rows, *repeated).reshape(len(variables), -1))
         found = torch.cat(effects).T
         return tuple(found[:, mask[0]].to(found.dtype) for mask in feature_mask)
 
 
-class _Copies:
-    """Several copies of all samples in one tensor ``[K * N, ...]``, in which variables are changed and put back."""
+class _Block:
+    """All samples several times, ``[K, N, ...]``, each time without another variable; overwritten by the next ones.
 
-    def __init__(self, inputs: Tensor, baselines: Tensor, count: int) -> None:
-        self._inputs, self._flat, self._baselines = inputs, inputs.flatten(1), baselines.flatten(1)
-        self._changed: list[Tensor | slice] = []
-        self._count, self._version = count, 0
-        self._make()
+    Args:
+        inputs: ``[N, ...]``.
+        baselines: like the inputs.
+        mask: ``[1, ...]``, the variable of each number.
+        count: how many times at most.
+    """
 
-    def _make(self) -> None:
-        self.rows = self._inputs.repeat(self._count, *[1] * (self._inputs.ndim - 1))
-        self._each = self.rows.view(self._count, len(self._inputs), -1)
+    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, count: int) -> None:
+        self._inputs, self._baselines, self._mask = inputs, baselines, mask.flatten()
+        self._bits = bits(inputs, baselines)
+        if self._bits:
+            self._x, b = (each.flatten(1).view(self._bits) for each in (inputs, baselines))
+            self._difference, self._rows = self._x ^ b, self._x.new_empty(count, *self._x.shape)
 
-    def ablate(self, variables: Sequence[Tensor | slice]) -> None:
-        """Set the numbers of each variable to the baseline, in a copy of its own."""
-        for each, places in zip(self._each, variables, strict=False):
-            each[:, places] = self._baselines[:, places]
-        self._changed, self._version = list(variables), self.rows._version
-
-    def restore(self) -> None:
-        """Put back what was changed; all of it if the network wrote into it."""
-        if self.rows._version != self._version:
-            self._make()
-            return
-        for each, places in zip(self._each, self._changed, strict=False):
-            each[:, places] = self._flat[:, places]
-
-
-def _places(mask: Tensor, number: int) -> list[Tensor | slice]:
-    """The numbers of each variable; a slice where they lie side by side, which is copied faster."""
-    flat, found = mask.flatten().cpu(), []
-    order = flat.argsort(stable=True)
-    for where in torch.split(order, flat.bincount(minlength=number).tolist()):
-        together = len(where) > 0 and int(where[-1] - where[0]) == len(where) - 1
-        found.append(slice(int(where[0]), int(where[-1]) + 1) if together else where.to(mask.device))
-    return found
+    def without(self, variables: Tensor) -> Tensor:
+        """The samples without each variable ``int64[K]``, ``[K * N, ...]``."""
+        off = self._mask == variables[:, None]
+        if not self._bits:
+            rows = torch.where(off.view(-1, 1, *self._inputs.shape[1:]), self._baselines, self._inputs)
+            return rows.flatten(0, 1)
+        rows = self._rows[: len(variables)]
+        torch.bitwise_and(self._difference, off[:, None].to(self._bits).neg_(), out=rows).bitwise_xor_(self._x)
+        return rows.view(self._inputs.dtype).view(-1, *self._inputs.shape[1:])
 
 
 class Windows:

@@ -133,11 +133,17 @@ def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
             with isolated(seed):
                 parts.append(captum_attributions(how, question.take(slice(i, i + 1))))
     else:
-        per_sample = question.numbers * (how.passes if how.spec.gradient or how.spec.seeded else 1)
-        size = max(1, how.at_once // per_sample)
+        size = max(1, how.at_once // _held(how, question))
         pieces = [slice(i, i + size) for i in range(0, len(question.targets), size)]
         parts = [captum_attributions(how, question.take(piece), seeds[piece]) for piece in pieces]
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+
+def _held(how: Run, question: Question) -> int:
+    """Numbers of one sample that are held at once."""
+    if how.spec.seeded:
+        return max(question.numbers, 2 * how.passes * sum(each.number for each in how.variables))
+    return question.numbers * (how.passes if how.spec.gradient else 1)
 
 
 def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | None = None) -> Inputs:
@@ -183,9 +189,9 @@ def _arguments(how: Run, question: Question) -> dict[str, Any]:
         given["baselines"] = tuple(b.expand(2, *b.shape[1:]) if len(b) == 1 else b for b in question.behind)
     if spec.masked:
         given["feature_mask"] = _masks(how.variables, question.targets.device)
-    room = max(1, how.at_once // (question.numbers * len(question.targets)))
+    room = max(1, how.at_once // (question.numbers * (1 if spec.seeded else len(question.targets))))
     if not spec.gradient:
-        given.setdefault("perturbations_per_eval", min(room, how.passes))
+        given.setdefault("perturbations_per_eval", room if spec.seeded else min(room, how.passes))
     if how.name == "occlusion" and not isinstance(given["sliding_window_shapes"][0], tuple):
         given["sliding_window_shapes"] = (given["sliding_window_shapes"],)
         given["strides"] = (given["strides"],) if isinstance(given.get("strides"), tuple) else given.get("strides")

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from small import STOPWATCH
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
@@ -83,6 +83,22 @@ class OnOneRank(IterableDataset):
         return (people[i] for i in range(len(people) * (torch.distributed.get_rank() == 0)))
 
 
+class Guessed(IterableDataset):
+    """Every rank's part of the rows, of which each declares that it has as many as the first."""
+
+    def __len__(self) -> int:
+        return -(-ROWS // self._ranks()[1])
+
+    def __iter__(self) -> Iterator[Any]:
+        people, (rank, ranks) = People(), self._ranks()
+        return (people[i] for i in range(rank, ROWS, ranks))
+
+    def _ranks(self) -> tuple[int, int]:
+        if not torch.distributed.is_initialized():
+            return 0, 1
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
 class Silent(Net):
     """Logs nothing in validation, which ranks without a batch could not take part in."""
 
@@ -91,12 +107,17 @@ class Silent(Net):
 
 
 def shares(ranks: int, folder: Path) -> list[list[int]]:
-    """Rows that each rank sent forward to explain the probe, at each validation; counted by a hook."""
-    monitor = AttributionMonitor("integrated_gradients", options={"tolerance": None}, probe_size=32, sample_size=0)
+    """Rows that each rank sent forward to explain, at each validation; counted by a hook."""
+    features = {f"column {i}": i for i in range(5)}
+    options = {"tolerance": None}
+    monitor = AttributionMonitor(
+        "integrated_gradients", options=options, probe_size=32, sample_size=24, features=features
+    )
     model, counted = Net(), dict.fromkeys(range(5), 0)
 
     def count(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        if _guard._EXPLAINING.get() and monitor._look is not None:
+        # of the first batch each rank explains a row to see whether it can
+        if _guard._EXPLAINING.get() and monitor._look is not None and monitor._look.closed:
             counted[monitor._look.number] += len(output)
 
     model.net.register_forward_hook(count)
@@ -167,14 +188,19 @@ def watched(ranks: int, folder: Path, mode: str) -> dict[str, Any]:
     gate = GatedCheckpoint(
         "val_loss", dirpath=folder / "checkpoints", at_most={"fairness/sex/demographic_parity_difference/value": 0.9}
     )
-    callbacks = [attribution, neurons, fairness, gate] if mode != "one" else [attribution, fairness]
+    callbacks = [attribution, neurons, fairness, gate]
+    if mode in ("one", "guess"):
+        # several that share out, so that the order in which ranks meet matters
+        given = Subset(People(), range(20, 40))
+        callbacks = [attribution, fairness, AttributionMonitor("saliency", probe=given, sinks=[sink])]
     trainer = fit_on(ranks, folder, callbacks, sanity=0 if mode == "fail" else 1)
-    one = mode == "one"
-    trainer.fit(Silent() if one else Net(), rows(), DataLoader(OnOneRank(), batch_size=7) if one else rows())
+    data = {"one": OnOneRank, "guess": Guessed}.get(mode)
+    loader = rows() if data is None else DataLoader(data(), batch_size=7 if mode == "one" else 1)
+    trainer.fit(Silent() if mode == "one" else Net(), rows(), loader)
     records = [[step, name, value] for step, name, value in sink.records if not STOPWATCH.fullmatch(name)]
     counts = {name: table.tolist() for name, table in fairness._total.counts.items()}
     maps = attribution._history.references.maps["first"].tolist()
-    files = [] if one else sorted(path.name for path in (folder / "checkpoints").iterdir())
+    files = [] if data else sorted(path.name for path in (folder / "checkpoints").iterdir())
     return {"records": records, "counts": counts, "maps": maps, "files": files}
 
 

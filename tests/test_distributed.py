@@ -38,12 +38,12 @@ def by_name(result: dict[str, Any]) -> dict[str, list[float]]:
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(1, tmp_path_factory.mktemp("single"), "plain", "shares", "neurons")
+    return run(1, tmp_path_factory.mktemp("single"), "plain", "shares", "guess", "neurons")
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(request.param, tmp_path_factory.mktemp("several"), "plain", "one", "fail", "shares", "neurons")
+    return run(request.param, tmp_path_factory.mktemp("several"), "plain", "one", "fail", "shares", "guess", "neurons")
 
 
 def test_ranks_give_the_counts_maps_and_metrics_of_one_process(several: dict[str, Any], single: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ def test_ranks_give_the_counts_maps_and_metrics_of_one_process(several: dict[str
 
     On 2 ranks each meets one sex only, on 3 ranks one town only.
     """
-    ranks, result, expected = several["ranks"], several["plain"], single["plain"]
+    result, expected = several["plain"], single["plain"]
     assert result["counts"] == expected["counts"]
     largest = max(abs(value) for row in expected["maps"] for value in row)
     assert len(result["maps"]) == len(expected["maps"])
@@ -59,13 +59,8 @@ def test_ranks_give_the_counts_maps_and_metrics_of_one_process(several: dict[str
         assert row == pytest.approx(theirs, abs=1e-6 * largest)
     ours, theirs = by_name(result), by_name(expected)
     assert ours.keys() == theirs.keys()
-    cost = {name for name in ours if name.endswith("_passes")}
-    for name in ours.keys() - cost:
-        assert ours[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-6, nan_ok=True), name
-    # each rank explains its own candidates for the fresh sample; of the probe only at the first validation
-    # each as many as one process would; some take more passes than others
-    for name in cost:
-        assert all(one < more <= 1.5 * ranks * one for one, more in zip(theirs[name], ours[name], strict=True))
+    for name, values in ours.items():
+        assert values == pytest.approx(theirs[name], rel=1e-6, abs=1e-6, nan_ok=True), name
     assert result["files"] == expected["files"]
 
 
@@ -77,6 +72,8 @@ def test_ranks_without_a_batch_take_part_all_the_same(several: dict[str, Any], s
     assert len(drift) == 3
     assert drift[0] == 0
     assert by_name(result)["xai/integrated_gradients/probe_size"][0] > 0
+    assert by_name(result)["xai/saliency/probe_size"] == [20] * 3, "given, and explained by whom it can be"
+    assert by_name(result)["drift/saliency/cosine/first/mean"] == [0] * 3
 
 
 def test_a_failure_on_one_rank_is_a_failure_of_all_and_nobody_hangs(several: dict[str, Any]) -> None:
@@ -86,14 +83,29 @@ def test_a_failure_on_one_rank_is_a_failure_of_all_and_nobody_hangs(several: dic
     assert "planted failure on the last rank" in several["printed"]
 
 
-def test_ranks_share_the_passes_that_explain_the_probe(several: dict[str, Any], single: dict[str, Any]) -> None:
-    """Each makes about its part, and together they make as many as one process; the first validation draws."""
+def test_ranks_share_the_passes_that_explain_the_probe_and_a_fresh_sample(
+    several: dict[str, Any], single: dict[str, Any]
+) -> None:
+    """Each makes about its part, and together they make as many as one process, when they draw a probe too."""
     ranks, (alone,) = several["ranks"], single["shares"]
     assert len(several["shares"]) == ranks
-    for number in (1, 2):
+    for number, expected in enumerate(alone):
         rows = [counted[number] for counted in several["shares"]]
-        assert sum(rows) == alone[number]
-        assert all(0.6 / ranks < count / alone[number] < 1.5 / ranks for count in rows), rows
+        assert sum(rows) == expected
+        assert all(0.6 / ranks < count / expected < 1.5 / ranks for count in rows), rows
+
+
+def test_a_rank_whose_rows_are_fewer_than_it_declares_holds_nobody_up(
+    several: dict[str, Any], single: dict[str, Any]
+) -> None:
+    """Traps 43 and 45: it does not know its last batch, so ranks share nothing out while they evaluate."""
+    ours, theirs = by_name(several["guess"]), by_name(single["guess"])
+    assert several["guess"]["counts"] == single["guess"]["counts"]
+    cost = {name for name in ours if name.endswith("_passes")}
+    for name in ours.keys() - cost:
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-6, nan_ok=True), name
+    for name in cost:
+        assert all(one < more for one, more in zip(theirs[name], ours[name], strict=True)), name
 
 
 def test_activations_of_a_share_of_the_samples_do_not_depend_on_ranks_and_batches(

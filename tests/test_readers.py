@@ -23,6 +23,7 @@ from xai_lightning.readers import (
     check_space,
     decide,
     read,
+    read_inputs,
     step_output,
     targets_of,
     vocabularies,
@@ -39,7 +40,7 @@ X, Y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
 )
 def test_common_batches_need_no_reader(batch: Any) -> None:
     sample = read(batch)
-    assert sample.inputs is X
+    assert sample.inputs is read_inputs(batch) is X
     assert sample.targets is Y
 
 
@@ -55,7 +56,7 @@ def test_common_batches_need_no_reader(batch: Any) -> None:
 )
 def test_a_reader_says_where_things_are(batch: Any, reader: Any) -> None:
     sample = read(batch, reader)
-    assert sample.inputs is X
+    assert sample.inputs is read_inputs(batch, reader) is X
     assert sample.targets is Y
 
 
@@ -71,9 +72,10 @@ def test_a_reader_says_where_things_are(batch: Any, reader: Any) -> None:
     ids=["dict", "single", "tensor", "string", "no tensor"],
 )
 def test_an_unreadable_batch_shows_what_came_and_how_to_describe_it(batch: Any, shown: str) -> None:
-    with pytest.raises(ValueError, match="reader=") as caught:
-        read(batch)
-    assert shown in str(caught.value)
+    for reading in (read, read_inputs):
+        with pytest.raises(ValueError, match="reader=") as caught:
+            reading(batch)
+        assert shown in str(caught.value)
 
 
 def test_a_reader_that_names_what_is_not_there_is_shown() -> None:

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from small import Classifier, fit, rows
 from watched import Bottleneck, Residual, Runs, found, validated
-from xai_lightning import ActivationMonitor, MemorySink
+from xai_lightning import ActivationMonitor, MemorySink, Sample
+from xai_lightning.callbacks._running import Running
+from xai_lightning.functional.activation import EVERYTHING
 
 
 class Texts(Dataset):
@@ -87,6 +89,36 @@ def test_a_share_draws_by_the_seed_and_sees_the_same_at_each_validation() -> Non
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     one, again, other = (validated(Runs(network), data, share=0.2, seed=seed) for seed in (0, 0, 1))
     assert repr(one) == repr(again) != repr(other)
+
+
+def test_copies_that_were_begun_in_inference_mode_go_on_outside_of_it() -> None:
+    """Trap 1: a validation may run in it, and the next step not; the network may even ask for gradients there."""
+    h, keep, running = torch.randn(90, 4), torch.rand(30) < 0.5, Running()
+    with torch.inference_mode():
+        running.observe("act", h[:30], 1, keep, EVERYTHING)
+    running.observe("act", h[30:60].clone().requires_grad_(), 1, keep, EVERYTHING)
+    with torch.inference_mode():
+        running.observe("act", h[60:], 1, keep, EVERYTHING)
+        running.close()
+    state = running.merged()["act", 4]
+    torch.testing.assert_close(state.mean, h[keep.repeat(3)].double().mean(0))
+    assert not any(part.is_inference() for part in state if isinstance(part, Tensor))
+
+
+@pytest.mark.parametrize("option", ["reader", "mask"])
+def test_what_a_callable_of_the_user_makes_can_be_used_outside_of_inference_mode(option: str) -> None:
+    """Trap 1: it may keep it."""
+    made = []
+
+    def give(batch: list[Tensor]) -> Any:
+        made.append(torch.ones(len(batch[0])))
+        return Sample(batch[0]) if option == "reader" else made[-1]
+
+    data = DataLoader(TensorDataset(torch.randn(20, 4), torch.zeros(20)), batch_size=10)
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    validated(Runs(network), data, share=0.5, **{option: give})
+    assert len(made) == 2
+    assert not made[0].is_inference()
 
 
 class Planted(pl.LightningModule):

@@ -44,3 +44,12 @@ def test_a_share_is_the_same_in_any_batching_and_order():
 def test_a_smaller_share_is_part_of_a_larger_one():
     smaller, larger = (Share(share, 5, 64).of(INPUTS["images"]) for share in (0.2, 0.4))
     assert not (smaller & ~larger).any()
+
+
+def test_what_a_draw_keeps_can_be_used_outside_of_inference_mode():
+    """Trap 1."""
+    draw = Share(0.3, 5, 4)
+    with torch.inference_mode():
+        drawn = draw.of(INPUTS["images"])
+    assert not any(x.is_inference() for x in draw._known if isinstance(x, torch.Tensor))
+    assert torch.equal(draw.of(INPUTS["images"].clone().requires_grad_()), drawn)

@@ -83,7 +83,7 @@ import torch
 from xai_lightning.functional.activation import fused, observe
 for shape in [(3, 17), (1, 1), (70, 17, 9), (5, 3, 63), (2, 33, 2), (2, 2, 1025), (1030, 5)]:
     observe(torch.randn(shape), 1)
-fused.draw_rows(torch.randn(3, 4), torch.tensor([0, 3]), torch.tensor([1, 2]), 0, 1, 0)
+fused.draw_rows(torch.randn(3, 4), torch.tensor([0, 3]).numpy(), torch.tensor([1, 2]).numpy(), 0, 1, 0)
 """
 
 
@@ -195,7 +195,7 @@ def test_hashes_wrap_around():
     hashed = (total ^ (total >> 32)) * 77 % 2**64
     hashed -= 2**64 * (hashed >= 2**63)
     for least, expected in ((hashed, True), (min(hashed + 1, 2**63 - 1), False)):
-        assert fused.draw_rows(flat, torch.arange(3), words, 7, 77, least).tolist() == [expected]
+        assert fused.draw_rows(flat, torch.arange(3).numpy(), words.numpy(), 7, 77, least).tolist() == [expected]
 
 
 def test_without_numba_operations_of_torch_do_the_same(monkeypatch):

@@ -35,7 +35,7 @@ from xai_lightning.callbacks._probe import Probe, standard_deviation
 from xai_lightning.callbacks._record import Look, Record
 from xai_lightning.callbacks._references import References
 from xai_lightning.callbacks._sharded import Steps, is_sharded, refuse_unseen
-from xai_lightning.callbacks._trainer import Stage, everywhere, log_step, meet, resolve_network, summed
+from xai_lightning.callbacks._trainer import Stage, everywhere, log_step, resolve_network, summed
 from xai_lightning.functional import drift
 
 _WITHOUT = "leave AttributionMonitor out: ActivationMonitor and FairnessMonitor make no passes of their own"
@@ -169,19 +169,6 @@ class ExplainingMonitor(PassingMonitor):
         found = gather(trainer, self._explained, capacity, self._probe.quota, pooled=strata.pooled)
         return spread, found, gather(trainer, sampled, room, size) if size else None, told
 
-    def _share_learnt(self, trainer: Trainer) -> None:
-        """A rank that saw no batch learns from one that did what is logged and how much is explained."""
-        knows = everywhere(trainer, torch.tensor(int(self._learned))).flatten().bool()
-        if bool(knows.all()) or not bool(knows.any()):
-            return
-        teacher = int(knows.nonzero()[0])
-        meet(trainer)
-        learnt: Any = trainer.strategy.broadcast(self._explainer.learnt() if self._learned else None, src=teacher)
-        if not self._learned:
-            self._explainer.take_up(learnt)
-            self._probe.fit(self._sample_size)
-            self._learned = True
-
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
         spread, found, fresh, (seconds, elapsed, metric) = gathered
@@ -231,12 +218,12 @@ class ExplainingMonitor(PassingMonitor):
 
     def _shown(self, found: Gathered, *, keep: bool) -> Shown | None:
         """Settle this rank's share of the probe, and choose some of it to be drawn."""
-        if self._explained is None:
+        rows, explanation = self._explained or (None, None)
+        if keep:
+            self._probe.keep(None if rows is None else rows.take(found.own))
+        if rows is None or explanation is None or not len(found.own):
             return None
-        rows, explanation = self._explained
-        drawing = self._probe.drawing
-        kept = self._probe.settle(rows, found.hashes, keep=keep)
-        return chosen(rows, explanation, kept, found, drawing, self._scale) if len(kept) else None
+        return chosen(rows, explanation, found, self._scale, whole=self._probe.provisional)
 
     @override
     def _end(self, trainer: Trainer) -> None:

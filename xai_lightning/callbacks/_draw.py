@@ -1,7 +1,7 @@
 """A uniform draw of samples per stratum that every order of the data finds again."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,15 @@ def _places(width: int, most: int) -> Tensor:
     return random_words([width], most)[0].abs() % width
 
 
+class _Known(NamedTuple):
+    """By which of its numbers a sample is known, ``int64[M]`` (None: by all), their weights, and both as arrays."""
+
+    width: int
+    places: Tensor | None
+    weights: Tensor
+    arrays: tuple[Any, Any] | None
+
+
 class Share:
     """Draws a share of the samples by a hash of their inputs: the same ones in any batching, order and rank.
 
@@ -63,16 +72,17 @@ class Share:
     def __init__(self, share: float, seed: int, most: int) -> None:
         self._least = 2**63 - max(1, round(share * 2**64))
         self._first, self._seed, self._most = int(random_words([seed], 1)), seed, most
-        self._drawn: tuple[int, Tensor | None, Tensor] | None = None
+        self._known: _Known | None = None
 
     def of(self, inputs: Tensor) -> Tensor:
         """Whether each sample of ``inputs``, ``[N, ...]``, is drawn: ``bool[N]``."""
         flat = inputs.detach().reshape(len(inputs), -1)
-        if self._drawn is None or self._drawn[0] != flat.shape[1]:
-            self._drawn = flat.shape[1], *self._weights(flat.shape[1])
-        _, places, weights = self._drawn
-        if places is not None and flat.dtype == torch.float32 and fused.takes(flat) and flat.is_contiguous():
-            return fused.draw_rows(flat, places, weights, self._first, GOLDEN, self._least)
+        known = self._known
+        if known is None or known.width != flat.shape[1]:
+            known = self._known = self._known_by(flat.shape[1])
+        _, places, weights, arrays = known
+        if arrays is not None and flat.dtype == torch.float32 and fused.takes(flat) and flat.is_contiguous():
+            return fused.draw_rows(flat, *arrays, self._first, GOLDEN, self._least)
         words = _words(flat if places is None else flat.index_select(1, places.to(flat.device)))
         if flat.element_size() == 8:
             # the lowest bits of most doubles are 0, and no multiple of theirs would reach the highest bits of a sum
@@ -81,9 +91,12 @@ class Share:
         # sums of evenly spaced numbers are evenly spaced
         return (sums ^ sums >> 32) * GOLDEN >= self._least
 
-    def _weights(self, width: int) -> tuple[Tensor | None, Tensor]:
-        places = _places(width, self._most) if width > self._most else None
-        return places, random_words([~self._seed], min(width, self._most))[0] | 1
+    def _known_by(self, width: int) -> _Known:
+        # tensors made in inference mode would be of no use outside of it (trap 1)
+        with torch.inference_mode(False):
+            places = _places(width, self._most) if width > self._most else None
+            weights = random_words([~self._seed], min(width, self._most))[0] | 1
+        return _Known(width, places, weights, None if places is None else (places.numpy(), weights.numpy()))
 
 
 def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Tensor:
@@ -127,6 +140,11 @@ class Rows(NamedTuple):
             torch.cat([self.targets, other.targets]),
             tuple(torch.cat(pair) for pair in zip(self.extras, other.extras, strict=True)),
         )
+
+
+def some(rows: Rows | None) -> Rows | None:
+    """``rows``, or None if there is none among them."""
+    return rows if rows is not None and len(rows.hashes) else None
 
 
 def smallest(hashes: Tensor, strata: Tensor, quota: int) -> Tensor:

@@ -15,13 +15,14 @@ from xai_lightning.callbacks._observer import Observer
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, Look, OnError
 from xai_lightning.callbacks._settings import check_on_error
 from xai_lightning.callbacks._sharded import BrokenPassError
-from xai_lightning.callbacks._trainer import OtherRankError
+from xai_lightning.callbacks._trainer import OtherRankError, together
 
 T = TypeVar("T")
 MOMENTS = {
     "_open": ", at its beginning",
     "_before": ", before a step",
     "_after": ", after a step",
+    "_share_out_together": ", where ranks share out what to do",
     "_close": ", after the last batch",
     "_gather_together": ", where ranks meet",
     "_conclude_in_sight": ", at its end",
@@ -72,6 +73,10 @@ class Enduring(Observer):
     def _attempt_as_it_is(self, action: Callable[..., Any], *args: Any) -> Any:
         """The same in the step's own mode: for what is mostly so quick that leaving it would take as long."""
         return self._attempt_in(nullcontext, action, *args)
+
+    def _at_a_step(self, action: Callable[..., Any], *args: Any) -> Any:
+        """How ``_before`` and ``_after`` are run."""
+        return self._attempt(action, *args)
 
     def _attempt_in(
         self, mode: Callable[[], AbstractContextManager[Any]], action: Callable[..., Any], *args: Any
@@ -134,6 +139,9 @@ class Enduring(Observer):
         own = [repr(self.kind)] if self.kind not in type(self).__name__.lower() else []
         own += [f"name={self.name!r}"] if self.name else []
         return type(self).__name__ + (f"({', '.join(own)})" if own else "")
+
+    def _share_out_together(self, trainer: Trainer) -> None:
+        together(trainer, self._share_out, trainer)
 
     def _unanimous(self, trainer: Trainer, look: Look) -> bool:
         ok = look.failure is None and self._failures < FAILURES_IN_A_ROW

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from xai_lightning._lightning import Trainer
-from xai_lightning.callbacks._draw import Rows, smallest
+from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explanation import Explanation
+from xai_lightning.callbacks._shares import assigned, drawn, keys
 from xai_lightning.callbacks._trainer import everywhere, summed
 from xai_lightning.functional.attribution import completeness_error
 
@@ -23,12 +24,14 @@ class Gathered(NamedTuple):
         strata: ``int64[M]``.
         columns: as in `Explanation`, of all rows.
         passes: ``float64[2]``, rows sent forward and backward, over all ranks.
+        own: ``int64[K]``, positions of those of this rank's rows that it is to explain from now on.
     """
 
     hashes: Tensor
     strata: Tensor
     columns: dict[str, Tensor]
     passes: Tensor
+    own: Tensor
 
     @property
     def maps(self) -> Tensor:
@@ -73,22 +76,19 @@ def gather(
         quota: samples per stratum, or of all strata together if they are ``pooled``.
         pooled: see `Strata`.
     """
-    own = torch.tensor([mine[1].columns[name].shape[1] if mine else 0 for name in COLUMNS])
-    widths = [int(width) for width in summed(trainer, own, "max")]
-    keys = torch.zeros(capacity, 3, dtype=torch.int64)
+    own_widths = torch.tensor([mine[1].columns[name].shape[1] if mine else 0 for name in COLUMNS])
+    widths = [int(width) for width in summed(trainer, own_widths, "max")]
+    own = keys(mine[0] if mine else None, capacity)
     numbers = torch.zeros(capacity, sum(widths), dtype=torch.float64)
     passes = torch.zeros(2, dtype=torch.float64)
     if mine is not None:
         rows, explanation = mine
-        n = len(rows.hashes)
-        keys[:n] = torch.stack([rows.hashes, rows.strata, torch.ones_like(rows.strata)], dim=1)
-        numbers[:n] = torch.cat([explanation.columns[name] for name in COLUMNS], dim=1)
+        numbers[: len(rows.hashes)] = torch.cat([explanation.columns[name] for name in COLUMNS], dim=1)
         passes += torch.tensor([explanation.forward, explanation.backward])
-    keys, numbers, passes = (everywhere(trainer, x) for x in (keys, numbers, passes))
-    keys, numbers = keys.flatten(0, 1), numbers.flatten(0, 1)
-    held = keys[:, 2] == 1
-    keys, numbers = keys[held], numbers[held]
-    order = smallest(keys[:, 0], keys[:, 1] * (not pooled), quota)
-    keys, numbers = keys[order], numbers[order]
+    every, numbers, passes = (everywhere(trainer, x) for x in (own, numbers, passes))
+    flat, numbers = every.flatten(0, 1), numbers.flatten(0, 1)
+    order = drawn(flat, quota, pooled=pooled)
+    flat, numbers = flat[order], numbers[order]
     columns = dict(zip(COLUMNS, torch.split(numbers, widths, dim=1), strict=True))
-    return Gathered(keys[:, 0], keys[:, 1], columns, passes.sum(dim=0))
+    kept = assigned(every, quota, pooled=pooled, rank=trainer.global_rank)
+    return Gathered(flat[:, 0], flat[:, 1], columns, passes.sum(dim=0), kept)

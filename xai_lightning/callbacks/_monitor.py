@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from xai_lightning.callbacks import _progress as progress
 from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._enduring import Enduring
 from xai_lightning.callbacks._paths import check_within
-from xai_lightning.callbacks._publish import called, log_equal, log_sum, write
+from xai_lightning.callbacks._publish import log_equal, log_sum, show
 from xai_lightning.callbacks._record import FAILURES_IN_A_ROW, STATE_VERSION, Look, OnError, Record, stable
 from xai_lightning.callbacks._sharded import refuse_tensor_parallel
 from xai_lightning.callbacks._state import take_up
@@ -29,15 +29,17 @@ from xai_lightning.callbacks._trainer import (
     OtherRankError,
     Stage,
     callbacks_of,
+    foresees_last_batch,
     is_last_batch,
     loader_of,
     loaders_of,
     log_step,
     stage_of,
+    stay_away,
     together,
 )
 from xai_lightning.functional.gate import Kind, Outlook
-from xai_lightning.sinks import Picture, Sink, logger_sinks
+from xai_lightning.sinks import Sink
 
 
 class Monitor(Enduring, Announcer):
@@ -175,6 +177,9 @@ class Monitor(Enduring, Announcer):
         due = not counted or (self._due() if stopped else self._attempt(self._due)) or look.failure is not None
         # ranks that were not of one mind would wait for each other at the end
         look.due = bool(trainer.strategy.reduce_boolean_decision(bool(due), all=False))
+        if look.due and self.shares_out:
+            alone = trainer.world_size == 1
+            look.meets = alone or bool(trainer.strategy.reduce_boolean_decision(foresees_last_batch(trainer), all=True))
         self._attempt(self._open, trainer, look)
 
     def _name_left_out(self, loaders: int) -> None:
@@ -188,7 +193,7 @@ class Monitor(Enduring, Announcer):
 
     def _batch_start(self, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
         if self._active(dataloader_idx):
-            self._attempt(self._before, pl_module, batch)
+            self._at_a_step(self._before, pl_module, batch)
 
     def _batch_end(
         self, trainer: Trainer, pl_module: LightningModule, seen: tuple[Any, Any], dataloader_idx: int
@@ -198,7 +203,7 @@ class Monitor(Enduring, Announcer):
         if look is None:
             return
         if self._active(dataloader_idx):
-            self._attempt(self._after, trainer, pl_module, *seen)
+            self._at_a_step(self._after, trainer, pl_module, *seen)
             look.batches += 1
             self._proved |= not look.sanity
         if is_last_batch(trainer) and not look.sanity:
@@ -206,6 +211,10 @@ class Monitor(Enduring, Announcer):
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, look: Look) -> None:
         look.closed = True
+        if look.meets and self._active():
+            self._attempt(self._share_out_together, trainer)
+        elif look.meets and self._failures < FAILURES_IN_A_ROW:
+            stay_away(trainer)
         if self._active():
             self._attempt(self._close, trainer, pl_module)
         elif look.due and self._failures < FAILURES_IN_A_ROW:
@@ -262,17 +271,8 @@ class Monitor(Enduring, Announcer):
         self._show(trainer, record, step)
 
     def _show(self, trainer: Trainer, record: Record, step: int) -> None:
-        """Draw, and write to all sinks; loggers know already what went through ``self.log``."""
-        loggers = logger_sinks(trainer.loggers)
-        pictured = sum(getattr(sink, "takes_pictures", True) for sink in (*loggers, *self.sinks))
-        total = pictured * (len(record.pictures) + len(record.histograms)) + bool(pictured) * len(record.pictures)
-        with progress.working(trainer, f"{self.kind}: drawing", total):
-            if pictured:
-                drawn = {name: self._try(f"draw {name}", _drawn, draw) for name, draw in record.pictures.items()}
-                record.pictures = {name: partial(_given, x) for name, x in drawn.items() if x is not None}
-            numbers = {**record.shared, **record.direct}
-            for sink, own in [*((x, record.direct) for x in loggers), *((x, numbers) for x in self.sinks)]:
-                self._try(f"write to {called(sink)}", write, sink, record, own, step)
+        """Draw, and write to all sinks."""
+        show(trainer, record, step, self.sinks, kind=self.kind, attempt=self._try)
 
     # --- what Lightning calls beside evaluations
 
@@ -290,13 +290,3 @@ class Monitor(Enduring, Announcer):
         self._watch.begin()
         if self._waits:
             self._look_at_module(trainer, pl_module)
-
-
-def _drawn(draw: Callable[[], Picture]) -> Picture:
-    picture = draw()
-    progress.step()
-    return picture
-
-
-def _given(picture: Picture) -> Picture:
-    return picture

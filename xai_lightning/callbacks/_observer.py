@@ -12,6 +12,9 @@ from xai_lightning.callbacks._trainer import Stage
 class Observer(EvaluationHooks):
     """Does nothing at each moment of an evaluation, in the order of the methods below."""
 
+    shares_out = False
+    """Whether ranks exchange what each is to do before `_close`, where all of them foresee their last batch."""
+
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the settings against the trainer and the module, in ``setup``."""
 
@@ -23,6 +26,9 @@ class Observer(EvaluationHooks):
 
     def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
         """After the user's step, hooks gone: add up."""
+
+    def _share_out(self, trainer: Trainer) -> None:
+        """After the last batch, before `_close`: exchange with the other ranks what each is to do, as in `_gather`."""
 
     def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last batch, inside the validation loop: local work."""

@@ -20,7 +20,7 @@ from xai_lightning.callbacks._progress import working
 from xai_lightning.callbacks._record import Look
 from xai_lightning.callbacks._sharded import Steps
 from xai_lightning.callbacks._timed import TimedMonitor
-from xai_lightning.callbacks._trainer import loader_of, resolve_network
+from xai_lightning.callbacks._trainer import everywhere, loader_of, meet, resolve_network
 from xai_lightning.functional.attribution import Passes
 
 
@@ -39,6 +39,8 @@ class PassingMonitor(TimedMonitor):
         max_overhead: see `AttributionMonitor`.
         common: further arguments of `Monitor`.
     """
+
+    shares_out = True
 
     def __init__(
         self,
@@ -122,6 +124,25 @@ class PassingMonitor(TimedMonitor):
             self._tell_cost(cost, self._probe.fresh.size)
 
     @override
+    def _share_out(self, trainer: Trainer) -> None:
+        self._share_learnt(trainer)
+        self._probe.take_given(trainer)
+        self._probe.share_out(trainer)
+
+    def _share_learnt(self, trainer: Trainer) -> None:
+        """A rank that saw no batch learns from one that did what is logged and how much is explained."""
+        knows = everywhere(trainer, torch.tensor(int(self._learned))).flatten().bool()
+        if bool(knows.all()) or not bool(knows.any()):
+            return
+        teacher = int(knows.nonzero()[0])
+        meet(trainer)
+        learnt: Any = trainer.strategy.broadcast(self._explainer.learnt() if self._learned else None, src=teacher)
+        if not self._learned:
+            self._explainer.take_up(learnt)
+            self._probe.fit(self._sample_size)
+            self._learned = True
+
+    @override
     def _close(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._in_step(pl_module, lambda: self._explain_all(trainer, pl_module))
 
@@ -137,10 +158,11 @@ class PassingMonitor(TimedMonitor):
             self._steps.together(pl_module, action)
 
     def _explain_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._probe.take_given(trainer)
+        if self._probe.provisional and self._learned:
+            self._probe.take_given(trainer)
         rows, fresh = self._probe.rows(), self._probe.fresh.rows()
-        # which candidates stay is known only after the exchange with other ranks
-        shown = torch.arange if self._probe.drawing else gallery
+        # which candidates stay may be known only after the exchange with other ranks
+        shown = torch.arange if self._probe.provisional else gallery
         self._explained = self._explain_share(pl_module, rows, shown, probe=True)
         known = None if fresh is None else self._probe.fresh.known(fresh)
         sampled = self._explain_share(pl_module, known, lambda n: gallery(0))

@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._baselines import BACKGROUND, Baselines, Seen
 from xai_lightning.callbacks._batches import Batches
-from xai_lightning.callbacks._draw import Candidates, Rows
+from xai_lightning.callbacks._draw import Candidates, Rows, some
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._sample import FreshSample
+from xai_lightning.callbacks._shares import Held, share_out
 from xai_lightning.callbacks._strata import Strata
 from xai_lightning.functional import activation
 from xai_lightning.functional.rng import isolated
@@ -41,12 +42,13 @@ class Probe:
         self._explainer, self._given, self._seed = explainer, given, seed
         self._candidates: Candidates | None = None
         self._kept: Rows | None = None
+        self._drawn = self._shared_out = False
         self._survey = Survey(seed)
         self._spread = activation.empty(1)
         self.fresh = FreshSample(explainer, seed)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_candidates": None, "_kept": None, "_survey": Survey(self._seed)}
+        return {**vars(self), "_candidates": None, "_kept": None, "_drawn": False, "_survey": Survey(self._seed)}
 
     def fit(self, sample_size: int | None) -> None:
         """Fit the sizes that were not given to the inputs, which are known now: the fresh sample is half the probe."""
@@ -77,6 +79,11 @@ class Probe:
         return self._candidates is not None
 
     @property
+    def provisional(self) -> bool:
+        """Whether `rows` are candidates of which other ranks' may take the place."""
+        return self.drawing and not self._shared_out
+
+    @property
     def quota(self) -> int:
         """Samples per stratum."""
         return EVERY if self._given is not None else self.strata.quota
@@ -88,13 +95,14 @@ class Probe:
 
     def forget(self) -> None:
         """Draw anew at the next validation, which may be of other data."""
-        self._kept = None
+        self._kept, self._drawn = None, False
 
     def open(self, loader: Any, number: int, *, draw: bool, anew: bool) -> None:
         """Begin evaluation ``number`` of ``loader``; draw a probe if there is none, or if one is wanted ``anew``."""
         self.batches.open(loader)
         self.fresh.open(number, draw=draw)
-        self._candidates = Candidates(0, self._seed) if draw and (anew or self._kept is None) else None
+        self._candidates = Candidates(0, self._seed) if draw and (anew or not self._drawn) else None
+        self._shared_out = False
         self._spread = activation.empty(1)
         if self._candidates is not None:
             self._survey = Survey(self._seed)
@@ -138,15 +146,15 @@ class Probe:
         return self.first(batch)
 
     def take_given(self, trainer: Trainer) -> None:
-        """Take this rank's share of the samples that were given, if any were."""
+        """Take the samples that were given, if any were: on every rank, which then share them out."""
         if self._candidates is None or self._given is None:
             return
         self._candidates.quota, self._candidates.pooled = self.quota, self.strata.pooled
         with isolated():
             for batch in self._given_batches(trainer):
                 sample = self.batches.sample(batch)
-                mine = torch.arange(len(sample)) % trainer.world_size == trainer.global_rank
-                self._offer(self._candidates, sample, self.strata.of(sample, {}), mine)
+                every = torch.ones(len(sample), dtype=torch.bool)
+                self._offer(self._candidates, sample, self.strata.of(sample, {}), every)
 
     def _given_batches(self, trainer: Trainer) -> Iterator[Any]:
         """The batches that were given, in the precision of the loader's."""
@@ -164,17 +172,26 @@ class Probe:
             self._survey.add((sample.inputs, *columns[:further]), real)
         return targets
 
-    def rows(self) -> Rows | None:
-        """This rank's samples: all candidates while drawing, else its share of the probe."""
-        rows = self._candidates.rows if self._candidates is not None else self._kept
-        return rows if rows is not None and len(rows.hashes) else None
+    def share_out(self, trainer: Trainer) -> None:
+        """Give way to other ranks' candidates, for the probe and for the fresh sample; a collective."""
+        # a rank that failed while others settled draws anew, and the others hold against it what they have kept
+        held = Held(self.rows(), self.quota, self.strata.pooled), Held(self.fresh.rows(), self.fresh.size)
+        own, fresh = share_out(trainer, held)
+        if self._candidates is not None:
+            self._candidates.rows = own
+        else:
+            self._kept = own
+        self.fresh.take(fresh)
+        self._shared_out = True
 
-    def settle(self, rows: Rows, hashes: Tensor, *, keep: bool) -> Tensor:
-        """Which of ``rows`` are among ``hashes``, the probe of all ranks, ``int64[M]``; they are kept if ``keep``."""
-        chosen = torch.isin(rows.hashes, hashes).nonzero().flatten()
-        if self.drawing and keep:
-            self._kept = rows.take(chosen)
-        return chosen
+    def rows(self) -> Rows | None:
+        """This rank's samples: its candidates while drawing, else its share of the probe."""
+        return some(self._candidates.rows if self._candidates is not None else self._kept)
+
+    def keep(self, rows: Rows | None) -> None:
+        """This rank's share of the probe that was drawn, for the evaluations to come."""
+        if self.drawing:
+            self._kept, self._drawn = rows, True
 
 
 class Survey:

@@ -1,18 +1,21 @@
 """Logging through Lightning, and writing to sinks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
 from xai_lightning._lightning import LightningModule, Trainer
 from xai_lightning.callbacks import _progress as progress
 from xai_lightning.callbacks._record import Record
-from xai_lightning.sinks import Sink
+from xai_lightning.sinks import Picture, Sink, logger_sinks
 
 
 def log_equal(pl_module: LightningModule, name: str, value: float) -> None:
     """Log a number that is equal on all ranks, in float64, so that it can be gated and monitored."""
-    _log(pl_module, name, value, "mean")
+    # the sum of a number alone is itself, and takes Lightning less than its mean
+    _log(pl_module, name, value, "mean" if pl_module.trainer.world_size > 1 else "sum")
 
 
 def log_sum(pl_module: LightningModule, trainer: Trainer, name: str, value: float) -> None:
@@ -33,6 +36,41 @@ def _log(pl_module: LightningModule, name: str, value: float, how: str) -> None:
         add_dataloader_idx=False,
         batch_size=1,
     )
+
+
+def show(
+    trainer: Trainer, record: Record, step: int, sinks: Sequence[Sink], *, kind: str, attempt: Callable[..., Any]
+) -> None:
+    """Draw, and write to all sinks; loggers know already what went through ``self.log``.
+
+    Args:
+        trainer: whose loggers are written to.
+        record: under full names.
+        step: of all that is written.
+        sinks: further receivers.
+        kind: of the monitor, for the progress.
+        attempt: calls ``attempt(what, action, *arguments)``, and gives None where that fails.
+    """
+    loggers = logger_sinks(trainer.loggers)
+    pictured = sum(getattr(sink, "takes_pictures", True) for sink in (*loggers, *sinks))
+    total = pictured * (len(record.pictures) + len(record.histograms)) + bool(pictured) * len(record.pictures)
+    with progress.working(trainer, f"{kind}: drawing", total):
+        if pictured:
+            drawn = {name: attempt(f"draw {name}", _drawn, draw) for name, draw in record.pictures.items()}
+            record.pictures = {name: partial(_given, x) for name, x in drawn.items() if x is not None}
+        numbers = {**record.shared, **record.direct}
+        for sink, own in [*((x, record.direct) for x in loggers), *((x, numbers) for x in sinks)]:
+            attempt(f"write to {called(sink)}", write, sink, record, own, step)
+
+
+def _drawn(draw: Callable[[], Picture]) -> Picture:
+    picture = draw()
+    progress.step()
+    return picture
+
+
+def _given(picture: Picture) -> Picture:
+    return picture
 
 
 def write(sink: Sink, record: Record, numbers: Mapping[str, float], step: int) -> None:

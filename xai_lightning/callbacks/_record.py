@@ -58,6 +58,7 @@ class Look:
         started: ``logged_metrics`` at its beginning.
         metrics: ``callback_metrics`` at its beginning: those of the validation before.
         due: this monitor looks at it; a validation that is left out logs nothing.
+        meets: ranks share out their work after the last batch.
         failure: the first exception in it.
         moment: when that was.
     """
@@ -67,6 +68,7 @@ class Look:
     number: int
     started: dict[str, Tensor]
     due: bool
+    meets: bool = False
     batches: int = 0
     closed: bool = False
     failure: Exception | None = None

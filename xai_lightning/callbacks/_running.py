@@ -21,6 +21,7 @@ from xai_lightning.functional.activation import (
     union,
     unpack,
 )
+from xai_lightning.functional.activation.accumulator import outside_inference
 
 WIDTHS = 8
 # outputs of up to a fourth of so many numbers, and all that a share is drawn of, are copied, and reduced when there are
@@ -83,6 +84,12 @@ class Running:
         self._kept: tuple[Tensor, Tensor] | None = None
         self.steps = 0
 
+    def begin(self, keep: Tensor | None) -> bool:
+        """A step begins, of which no more is observed than ``keep`` says; whether that is anything."""
+        some = keep is None or bool(len(self._rows_of(keep)) if keep.dim() == 1 else keep.any())
+        self.steps += some
+        return some
+
     def observe(self, name: str, h: Tensor, unit_dim: int, keep: Tensor | None, measured: Measured) -> None:
         """Observe an output of a layer: see `xai_lightning.functional.activation.observe`.
 
@@ -90,33 +97,36 @@ class Running:
             ValueError: if it has another width each time, so that its units are none.
         """
         index = None if keep is None or keep.dim() > 1 else self._rows_of(keep)
-        n = len(h) if index is None else len(index)
-        many = n * math.prod(h.shape[1:]) >= _MANY * h.shape[unit_dim]
+        n, each = len(h) if index is None else len(index), math.prod(h.shape[1:])
+        many = n * each >= _MANY * h.shape[unit_dim]
         if many and fused.takes(h) and (keep is None or index is not None):
             values = h.detach() if index is None else h.detach().index_select(0, index)
             self._layer(name, values, unit_dim, measured).add(values, unit_dim, len(values))
             return
-        with torch.inference_mode(False), torch.no_grad():
-            self._observe_by_operations(name, h, unit_dim, keep, index, measured)
-
-    def _observe_by_operations(
-        self, name: str, h: Tensor, unit_dim: int, keep: Tensor | None, index: Tensor | None, measured: Measured
-    ) -> None:
-        n, each = len(h) if index is None else len(index), math.prod(h.shape[1:])
         room = self._most * 3 // 4
         if (keep is not None and index is None) or n * each > (room // 3 if index is None else room):
-            values, dim, samples = selected(h, unit_dim, keep)
-            self._layer(name, values, dim, measured).add(values, dim, samples)
+            self._select(name, h, unit_dim, keep, measured)
             return
-        likeness = (h.dtype, h.device, h.shape[1:], unit_dim)
-        copies = self._copies.get(name)
+        copies, likeness = self._copies.get(name), (h.dtype, h.device, h.shape[1:], unit_dim)
         if copies is None or copies.likeness != likeness or not copies.fits(n):
             self._reduce(name)
-        if copies is None or copies.likeness != likeness:
-            # zeros: what is pickled in mid-validation must not hold whatever the memory held before
-            rows = h.new_zeros(max(room // max(each, 1), n), *h.shape[1:])
-            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, rows)
+            copies = self._room_for(name, likeness, max(room // max(each, 1), n), measured)
         copies.add(h.detach(), index)
+
+    @outside_inference
+    def _select(self, name: str, h: Tensor, unit_dim: int, keep: Tensor | None, measured: Measured) -> None:
+        values, dim, samples = selected(h, unit_dim, keep)
+        self._layer(name, values, dim, measured).add(values, dim, samples)
+
+    @outside_inference
+    def _room_for(self, name: str, likeness: tuple[Any, ...], rows: int, measured: Measured) -> _Copies:
+        copies = self._copies.get(name)
+        if copies is None or copies.likeness != likeness:
+            dtype, device, shape, unit_dim = likeness
+            # zeros: what is pickled in mid-validation must not hold whatever the memory held before
+            room = torch.zeros(rows, *shape, dtype=dtype, device=device)
+            copies = self._copies[name] = _Copies(likeness, unit_dim, measured, room)
+        return copies
 
     def _rows_of(self, keep: Tensor) -> Tensor:
         """Indices of the rows that are kept; found once for all layers of a step."""
@@ -124,6 +134,7 @@ class Running:
             self._kept = keep, keep.nonzero().flatten()
         return self._kept[1]
 
+    @outside_inference
     def _reduce(self, name: str) -> None:
         copies = self._copies.get(name)
         if copies is not None and copies.calls:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_lightning.callbacks._draw import Candidates, Rows, row_hash
+from xai_lightning.callbacks._draw import Candidates, Rows, row_hash, some
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.readers import Sample
 
@@ -49,8 +49,12 @@ class FreshSample:
 
     def rows(self) -> Rows | None:
         """This rank's samples; some give way to other ranks' once all are put together."""
-        rows = self._candidates.rows if self._candidates is not None else None
-        return rows if rows is not None and len(rows.hashes) else None
+        return None if self._candidates is None else some(self._candidates.rows)
+
+    def take(self, rows: Rows | None) -> None:
+        """Hold ``rows`` only, of those that it holds."""
+        if self._candidates is not None:
+            self._candidates.rows = rows
 
     def known(self, rows: Rows) -> Rows:
         """The same rows under the hashes that the probe knows samples by: methods draw the same for them (law 6)."""

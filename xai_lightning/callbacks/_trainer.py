@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
 from xai_lightning._lightning import Callback, LightningModule, MisconfigurationException, Trainer, TrainerFn
 
@@ -51,10 +51,36 @@ def log_step(trainer: Trainer, started: Mapping[str, Tensor]) -> int:
 
 def is_last_batch(trainer: Trainer) -> bool:
     """Whether the batch being handled is the last of this evaluation, over all loaders."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    if stage_of(trainer) != "fit":
-        loop = trainer.test_loop if trainer.testing else trainer.validate_loop
-    return bool(loop.batch_progress.is_last_batch)
+    return bool(_evaluation_loop(trainer).batch_progress.is_last_batch)
+
+
+def foresees_last_batch(trainer: Trainer) -> bool:
+    """Whether this process will certainly handle a batch of this evaluation that it knows for the last one.
+
+    Lightning knows it where it fetches ahead, as it does of loaders without a length; else it counts, and what it
+    counts on is exact if torch or Lightning made batches of the rows of a dataset. The length that an iterable dataset
+    or somebody's own sampler declares may be a guess.
+    """
+    fetcher: Any = getattr(_evaluation_loop(trainer), "_data_fetcher", None)
+    if not getattr(fetcher, "prefetch_batches", 0) or fetcher.done:
+        return False
+    return fetcher.length is None or all(map(_is_counted, loaders_of(trainer)))
+
+
+def _is_counted(loader: Any) -> bool:
+    rows = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    if not rows or (loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler):
+        return False
+    return type(loader.sampler).__module__.partition(".")[0] in _COUNTING
+
+
+_COUNTING = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")
+
+
+def _evaluation_loop(trainer: Trainer) -> Any:
+    if stage_of(trainer) == "fit":
+        return trainer.fit_loop.epoch_loop.val_loop
+    return trainer.test_loop if trainer.testing else trainer.validate_loop
 
 
 def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
@@ -128,6 +154,12 @@ def meet(trainer: Trainer) -> None:
         raise OtherRankError("another rank failed")
 
 
+def stay_away(trainer: Trainer) -> None:
+    """Tell the other ranks, who `meet` for the first time in `together`, that this one has failed before."""
+    if trainer.world_size > 1:
+        trainer.strategy.reduce_boolean_decision(False, all=True)
+
+
 def together(trainer: Trainer, exchange: Callable[..., T], *args: Any) -> T:
     """``exchange(*args)``, in which ranks meet. What fails on one rank fails on all, at the next meeting (trap 45).
 
@@ -140,8 +172,7 @@ def together(trainer: Trainer, exchange: Callable[..., T], *args: Any) -> T:
     except OtherRankError:
         raise
     except Exception:
-        if trainer.world_size > 1:
-            trainer.strategy.reduce_boolean_decision(False, all=True)
+        stay_away(trainer)
         raise
     meet(trainer)
     return found

@@ -26,7 +26,7 @@ from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
 from xai_lightning.functional.activation import Measured, Moments, fused, histogram_summary, statistics
 from xai_lightning.functional.attribution import output_tensor
-from xai_lightning.readers import Column, GroupSource, Reader, Table, read
+from xai_lightning.readers import Column, GroupSource, Reader, Table, read_inputs
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
 
@@ -132,6 +132,7 @@ class ActivationMonitor(Monitor):
                 log_inputs=log_inputs,
             )
         self._layers: list[Layer] = []
+        self._measured: list[Measured] = []
         self._running = Running()
         self._positions = Positions(None)
         self._draw = Share(share, seed, HASHED)
@@ -151,6 +152,7 @@ class ActivationMonitor(Monitor):
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
+        self._measured = [self._wanted.measured(layer) for layer in self._layers]
         self._tell("have no known units; they give numbers over all elements", self._unknown())
         if self._expensive is not None:
             worst = list(self._wanted.worst(fit=True))
@@ -177,23 +179,28 @@ class ActivationMonitor(Monitor):
             self._expensive.open(trainer, self.dataloader_idx)
 
     @override
+    def _at_a_step(self, action: Callable[..., Any], *args: Any) -> Any:
+        # nothing else that is made there is used in another step
+        own = self.mask is None and self.reader is None and self._expensive is None
+        return (self._attempt_as_it_is if own else self._attempt)(action, *args)
+
+    @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
         mask = None if self.mask is None else mask_of(batch, self.mask)
         for layer in [] if self._expensive is None else self._expensive.before(batch):
-            self._hooks.add(pl_module.get_submodule(layer.name), self._hook(self._represent, layer, mask))
+            self._hooks.add(layer.of(pl_module), self._hook(self._represent, layer, mask))
         self._keep = both(self._rows(batch), mask)
-        if self._keep is not None and not self._keep.any():
+        if not self._running.begin(self._keep):
             return
-        self._running.steps += 1
-        for layer in self._layers:
-            hook = self._hook(self._add, layer, self._wanted.measured(layer))
-            self._hooks.add(pl_module.get_submodule(layer.name), hook, self._attempt_as_it_is)
+        for layer, measured in zip(self._layers, self._measured, strict=True):
+            hook = self._hook(self._add, layer, measured)
+            self._hooks.add(layer.of(pl_module), hook, self._attempt_as_it_is)
 
     def _rows(self, batch: Any) -> Tensor | None:
         """Which samples are looked at, ``bool[N]``: those that are not padding, and by hash their share."""
         if self.share == 1 and not self._positions.pads:
             return None
-        inputs = read(batch, self.reader).inputs
+        inputs = read_inputs(batch, self.reader)
         drawn = None if self.share == 1 else self._draw.of(inputs)
         if not self._positions.pads:
             return drawn

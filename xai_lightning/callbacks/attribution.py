@@ -81,8 +81,8 @@ class AttributionMonitor(ExplainingMonitor):
         probe_size: how many samples to draw, an equal part from each stratum; default 128, and 32 where a sample has
             10,000 numbers or more.
         sample_size: how many fresh samples to draw at each validation, for the global importance of variables or of
-            the places of an image; default half the probe's size; 0: none, importance is then the probe's. Each of
-            several processes explains as many, since which are kept is known only once all are put together.
+            the places of an image; default half the probe's size; 0: none, importance is then the probe's. Several
+            processes share them out, like the probe; where one may not know its last batch each explains as many.
         measures: names from `xai_lightning.functional.drift.MEASURES`, for images also from ``IMAGE_MEASURES``; default
             all.
         references: some of ``"first"``, ``"previous"`` and ``"best"``; default all that can be had.

@@ -1,6 +1,6 @@
 """How to read a batch: inputs, targets, groups and predictions."""
 
-from xai_lightning.readers.batch import Reader, Sample, read
+from xai_lightning.readers.batch import Reader, Sample, read, read_inputs
 from xai_lightning.readers.groups import (
     MISSING,
     UNKNOWN,
@@ -52,6 +52,7 @@ __all__ = [
     "moved",
     "numbers_of",
     "read",
+    "read_inputs",
     "scores_of",
     "step_output",
     "targets_of",

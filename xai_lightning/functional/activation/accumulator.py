@@ -33,7 +33,7 @@ from xai_lightning.functional.activation.table import (
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def _outside_inference(method: Method) -> Method:
+def outside_inference(method: Method) -> Method:
     """Tensors made in inference mode could not be added to outside of it (trap 1)."""
 
     @wraps(method)
@@ -65,7 +65,7 @@ class Accumulator:
         variances, Stanford technical report STAN-CS-79-773, 1979.
     """
 
-    @_outside_inference
+    @outside_inference
     def __init__(
         self, units: int, measured: Measured, device: torch.device, workspace: Workspace | None = None
     ) -> None:
@@ -100,7 +100,7 @@ class Accumulator:
         else:
             self._add_finite(values, unit_dim, samples, calls)
 
-    @_outside_inference
+    @outside_inference
     def _add_finite(self, values: Tensor, unit_dim: int, samples: int, calls: int) -> None:
         """Add the samples that are finite, and count what is not."""
         finite = values.isfinite()
@@ -110,7 +110,7 @@ class Accumulator:
             self._calls += calls
         self.add(values[keep], unit_dim, min(samples, int(keep.sum())), calls)
 
-    @_outside_inference
+    @outside_inference
     def _add_in_blocks(self, values: Tensor, unit_dim: int) -> int:
         """Add all of it, or nothing, in blocks that fit the cache."""
         before = self._table.copy(), self._closed
@@ -132,7 +132,7 @@ class Accumulator:
             outcome = add(block, self._table, self._measured, self._workspace, anyway=True)
         return outcome
 
-    @_outside_inference
+    @outside_inference
     def _shift(self, count: int) -> None:
         """From here on, add powers around other means, of the units that are far from the ones so far."""
         table, (s1, s2) = self._table, self._table.found

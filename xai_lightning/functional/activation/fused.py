@@ -53,7 +53,7 @@ def _check(loops: Any) -> None:
     flat, places, weights = block.flatten(1), torch.tensor([0, 7], device="cpu"), torch.tensor([3, 5], device="cpu")
     sums = (flat.view(torch.int32)[:, places].long() * weights).sum(1) + 11
     drawn = (sums ^ sums >> 32) * 13 >= 0
-    if not (close and same and torch.equal(_draw_rows(loops, flat, places, weights, 11, 13, 0), drawn)):
+    if not (close and same and torch.equal(_draw_rows(loops, flat, places.numpy(), weights.numpy(), 11, 13, 0), drawn)):
         raise RuntimeError(f"a known block added up to other sums than operations of torch give: {one.sums.tolist()}")
 
 
@@ -101,13 +101,13 @@ def _add_block(
     return outcome
 
 
-def draw_rows(flat: Tensor, places: Tensor, weights: Tensor, first: int, golden: int, least: int) -> Tensor:
+def draw_rows(flat: Tensor, places: Any, weights: Any, first: int, golden: int, least: int) -> Tensor:
     """Whether the hash of the bits of some numbers of each row, in wrapping arithmetic, reaches a number.
 
     Args:
         flat: float32[N, W], contiguous.
-        places: int64[M], which of the W.
-        weights: int64[M].
+        places: int64[M], an array of numpy: which of the W.
+        weights: int64[M], likewise.
         first: Added to their weighted sum.
         golden: By which that is multiplied.
         least: The number.
@@ -118,10 +118,8 @@ def draw_rows(flat: Tensor, places: Tensor, weights: Tensor, first: int, golden:
     return _draw_rows(kernels(), flat, places, weights, first, golden, least)
 
 
-def _draw_rows(
-    loops: Any, flat: Tensor, places: Tensor, weights: Tensor, first: int, golden: int, least: int
-) -> Tensor:
-    drawn = torch.empty(len(flat), dtype=torch.bool, device="cpu")
-    words = loops.from_dlpack(flat.view(torch.int32))
-    loops.draw_rows(words, places.numpy(), weights.numpy(), first, golden, least, drawn.numpy())
-    return drawn
+def _draw_rows(loops: Any, flat: Tensor, places: Any, weights: Any, first: int, golden: int, least: int) -> Tensor:
+    drawn = loops.empty(len(flat), dtype="bool")
+    words = loops.from_dlpack(flat).view("int32")
+    loops.draw_rows(words, places, weights, first, golden, least, drawn)
+    return torch.from_numpy(drawn)

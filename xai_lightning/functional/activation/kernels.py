@@ -42,7 +42,7 @@ _LOWEST, _HIGHEST, _MIDDLE = 127 - 16, 127 + 15, 32
 _ALL_BUT_SIGN, _SIGN, _NOUGHT, _ZERO = np.int32(0x7FFFFFFF), np.int32(31), np.int32(0), np.float32(0)
 _FIRST, _LAST = np.int32(2**31 - 1), np.int32(-(2**31))
 
-from_dlpack = np.from_dlpack
+from_dlpack, empty = np.from_dlpack, np.empty
 #: Whether anything is compiled: else the loops take a thousand times as long.
 COMPILED = not getattr(config, "DISABLE_JIT", False)
 # numba would make a folder of that name where there is no home

@@ -1,0 +1,77 @@
+"""Which rank explains which samples: each its own, of those that the draw over all ranks keeps."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._draw import Rows, smallest
+from xai_lightning.callbacks._trainer import everywhere, summed
+
+
+class Held(NamedTuple):
+    """What this rank holds for one draw: rows, and how many of each stratum, or of all, are drawn over all ranks."""
+
+    rows: Rows | None
+    quota: int
+    pooled: bool = False
+
+
+def keys(rows: Rows | None, capacity: int) -> Tensor:
+    """Hash, stratum and a 1 of each of ``rows``, then zeros: ``int64[capacity, 3]``."""
+    found = torch.zeros(capacity, 3, dtype=torch.int64)
+    if rows is not None:
+        found[: len(rows.hashes)] = torch.stack([rows.hashes, rows.strata, torch.ones_like(rows.strata)], dim=1)
+    return found
+
+
+def drawn(keys: Tensor, quota: int, *, pooled: bool) -> Tensor:
+    """Which of all ranks' ``keys`` are drawn, ``int64[M]``, ordered by stratum and hash; of equal ones the first."""
+    held = keys[:, 2].nonzero().flatten()
+    return held[smallest(keys[held, 0], keys[held, 1] * (not pooled), quota)]
+
+
+def assigned(keys: Tensor, quota: int, *, pooled: bool, rank: int) -> Tensor:
+    """Which of its own rows one rank is to explain, of those that are drawn.
+
+    Args:
+        keys: of every rank's rows, ``int64[ranks, capacity, 3]``.
+        quota: how many are drawn of each stratum, or of all.
+        pooled: see `Strata`.
+        rank: whose rows.
+
+    Returns:
+        ``int64[M]``, positions; of a row that several ranks hold, each takes its turn.
+    """
+    ranks, capacity = keys.shape[:2]
+    flat = keys.flatten(0, 1)
+    # zeros are alike, and are held by nobody
+    ids = torch.unique(flat, dim=0, return_inverse=True)[1]
+    holds = torch.zeros(ranks, len(flat) + 1, dtype=torch.bool)
+    holds[torch.arange(len(flat)) // max(capacity, 1), ids] = True
+    wanted = ids[drawn(flat, quota, pooled=pooled)]
+    holding = holds[:, wanted]
+    turn = torch.arange(len(wanted)) % holding.sum(dim=0).clamp(min=1)
+    mine = holding[rank] & (holding.cumsum(dim=0)[rank] == turn + 1)
+    return torch.isin(ids[rank * capacity : (rank + 1) * capacity], wanted[mine]).nonzero().flatten()
+
+
+def share_out(trainer: Trainer, every: Sequence[Held]) -> list[Rows | None]:
+    """Of what this rank holds for each of several draws, the rows that no other rank explains; a collective.
+
+    Args:
+        trainer: the trainer.
+        every: what it holds for each, in the same order on all ranks.
+    """
+    counts = [0 if held.rows is None else len(held.rows.hashes) for held in every]
+    most = summed(trainer, torch.tensor(counts), "max").tolist()
+    table = torch.cat([keys(held.rows, count) for held, count in zip(every, most, strict=True)])
+    parts = torch.split(everywhere(trainer, table), most, dim=1)
+    return [_own(held, part, trainer.global_rank) for held, part in zip(every, parts, strict=True)]
+
+
+def _own(held: Held, keys: Tensor, rank: int) -> Rows | None:
+    rows, quota, pooled = held
+    return None if rows is None else rows.take(assigned(keys, quota, pooled=pooled, rank=rank))

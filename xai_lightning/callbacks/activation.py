@@ -1,6 +1,5 @@
 """Whether the neurons are alive, over the whole validation set."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +10,8 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_warn
-from xai_lightning.callbacks._activation_names import CALLS, GROWTH, Wanted, largest
+from xai_lightning.callbacks._activation_names import Wanted
+from xai_lightning.callbacks._activation_record import recorded
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Share
 from xai_lightning.callbacks._expensive import Expensive
@@ -24,7 +24,7 @@ from xai_lightning.callbacks._selection import Mask, both, fitted, mask_of
 from xai_lightning.callbacks._settings import check_arguments, check_counts, check_seed
 from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
-from xai_lightning.functional.activation import Measured, Moments, fused, histogram_summary, statistics
+from xai_lightning.functional.activation import Measured, fused
 from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Column, GroupSource, Reader, Table, read_inputs
 from xai_lightning.readers.groups import Declared
@@ -264,36 +264,11 @@ class ActivationMonitor(Monitor):
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
         merged, steps, silent, more = gathered
-        fit = look.stage == "fit"
-        record, found = Record(), {}
-        for layer in self._layers:
-            states = [state for (name, _), state in merged.items() if name == layer.name]
-            found[layer.name] = self._numbers(layer, states, steps)
-            if fit:
-                found[layer.name][GROWTH] = self._growth(layer, found[layer.name]["rms"])
-            for statistic in self._wanted.direct(fit=fit):
-                record.direct[tags.activation(layer.name, statistic)] = found[layer.name][statistic]
-            if states and self._wanted.histogram:
-                record.histograms[tags.activation(layer.name, "histogram")] = histogram_summary(states)
-        for statistic, absolute in self._wanted.worst(fit=fit).items():
-            values = [abs(x[statistic]) if absolute else x[statistic] for x in found.values()]
-            record.shared[tags.activation_max(statistic)] = largest(values)
+        record, found = recorded(self._layers, self._wanted, merged, steps, self._first, fit=look.stage == "fit")
         self._tell("were never called in a validation step and log NaN", silent if steps else [])
         if self._expensive is not None:
             self._expensive.conclude(record, look, more, found)
         return record
-
-    def _numbers(self, layer: Layer, states: Sequence[Moments], steps: int) -> dict[str, float]:
-        of = {"rectified": layer.rectified, "bounded": layer.limits is not None, "units": layer.units is not None}
-        numbers = statistics(states, [*self._wanted.computed, "rms"], **of)
-        calls = sum(int(state.calls) for state in states)
-        return numbers | {CALLS: calls / steps if steps else 0.0}
-
-    def _growth(self, layer: Layer, rms: float) -> float:
-        """The root mean square over that of the first validation in which there was any."""
-        if rms > 0:
-            self._first.setdefault(layer.name, rms)
-        return rms / self._first.get(layer.name, math.nan)
 
     @override
     def _save(self) -> dict[str, Any]:

@@ -326,7 +326,7 @@ def test_other_ranks_draw_and_write_nothing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(pl.Trainer, "is_global_zero", property(lambda trainer: False))
     monkeypatch.setattr("xai_lightning.sinks.TensorBoardSink.picture", drawn)
-    monkeypatch.setattr("xai_lightning.callbacks._monitor.write", drawn)
+    monkeypatch.setattr("xai_lightning.callbacks._publish.write", drawn)
     ledger, sink = Ledger(), MemorySink()
     fit(Classifier(), monitors(tmp_path, sink), tmp_path, logger=[ledger, TensorBoardLogger(tmp_path)], max_epochs=1)
     names = {name for numbers in ledger.numbers.values() for name in numbers}

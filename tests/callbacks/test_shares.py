@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
     IterableDataset,
     Sampler,
     SequentialSampler,
+    Subset,
     WeightedRandomSampler,
 )
 
@@ -42,10 +44,10 @@ def test_ranks_explain_what_one_process_would_and_nothing_twice(quota: int, pool
     shares = [_own(Held(part, quota, pooled), table, rank) for rank, part in enumerate(holding)]
     assert shares[2] is None
     found = [row for part in shares if part is not None for row in zip(*(x.tolist() for x in part[:3]), strict=True)]
-    joined = ranks[0]
-    for part in ranks[1:]:
+    joined = ranks[-1]
+    for part in ranks[-2::-1]:
         joined = joined.join(part)
-    one = joined.take(smallest(joined.hashes, joined.strata * (not pooled), quota))
+    one = joined.take(smallest(joined.hashes, joined.strata, quota, pooled=pooled))
     expected = list(zip(one.hashes.tolist(), one.strata.tolist(), strict=True))
     assert sorted((h, s) for h, s, _ in found) == sorted(expected)
     assert all(x == [h] for h, _, x in found), "each row keeps its own input"
@@ -116,7 +118,6 @@ class Plain:
         return 2
 
 
-INDICES = BatchSampler(SequentialSampler(range(40)), 16, drop_last=False)
 KNOWN: dict[str, Any] = {
     "in order": loader(rows(40)),
     "drawn by weights": loader(rows(40), sampler=WeightedRandomSampler([1.0] * 40, 20)),
@@ -125,6 +126,7 @@ KNOWN: dict[str, Any] = {
     ),
     "two loaders": [loader(rows(40)), loader(rows(8))],
     "stream": loader(Stream(40)),
+    **{mode: CombinedLoader([loader(rows(40)), loader(rows(8))], mode) for mode in ("min_size", "max_size_cycle")},
 }
 UNKNOWN: dict[str, Any] = {
     "empty stream": loader(Stream(0)),
@@ -132,21 +134,23 @@ UNKNOWN: dict[str, Any] = {
     "own batches": DataLoader(rows(40), batch_sampler=Guessing(SequentialSampler(range(40)), 16, False)),
     "own order": loader(rows(40), sampler=Own()),
     "no loader of torch": Plain(),
+    "one of two empty": CombinedLoader([loader(rows(40)), loader(rows(0))], "max_size_cycle"),
     "one of two unknown": [loader(rows(40)), loader(Declared(40))],
 }
 
 
 def seen(folder: Path, val: Any, **options: Any) -> Seen:
     found = Seen()
-    fit(Several() if isinstance(val, list) else Classifier(), [found], folder, val=val, max_epochs=1, **options)
+    model = Several() if isinstance(val, list | CombinedLoader) else Classifier()
+    fit(model, [found], folder, val=val, max_epochs=1, **options)
     return found
 
 
 class Several(Classifier):
-    """Takes several loaders."""
+    """Takes several loaders, one after the other or together."""
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # type: ignore[override]
-        return super().validation_step(batch, batch_idx)
+        return super().validation_step(batch[0] if isinstance(batch, list) else batch, batch_idx)
 
 
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined", "ignore:Total length of")
@@ -181,3 +185,20 @@ def test_a_rank_that_explains_nothing_of_the_probe_does_not_draw_again(tmp_path:
         assert probe.drawing == drawing
         probe.keep(None)
     assert probe.rows() is None
+
+
+def test_which_of_equal_inputs_is_drawn_does_not_depend_on_their_order(tmp_path: Path) -> None:
+    """Laws 2 and 6: tables hold people who differ in nothing but the label, and ranks meet them in another order."""
+    data, found = rows(24, classes=3), []
+    data.x = data.x[torch.arange(24) // 2]
+    for order in (range(24), range(23, -1, -1)):
+        monitor = AttributionMonitor("saliency", probe_size=2, sample_size=8)
+        fit(Classifier(classes=3), [monitor], tmp_path, val=loader(Subset(data, order), batch_size=5), max_epochs=1)
+        probe, sampled = monitor._probe.rows(), monitor._sampled
+        assert probe is not None
+        assert sampled is not None
+        assert monitor._probe.strata.pooled
+        drawn = [[*zip(part.hashes.tolist(), part.targets.tolist(), strict=True)] for part in (probe, sampled[0])]
+        found.append(drawn)
+    assert [len(part) for part in found[0]] == [2, 8]
+    assert found[0] == found[1]

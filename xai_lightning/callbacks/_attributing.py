@@ -167,7 +167,7 @@ class ExplainingMonitor(PassingMonitor):
         own = [*self._clock.read(), math.nan if self._history.metric is None else self._history.metric]
         told = everywhere(trainer, torch.tensor(own, dtype=torch.float64))[0].tolist()
         found = gather(trainer, self._explained, capacity, self._probe.quota, pooled=strata.pooled)
-        return spread, found, gather(trainer, sampled, room, size) if size else None, told
+        return spread, found, gather(trainer, sampled, room, size, pooled=True) if size else None, told
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:

@@ -147,20 +147,23 @@ def some(rows: Rows | None) -> Rows | None:
     return rows if rows is not None and len(rows.hashes) else None
 
 
-def smallest(hashes: Tensor, strata: Tensor, quota: int) -> Tensor:
+def smallest(hashes: Tensor, strata: Tensor, quota: int, *, pooled: bool = False) -> Tensor:
     """Indices of the ``quota`` smallest distinct hashes of each stratum, ordered by stratum and hash.
 
     Args:
         hashes: ``int64[M]``.
         strata: ``int64[M]``.
-        quota: how many of each stratum.
+        quota: how many of each stratum, or of all.
+        pooled: whether the strata are drawn from as one.
 
     Returns:
-        ``int64[R]``; of equal rows the first.
+        ``int64[R]``; of equal hashes in one draw that of the smallest stratum, whatever the order, and the first there.
     """
-    order = hashes.argsort(stable=True)
-    order = order[strata[order].argsort(stable=True)]
-    h, s = hashes[order], strata[order]
+    order = strata.argsort(stable=True)
+    order = order[hashes[order].argsort(stable=True)]
+    if not pooled:
+        order = order[strata[order].argsort(stable=True)]
+    h, s = hashes[order], strata[order] * (not pooled)
     if len(order) == 0:
         return order
     new = torch.ones_like(h, dtype=torch.bool)
@@ -216,12 +219,9 @@ class Candidates:
             )
         hashes, strata = row_hash((inputs, *extras[:further]), self._seed, self._hashed).cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()
-        promising = promising[smallest(hashes[promising], self._drawn_by(strata[promising]), self.quota)]
+        promising = promising[smallest(hashes[promising], strata[promising], self.quota, pooled=self.pooled)]
         where = promising.to(inputs.device)
         columns = [x.detach()[where].cpu().clone() for x in (inputs, targets, *extras)]
         new = Rows(hashes[promising], strata[promising], columns[0], columns[1], tuple(columns[2:]))
         joined = new if self.rows is None else self.rows.join(new)
-        self.rows = joined.take(smallest(joined.hashes, self._drawn_by(joined.strata), self.quota))
-
-    def _drawn_by(self, strata: Tensor) -> Tensor:
-        return torch.zeros_like(strata) if self.pooled else strata
+        self.rows = joined.take(smallest(joined.hashes, joined.strata, self.quota, pooled=self.pooled))

@@ -208,8 +208,8 @@ def chosen(rows: Rows, explanation: Explanation, found: Gathered, scale: float, 
     where = found.own[gallery(len(found.own))]
     columns = {name: column[where] for name, column in explanation.columns.items()}
     columns["maps"] = columns["maps"] / scale
-    order = found.hashes.argsort()
-    places = order[torch.searchsorted(found.hashes[order], rows.hashes[where]).clamp(max=len(order) - 1)]
+    alike = (rows.hashes[where, None] == found.hashes) & (rows.strata[where, None] == found.strata)
+    places = alike.int().argmax(dim=1)
     maps = explanation.shown
     if maps.numel():
         maps = (maps[where] if whole else maps) / scale

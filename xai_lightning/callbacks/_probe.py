@@ -45,7 +45,7 @@ class Probe:
         self._drawn = self._shared_out = False
         self._survey = Survey(seed)
         self._spread = activation.empty(1)
-        self.fresh = FreshSample(explainer, seed)
+        self.fresh = FreshSample(explainer, self.strata, seed)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_candidates": None, "_kept": None, "_drawn": False, "_survey": Survey(self._seed)}
@@ -175,7 +175,7 @@ class Probe:
     def share_out(self, trainer: Trainer) -> None:
         """Give way to other ranks' candidates, for the probe and for the fresh sample; a collective."""
         # a rank that failed while others settled draws anew, and the others hold against it what they have kept
-        held = Held(self.rows(), self.quota, self.strata.pooled), Held(self.fresh.rows(), self.fresh.size)
+        held = Held(self.rows(), self.quota, self.strata.pooled), Held(self.fresh.rows(), self.fresh.size, pooled=True)
         own, fresh = share_out(trainer, held)
         if self._candidates is not None:
             self._candidates.rows = own

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xai_lightning.callbacks._draw import Candidates, Rows, row_hash, some
 from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._strata import Strata
 from xai_lightning.readers import Sample
 
 HASHED = 1024
@@ -16,16 +17,17 @@ class FreshSample:
     """A uniform draw of the samples of one evaluation, another one at each; it never holds more than it needs.
 
     Which samples it holds depends on seed, number of the validation and the samples' own numbers (1,024 of each, at
-    random places), not on order, batching or ranks; equal samples are drawn once, those of another shape than the
-    first never.
+    random places), not on order, batching or ranks; equal samples are drawn once, with the smallest of their
+    labels, those of another shape than the first never.
 
     Args:
         explainer: knows targets and further arguments of the network.
+        strata: know the labels.
         seed: chooses the draws, with the number of the validation.
     """
 
-    def __init__(self, explainer: Explainer, seed: int) -> None:
-        self._explainer, self._seed = explainer, seed
+    def __init__(self, explainer: Explainer, strata: Strata, seed: int) -> None:
+        self._explainer, self._strata, self._seed = explainer, strata, seed
         self._candidates: Candidates | None = None
         self.size = 0
 
@@ -42,10 +44,10 @@ class FreshSample:
         explainer = self._explainer
         if self._candidates is None or self.size == 0 or sample.inputs.shape[1:] != explainer.shape:
             return
-        self._candidates.quota = self.size
-        targets, none = explainer.targets(sample), torch.zeros(len(sample), dtype=torch.int64)
+        self._candidates.quota, self._candidates.pooled = self.size, True
+        targets, labels = explainer.targets(sample), self._strata.of(sample, {})
         further = len(explainer.arguments.further)
-        self._candidates.offer(sample.inputs, targets, none, explainer.columns_of(sample), real, further=further)
+        self._candidates.offer(sample.inputs, targets, labels, explainer.columns_of(sample), real, further=further)
 
     def rows(self) -> Rows | None:
         """This rank's samples; some give way to other ranks' once all are put together."""

@@ -28,9 +28,9 @@ def keys(rows: Rows | None, capacity: int) -> Tensor:
 
 
 def drawn(keys: Tensor, quota: int, *, pooled: bool) -> Tensor:
-    """Which of all ranks' ``keys`` are drawn, ``int64[M]``, ordered by stratum and hash; of equal ones the first."""
+    """Which of all ranks' ``keys`` are drawn, ``int64[M]``, in the order of `smallest`."""
     held = keys[:, 2].nonzero().flatten()
-    return held[smallest(keys[held, 0], keys[held, 1] * (not pooled), quota)]
+    return held[smallest(keys[held, 0], keys[held, 1], quota, pooled=pooled)]
 
 
 def assigned(keys: Tensor, quota: int, *, pooled: bool, rank: int) -> Tensor:

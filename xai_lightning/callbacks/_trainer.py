@@ -71,7 +71,8 @@ def _is_counted(loader: Any) -> bool:
     rows = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
     if not rows or (loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler):
         return False
-    return type(loader.sampler).__module__.partition(".")[0] in _COUNTING
+    # one without a batch ends a `CombinedLoader` that begins shorter ones again
+    return len(loader) > 0 and type(loader.sampler).__module__.partition(".")[0] in _COUNTING
 
 
 _COUNTING = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")

@@ -30,6 +30,7 @@ FAILING = {
     4: (1, "Tally.gather"),
     5: (1, "gathered"),
     6: (1, "judge"),
+    7: (1, "History.follow"),
     8: (1, "CountingMonitor._conclude"),
     9: (0, "everywhere"),
     10: (0, "LoggerSink.scalars"),
@@ -76,7 +77,7 @@ def main() -> None:
     limits = {"at_least": {"val_acc": 0.0}, "at_most": {"fairness/sex/demographic_parity_difference/value": 1.0}}
     files = {"dirpath": folder / "kept", "save_top_k": -1}
     gate = GatedCheckpoint(**limits, **files, utility_floor=False, certify=rows(8, seed=2))
-    monitors = [
+    monitors: list[Any] = [
         AttributionMonitor(options={"n_steps": 4}, measures=["cosine"], probe_size=4),
         ActivationMonitor(),
         FairnessMonitor({"sex": GROUPS}, metrics=["demographic_parity_difference"]),
@@ -106,6 +107,7 @@ def main() -> None:
         "said": [str(w.message) for w in seen if "validation " in str(w.message)],
         "looks": [{n: None if math.isnan(v) else v for n, v in look.items()} for look in ledger.validations()],
         "planted": plan.planted,
+        "remembered": monitors[0]._history.course.numbers,
         "hooks": sum(len(v) for m in model.modules() for k, v in vars(m).items() if k.endswith("_hooks") and v),
     }
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(found))

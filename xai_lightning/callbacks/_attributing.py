@@ -1,5 +1,6 @@
 """The life of a monitor that explains: draw, explain, gather, compare, log."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from xai_lightning.callbacks._attribution_record import (
     summary,
 )
 from xai_lightning.callbacks._baselines import Baselines
+from xai_lightning.callbacks._clock import Clock
 from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._gallery import Gallery, Shown, chosen
@@ -198,6 +200,18 @@ class ExplainingMonitor(PassingMonitor):
                 self._tell_share(seconds, elapsed)
         self._draw(record, found, fresh, fitting)
         return record
+
+    @override
+    def _memory(self) -> tuple[dict[str, Any], Clock]:
+        return self._history.state(), copy.copy(self._clock)
+
+    @override
+    def _go_back(self, memory: tuple[dict[str, Any], Clock]) -> None:
+        history, self._clock = memory
+        self._history.load(history)
+        if not self._history.references.maps:
+            # the draw of the first reference tells the scale of a regression
+            self._probe.forget()
 
     def _draw(self, record: Record, found: Gathered, fresh: Gathered | None, fitting: bool) -> None:
         history = self._history

@@ -66,7 +66,8 @@ class Course:
             self.unit = _sizes(maps)
         if len(self.numbers) == len(self.history):
             kept = drift.thinned(range(len(self.numbers)), most=len(self.numbers) - 1)
-            self.history[: len(kept)] = self.history[kept]
+            # a copy: who goes back to an earlier state needs what was dropped
+            self.history = torch.cat([self.history[kept], torch.zeros_like(self.history[len(kept) :])])
             self.numbers = [self.numbers[i] for i in kept]
         self.history[len(self.numbers)] = (maps / self.unit).half()
         self.numbers = [*self.numbers, number]

@@ -226,14 +226,16 @@ class Monitor(Enduring, Announcer):
             return
         if not look.closed:
             self._finish(trainer, pl_module, look)
+        memory = self._memory()
         if self._unanimous(trainer, look):
             gathered = self._attempt(self._gather_together, trainer, pl_module)
             look.record = self._attempt(self._conclude_in_sight, trainer, look, gathered)
         if not self._unanimous(trainer, look) or look.record is None:
             # a failure on one rank is one of all, so that all count and stop alike
             if self._failures < FAILURES_IN_A_ROW:
-                look.failure = look.failure or OtherRankError("another rank failed, which says why")
+                look.failure = look.failure or OtherRankError()
             look.record = self._undefined(look.stage)
+            self._go_back(memory)
         self._count_failure(look)
         self._log(trainer, pl_module, look, look.record)
 

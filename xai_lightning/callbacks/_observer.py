@@ -43,6 +43,12 @@ class Observer(EvaluationHooks):
         """The record from what was gathered; equal on all ranks."""
         return Record()
 
+    def _memory(self) -> Any:
+        """Before `_gather` and `_conclude`: what they add to of what later validations are compared with."""
+
+    def _go_back(self, memory: Any) -> None:
+        """After these failed, here or on another rank: ranks remember what `_memory` gave, so that they stay equal."""
+
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
         """Names that go through ``self.log``, and names that go to the loggers directly, as far as known by now."""
         return [], []

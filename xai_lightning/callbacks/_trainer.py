@@ -144,6 +144,9 @@ def summed(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor
 class OtherRankError(RuntimeError):
     """Another rank failed, so that this one leaves the exchange as well."""
 
+    def __init__(self, reason: str = "another rank failed, which says why") -> None:
+        super().__init__(reason)
+
 
 def meet(trainer: Trainer) -> None:
     """Before each collective: go on only if no rank has failed since the one before (trap 45).
@@ -152,7 +155,7 @@ def meet(trainer: Trainer) -> None:
         OtherRankError: if one has; it is in `together` then.
     """
     if trainer.world_size > 1 and not trainer.strategy.reduce_boolean_decision(True, all=True):
-        raise OtherRankError("another rank failed")
+        raise OtherRankError
 
 
 def stay_away(trainer: Trainer) -> None:

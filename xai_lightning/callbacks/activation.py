@@ -282,6 +282,14 @@ class ActivationMonitor(Monitor):
             self._expensive.load(state["expensive"])
 
     @override
+    def _memory(self) -> dict[str, Any]:
+        return self._save()
+
+    @override
+    def _go_back(self, memory: dict[str, Any]) -> None:
+        self._load(memory)
+
+    @override
     def _end(self, trainer: Trainer) -> None:
         look = self._look
         if self._expensive is not None and look is not None and look.record is not None and look.failure is None:

@@ -206,8 +206,8 @@ class ExplainingMonitor(PassingMonitor):
         return self._history.state(), copy.copy(self._clock)
 
     @override
-    def _go_back(self, memory: tuple[dict[str, Any], Clock]) -> None:
-        history, self._clock = memory
+    def _go_back(self, state: tuple[dict[str, Any], Clock]) -> None:
+        history, self._clock = state
         self._history.load(history)
         if not self._history.references.maps:
             # the draw of the first reference tells the scale of a regression

@@ -24,6 +24,7 @@ MOMENTS = {
     "_after": ", after a step",
     "_share_out_together": ", where ranks share out what to do",
     "_close": ", after the last batch",
+    "_memory": ", before ranks meet",
     "_gather_together": ", where ranks meet",
     "_conclude_in_sight": ", at its end",
     "reduce": ", in a hook on a layer",

@@ -226,7 +226,7 @@ class Monitor(Enduring, Announcer):
             return
         if not look.closed:
             self._finish(trainer, pl_module, look)
-        memory = self._memory()
+        memory = self._attempt(self._memory)
         if self._unanimous(trainer, look):
             gathered = self._attempt(self._gather_together, trainer, pl_module)
             look.record = self._attempt(self._conclude_in_sight, trainer, look, gathered)
@@ -235,7 +235,8 @@ class Monitor(Enduring, Announcer):
             if self._failures < FAILURES_IN_A_ROW:
                 look.failure = look.failure or OtherRankError()
             look.record = self._undefined(look.stage)
-            self._go_back(memory)
+            if memory is not None:
+                self._try("forget this validation", self._go_back, memory)
         self._count_failure(look)
         self._log(trainer, pl_module, look, look.record)
 

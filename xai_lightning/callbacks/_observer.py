@@ -46,7 +46,7 @@ class Observer(EvaluationHooks):
     def _memory(self) -> Any:
         """Before `_gather` and `_conclude`: what they add to of what later validations are compared with."""
 
-    def _go_back(self, memory: Any) -> None:
+    def _go_back(self, state: Any) -> None:
         """After these failed, here or on another rank: ranks remember what `_memory` gave, so that they stay equal."""
 
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:

@@ -281,13 +281,8 @@ class ActivationMonitor(Monitor):
         if self._expensive is not None and "expensive" in state:
             self._expensive.load(state["expensive"])
 
-    @override
-    def _memory(self) -> dict[str, Any]:
-        return self._save()
-
-    @override
-    def _go_back(self, memory: dict[str, Any]) -> None:
-        self._load(memory)
+    # what is saved is what ranks go back to
+    _memory, _go_back = _save, _load
 
     @override
     def _end(self, trainer: Trainer) -> None:

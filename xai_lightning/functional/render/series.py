@@ -1,6 +1,7 @@
 """Series as curves over a band of their attribution."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -66,11 +67,11 @@ def series_bands(
     order = reference.abs().nan_to_num().sum(dim=(0, 2)).argsort(descending=True, stable=True)
     shown = order[:MOST_CHANNELS].sort().values.tolist()
     rows = min(MOST_SERIES, len(now))
-    height, width = _TOP + rows * (_HEIGHT + _STRIP + _GAP) + _BOTTOM, _LEFT + len(shown) * (_WIDTH + _GAP)
+    height, width = _y(rows) + _BOTTOM, _x(len(shown))
     canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
     curves = []
-    for row, channel in ((row, channel) for row in range(rows) for channel in shown):
-        y, x = _TOP + row * (_HEIGHT + _STRIP + _GAP), _LEFT + shown.index(channel) * (_WIDTH + _GAP)
+    for row, (column, channel) in product(range(rows), enumerate(shown)):
+        y, x = _y(row), _x(column)
         canvas[y : y + _HEIGHT, x : x + _WIDTH] = _band(now[row, channel], _HEIGHT, scale)
         strip = y + _HEIGHT + 3
         canvas[strip : strip + _STRIP - 3, x : x + _WIDTH] = _band(reference[row, channel], _STRIP - 3, scale)
@@ -82,21 +83,27 @@ def series_bands(
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), frame_on=False, zorder=5)
         axes.set_axis_off()
         axes.add_collection(LineCollection(curves, colors=INK, linewidths=1.1))
-        for column, channel in enumerate(shown):
-            write(
-                figure,
-                short(channels[channel], 26),
-                _LEFT + column * (_WIDTH + _GAP) + _WIDTH / 2,
-                14,
-                "center",
-                size=10,
-            )
-        for row in range(rows):
-            lines = "\n".join(short(line, 19) for line in titles[row].splitlines()[:3])
-            write(figure, lines, 6, _TOP + row * (_HEIGHT + _STRIP + _GAP) + _HEIGHT / 2, "left", size=8)
+        _label(figure, [channels[channel] for channel in shown], titles[:rows])
         legend = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g} {note}"
         write(figure, legend, 6, height - 12, "left", size=8, ink=FAINT)
         return pixels(figure)
+
+
+def _y(row: int) -> int:
+    return _TOP + row * (_HEIGHT + _STRIP + _GAP)
+
+
+def _x(column: int) -> int:
+    return _LEFT + column * (_WIDTH + _GAP)
+
+
+def _label(figure: Figure, channels: Sequence[str], titles: Sequence[str]) -> None:
+    """Write the names of the columns above, and the titles of the rows beside."""
+    for column, channel in enumerate(channels):
+        write(figure, short(channel, 26), _x(column) + _WIDTH / 2, 14, "center", size=10)
+    for row, title in enumerate(titles):
+        lines = "\n".join(short(line, 19) for line in title.splitlines()[:3])
+        write(figure, lines, 6, _y(row) + _HEIGHT / 2, "left", size=8)
 
 
 def _band(values: Tensor, height: int, scale: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Who explains what: each rank its own of the rows that are drawn, where all ranks know their last batch."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,13 @@ class Plain:
         return 2
 
 
+class Picky(DataLoader[Any]):
+    """A loader of somebody's own that leaves a batch out."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return itertools.islice(super().__iter__(), len(self) - 1)
+
+
 KNOWN: dict[str, Any] = {
     "in order": loader(rows(40)),
     "drawn by weights": loader(rows(40), sampler=WeightedRandomSampler([1.0] * 40, 20)),
@@ -132,6 +140,7 @@ UNKNOWN: dict[str, Any] = {
     "empty stream": loader(Stream(0)),
     "stream with a declared length": loader(Declared(40)),
     "own batches": DataLoader(rows(40), batch_sampler=Guessing(SequentialSampler(range(40)), 16, False)),
+    "own loader": Picky(rows(40), batch_size=16),
     "own order": loader(rows(40), sampler=Own()),
     "no loader of torch": Plain(),
     "one of two empty": CombinedLoader([loader(rows(40)), loader(rows(0))], "max_size_cycle"),

@@ -59,7 +59,7 @@ def foresees_last_batch(trainer: Trainer) -> bool:
 
     Lightning knows it where it fetches ahead, as it does of loaders without a length; else it counts, and what it
     counts on is exact if torch or Lightning made batches of the rows of a dataset. The length that an iterable dataset
-    or somebody's own sampler declares may be a guess.
+    or somebody's own loader or sampler declares may be a guess.
     """
     fetcher: Any = getattr(_evaluation_loop(trainer), "_data_fetcher", None)
     if not getattr(fetcher, "prefetch_batches", 0) or fetcher.done:
@@ -69,7 +69,8 @@ def foresees_last_batch(trainer: Trainer) -> bool:
 
 def _is_counted(loader: Any) -> bool:
     rows = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-    if not rows or (loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler):
+    own = any(getattr(type(loader), name, None) is not getattr(DataLoader, name) for name in ("__iter__", "__len__"))
+    if not rows or own or (loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler):
         return False
     # one without a batch ends a `CombinedLoader` that begins shorter ones again
     return len(loader) > 0 and type(loader.sampler).__module__.partition(".")[0] in _COUNTING

@@ -65,6 +65,26 @@ def test_a_hugging_face_classifier_needs_no_more_than_the_name_of_its_embedding(
     assert "bert.embeddings.word_embeddings.weight" in classifier.state_dict()
 
 
+def test_samples_that_differ_in_an_argument_that_is_not_explained_are_not_taken_for_each_other(
+    classifier: nn.Module,
+) -> None:
+    """Law 2: the same ids under two masks, in one order and in the other."""
+
+    def masked(i: int) -> dict[str, Tensor]:
+        found = sentence(i % 12)
+        return {**found, "attention_mask": found["attention_mask"] * (torch.arange(10) < (10 if i < 12 else 3))}
+
+    maps = []
+    for item in (masked, lambda i: masked(23 - i)):
+        monitor = AttributionMonitor(
+            "saliency", embedding="bert.embeddings.word_embeddings", network="net", probe_size=12
+        )
+        fitted(classifier, hf, Items(item, 24), monitor, epochs=1, lr=0.0)
+        maps.append(first(monitor))
+    assert len(maps[0]) == 12
+    torch.testing.assert_close(maps[0], maps[1], rtol=1e-5, atol=1e-6)
+
+
 def test_token_attributions_add_up_to_the_change_from_padding(classifier: nn.Module) -> None:
     """Completeness, through the whole network, by the network itself."""
     sink = MemorySink()

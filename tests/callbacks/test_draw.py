@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xai_lightning.callbacks._draw import Share
+from xai_lightning.callbacks._draw import Share, sample_hash
 
 N, SEEDS = 1000, 200
 COUNTING = torch.arange(N)
@@ -53,3 +53,10 @@ def test_what_a_draw_keeps_can_be_used_outside_of_inference_mode():
         drawn = draw.of(INPUTS["images"])
     assert not any(x.is_inference() for x in draw._known if isinstance(x, torch.Tensor))
     assert torch.equal(draw.of(INPUTS["images"].clone().requires_grad_()), drawn)
+
+
+def test_complex_numbers_are_known_by_both_of_their_parts() -> None:
+    """A spectrum beside the input, say."""
+    x = torch.complex(torch.ones(3), torch.tensor([0.0, 1.0, 0.0])).reshape(3, 1)
+    hashes = sample_hash(x, 0).tolist()
+    assert hashes[0] == hashes[2] != hashes[1]

@@ -33,6 +33,7 @@ def sample_hash(inputs: Tensor, seed: int) -> Tensor:
 
 def _words(flat: Tensor) -> Tensor:
     """The bits of each number, ``int64``."""
+    flat = torch.view_as_real(flat).flatten(1) if flat.is_complex() else flat
     return (flat.view(_WORDS[flat.element_size()]) if flat.is_floating_point() else flat).to(torch.int64)
 
 
@@ -199,7 +200,7 @@ class Candidates:
         extras: Sequence[Tensor],
         real: Tensor,
         *,
-        further: int = 0,
+        known_by: int = 0,
     ) -> None:
         """Consider one batch.
 
@@ -209,7 +210,7 @@ class Candidates:
             strata: ``int64[N]``.
             extras: further arguments of the network, one row per sample.
             real: ``bool[N]``, samples that are not padding.
-            further: how many of the arguments are inputs too, by which a sample is known.
+            known_by: by how many of these, the first ones, a sample is known beside its input.
         """
         if self.rows is not None and self.rows.inputs.shape[1:] != inputs.shape[1:]:
             earlier, now = list(self.rows.inputs.shape[1:]), list(inputs.shape[1:])
@@ -217,7 +218,7 @@ class Candidates:
                 f"samples of this batch have the shape {now}, earlier ones {earlier}; the probe needs one shape: pad "
                 "to a fixed length, or give probe=... samples of one shape"
             )
-        hashes, strata = row_hash((inputs, *extras[:further]), self._seed, self._hashed).cpu(), strata.cpu()
+        hashes, strata = row_hash((inputs, *extras[:known_by]), self._seed, self._hashed).cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()
         promising = promising[smallest(hashes[promising], strata[promising], self.quota, pooled=self.pooled)]
         where = promising.to(inputs.device)

@@ -46,8 +46,8 @@ class FreshSample:
             return
         self._candidates.quota, self._candidates.pooled = self.size, True
         targets, labels = explainer.targets(sample), self._strata.of(sample, {})
-        further = len(explainer.arguments.further)
-        self._candidates.offer(sample.inputs, targets, labels, explainer.columns_of(sample), real, further=further)
+        columns, count = explainer.columns_of(sample), explainer.arguments.count
+        self._candidates.offer(sample.inputs, targets, labels, columns, real, known_by=count)
 
     def rows(self) -> Rows | None:
         """This rank's samples; some give way to other ranks' once all are put together."""
@@ -60,5 +60,5 @@ class FreshSample:
 
     def known(self, rows: Rows) -> Rows:
         """The same rows under the hashes that the probe knows samples by: methods draw the same for them (law 6)."""
-        further = len(self._explainer.arguments.further)
-        return rows._replace(hashes=row_hash((rows.inputs, *rows.extras[:further]), self._seed))
+        count = self._explainer.arguments.count
+        return rows._replace(hashes=row_hash((rows.inputs, *rows.extras[:count]), self._seed))

@@ -110,12 +110,12 @@ PURE = ("activation", "drift", "fairness", "intervals", "representation")
 def test_pure_files_do_no_input_or_output():
     """Numpy and files belong to the sinks, drawing to ``render``, global generators to ``rng``.
 
-    What numba compiles is written in numpy's types, and kept where there is a home.
+    What numba compiles is written in numpy's types.
     """
     files = [ROOT / "functional" / "gate.py", *(p for name in PURE for p in (ROOT / "functional" / name).glob("*.py"))]
     unwanted = {"numpy", "pathlib", "io", "os", "random", "matplotlib", "logging"}
     found = {path.name: outside(path) & unwanted for path in files if outside(path) & unwanted}
-    assert found == {"kernels.py": {"numpy", "os"}}
+    assert found == {"kernels.py": {"numpy"}}
     assert len(files) > len(PURE)
 
 

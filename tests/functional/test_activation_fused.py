@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xai_lightning.callbacks._draw import Share
+from xai_lightning.functional import compiled
 from xai_lightning.functional.activation import EVERYTHING, Accumulator, Measured, Moments, fused, observe
 from xai_lightning.functional.rng import random_words
 
@@ -199,7 +200,7 @@ def test_hashes_wrap_around():
 
 
 def test_without_numba_operations_of_torch_do_the_same(monkeypatch):
-    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
     fused.kernels.cache_clear()
     try:
         assert not fused.takes(normal(2, 2))
@@ -243,7 +244,7 @@ def test_a_numba_that_cannot_be_used_is_told_once(fault, monkeypatch):
 
 
 def test_loops_that_are_not_compiled_are_not_used(monkeypatch):
-    monkeypatch.setattr(fused.kernels(), "COMPILED", False)
+    monkeypatch.setattr(sys.modules["numba"].config, "DISABLE_JIT", 1)
     fused.kernels.cache_clear()
     try:
         assert not fused.takes(normal(2, 2))

@@ -1,9 +1,7 @@
 """Blocks added in one pass, where numba is installed: see :mod:`xai_lightning.functional.activation.kernels`."""
 
 import math
-import warnings
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from xai_lightning.functional.activation import operations
 from xai_lightning.functional.activation.blocks import Workspace
 from xai_lightning.functional.activation.table import ADDED, EVERYTHING, FAR, FLOAT32, MINIMUM, S2, Measured, Table
+from xai_lightning.functional.compiled import usable
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -23,22 +22,7 @@ def kernels() -> ModuleType | None:
 
     The first call compiles them, which takes some four seconds, or reads what an earlier process compiled.
     """
-    try:
-        if find_spec("numba") is None:
-            return None
-        from xai_lightning.functional.activation import kernels as loops
-
-        if not loops.COMPILED:
-            return None
-        _check(loops)
-    except Exception as error:  # noqa: BLE001  # whatever a numba raises that is broken, or cannot write
-        warnings.warn(
-            f"statistics of activations take longer, for what numba compiles cannot be used: {error!r}. Where numba "
-            f"works else, remove what it kept: the *.nbi and *.nbc files of {__name__.rpartition('.')[0]}.kernels",
-            stacklevel=2,
-        )
-        return None
-    return loops
+    return usable(f"{__package__}.kernels", _check, "statistics of activations take")
 
 
 def _check(loops: Any) -> None:

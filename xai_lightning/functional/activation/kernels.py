@@ -4,11 +4,9 @@ Sums of runs of at most 1024 numbers of one unit are float32 and spread over man
 Extremes are found as integers of the same order, among which what is not finite lies outermost.
 """
 
-import os
 from typing import Any
 
 import numpy as np
-from numba import config, njit
 
 from xai_lightning.functional.activation.table import (
     ADDED,
@@ -29,6 +27,7 @@ from xai_lightning.functional.activation.table import (
     VECTORS,
     ZEROS,
 )
+from xai_lightning.functional.compiled import kept, loops
 
 # places of what is wanted of a block
 _HIGHER, _HISTOGRAM, _SPARSITY, _LIMITS, _LOW, _HIGH, _MOST, _SMALLEST, _LARGEST = range(9)
@@ -43,25 +42,9 @@ _ALL_BUT_SIGN, _SIGN, _NOUGHT, _ZERO = np.int32(0x7FFFFFFF), np.int32(31), np.in
 _FIRST, _LAST = np.int32(2**31 - 1), np.int32(-(2**31))
 
 from_dlpack, empty = np.from_dlpack, np.empty
-#: Whether anything is compiled: else the loops take a thousand times as long.
-COMPILED = not getattr(config, "DISABLE_JIT", False)
-# numba would make a folder of that name where there is no home
-_HOMELESS = os.path.expanduser("~") == "~"  # noqa: PTH111
-
-# sums in any order, but infinities and NaN as they are
-_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
-_loops = njit(**_options)
 
 
-def _kept(function: Any) -> Any:
-    """A function that is called from Python: once compiled, it is kept beside this file or in numba's own folder."""
-    try:
-        return njit(cache=not _HOMELESS, **_options)(function)
-    except RuntimeError:
-        return _loops(function)
-
-
-@_kept
+@kept
 def add_block(
     x: Any, shift: Any, want: Any, anyway: Any, sums: Any, histogram: Any, found: Any, bins: Any, room: Any
 ) -> Any:
@@ -99,7 +82,7 @@ def add_block(
     return outcome
 
 
-@_loops
+@loops
 def _sum_up(x: Any, shift: Any, want: Any, found: Any, bins: Any, room: Any) -> None:
     rows, units, width = x.shape
     flat, packed, two = x.reshape(x.size), room[:_TILE].reshape(_TILE * _PITCH), room[_TILE:]
@@ -127,7 +110,7 @@ def _sum_up(x: Any, shift: Any, want: Any, found: Any, bins: Any, room: Any) -> 
                 _add_sparsity(two, places, units, found)
 
 
-@_loops
+@loops
 def _judge(found: Any, count: Any, want: Any, anyway: Any, room: Any) -> Any:
     """Turn extremes into numbers again, and say whether what was found may be added."""
     keys, units = room.view(np.int32), found.shape[0] - 1
@@ -151,7 +134,7 @@ def _judge(found: Any, count: Any, want: Any, anyway: Any, room: Any) -> Any:
     return ADDED
 
 
-@_loops
+@loops
 def _fold(bins: Any, histogram: Any) -> None:
     for lane in range(_LANES):
         for exponent in range(_NEGATIVE):
@@ -163,7 +146,7 @@ def _fold(bins: Any, histogram: Any) -> None:
                 histogram[_MIDDLE - away] += bins[lane, exponent + _NEGATIVE]
 
 
-@_loops
+@loops
 def _rows_per_run(width: Any) -> Any:
     if width >= _LONG:
         return 1
@@ -173,7 +156,7 @@ def _rows_per_run(width: Any) -> Any:
     return many if many < whole else many // whole * whole
 
 
-@_loops
+@loops
 def _pack(flat: Any, width: Any, units: Any, first: Any, last: Any, unit: Any, packed: Any) -> None:
     """Put the numbers of each unit next to each other."""
     many = min(max(1, _TILE // width), units - unit)
@@ -189,7 +172,7 @@ def _pack(flat: Any, width: Any, units: Any, first: Any, last: Any, unit: Any, p
                     into[u * _PITCH + r] = row[u * width + r]
 
 
-@_loops
+@loops
 def _add_run(numbers: Any, keys: Any, start: Any, places: Any, shift: Any, into: Any, unit: Any) -> None:
     # what fills no register is added one by one: to a sum of its own, which rounds less
     stop = start + places // _VECTOR * _VECTOR
@@ -218,7 +201,7 @@ def _add_run(numbers: Any, keys: Any, start: Any, places: Any, shift: Any, into:
         start, places, stop = stop, start + places - stop, start + places
 
 
-@_loops
+@loops
 def _add_higher(numbers: Any, start: Any, places: Any, shift: Any, into: Any, unit: Any) -> None:
     stop = start + places // _VECTOR * _VECTOR
     for _ in range(2):
@@ -234,7 +217,7 @@ def _add_higher(numbers: Any, start: Any, places: Any, shift: Any, into: Any, un
         start, places, stop = stop, start + places - stop, start + places
 
 
-@_loops
+@loops
 def _count(keys: Any, start: Any, places: Any, bins: Any) -> None:
     """Neighbours are counted apart: of a layer that is mostly 0, each would wait for the one before to be counted."""
     run, whole = keys[start : start + places], places // _LANES * _LANES
@@ -245,7 +228,7 @@ def _count(keys: Any, start: Any, places: Any, bins: Any) -> None:
         bins[0, (run[i] >> _MANTISSA) & _SIGN_AND_EXPONENT] += 1
 
 
-@_loops
+@loops
 def _widen(numbers: Any, start: Any, places: Any, two: Any, first: Any) -> None:
     """Sums over the units, at each place, of absolute values and squares."""
     if first:
@@ -256,7 +239,7 @@ def _widen(numbers: Any, start: Any, places: Any, two: Any, first: Any) -> None:
         two[1, i] += run[i] * run[i]
 
 
-@_loops
+@loops
 def _beyond(numbers: Any, start: Any, places: Any, low: Any, high: Any) -> Any:
     found = _NOUGHT
     run = numbers[start : start + places]
@@ -265,7 +248,7 @@ def _beyond(numbers: Any, start: Any, places: Any, low: Any, high: Any) -> Any:
     return found
 
 
-@_loops
+@loops
 def _add_sparsity(two: Any, places: Any, units: Any, into: Any) -> None:
     root = np.sqrt(np.float64(units))
     vectors, hoyer, treves = 0, 0.0, 0.0
@@ -280,7 +263,7 @@ def _add_sparsity(two: Any, places: Any, units: Any, into: Any) -> None:
     into[units, TREVES] += treves
 
 
-@_kept
+@kept
 def draw_rows(words: Any, places: Any, weights: Any, first: Any, golden: Any, least: Any, drawn: Any) -> None:
     """Whether the hash of some numbers of each row, in wrapping arithmetic, reaches a number.
 

@@ -1,0 +1,59 @@
+"""Loops that numba compiles, where it is installed; nothing else imports it."""
+
+import os
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+# sums in any order, but infinities and NaN as they are
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+
+
+def loops(function: Any) -> Any:
+    """A function that compiled functions call."""
+    from numba import njit
+
+    return njit(**_OPTIONS)(function)
+
+
+def kept(function: Any) -> Any:
+    """A function that is called from Python: once compiled, it is kept beside its file or in numba's own folder."""
+    from numba import njit
+
+    # numba would make a folder of that name where there is no home
+    homeless = os.path.expanduser("~") == "~"  # noqa: PTH111
+    try:
+        return njit(cache=not homeless, **_OPTIONS)(function)
+    except RuntimeError:
+        return loops(function)
+
+
+def usable(name: str, check: Callable[[Any], None], slower: str) -> ModuleType | None:
+    """A module of compiled loops; None, with a warning if there is a reason, where numba cannot be used.
+
+    Args:
+        name: of the module.
+        check: is given the module, compiles what is in it, and raises if it does not do what it should.
+        slower: what takes longer without it, for the warning.
+    """
+    try:
+        if find_spec("numba") is None:
+            return None
+        from numba import config
+
+        # what is not compiled takes a thousand times as long
+        if getattr(config, "DISABLE_JIT", False):
+            return None
+        found = import_module(name)
+        check(found)
+    except Exception as error:  # noqa: BLE001  # whatever a numba raises that is broken, or cannot write
+        warnings.warn(
+            f"{slower} longer, for what numba compiles cannot be used: {error!r}. Where numba works else, remove what "
+            f"it kept: the *.nbi and *.nbc files of {name}",
+            stacklevel=4,
+        )
+        return None
+    return found

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from small import Classifier, fit, rows
 from watched import Bottleneck, Residual, Runs, found, validated
 from xai_lightning import ActivationMonitor, MemorySink, Sample
+from xai_lightning.callbacks._draw import Share
 from xai_lightning.callbacks._running import Running
+from xai_lightning.callbacks._selection import Kept
 from xai_lightning.functional.activation import EVERYTHING
 
 
@@ -94,15 +96,40 @@ def test_a_share_draws_by_the_seed_and_sees_the_same_at_each_validation() -> Non
 def test_copies_that_were_begun_in_inference_mode_go_on_outside_of_it() -> None:
     """Trap 1: a validation may run in it, and the next step not; the network may even ask for gradients there."""
     h, keep, running = torch.randn(90, 4), torch.rand(30) < 0.5, Running()
+    kept = Kept(keep)
     with torch.inference_mode():
-        running.observe("act", h[:30], 1, keep, EVERYTHING)
-    running.observe("act", h[30:60].clone().requires_grad_(), 1, keep, EVERYTHING)
+        running.observe("act", h[:30], 1, kept, EVERYTHING)
+    running.observe("act", h[30:60].clone().requires_grad_(), 1, kept, EVERYTHING)
     with torch.inference_mode():
-        running.observe("act", h[60:], 1, keep, EVERYTHING)
+        running.observe("act", h[60:], 1, kept, EVERYTHING)
         running.close()
     state = running.merged()["act", 4]
     torch.testing.assert_close(state.mean, h[keep.repeat(3)].double().mean(0))
     assert not any(part.is_inference() for part in state if isinstance(part, Tensor))
+
+
+@pytest.mark.parametrize("laid", ["plain", "transposed", "float64", "needs a gradient", "time first"])
+def test_rows_that_are_drawn_are_those_of_the_mask(laid: str) -> None:
+    """Law 2: they are copied by their addresses where the memory allows it."""
+    x = torch.randn(50, 3, 40)
+    h = {
+        "plain": x,
+        "transposed": torch.randn(40, 3, 50).permute(2, 1, 0),
+        "float64": x.double(),
+        "needs a gradient": x.clone().requires_grad_(),
+        "time first": torch.randn(3, 50, 40),
+    }[laid]
+    found = []
+    for draw in (Share(0.4, 0, 32).among, lambda inputs: Kept(Share(0.4, 0, 32).of(inputs))):
+        kept, running = draw(x), Running()
+        assert running.begin(kept)
+        for _ in range(3):
+            running.observe("act", h, 2, kept.fitted(h.shape[:2], h.device), EVERYTHING)
+        running.close()
+        found.append(running.merged()["act", 40])
+    assert all(torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in zip(*found, strict=True))
+    rows = (h.transpose(0, 1) if laid == "time first" else h)[Share(0.4, 0, 32).of(x)]
+    torch.testing.assert_close(found[0].mean, rows.detach().double().mean((0, 1)), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("option", ["reader", "mask"])

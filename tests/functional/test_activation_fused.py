@@ -84,7 +84,11 @@ import torch
 from xai_lightning.functional.activation import fused, observe
 for shape in [(3, 17), (1, 1), (70, 17, 9), (5, 3, 63), (2, 33, 2), (2, 2, 1025), (1030, 5)]:
     observe(torch.randn(shape), 1)
-fused.draw_rows(torch.randn(3, 4), torch.tensor([0, 3]).numpy(), torch.tensor([1, 2]).numpy(), 0, 1, 0)
+words, drawn, room = (torch.tensor(x).numpy() for x in ([0, 3], [0] * 3, [0] * 12))
+room = room.astype("int32")
+for least in (-(2**63), 0, 2**63 - 1):
+    count = fused.draw_rows(torch.randn(3, 4), words, words, (0, 1, least), drawn)
+    fused.copy_rows(torch.randn(3, 4), drawn, count, room, 12 - 4 * count)
 """
 
 
@@ -187,6 +191,17 @@ def test_the_same_samples_are_drawn(share, monkeypatch):
     assert abs(float(drawn.float().mean()) - share) < 0.08
 
 
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (40, 5, 3), (40, 0)])
+def test_rows_are_copied_to_the_bit(shape):
+    """Whatever their numbers are."""
+    x = normal(*shape)
+    x.view(-1)[:3] = torch.tensor([math.nan, -0.0, 1e-44])[: x.numel()]
+    index, room = torch.tensor([0, 7, 39]), torch.zeros(5, *shape[1:])
+    fused.copy_rows(x, index.numpy(), 2, room.view(-1).view(torch.int32).numpy(), room.numel() // 5)
+    expected = torch.cat([torch.zeros(1, *shape[1:]), x[index[:2]], torch.zeros(2, *shape[1:])])
+    assert torch.equal(room.view(torch.int32), expected.view(torch.int32))
+
+
 def test_hashes_wrap_around():
     words = random_words([1], 3)[0]
     flat = torch.tensor([[-1.5, 3e38, 1e-40]])
@@ -196,7 +211,9 @@ def test_hashes_wrap_around():
     hashed = (total ^ (total >> 32)) * 77 % 2**64
     hashed -= 2**64 * (hashed >= 2**63)
     for least, expected in ((hashed, True), (min(hashed + 1, 2**63 - 1), False)):
-        assert fused.draw_rows(flat, torch.arange(3).numpy(), words.numpy(), 7, 77, least).tolist() == [expected]
+        drawn = torch.full((1,), -1).numpy()
+        assert fused.draw_rows(flat, torch.arange(3).numpy(), words.numpy(), (7, 77, least), drawn) == expected
+        assert drawn[0] == 0
 
 
 def test_without_numba_operations_of_torch_do_the_same(monkeypatch):
@@ -241,6 +258,21 @@ def test_a_numba_that_cannot_be_used_is_told_once(fault, monkeypatch):
         assert_as_in_float64(observe(normal(9, 4, 5), 1, measured=BOUNDED), normal(9, 4, 5), 1)
     finally:
         fused.kernels.cache_clear()
+
+
+@pytest.mark.parametrize("fault", ["draw_rows", "copy_rows"])
+def test_loops_over_rows_that_do_something_else_are_told_once(fault, monkeypatch):
+    compiled = getattr(fused.row_kernels(), fault)
+    wrong = lambda at, n, width, *args: compiled(at, n, width - 1, *args)  # noqa: E731
+    monkeypatch.setattr(fused.row_kernels(), fault, wrong)
+    fused.row_kernels.cache_clear()
+    x = normal(90, 1, 28, 28)
+    try:
+        with pytest.warns(UserWarning, match="a share of the samples takes longer, .*: .*others were drawn"):
+            assert not fused.takes_rows(x)
+        assert torch.equal(Share(0.5, seed=3, most=32).of(x), Share(0.5, seed=3, most=32).of(x.transpose(0, 1)[0]))
+    finally:
+        fused.row_kernels.cache_clear()
 
 
 def test_loops_that_are_not_compiled_are_not_used(monkeypatch):

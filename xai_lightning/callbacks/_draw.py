@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from xai_lightning.callbacks._selection import Kept
 from xai_lightning.functional.activation import fused
 from xai_lightning.functional.rng import GOLDEN, mixed, random_words
 
@@ -74,16 +75,25 @@ class Share:
         self._least = 2**63 - max(1, round(share * 2**64))
         self._first, self._seed, self._most = int(random_words([seed], 1)), seed, most
         self._known: _Known | None = None
+        self._drawn: Any = ()
 
     def of(self, inputs: Tensor) -> Tensor:
         """Whether each sample of ``inputs``, ``[N, ...]``, is drawn: ``bool[N]``."""
-        flat = inputs.detach().reshape(len(inputs), -1)
-        known = self._known
-        if known is None or known.width != flat.shape[1]:
-            known = self._known = self._known_by(flat.shape[1])
-        _, places, weights, arrays = known
-        if arrays is not None and flat.dtype == torch.float32 and fused.takes(flat) and flat.is_contiguous():
-            return fused.draw_rows(flat, *arrays, self._first, GOLDEN, self._least)
+        return self.among(inputs).mask
+
+    def among(self, inputs: Tensor) -> Kept:
+        """Those of ``inputs`` that are drawn; to be used before the next draw."""
+        n = len(inputs)
+        known = self._known_by(inputs.numel() // max(n, 1))
+        if known.arrays is None or not fused.takes_rows(inputs):
+            return Kept(self._mask(inputs.detach().reshape(n, -1), known))
+        if len(self._drawn) < n:
+            self._drawn = torch.empty(n, dtype=torch.int64, device="cpu").numpy()
+        count = fused.draw_rows(inputs, *known.arrays, (self._first, GOLDEN, self._least), self._drawn)
+        return Kept(None, self._drawn, count, n)
+
+    def _mask(self, flat: Tensor, known: _Known) -> Tensor:
+        _, places, weights, _ = known
         words = _words(flat if places is None else flat.index_select(1, places.to(flat.device)))
         if flat.element_size() == 8:
             # the lowest bits of most doubles are 0, and no multiple of theirs would reach the highest bits of a sum
@@ -93,11 +103,14 @@ class Share:
         return (sums ^ sums >> 32) * GOLDEN >= self._least
 
     def _known_by(self, width: int) -> _Known:
-        # tensors made in inference mode would be of no use outside of it (trap 1)
-        with torch.inference_mode(False):
-            places = _places(width, self._most) if width > self._most else None
-            weights = random_words([~self._seed], min(width, self._most))[0] | 1
-        return _Known(width, places, weights, None if places is None else (places.numpy(), weights.numpy()))
+        if self._known is None or self._known.width != width:
+            # tensors made in inference mode would be of no use outside of it (trap 1)
+            with torch.inference_mode(False):
+                places = _places(width, self._most) if width > self._most else None
+                weights = random_words([~self._seed], min(width, self._most))[0] | 1
+            arrays = None if places is None else (places.numpy(), weights.numpy())
+            self._known = _Known(width, places, weights, arrays)
+        return self._known
 
 
 def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Tensor:

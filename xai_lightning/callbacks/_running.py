@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._selection import Kept
 from xai_lightning.callbacks._trainer import everywhere
 from xai_lightning.functional.activation import (
     Accumulator,
@@ -51,18 +52,27 @@ class _Copies:
     filled: int = 0
     calls: int = 0
 
+    def __post_init__(self) -> None:
+        self._array: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_array": None}
+
     def fits(self, n: int) -> bool:
         """Whether there is room for so many rows more."""
         return self.filled + n <= len(self.rows)
 
-    def add(self, h: Tensor, index: Tensor | None) -> None:
+    def add(self, h: Tensor, keep: Kept | None) -> None:
         """Copy rows: an output may be overwritten later, by a non-linearity that works in place (trap 90)."""
-        end = self.filled + (len(h) if index is None else len(index))
-        room = self.rows[self.filled : end]
-        if index is None:
-            room.copy_(h)
+        end = self.filled + (len(h) if keep is None else keep.count)
+        if keep is not None and keep.array is not None and fused.takes_rows(h):
+            if self._array is None:
+                self._array = self.rows.view(-1).view(torch.int32).numpy()
+            fused.copy_rows(h, keep.array, keep.count, self._array, self.filled * (h.numel() // len(h)))
+        elif keep is None:
+            self.rows[self.filled : end].copy_(h.detach())
         else:
-            torch.index_select(h, 0, index, out=room)
+            torch.index_select(h.detach(), 0, keep.rows, out=self.rows[self.filled : end])
         self.filled, self.calls = end, self.calls + 1
 
 
@@ -81,37 +91,37 @@ class Running:
         self._layers: dict[tuple[str, int], Accumulator] = {}
         self._copies: dict[str, _Copies] = {}
         self._workspace = Workspace()
-        self._kept: tuple[Tensor, Tensor] | None = None
         self.steps = 0
 
-    def begin(self, keep: Tensor | None) -> bool:
+    def begin(self, keep: Kept | None) -> bool:
         """A step begins, of which no more is observed than ``keep`` says; whether that is anything."""
-        some = keep is None or bool(len(self._rows_of(keep)) if keep.dim() == 1 else keep.any())
+        some = keep is None or bool(keep)
         self.steps += some
         return some
 
-    def observe(self, name: str, h: Tensor, unit_dim: int, keep: Tensor | None, measured: Measured) -> None:
+    def observe(self, name: str, h: Tensor, unit_dim: int, keep: Kept | None, measured: Measured) -> None:
         """Observe an output of a layer: see `xai_lightning.functional.activation.observe`.
 
         Raises:
             ValueError: if it has another width each time, so that its units are none.
         """
-        index = None if keep is None or keep.dim() > 1 else self._rows_of(keep)
-        n, each = len(h) if index is None else len(index), math.prod(h.shape[1:])
-        many = n * each >= _MANY * h.shape[unit_dim]
-        if many and fused.takes(h) and (keep is None or index is not None):
-            values = h.detach() if index is None else h.detach().index_select(0, index)
+        if keep is not None and not keep.whole:
+            self._select(name, h, unit_dim, keep.mask, measured)
+            return
+        n, each = len(h) if keep is None else keep.count, math.prod(h.shape[1:])
+        if n * each >= _MANY * h.shape[unit_dim] and fused.takes(h):
+            values = h.detach() if keep is None else h.detach().index_select(0, keep.rows)
             self._layer(name, values, unit_dim, measured).add(values, unit_dim, len(values))
             return
         room = self._most * 3 // 4
-        if (keep is not None and index is None) or n * each > (room // 3 if index is None else room):
-            self._select(name, h, unit_dim, keep, measured)
+        if n * each > (room // 3 if keep is None else room):
+            self._select(name, h, unit_dim, None if keep is None else keep.mask, measured)
             return
         copies, likeness = self._copies.get(name), (h.dtype, h.device, h.shape[1:], unit_dim)
         if copies is None or copies.likeness != likeness or not copies.fits(n):
             self._reduce(name)
             copies = self._room_for(name, likeness, max(room // max(each, 1), n), measured)
-        copies.add(h.detach(), index)
+        copies.add(h, keep)
 
     @outside_inference
     def _select(self, name: str, h: Tensor, unit_dim: int, keep: Tensor | None, measured: Measured) -> None:
@@ -127,12 +137,6 @@ class Running:
             room = torch.zeros(rows, *shape, dtype=dtype, device=device)
             copies = self._copies[name] = _Copies(likeness, unit_dim, measured, room)
         return copies
-
-    def _rows_of(self, keep: Tensor) -> Tensor:
-        """Indices of the rows that are kept; found once for all layers of a step."""
-        if self._kept is None or self._kept[0] is not keep:
-            self._kept = keep, keep.nonzero().flatten()
-        return self._kept[1]
 
     @outside_inference
     def _reduce(self, name: str) -> None:
@@ -160,7 +164,6 @@ class Running:
             self._reduce(name)
         self._copies.clear()
         self._workspace.clear()
-        self._kept = None
 
     def merged(self) -> dict[tuple[str, int], Moments]:
         """The state of each layer and width, in this process."""

@@ -3,11 +3,64 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from xai_lightning.readers.batch import describe
 
 Mask = str | int | Callable[[Any], Tensor]
+
+
+class Kept:
+    """Which samples of a step are observed, or which positions within them.
+
+    Args:
+        mask: ``bool[N, ...]``; None where samples are given by their indices.
+        array: ``int64``, an array of numpy that begins with these, and may be written over after the step.
+        count: how many these are.
+        n: of how many.
+    """
+
+    def __init__(self, mask: Tensor | None, array: Any = None, count: int = 0, n: int = 0) -> None:
+        self._mask, self.array, self._count = mask, array, count
+        self._rows: Tensor | None = None
+        self.n = n if mask is None else len(mask)
+
+    @property
+    def mask(self) -> Tensor:
+        """As ``bool[N, ...]``."""
+        if self._mask is None:
+            self._mask = torch.zeros(self.n, dtype=torch.bool, device="cpu").index_fill_(0, self.rows, True)
+        return self._mask
+
+    @property
+    def whole(self) -> bool:
+        """Whether samples are observed or not as wholes."""
+        return self._mask is None or self._mask.dim() == 1
+
+    @property
+    def rows(self) -> Tensor:
+        """Indices of samples that are observed as wholes, ``int64[M]``; found once for all layers of a step."""
+        if self._rows is None:
+            mask = self._mask
+            self._rows = torch.from_numpy(self.array[: self._count]) if mask is None else mask.nonzero().flatten()
+        return self._rows
+
+    @property
+    def count(self) -> int:
+        """How many these are."""
+        return self._count if self.array is not None else len(self.rows)
+
+    def __bool__(self) -> bool:
+        return bool(self.count if self.whole else self.mask.any())
+
+    def fitted(self, shape: Sequence[int], device: torch.device) -> "Kept | None":
+        """The same for an output whose dimensions, the units' left out, are ``shape``: see `fitted`."""
+        if self._mask is None and shape[0] == self.n and device.type == "cpu":
+            return self
+        mask = self.mask.to(device)
+        found = fitted(mask, shape)
+        return found if found is None else self if found is self._mask else Kept(found)
 
 
 def mask_of(batch: Any, where: Mask) -> Tensor:

@@ -20,7 +20,7 @@ from xai_lightning.callbacks._layers import Layer, Pattern, find_layers, why_sil
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._running import Running, gathered
-from xai_lightning.callbacks._selection import Mask, both, fitted, mask_of
+from xai_lightning.callbacks._selection import Kept, Mask, both, mask_of
 from xai_lightning.callbacks._settings import check_arguments, check_counts, check_seed
 from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
@@ -136,7 +136,7 @@ class ActivationMonitor(Monitor):
         self._running = Running()
         self._positions = Positions(None)
         self._draw = Share(share, seed, HASHED)
-        self._keep: Tensor | None = None
+        self._keep: Kept | None = None
         self._first: dict[str, float] = {}
         self._told: set[str] = set()
         self._unreadable: set[str] = set()
@@ -172,7 +172,8 @@ class ActivationMonitor(Monitor):
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
         if trainer.lightning_module.device.type == "cpu":
-            fused.kernels()
+            # now, not within a step
+            _ = fused.kernels(), self.share < 1 and fused.row_kernels()
         self._running = Running(len(self._layers))
         self._positions = Positions(loader_of(trainer, self.dataloader_idx))
         if self._expensive is not None:
@@ -189,23 +190,23 @@ class ActivationMonitor(Monitor):
         mask = None if self.mask is None else mask_of(batch, self.mask)
         for layer in [] if self._expensive is None else self._expensive.before(batch):
             self._hooks.add(layer.of(pl_module), self._hook(self._represent, layer, mask))
-        self._keep = both(self._rows(batch), mask)
+        self._keep = self._kept(batch, mask)
         if not self._running.begin(self._keep):
             return
         for layer, measured in zip(self._layers, self._measured, strict=True):
             hook = self._hook(self._add, layer, measured)
             self._hooks.add(layer.of(pl_module), hook, self._attempt_as_it_is)
 
-    def _rows(self, batch: Any) -> Tensor | None:
-        """Which samples are looked at, ``bool[N]``: those that are not padding, and by hash their share."""
+    def _kept(self, batch: Any, mask: Tensor | None) -> Kept | None:
+        """What is looked at: of the samples that are not padding those that are drawn, and what the mask says."""
         if self.share == 1 and not self._positions.pads:
-            return None
+            return None if mask is None else Kept(mask)
         inputs = read_inputs(batch, self.reader)
-        drawn = None if self.share == 1 else self._draw.of(inputs)
+        drawn = None if self.share == 1 else self._draw.among(inputs)
         if not self._positions.pads:
-            return drawn
+            return drawn if drawn is None or mask is None else Kept(both(drawn.mask, mask))
         real = self._positions.advance(len(inputs)).to(inputs.device)
-        return real if drawn is None else drawn & real
+        return Kept(both(real if drawn is None else drawn.mask & real, mask))
 
     def _hook(self, use: Callable[..., None], layer: Layer, how: Any) -> Callable[..., None]:
         def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -221,7 +222,7 @@ class ActivationMonitor(Monitor):
             return
         h = h.reshape(1, 1) if h.ndim == 0 else h.unsqueeze(-1) if layer.units is None or h.ndim == 1 else h
         dim = h.ndim - 1 if layer.units is None else layer.unit_dim(h.ndim)
-        keep = None if self._keep is None else fitted(self._keep.to(h.device), h.shape[:dim] + h.shape[dim + 1 :])
+        keep = None if self._keep is None else self._keep.fitted(h.shape[:dim] + h.shape[dim + 1 :], h.device)
         if keep is None and self._keep is not None:
             self._tell("have outputs to which neither samples nor the mask fit; all of it is observed", [layer.name])
         self._running.observe(layer.name, h, dim, keep, measured)

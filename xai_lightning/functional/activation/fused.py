@@ -12,6 +12,7 @@ from xai_lightning.functional.activation import operations
 from xai_lightning.functional.activation.blocks import Workspace
 from xai_lightning.functional.activation.table import ADDED, EVERYTHING, FAR, FLOAT32, MINIMUM, S2, Measured, Table
 from xai_lightning.functional.compiled import usable
+from xai_lightning.functional.rng import GOLDEN
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -25,6 +26,12 @@ def kernels() -> ModuleType | None:
     return usable(f"{__package__}.kernels", _check, "statistics of activations take")
 
 
+@cache
+def row_kernels() -> ModuleType | None:
+    """The compiled loops over rows; None as there."""
+    return usable(f"{__package__}.row_kernels", _check_rows, "a share of the samples takes")
+
+
 def _check(loops: Any) -> None:
     """Compare a small block, of numbers that float32 adds up exactly, with what operations of torch make of it."""
     block = (torch.arange(120, device="cpu").float() % 9 - 4).view(4, 3, 10)
@@ -34,17 +41,33 @@ def _check(loops: Any) -> None:
     one, other = tables
     close = torch.allclose(one.sums[-1, :MINIMUM], other.sums[-1, :MINIMUM], rtol=1e-4)
     same = torch.equal(one.sums[:-1], other.sums[:-1]) and torch.equal(one.histogram, other.histogram)
-    flat, places, weights = block.flatten(1), torch.tensor([0, 7], device="cpu"), torch.tensor([3, 5], device="cpu")
-    sums = (flat.view(torch.int32)[:, places].long() * weights).sum(1) + 11
-    drawn = (sums ^ sums >> 32) * 13 >= 0
-    if not (close and same and torch.equal(_draw_rows(loops, flat, places.numpy(), weights.numpy(), 11, 13, 0), drawn)):
+    if not (close and same):
         raise RuntimeError(f"a known block added up to other sums than operations of torch give: {one.sums.tolist()}")
+
+
+def _check_rows(loops: Any) -> None:
+    """The same of a few rows: which are drawn, and what is copied of these."""
+    flat = (torch.arange(120, device="cpu").float() % 9 - 4).view(4, 30)
+    places, weights = torch.tensor([0, 7], device="cpu"), torch.tensor([3, 5], device="cpu")
+    drawn, room = torch.zeros(len(flat), dtype=torch.int64, device="cpu"), torch.zeros_like(flat)
+    at, n, width, arrays = flat.data_ptr(), *flat.shape, (places.numpy(), weights.numpy())
+    count = loops.draw_rows(at, n, width, *arrays, 11, GOLDEN, 0, drawn.numpy())
+    loops.copy_rows(at, n, width, drawn.numpy(), count, room.view(-1).view(torch.int32).numpy(), 0)
+    sums = (flat.view(torch.int32)[:, places].long() * weights).sum(1) + 11
+    expected = ((sums ^ sums >> 32) * GOLDEN >= 0).nonzero().flatten()
+    if not (torch.equal(drawn[:count], expected) and torch.equal(room[:count], flat[expected])):
+        raise RuntimeError(f"of known rows others were drawn than operations of torch draw: {drawn.tolist()}")
 
 
 def takes(values: Tensor) -> bool:
     """Whether the loops can add what this is made of: plain memory of float32 or of less, on the CPU."""
-    plain = type(values) is Tensor and not values.is_neg() and values.device.type == "cpu"
+    plain = type(values) is Tensor and values.is_cpu and not values.is_neg()
     return plain and values.dtype in _TYPES and kernels() is not None
+
+
+def takes_rows(x: Tensor) -> bool:
+    """Whether the loops over rows can read it: float32 without gaps."""
+    return x.dtype == torch.float32 and takes(x) and x.is_contiguous() and row_kernels() is not None
 
 
 @cache
@@ -85,25 +108,35 @@ def _add_block(
     return outcome
 
 
-def draw_rows(flat: Tensor, places: Any, weights: Any, first: int, golden: int, least: int) -> Tensor:
-    """Whether the hash of the bits of some numbers of each row, in wrapping arithmetic, reaches a number.
+def draw_rows(x: Tensor, places: Any, weights: Any, numbers: tuple[int, int, int], drawn: Any) -> int:
+    """Which rows have a hash of the bits of some of their numbers, in wrapping arithmetic, that reaches a number.
 
     Args:
-        flat: float32[N, W], contiguous.
-        places: int64[M], an array of numpy: which of the W.
+        x: float32[N, ...], contiguous, and taken.
+        places: int64[M], an array of numpy: which of the numbers of a row.
         weights: int64[M], likewise.
-        first: Added to their weighted sum.
-        golden: By which that is multiplied.
-        least: The number.
+        numbers: What is added to their weighted sum; by what that is multiplied; and what it is to reach.
+        drawn: int64[at least N], likewise, of which the beginning is overwritten with the indices of these rows.
 
     Returns:
-        bool[N].
+        How many these are.
     """
-    return _draw_rows(kernels(), flat, places, weights, first, golden, least)
+    loops: Any = row_kernels()
+    n = len(x)
+    found: int = loops.draw_rows(x.data_ptr(), n, x.numel() // max(n, 1), places, weights, *numbers, drawn)
+    return found
 
 
-def _draw_rows(loops: Any, flat: Tensor, places: Any, weights: Any, first: int, golden: int, least: int) -> Tensor:
-    drawn = loops.empty(len(flat), dtype="bool")
-    words = loops.from_dlpack(flat).view("int32")
-    loops.draw_rows(words, places, weights, first, golden, least, drawn)
-    return torch.from_numpy(drawn)
+def copy_rows(x: Tensor, which: Any, count: int, room: Any, to: int) -> None:
+    """Copy rows one after the other.
+
+    Args:
+        x: float32[N, ...], contiguous, and taken.
+        which: int64[at least count], an array of numpy: indices of rows.
+        count: How many of these to copy.
+        room: int32[many], likewise, to be overwritten.
+        to: From where on.
+    """
+    loops: Any = row_kernels()
+    n = len(x)
+    loops.copy_rows(x.data_ptr(), n, x.numel() // max(n, 1), which, count, room, to)

@@ -41,7 +41,7 @@ _LOWEST, _HIGHEST, _MIDDLE = 127 - 16, 127 + 15, 32
 _ALL_BUT_SIGN, _SIGN, _NOUGHT, _ZERO = np.int32(0x7FFFFFFF), np.int32(31), np.int32(0), np.float32(0)
 _FIRST, _LAST = np.int32(2**31 - 1), np.int32(-(2**31))
 
-from_dlpack, empty = np.from_dlpack, np.empty
+from_dlpack = np.from_dlpack
 
 
 @kept
@@ -261,23 +261,3 @@ def _add_sparsity(two: Any, places: Any, units: Any, into: Any) -> None:
     into[units, VECTORS] += vectors
     into[units, HOYER] += hoyer
     into[units, TREVES] += treves
-
-
-@kept
-def draw_rows(words: Any, places: Any, weights: Any, first: Any, golden: Any, least: Any, drawn: Any) -> None:
-    """Whether the hash of some numbers of each row, in wrapping arithmetic, reaches a number.
-
-    Args:
-        words: int32[N, W].
-        places: int64[M], which of the W.
-        weights: int64[M].
-        first: added to their weighted sum.
-        golden: by which that is multiplied.
-        least: the number.
-        drawn: bool[N], to be overwritten.
-    """
-    for row in range(len(words)):
-        total = np.int64(first)
-        for i in range(len(places)):
-            total += np.int64(words[row, places[i]]) * weights[i]
-        drawn[row] = (total ^ (total >> 32)) * np.int64(golden) >= least

@@ -1,0 +1,79 @@
+"""Rows of float32 on the CPU that are drawn and copied: loops that numba compiles, and which take addresses.
+
+To make an array of a tensor takes as long as such a loop. Who calls them has looked at the type, the device and the
+layout of what lies at an address.
+"""
+
+from typing import Any
+
+from numba import carray, types
+from numba.extending import intrinsic
+
+from xai_lightning.functional.compiled import kept
+
+_WORDS: Any = types.CPointer(types.int32)
+
+
+def _as_words(_: Any, address: Any) -> Any:
+    """An address that is one of int32."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(_WORDS))
+
+    return _WORDS(address), generate
+
+
+_words_at: Any = intrinsic(_as_words)
+
+
+@kept
+def draw_rows(
+    address: Any, rows: Any, width: Any, places: Any, weights: Any, first: Any, golden: Any, least: Any, drawn: Any
+) -> Any:
+    """Which rows have a hash, of some numbers of each in wrapping arithmetic, that reaches a number.
+
+    Args:
+        address: of int32[rows, width].
+        rows: How many there are.
+        width: Numbers in each.
+        places: int64[M], which of these.
+        weights: int64[M].
+        first: Added to their weighted sum.
+        golden: By which that is multiplied.
+        least: The number.
+        drawn: int64[at least rows], of which the beginning is overwritten with the rows' indices.
+
+    Returns:
+        How many these are.
+    """
+    words = carray(_words_at(address), rows * width)
+    start = found = 0
+    for row in range(rows):
+        total = first
+        for i in range(len(places)):
+            total += words[start + places[i]] * weights[i]
+        drawn[found] = row
+        found += (total ^ (total >> 32)) * golden >= least
+        start += width
+    return found
+
+
+@kept
+def copy_rows(address: Any, rows: Any, width: Any, which: Any, count: Any, room: Any, to: Any) -> None:
+    """Copy some rows one after the other.
+
+    Args:
+        address: of int32[rows, width].
+        rows: How many there are.
+        width: Numbers in each.
+        which: int64[at least count], indices of rows.
+        count: How many of these to copy.
+        room: int32[many], to be overwritten.
+        to: From where on.
+    """
+    words = carray(_words_at(address), rows * width)
+    for i in range(count):
+        start = which[i] * width
+        for j in range(width):
+            room[to + j] = words[start + j]
+        to += width

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -69,31 +69,37 @@ class Enduring(Observer):
 
     def _attempt(self, action: Callable[..., Any], *args: Any) -> Any:
         """Run ``action``; once a real batch was handled, an exception is this validation's failure (law 8)."""
-        return self._attempt_in(_outside_inference, action, *args)
+        look = self._look
+        if look is None or not self._active():
+            return None
+        try:
+            with self._watch, _outside_inference():
+                return action(*args)
+        except Exception as error:
+            if self._must_raise(error):
+                raise
+            self._note_failure(look, action, error)
 
     def _attempt_as_it_is(self, action: Callable[..., Any], *args: Any) -> Any:
         """The same in the step's own mode: for what is mostly so quick that leaving it would take as long."""
-        return self._attempt_in(nullcontext, action, *args)
+        look = self._look
+        if look is None or not self._active():
+            return None
+        try:
+            with self._watch:
+                return action(*args)
+        except Exception as error:
+            if self._must_raise(error):
+                raise
+            self._note_failure(look, action, error)
 
     def _at_a_step(self, action: Callable[..., Any], *args: Any) -> Any:
         """How ``_before`` and ``_after`` are run."""
         return self._attempt(action, *args)
 
-    def _attempt_in(
-        self, mode: Callable[[], AbstractContextManager[Any]], action: Callable[..., Any], *args: Any
-    ) -> Any:
-        look = self._look
-        if look is None or not self._active():
-            return None
-        try:
-            with self._watch, mode():
-                return action(*args)
-        except Exception as error:
-            if self._must_raise(error):
-                raise
-            # hooks stay until the step is over: torch calls one wrongly that is removed while it calls others
-            look.failure, look.moment = error, MOMENTS.get(action.__name__, "")
-            return None
+    def _note_failure(self, look: Look, action: Callable[..., Any], error: Exception) -> None:
+        # hooks stay until the step is over: torch calls one wrongly that is removed while it calls others
+        look.failure, look.moment = error, MOMENTS.get(action.__name__, "")
 
     def _must_raise(self, error: Exception) -> bool:
         lenient = self._proved or out_of_memory(error) or isinstance(error, OtherRankError)

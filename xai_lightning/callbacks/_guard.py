@@ -98,31 +98,49 @@ class Hooks:
         self._while_explaining, self._attempt = while_explaining, attempt
         self._undo: list[Callable[[], None]] = []
 
-    def add(self, module: nn.Module, hook: Callable[..., None], attempt: Callable[..., Any] | None = None) -> None:
-        """Call ``hook(module, args, kwargs, output)`` after each forward of ``module`` that the user's step makes.
+    def add(self, module: nn.Module, hook: Callable[..., None]) -> None:
+        """Call ``hook(module, args, kwargs, output)`` after each forward of ``module`` that the user's step makes."""
+        self.attach(module, self.made(hook))
+
+    def made(self, hook: Callable[..., None], attempt: Callable[..., Any] | None = None) -> Callable[..., None]:
+        """What `attach` takes, which may be made once for many steps.
 
         Args:
-            module: whose forward.
             hook: what to call.
             attempt: calls it, instead of what calls the others.
         """
-        attempt = attempt or self._attempt
+        heard, attempt = self._while_explaining, attempt or self._attempt
 
         def unless_explaining(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if self._while_explaining or not _EXPLAINING.get():
+            if heard or not _EXPLAINING.get():
                 call = (module, args, kwargs, output)
                 hook(*call) if attempt is None else attempt(hook, *call)
 
-        if vars(module).get("_compiled_call_impl") is None:
-            self._undo.append(module.register_forward_hook(unless_explaining, with_kwargs=True).remove)
+        return unless_explaining
+
+    def attach(self, module: nn.Module, made: Callable[..., None]) -> None:
+        """Call what was `made` after each forward of ``module``."""
+        if module.__dict__.get("_compiled_call_impl") is None:
+            self._undo.append(module.register_forward_hook(made, with_kwargs=True).remove)
         else:
-            self._undo.append(CompiledCall.add(module, unless_explaining))
+            self._undo.append(CompiledCall.add(module, made))
 
     def remove(self) -> None:
         """Remove every hook that was added."""
         for undo in self._undo:
             undo()
         self._undo.clear()
+
+
+def in_forward(use: Callable[..., None], *given: Any) -> Callable[..., None]:
+    """A hook that calls ``use(*given, call)``, but not where a checkpointed module is called again (trap 91)."""
+
+    def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        # it is called in a backward pass then
+        if torch._C._current_graph_task_id() == -1:
+            use(*given, (module, args, kwargs, output))
+
+    return reduce
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -29,8 +29,8 @@ from xai_lightning.callbacks._trainer import (
     OtherRankError,
     Stage,
     callbacks_of,
+    evaluation_loop,
     foresees_last_batch,
-    is_last_batch,
     loader_of,
     loaders_of,
     log_step,
@@ -82,6 +82,7 @@ class Monitor(Enduring, Announcer):
             raise ValueError(f"dataloader_idx must not be negative; got {dataloader_idx}")
         self.dataloader_idx, self.sinks = dataloader_idx, list(sinks)
         self._identity = stable({**identity, "name": name, "dataloader_idx": dataloader_idx})
+        self._key = f"{type(self).__qualname__}{self._identity}"
         self._ready = self._named = self._waits = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,8 +94,7 @@ class Monitor(Enduring, Announcer):
     def state_key(self) -> str:
         # Lightning refuses equal keys in the Trainer's constructor with a message that does not help (trap 39);
         # until `setup`, which says it better, keys differ
-        own = f"{type(self).__qualname__}{self._identity}"
-        return own if self._ready else f"{own}#{id(self)}"
+        return self._key if self._ready else f"{self._key}#{id(self)}"
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Monitor(Enduring, Announcer):
         if stage != "fit":
             self._watch.begin()
         look = Look(stage, trainer.sanity_checking, self._number * counted, dict(trainer.logged_metrics), due=True)
-        self._look, look.metrics = look, dict(trainer.callback_metrics)
+        self._look, look.metrics, look.loop = look, dict(trainer.callback_metrics), evaluation_loop(trainer)
         if not self._proved:
             loader_of(trainer, self.dataloader_idx)
             self._name_left_out(len(loaders_of(trainer)))
@@ -192,7 +192,7 @@ class Monitor(Enduring, Announcer):
         return True
 
     def _batch_start(self, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
-        if self._active(dataloader_idx):
+        if dataloader_idx == self.dataloader_idx:
             self._at_a_step(self._before, pl_module, batch)
 
     def _batch_end(
@@ -206,7 +206,7 @@ class Monitor(Enduring, Announcer):
             self._at_a_step(self._after, trainer, pl_module, *seen)
             look.batches += 1
             self._proved |= not look.sanity
-        if is_last_batch(trainer) and not look.sanity:
+        if look.loop.batch_progress.is_last_batch and not look.sanity:
             self._finish(trainer, pl_module, look)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, look: Look) -> None:

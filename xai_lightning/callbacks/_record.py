@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -61,6 +61,7 @@ class Look:
         meets: ranks share out their work after the last batch.
         failure: the first exception in it.
         moment: when that was.
+        loop: Lightning's, over its batches.
     """
 
     stage: Stage
@@ -75,6 +76,7 @@ class Look:
     moment: str = ""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     record: Record | None = None
+    loop: Any = None
 
 
 def stable(value: object) -> str:

@@ -1,11 +1,13 @@
 """Which part of a batch is observed: no padding, and a share of the samples."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers.batch import describe
 
 Mask = str | int | Callable[[Any], Tensor]
@@ -22,45 +24,47 @@ class Kept:
     """
 
     def __init__(self, mask: Tensor | None, array: Any = None, count: int = 0, n: int = 0) -> None:
-        self._mask, self.array, self._count = mask, array, count
-        self._rows: Tensor | None = None
-        self.n = n if mask is None else len(mask)
+        self.array, self.whole = array, mask is None or mask.dim() == 1
+        if mask is None:
+            self.count, self.n = count, n
+        else:
+            self.mask, self.n = mask, len(mask)
 
-    @property
+    @cached_property
     def mask(self) -> Tensor:
         """As ``bool[N, ...]``."""
-        if self._mask is None:
-            self._mask = torch.zeros(self.n, dtype=torch.bool, device="cpu").index_fill_(0, self.rows, True)
-        return self._mask
+        return torch.zeros(self.n, dtype=torch.bool, device="cpu").index_fill_(0, self.rows, True)
 
-    @property
-    def whole(self) -> bool:
-        """Whether samples are observed or not as wholes."""
-        return self._mask is None or self._mask.dim() == 1
-
-    @property
+    @cached_property
     def rows(self) -> Tensor:
         """Indices of samples that are observed as wholes, ``int64[M]``; found once for all layers of a step."""
-        if self._rows is None:
-            mask = self._mask
-            self._rows = torch.from_numpy(self.array[: self._count]) if mask is None else mask.nonzero().flatten()
-        return self._rows
+        return self.mask.nonzero().flatten() if self.array is None else torch.from_numpy(self.array[: self.count])
 
-    @property
+    @cached_property
     def count(self) -> int:
         """How many these are."""
-        return self._count if self.array is not None else len(self.rows)
+        return len(self.rows)
 
     def __bool__(self) -> bool:
         return bool(self.count if self.whole else self.mask.any())
 
     def fitted(self, shape: Sequence[int], device: torch.device) -> "Kept | None":
         """The same for an output whose dimensions, the units' left out, are ``shape``: see `fitted`."""
-        if self._mask is None and shape[0] == self.n and device.type == "cpu":
+        if self.array is not None and shape[0] == self.n and device.type == "cpu":
             return self
-        mask = self.mask.to(device)
-        found = fitted(mask, shape)
-        return found if found is None else self if found is self._mask else Kept(found)
+        found = fitted(self.mask.to(device), shape)
+        return found if found is None else self if found is self.mask else Kept(found)
+
+
+def readable(output: Any) -> Tensor | None:
+    """The dense real tensor that a module returned, detached; None if it returned none."""
+    try:
+        h = output_tensor(output)
+    except ValueError:
+        return None
+    if h.is_complex() or h.is_quantized or h.is_nested or h.layout != torch.strided:
+        return None
+    return h.detach() if h.requires_grad else h
 
 
 def mask_of(batch: Any, where: Mask) -> Tensor:

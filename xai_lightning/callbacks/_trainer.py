@@ -51,7 +51,7 @@ def log_step(trainer: Trainer, started: Mapping[str, Tensor]) -> int:
 
 def is_last_batch(trainer: Trainer) -> bool:
     """Whether the batch being handled is the last of this evaluation, over all loaders."""
-    return bool(_evaluation_loop(trainer).batch_progress.is_last_batch)
+    return bool(evaluation_loop(trainer).batch_progress.is_last_batch)
 
 
 def foresees_last_batch(trainer: Trainer) -> bool:
@@ -61,7 +61,7 @@ def foresees_last_batch(trainer: Trainer) -> bool:
     counts on is exact if torch or Lightning made batches of the rows of a dataset. The length that an iterable dataset
     or somebody's own loader or sampler declares may be a guess.
     """
-    fetcher: Any = getattr(_evaluation_loop(trainer), "_data_fetcher", None)
+    fetcher: Any = getattr(evaluation_loop(trainer), "_data_fetcher", None)
     if not getattr(fetcher, "prefetch_batches", 0) or fetcher.done:
         return False
     return fetcher.length is None or all(map(_is_counted, loaders_of(trainer)))
@@ -79,7 +79,8 @@ def _is_counted(loader: Any) -> bool:
 _COUNTING = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")
 
 
-def _evaluation_loop(trainer: Trainer) -> Any:
+def evaluation_loop(trainer: Trainer) -> Any:
+    """Lightning's loop over the batches of this evaluation."""
     if stage_of(trainer) == "fit":
         return trainer.fit_loop.epoch_loop.val_loop
     return trainer.test_loop if trainer.testing else trainer.validate_loop

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,17 +14,17 @@ from xai_lightning.callbacks._activation_record import recorded
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Share
 from xai_lightning.callbacks._expensive import Expensive
+from xai_lightning.callbacks._guard import in_forward
 from xai_lightning.callbacks._kernels import BestOf
 from xai_lightning.callbacks._layers import Layer, Pattern, find_layers, why_silent
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._running import Running, gathered
-from xai_lightning.callbacks._selection import Kept, Mask, both, mask_of
+from xai_lightning.callbacks._selection import Kept, Mask, both, mask_of, readable
 from xai_lightning.callbacks._settings import check_arguments, check_counts, check_seed
 from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
 from xai_lightning.functional.activation import Measured, fused
-from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import Column, GroupSource, Reader, Table, read_inputs
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
@@ -131,8 +130,11 @@ class ActivationMonitor(Monitor):
                 pictures=pictures,
                 log_inputs=log_inputs,
             )
+        # nothing else that is made at a step is used in another one
+        self._as_it_is = mask is None and reader is None and not representation
         self._layers: list[Layer] = []
         self._measured: list[Measured] = []
+        self._reducing: list[Callable[..., None]] = []
         self._running = Running()
         self._positions = Positions(None)
         self._draw = Share(share, seed, HASHED)
@@ -140,6 +142,10 @@ class ActivationMonitor(Monitor):
         self._first: dict[str, float] = {}
         self._told: set[str] = set()
         self._unreadable: set[str] = set()
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_reducing": []}
 
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
@@ -153,6 +159,7 @@ class ActivationMonitor(Monitor):
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
         self._measured = [self._wanted.measured(layer) for layer in self._layers]
+        self._reducing = []
         self._tell("have no known units; they give numbers over all elements", self._unknown())
         if self._expensive is not None:
             worst = list(self._wanted.worst(fit=True))
@@ -181,21 +188,21 @@ class ActivationMonitor(Monitor):
 
     @override
     def _at_a_step(self, action: Callable[..., Any], *args: Any) -> Any:
-        # nothing else that is made there is used in another step
-        own = self.mask is None and self.reader is None and self._expensive is None
-        return (self._attempt_as_it_is if own else self._attempt)(action, *args)
+        return (self._attempt_as_it_is if self._as_it_is else self._attempt)(action, *args)
 
     @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
         mask = None if self.mask is None else mask_of(batch, self.mask)
         for layer in [] if self._expensive is None else self._expensive.before(batch):
-            self._hooks.add(layer.of(pl_module), self._hook(self._represent, layer, mask))
+            self._hooks.add(layer.of(pl_module), in_forward(self._represent, layer, mask))
         self._keep = self._kept(batch, mask)
         if not self._running.begin(self._keep):
             return
-        for layer, measured in zip(self._layers, self._measured, strict=True):
-            hook = self._hook(self._add, layer, measured)
-            self._hooks.add(layer.of(pl_module), hook, self._attempt_as_it_is)
+        if not self._reducing:
+            hooks = map(partial(in_forward, self._add), self._layers, self._measured)
+            self._reducing = [self._hooks.made(hook, self._attempt_as_it_is) for hook in hooks]
+        for layer, made in zip(self._layers, self._reducing, strict=True):
+            self._hooks.attach(layer.of(pl_module), made)
 
     def _kept(self, batch: Any, mask: Tensor | None) -> Kept | None:
         """What is looked at: of the samples that are not padding those that are drawn, and what the mask says."""
@@ -207,14 +214,6 @@ class ActivationMonitor(Monitor):
             return drawn if drawn is None or mask is None else Kept(both(drawn.mask, mask))
         real = self._positions.advance(len(inputs)).to(inputs.device)
         return Kept(both(real if drawn is None else drawn.mask & real, mask))
-
-    def _hook(self, use: Callable[..., None], layer: Layer, how: Any) -> Callable[..., None]:
-        def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            # a checkpointed module is called again in a backward pass (trap 91)
-            if torch._C._current_graph_task_id() == -1:
-                use(layer, how, (module, args, kwargs, output))
-
-        return reduce
 
     def _add(self, layer: Layer, measured: Measured, call: tuple[Any, ...]) -> None:
         h = self._readable(layer, call[-1])
@@ -233,14 +232,10 @@ class ActivationMonitor(Monitor):
             self._expensive.keep(layer, h, mask, call)
 
     def _readable(self, layer: Layer, output: Any) -> Tensor | None:
-        try:
-            h = output_tensor(output).detach()
-        except ValueError:
-            h = torch.empty(0, dtype=torch.complex64)
-        if h.is_complex() or h.is_quantized or h.is_nested or h.layout != torch.strided:
+        h = readable(output)
+        if h is None:
             self._unreadable.add(layer.name)
             self._tell("return no dense real tensor and log NaN", [layer.name])
-            return None
         return h
 
     @override

@@ -14,7 +14,9 @@ import torch
 
 import xai_lightning
 from small import GROUPS, STOPWATCH, Classifier, Ledger, fit, loader, rows, trainer
+from xai_lightning import AttributionMonitor
 from xai_lightning.callbacks._stopwatch import Stopwatch
+from xai_lightning.functional import attribution
 
 NAMES = {
     "ActivationMonitor": "activation",
@@ -267,3 +269,18 @@ def test_callbacks_that_log_no_passes_make_none(name: str, more: Mapping[str, An
     looks = logged([build(name, **more)], tmp_path, model)
     assert model.made.rows == [0, 0, 0]
     assert not any(found.endswith("passes") for look in looks for found in look)
+
+
+@pytest.mark.parametrize(("method", "compiled"), [("kernel_shap", True), ("occlusion", True), ("saliency", False)])
+def test_loops_are_compiled_before_any_validation_whose_time_is_told(
+    method: str, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(attribution, "compile_loops", lambda: order.append("compiled"))
+
+    class Begin(pl.Callback):
+        def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            order.append("validation")
+
+    fit(Classifier(), [AttributionMonitor(method, probe=4), Begin()], tmp_path, max_epochs=1)
+    assert order == ["compiled"] * compiled + ["validation"]

@@ -145,7 +145,7 @@ def drawing(method: Any, coalitions: Any) -> Any:
     def draws(original: Any, **known: Any) -> Any:
         number = known["num_interp_features"]
         count = min(2**number, 4 * number + 64)
-        yield from coalitions(count, number, [torch.initial_seed()])[0][:, None].long()
+        yield from coalitions(count, number, [torch.initial_seed()]).present[0][:, None].long()
 
     method.perturb_func = draws
     return method
@@ -313,7 +313,7 @@ def test_the_glove_game_has_its_shapley_values() -> None:
 
 
 def test_coalitions_have_the_sizes_of_the_shapley_kernel() -> None:
-    found = shapley_coalitions(60_000, 6, seeds=[3])[0]
+    found = shapley_coalitions(60_000, 6, seeds=[3]).present[0]
     assert found[0].all()
     assert not found[1].any()
     sizes = found[2:].sum(dim=1).bincount(minlength=7).double()
@@ -321,7 +321,7 @@ def test_coalitions_have_the_sizes_of_the_shapley_kernel() -> None:
     torch.testing.assert_close(sizes / sizes.sum(), odds / odds.sum(), atol=0.01, rtol=0)
     pairs = found[2:][found[2:].sum(dim=1) == 2].double().mean(dim=0)
     torch.testing.assert_close(pairs, torch.full((6,), 1 / 3).double(), atol=0.02, rtol=0)
-    assert even_coalitions(50_000, 4, seeds=[1]).double().mean().item() == pytest.approx(0.5, abs=0.005)
+    assert even_coalitions(50_000, 4, seeds=[1]).present.double().mean().item() == pytest.approx(0.5, abs=0.005)
 
 
 def test_noiseless_linear_responses_are_recovered_for_any_weights_and_rank() -> None:

@@ -1,17 +1,43 @@
 """Coalitions of variables: drawn as a slow twin draws them, and inputs exchanged bit for bit."""
 
+import itertools
 import math
+from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from xai_lightning.functional import compiled
+from xai_lightning.functional.attribution import Explained, attribute, fast, table_variables
 from xai_lightning.functional.attribution.ablation import Ablation
-from xai_lightning.functional.attribution.coalitions import Mixture, even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution.coalitions import Coalitions, even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution.mixture import Mixture, block
+from xai_lightning.functional.attribution.surrogates import LEAST, _fitted, coefficients, nearness
 from xai_lightning.functional.rng import random_words
 
 TYPES = [torch.float16, torch.float32, torch.float64, torch.int32, torch.int64]
 HOSTILE = (math.nan, math.inf, -math.inf, -0.0, 0.0, 1e-40, 3e38)
+
+
+@pytest.fixture
+def _compiled() -> None:
+    pytest.importorskip("numba")
+    assert fast.kernels() is not None
+
+
+@pytest.fixture(params=["compiled", "operations"])
+def _way(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where numba is installed, and where it is not."""
+    if request.param == "compiled":
+        request.getfixturevalue("_compiled")
+    else:
+        without_numba(monkeypatch)
+
+
+def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "kernels", lambda: None)
 
 
 def slowly(count: int, number: int, seed: int) -> list[list[bool]]:
@@ -31,17 +57,38 @@ def slowly(count: int, number: int, seed: int) -> list[list[bool]]:
     return found
 
 
-@pytest.mark.parametrize("number", [2, 13, 31, 32, 2000])
+def listed(count: int, number: int, seed: int) -> list[list[bool]]:
+    """One sample's coalitions of few variables: one word tells the size, and which subset of that size."""
+    odds = [Fraction(1, size * (number - size)) for size in range(1, number)]
+    found = [[True] * number, [False] * number]
+    for word in random_words([seed], count - 2)[0].tolist():
+        chance, rank = (word % 2**64) >> 43, word % 2**43
+        size = 1 + sum(sum(odds[:k]) <= chance * sum(odds) / 2**21 for k in range(1, number - 1))
+        subsets = sorted(sum(2**v for v in some) for some in itertools.combinations(range(number), size))
+        subset = subsets[rank * len(subsets) >> 43]
+        found.append([bool(subset >> v & 1) for v in range(number)])
+    return found
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("number", [2, 3, 13, 16, 17, 31, 32, 2000])
 def test_coalitions_are_those_of_a_slow_twin_whoever_else_is_drawn(number: int) -> None:
     """Law 2; numbers of many variables need more than 32 bits."""
-    found = shapley_coalitions(9, number, seeds=[2**62, 5, 7])
-    assert found[1].tolist() == slowly(9, number, 5)
-    assert torch.equal(found[2:], shapley_coalitions(9, number, seeds=[7]))
+    found = shapley_coalitions(9, number, seeds=[2**62, 5, 7]).present
+    assert found[1].tolist() == (listed if number <= 16 else slowly)(9, number, 5)
+    assert torch.equal(found[2:], shapley_coalitions(9, number, seeds=[7]).present)
 
 
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_only_variable_is_there_or_not(count: int) -> None:
+    assert shapley_coalitions(count, 1, seeds=[0]).present[0, :, 0].tolist() == [True, False, True][:count]
+
+
+@pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("number", [1, 31, 32, 33, 70])
 def test_even_coalitions_are_the_bits_of_words(number: int) -> None:
-    found, each = even_coalitions(5, number, seeds=[3, 8]), math.ceil(number / 32)
+    found, each = even_coalitions(5, number, seeds=[3, 8]).present, math.ceil(number / 32)
     words = random_words([8], 5 * each)[0].tolist()
     expected = [[bool(words[s * each + v // 32] >> (v % 32) & 1) for v in range(number)] for s in range(5)]
     assert found[1].tolist() == expected
@@ -61,19 +108,21 @@ def equal_bits(found: Tensor, expected: Tensor) -> bool:
     )
 
 
+@pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("number", [1, 2, 31, 32, 40])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_a_mixture_has_the_very_bits_of_the_sample_or_the_baseline(dtype: torch.dtype, number: int) -> None:
     x, b = hostile(dtype, 40)
     mask = (torch.arange(40) % number)[None]
     coalitions = even_coalitions(6, number, seeds=[1, 2])
-    mixture = Mixture(x, b, mask, coalitions.double(), 8)
+    mixture = Mixture(x, b, mask, coalitions, 8)
     for samples, drawn in ((slice(0, 1), slice(0, 6)), (slice(1, 2), slice(2, 6)), (slice(0, 2), slice(0, 4))):
-        inside = coalitions[samples, drawn][:, :, mask[0]]
+        inside = coalitions.present[samples, drawn][:, :, mask[0]]
         expected = torch.where(inside, x[samples, None], b[samples, None]).flatten(0, 1)
         assert equal_bits(mixture.of(samples, drawn), expected)
 
 
+@pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_ablation_shows_the_network_the_very_bits_of_each_input(dtype: torch.dtype, at_once: int) -> None:
@@ -89,3 +138,144 @@ def test_ablation_shows_the_network_the_very_bits_of_each_input(dtype: torch.dty
     Ablation(forward).attribute((x.clone(),), (b,), (mask,), perturbations_per_eval=at_once)
     expected = [torch.where(mask == variable, b, x) for variable in range(3)]
     assert equal_bits(torch.cat(seen[1:]), torch.cat(expected))
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("width", [1, 2, 15, 33, 108])
+def test_mixtures_of_any_width_and_number_of_coalitions_are_whole(width: int) -> None:
+    """Registers and pairs of rows end in the middle of what is mixed."""
+    x, b = torch.randn(2, 3, width)
+    mask, coalitions = torch.arange(width)[None] % 5, even_coalitions(7, 5, seeds=range(3))
+    for drawn in (slice(0, 7), slice(1, 5), slice(6, 7)):
+        inside = coalitions.present[:, drawn][:, :, mask[0]]
+        expected = torch.where(inside, x[:, None], b[:, None]).flatten(0, 1)
+        assert torch.equal(Mixture(x, b, mask, coalitions, 21).of(slice(0, 3), drawn), expected)
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_block_is_whole_again_after_a_network_wrote_into_it(*, inference: bool) -> None:
+    """Trap 15; each time with a block that is exchanged, and at the end with fewer copies."""
+    with torch.inference_mode(inference):
+        x, b = torch.randn(2, 4, 6)
+        mask, copies = torch.tensor([[0, 1, 0, 2, 3, 1]]), block(x, b, torch.tensor([[0, 1, 0, 2, 3, 1]]), 2)
+        for variables, spoil in (([0, 1], False), ([2, 3], True), ([1, 0], True), ([3], False), ([0], False)):
+            rows = copies.without(torch.tensor(variables))
+            assert torch.equal(rows, torch.cat([torch.where(mask == v, b, x) for v in variables]))
+            if spoil:
+                rows[1:3].mul_(2)
+
+
+def drawn(samples: int, count: int, number: int) -> tuple[Coalitions, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(samples)
+    values, weights = torch.rand(2, samples, count, dtype=torch.float64, generator=generator)
+    return even_coalitions(count, number, seeds=range(samples)), values, weights
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("samples", [1, 7, 8, 9, 20])
+@pytest.mark.parametrize("number", [1, 2, 13, 31])
+def test_compiled_fits_are_least_squares(samples: int, number: int) -> None:
+    coalitions, values, weights = drawn(samples, 4 * number + 30, number)
+    for weighing in (weights, weights[:1]):
+        found, sound = fast.fit(coalitions.words, values, weighing, number, LEAST)
+        design = torch.cat([coalitions.present.double(), values.new_ones(samples, len(values[0]), 1)], dim=2)
+        root = weighing.sqrt().expand_as(values)
+        expected = torch.linalg.lstsq(design * root[..., None], (values * root)[..., None]).solution[:, :number, 0]
+        assert sound.all()
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_what_equations_do_not_determine_is_the_smallest_solution() -> None:
+    """Two variables that are never apart, one that is always there, and scalars that are not finite."""
+    coalitions, values, weights = drawn(11, 40, 6)
+    words = coalitions.words
+    assert words is not None
+    words[2] = (words[2] & 31) | (words[2] & 16) << 1
+    words[3] |= 4
+    values[5, 7], values[6, 0] = math.nan, math.inf
+    _, sound = fast.fit(words, values, weights, 6, LEAST)
+    assert (~sound).nonzero().flatten().tolist() == [2, 3, 5, 6]
+    found = _fitted(Coalitions(6, words=words), values, weights)
+    expected = coefficients(Coalitions(6, words=words).present.double(), values, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11, equal_nan=True)
+    assert found[5:7].isnan().all()
+    assert found[[2, 3]].isfinite().all()
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_of_lime_follow_the_angle_to_the_sample(dtype: torch.dtype) -> None:
+    x, b = torch.randn(2, 5, 9, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x[3], b[3] = 0, 0
+    mask, coalitions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 3, 3]]), even_coalitions(20, 4, seeds=range(5))
+    mixed = torch.where(coalitions.present[:, :, mask[0]], x[:, None], b[:, None]).double()
+    cosine = torch.nn.functional.cosine_similarity(mixed, x[:, None].double(), dim=2)
+    expected = torch.exp(-((1 - cosine) ** 2) / 2)
+    parts = [(x[:, :4], b[:, :4], mask[:, :4]), (x[:, 4:], b[:, 4:], mask[:, 4:])]
+    torch.testing.assert_close(nearness(coalitions, parts), expected, rtol=1e-9, atol=0)
+
+
+METHODS = ["kernel_shap", "lime", "feature_ablation", "occlusion"]
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("method", METHODS)
+def test_attributions_are_the_same_without_numba(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(9, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    x, given = torch.randn(20, 9), {"variables": table_variables(9), "seeds": range(20), "at_once": 300}
+
+    def found() -> Tensor:
+        one = attribute(method, Explained(network), x, torch.arange(20) % 3, baselines=torch.ones(1, 9), **given)
+        return one.values[0]
+
+    compiled_ones = found()
+    without_numba(monkeypatch)
+    torch.testing.assert_close(compiled_ones, found(), rtol=1e-5, atol=1e-6)
+    assert compiled_ones.abs().max() > 0.1
+
+
+@pytest.mark.usefixtures("_way")
+def test_networks_in_torch_of_any_default_type_and_device_can_be_explained() -> None:
+    """What is made on the way has the samples' type."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        fast_again = fast.kernels.__wrapped__() if hasattr(fast.kernels, "__wrapped__") else None
+        rows = Mixture(torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[0, 1, 1]]), even_coalitions(4, 2, [1, 2]), 8)
+        assert rows.of(slice(0, 2), slice(0, 4)).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert fast_again is fast.kernels()
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("name", ["draw_shapley", "draw_even", "mix", "exchange", "fit", "nearness", "add_products"])
+@pytest.mark.parametrize("fault", ["does nothing", "raises"])
+def test_loops_that_do_not_work_are_told_and_left_alone(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def broken(*arguments: Any) -> None:
+        if fault == "raises":
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(fast.kernels(), name, broken)
+    fast.kernels.cache_clear()
+    try:
+        with pytest.warns(
+            UserWarning, match=r"ablation and occlusion take longer.*(no space left|were not .* as known)"
+        ):
+            assert fast.kernels() is None
+    finally:
+        monkeypatch.undo()
+        fast.kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_where_numba_is_missing_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast.kernels.cache_clear()
+    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
+    try:
+        assert fast.kernels() is None
+    finally:
+        fast.kernels.cache_clear()

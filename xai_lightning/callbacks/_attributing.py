@@ -38,7 +38,7 @@ from xai_lightning.callbacks._record import Look, Record
 from xai_lightning.callbacks._references import References
 from xai_lightning.callbacks._sharded import Steps, is_sharded, refuse_unseen
 from xai_lightning.callbacks._trainer import Stage, everywhere, log_step, resolve_network, summed
-from xai_lightning.functional import drift
+from xai_lightning.functional import attribution, drift
 
 _WITHOUT = "leave AttributionMonitor out: ActivationMonitor and FairnessMonitor make no passes of their own"
 
@@ -139,6 +139,10 @@ class ExplainingMonitor(PassingMonitor):
         if self._steps is not None:
             check_in_step(self._explainer.ways)
         self._explainer.check(resolve_network(pl_module, self.network))
+        spec = self._explainer.ways.spec
+        if spec is not None and spec.compiled and trainer.strategy.root_device.type == "cpu":
+            # not in a validation, of which the time is told
+            attribution.compile_loops()
         if Baselines(self._explainer.ways).from_data and trainer.world_size > 1:
             raise MisconfigurationException(
                 f"baseline={self._explainer.ways.baseline!r} is taken from the data that one process sees, which would "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xai_lightning.functional.attribution.choices import check_inputs, check_method, resolve_options
 from xai_lightning.functional.attribution.engine import custom_attributions, proof, run
 from xai_lightning.functional.attribution.explained import Explained, Pass, Signature
+from xai_lightning.functional.attribution.fast import kernels as compile_loops
 from xai_lightning.functional.attribution.methods import METHODS, SMOOTHS, Layout, Method, Passes, Smooth
 from xai_lightning.functional.attribution.question import (
     NUMBERS_AT_ONCE,
@@ -45,6 +46,7 @@ __all__ = [
     "centred",
     "check_inputs",
     "check_method",
+    "compile_loops",
     "completeness_error",
     "grid_variables",
     "margin",

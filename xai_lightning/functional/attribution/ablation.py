@@ -11,7 +11,7 @@ import captum.attr
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.attribution.coalitions import bits
+from xai_lightning.functional.attribution.mixture import block, on_numbers
 
 
 class Ablation:
@@ -47,42 +47,15 @@ class Ablation:
         number, extras = 1 + max(int(mask.max()) for mask in feature_mask), tuple(additional_forward_args)
         whole = self._forward(*inputs, *extras)
         held = min(max(1, perturbations_per_eval), number)
-        blocks = [_Block(*each, held) for each in zip(inputs, baselines, feature_mask, strict=True)]
+        blocks = [block(*each, held) for each in zip(inputs, baselines, feature_mask, strict=True)]
+        repeated = [extra.repeat(held, *[1] * (extra.ndim - 1)) for extra in extras] if held > 1 else extras
         effects = []
         for variables in torch.split(torch.arange(number, device=whole.device), held):
-            rows = (block.without(variables) for block in blocks)
-            repeated = (extra.repeat(len(variables), *[1] * (extra.ndim - 1)) for extra in extras)
-            effects.append(whole - self._forward(*rows, *repeated).reshape(len(variables), -1))
-        found = torch.cat(effects).T
-        return tuple(found[:, mask[0]].to(found.dtype) for mask in feature_mask)
-
-
-class _Block:
-    """All samples several times, ``[K, N, ...]``, each time without another variable; overwritten by the next ones.
-
-    Args:
-        inputs: ``[N, ...]``.
-        baselines: like the inputs.
-        mask: ``[1, ...]``, the variable of each number.
-        count: how many times at most.
-    """
-
-    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, count: int) -> None:
-        self._inputs, self._baselines, self._mask = inputs, baselines, mask.flatten()
-        self._bits = bits(inputs, baselines)
-        if self._bits:
-            self._x, b = (each.flatten(1).view(self._bits) for each in (inputs, baselines))
-            self._difference, self._rows = self._x ^ b, self._x.new_empty(count, *self._x.shape)
-
-    def without(self, variables: Tensor) -> Tensor:
-        """The samples without each variable ``int64[K]``, ``[K * N, ...]``."""
-        off = self._mask == variables[:, None]
-        if not self._bits:
-            rows = torch.where(off.view(-1, 1, *self._inputs.shape[1:]), self._baselines, self._inputs)
-            return rows.flatten(0, 1)
-        rows = self._rows[: len(variables)]
-        torch.bitwise_and(self._difference, off[:, None].to(self._bits).neg_(), out=rows).bitwise_xor_(self._x)
-        return rows.view(self._inputs.dtype).view(-1, *self._inputs.shape[1:])
+            rows = (each.without(variables) for each in blocks)
+            beside = (extra[: len(variables) * len(whole)] for extra in repeated)
+            effects.append(whole - self._forward(*rows, *beside).reshape(len(variables), -1))
+        found = torch.cat(effects).T.contiguous()
+        return tuple(on_numbers(found, mask) for mask in feature_mask)
 
 
 class Windows:

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from xai_lightning.functional.attribution.question import (
     Question,
     Run,
 )
+from xai_lightning.functional.attribution.surrogates import held_of_coalition
 from xai_lightning.functional.attribution.variables import Variables
 from xai_lightning.functional.rng import isolated, random_words
 
@@ -136,13 +137,14 @@ def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
         size = max(1, how.at_once // _held(how, question))
         pieces = [slice(i, i + size) for i in range(0, len(question.targets), size)]
         parts = [captum_attributions(how, question.take(piece), seeds[piece]) for piece in pieces]
-    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
 def _held(how: Run, question: Question) -> int:
     """Numbers of one sample that are held at once."""
     if how.spec.seeded:
-        return max(question.numbers, 2 * how.passes * sum(each.number for each in how.variables))
+        number = sum(each.number for each in how.variables)
+        return max(question.numbers, how.passes * held_of_coalition(number, question.targets.device))
     return question.numbers * (how.passes if how.spec.gradient else 1)
 
 
@@ -157,15 +159,21 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
     method = spec.make(how.explained, how.layer)
     if spec.gradient and not spec.layer and spec.rules is None:
         method.gradient_func = partial(_gradients, how)
-    with warnings.catch_warnings(), torch.set_grad_enabled(spec.gradient):
-        # captum announces hooks and attributes that it sets; the caller's guard puts them back
-        for announced in ("Setting forward, backward hooks", "Setting backward hooks", "Applying"):
-            warnings.filterwarnings("ignore", message=rf"(?s).*{announced}", category=UserWarning)
+    with _unannounced() if spec.rules else nullcontext(), torch.set_grad_enabled(spec.gradient):
         found = method.attribute(inputs, **given)
     found = tuple(x.detach() for x in ((found,) if isinstance(found, Tensor) else tuple(found)))
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
         raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")
     return found
+
+
+@contextmanager
+def _unannounced() -> Iterator[None]:
+    """Captum announces hooks and attributes that it sets; the caller's guard puts them back."""
+    with warnings.catch_warnings():
+        for announced in ("Setting forward, backward hooks", "Setting backward hooks", "Applying"):
+            warnings.filterwarnings("ignore", message=rf"(?s).*{announced}", category=UserWarning)
+        yield
 
 
 def _gradients(
@@ -215,7 +223,7 @@ def _spread(how: Run, found: Inputs) -> Inputs:
     if not how.spec.masked:
         return found
     pairs = zip(found, how.variables, strict=True)
-    return tuple(x / v.sizes.to(x.device)[v.mask.to(x.device)] for x, v in pairs)
+    return tuple(x.div_(v.sizes.to(x.device)[v.mask.to(x.device)]) for x, v in pairs)
 
 
 def custom_attributions(method: Custom, explained: Explained, question: Question, seeds: Sequence[int]) -> Inputs:

@@ -71,6 +71,7 @@ class Method(NamedTuple):
         rules: which rules it lays over layers: those of DeepLift, of LRP, or the guided ReLU.
         own: options of ours, which captum does not know.
         package: a package that it needs beside captum.
+        compiled: whether loops are compiled for it, where numba is installed.
     """
 
     make: Callable[[Any, Any], Any]
@@ -94,6 +95,7 @@ class Method(NamedTuple):
     rules: Literal["deep_lift", "lrp", "guided"] | None = None
     own: tuple[str, ...] = ()
     package: str | None = None
+    compiled: bool = False
 
 
 def _window(shape: Sequence[int], variables: int) -> Options:
@@ -170,7 +172,7 @@ METHODS: dict[str, Method] = {
         rules="guided",
     ),
     "feature_ablation": Method(
-        _of(Ablation), lambda o, v: Passes(1 + v, 0), layouts=LAYOUTS, gradient=False, masked=True
+        _of(Ablation), lambda o, v: Passes(1 + v, 0), layouts=LAYOUTS, gradient=False, masked=True, compiled=True
     ),
     "occlusion": Method(
         _of(Windows),
@@ -179,6 +181,7 @@ METHODS: dict[str, Method] = {
         layouts=LAYOUTS,
         several=False,
         gradient=False,
+        compiled=True,
     ),
     "feature_permutation": Method(
         _of(DonorPermutation),
@@ -224,6 +227,7 @@ METHODS: dict[str, Method] = {
         random=True,
         seeded=True,
         complete=True,
+        compiled=True,
     ),
     "lime": Method(
         _of(partial(Surrogate, kernel=False)),
@@ -235,6 +239,7 @@ METHODS: dict[str, Method] = {
         cells=7,
         random=True,
         seeded=True,
+        compiled=True,
     ),
     "lrp": Method(
         _of(Relevance),

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.attribution.mixture import on_numbers
+
 MOST_VARIABLES = 8
 
 
@@ -54,7 +56,7 @@ class ExactShapley:
         parts = torch.split(coalitions.bool(), max(1, perturbations_per_eval))
         worth = torch.cat([self._worth(part, *given) for part in parts], dim=1)
         values = worth.double() @ _weights(coalitions).to(worth.device)
-        return tuple(values[:, mask[0].to(values.device)].to(worth.dtype) for mask in feature_mask)
+        return tuple(on_numbers(values.to(worth.dtype), mask.to(values.device)) for mask in feature_mask)
 
     def _worth(
         self,

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.attribution.coalitions import Mixture, even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution import fast
+from xai_lightning.functional.attribution.coalitions import Coalitions, even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution.mixture import Mixture, on_numbers
 
-ENDPOINT_WEIGHT, SHORTEST = 1e6, 1e-8
+ENDPOINT_WEIGHT, SHORTEST, LEAST = 1e6, 1e-8, 1e-5
 
 
 class Surrogate:
@@ -54,13 +56,13 @@ class Surrogate:
         number = 1 + max(int(mask.max()) for mask in feature_mask)
         given = torch.randint(2**62, (len(inputs[0]),)).tolist() if seeds is None else seeds
         draw = shapley_coalitions if self._kernel else even_coalitions
-        design, at_once = draw(n_samples, number, given).to(inputs[0].device).double(), max(1, perturbations_per_eval)
+        coalitions, at_once = draw(n_samples, number, given).to(inputs[0].device), max(1, perturbations_per_eval)
         parts = list(zip(inputs, baselines, feature_mask, strict=True))
-        mixtures = [Mixture(*each, design, min(at_once, n_samples * len(design))) for each in parts]
-        scalars = self._scalars(mixtures, tuple(additional_forward_args), design.shape, at_once)
-        weights = _endpoints(design) if self._kernel else nearness(design, parts)
-        fitted = coefficients(design, scalars.double(), weights)
-        return tuple(fitted[:, mask[0]].to(scalars.dtype) for mask in feature_mask)
+        mixtures = [Mixture(*each, coalitions, min(at_once, n_samples * len(given))) for each in parts]
+        scalars = self._scalars(mixtures, tuple(additional_forward_args), (len(given), n_samples), at_once)
+        weights = _endpoints(coalitions) if self._kernel else nearness(coalitions, parts)
+        fitted = _fitted(coalitions, scalars.double(), weights)
+        return tuple(on_numbers(fitted.to(scalars.dtype), mask) for mask in feature_mask)
 
     def _scalars(
         self, mixtures: Sequence[Mixture], extras: tuple[Tensor, ...], shape: Sequence[int], at_once: int
@@ -77,38 +79,59 @@ class Surrogate:
         return torch.cat(values).view(count, drawn)
 
 
+def held_of_coalition(number: int, device: torch.device) -> int:
+    """Numbers that are held of one coalition: its variables in float64, or its word, scalar and weight alone."""
+    words = number <= fast.MOST_VARIABLES and device.type == "cpu" and fast.kernels() is not None
+    return 6 if words else 2 * number
+
+
 def _repeated(x: Tensor, count: int) -> Tensor:
     return x[:, None].expand(len(x), count, *x.shape[1:]).flatten(0, 1)
 
 
-def _endpoints(design: Tensor) -> Tensor:
-    size = design.sum(dim=2)
-    return torch.where((size == 0) | (size == design.shape[2]), ENDPOINT_WEIGHT, 1.0).double()
+def _endpoints(coalitions: Coalitions) -> Tensor:
+    """KernelSHAP's weights ``float64[1, S]``, the same for all samples: sizes are drawn in proportion to theirs."""
+    size = coalitions.of(slice(0, 1)).present.sum(dim=2)
+    return torch.where((size == 0) | (size == coalitions.number), ENDPOINT_WEIGHT, 1.0).double()
 
 
-def nearness(design: Tensor, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """LIME's weights ``float64[N, S]``: an exponential kernel of width 1 on the cosine distance to the sample.
 
     Args:
-        design: float64[N, S, V].
+        coalitions: of each sample.
         parts: inputs, baselines and the variable of each number.
     """
-    own, across, other = (
-        sum(each) for each in zip(*(_products(*each, design.shape[2]) for each in parts), strict=True)
-    )
-    whole, fixed = own.sum(dim=1, keepdim=True), torch.stack([across, other], dim=2).sum(dim=1, keepdim=True)
-    product, size = (fixed + design @ torch.stack([own - across, own - other], dim=2)).unbind(dim=2)
-    lengths = (whole.clamp(min=0).sqrt() * size.clamp(min=0).sqrt()).clamp(min=SHORTEST)
+    own, across, other = torch.stack([_products(*each, coalitions.number) for each in parts]).sum(dim=0).unbind(dim=2)
+    whole, fixed = own.sum(dim=1), torch.stack([across, other], dim=2).sum(dim=1)
+    gains = torch.stack([own - across, own - other], dim=2)
+    if coalitions.words is not None and fast.takes(coalitions.words):
+        return fast.nearness(coalitions.words, gains, whole, fixed, SHORTEST).exp_()
+    product, size = (fixed[:, None] + coalitions.present.double() @ gains).unbind(dim=2)
+    lengths = (whole[:, None].clamp(min=0).sqrt() * size.clamp(min=0).sqrt()).clamp(min=SHORTEST)
     distance: Tensor = 1 - product / lengths
     return (-(distance**2) / 2).exp()
 
 
-def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Per variable ``float64[N, V]``: sums of x * x, x * b and b * b, of inputs x and baselines b."""
-    x, b, owner = inputs.flatten(1).double(), baselines.flatten(1).double(), mask.flatten()
+def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> Tensor:
+    """Per variable ``float64[N, V, 3]``: sums of x * x, x * b and b * b, of inputs x and baselines b."""
+    x, b, owner = inputs.flatten(1), baselines.flatten(1), mask.flatten()
+    if x.dtype == b.dtype == torch.float32 and fast.takes(x, b):
+        return fast.products(x, b, owner, number)
+    x, b = x.double(), b.double()
     none = x.new_zeros(len(x), number)
-    sums = [none.index_add(1, owner, product) for product in (x * x, x * b, b * b)]
-    return sums[0], sums[1], sums[2]
+    return torch.stack([none.index_add(1, owner, product) for product in (x * x, x * b, b * b)], dim=2)
+
+
+def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor) -> Tensor:
+    """See `coefficients`."""
+    if coalitions.words is None or not fast.takes(coalitions.words):
+        return coefficients(coalitions.present.double(), values, weights.expand_as(values))
+    found, sound = fast.fit(coalitions.words, values, weights, coalitions.number, LEAST)
+    if not sound.all():
+        rest = ~sound
+        found[rest] = coefficients(coalitions.of(rest).present.double(), values[rest], weights.expand_as(values)[rest])
+    return found
 
 
 def coefficients(design: Tensor, values: Tensor, weights: Tensor) -> Tensor:
@@ -136,7 +159,7 @@ def coefficients(design: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     moment = weighted.mT @ target[..., None]
     factor, failed = torch.linalg.cholesky_ex(gram)
     diagonal = factor.diagonal(dim1=1, dim2=2)
-    sound = (failed == 0) & (diagonal.amin(dim=1) > 1e-5 * diagonal.amax(dim=1))
+    sound = (failed == 0) & (diagonal.amin(dim=1) > LEAST * diagonal.amax(dim=1))
     found = torch.cholesky_solve(moment, factor).squeeze(2)
     if not sound.all():
         root, middle = weights[~sound].sqrt(), (sums / total)[~sound, None]

@@ -1,0 +1,205 @@
+"""Coalitions where numba is installed: see :mod:`xai_lightning.functional.attribution.kernels`.
+
+Each function gives what operations of torch give, to the last bit but for sums in another order.
+"""
+
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_lightning.functional.compiled import usable
+from xai_lightning.functional.rng import random_words
+
+#: Words have a bit for each variable, and none for the sign.
+MOST_VARIABLES = 31
+_LOW = 43
+
+
+class Subsets(NamedTuple):
+    """All subsets of few variables but the empty and the whole one, by size; of one variable, the whole one.
+
+    Args:
+        limits: int64[V - 2], where the odds of the next size begin, in units of 2^-21.
+        first: int64[V - 1], where the subsets of each size begin.
+        many: int64[V - 1], how many these are.
+        words: int32[2^V - 2], their bits.
+    """
+
+    limits: Tensor
+    first: Tensor
+    many: Tensor
+    words: Tensor
+
+
+@cache
+def kernels() -> ModuleType | None:
+    """The compiled loops; None, with a warning if there is a reason, where numba cannot be used.
+
+    The first call compiles them, which takes some four seconds, or reads what an earlier process compiled.
+    """
+    return usable(f"{__package__}.kernels", _check, "KernelSHAP, LIME, ablation and occlusion take")
+
+
+def _check(loops: Any) -> None:
+    """Compare with what operations of torch make of a few samples and two variables."""
+    with torch.device("cpu"):
+        same = {
+            "drawn": _draws_as_torch(loops),
+            "mixed": _mixes_as_torch(loops),
+            "exchanged": _exchanges_as_torch(loops),
+            "fitted": _fits_a_line(loops),
+            "weighted": _weighs_by_angles(loops),
+        }
+    if not all(same.values()):
+        raise RuntimeError(f"known coalitions were not {' nor '.join(key for key in same if not same[key])} as known")
+
+
+def _draws_as_torch(loops: Any) -> bool:
+    one, random = torch.ones(1, dtype=torch.int64), random_words([5], 4).cpu()
+    drawn, even = torch.zeros(2, 1, 4, dtype=torch.int32)
+    _draw_shapley(loops, one * 5, Subsets(one[:0], one * 0, one * 2, torch.tensor([1, 2], dtype=torch.int32)), drawn)
+    _draw_even(loops, one * 5, 3, even)
+    second = 1 + ((random[:, :2] & (2**_LOW - 1)) * 2 >> _LOW)
+    return torch.equal(drawn[:, 2:], second.int()) and torch.equal(even, random.int() & 3)
+
+
+def _known() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Samples, baselines, the variable of each number, and words."""
+    x = torch.arange(6, dtype=torch.float32).view(2, 3)
+    return x, x.new_ones(2, 3), torch.tensor([0, 1, 0]), torch.tensor([[3, 0, 1, 2]] * 2, dtype=torch.int32)
+
+
+def _mixes_as_torch(loops: Any) -> bool:
+    x, b, mask, words = _known()
+    rows, inside = x.new_empty(8, 3), (words[..., None] >> mask & 1) > 0
+    _mix(loops, x.view(torch.int32), b.view(torch.int32), 31 - mask.int(), words, rows.view(torch.int32))
+    return torch.equal(rows, torch.where(inside, x[:, None], b[:, None]).flatten(0, 1))
+
+
+def _exchanges_as_torch(loops: Any) -> bool:
+    x, b, mask, _ = _known()
+    copies, columns, order = x.view(torch.int32).repeat(2, 1, 1), Columns.of(x, b, mask), torch.tensor([1, 0])
+    _exchange(loops, copies, columns, order[:0], order[1:])
+    _exchange(loops, copies, columns, order[1:], order)
+    return torch.equal(copies.view(torch.float32), torch.stack([torch.where(mask == v, b, x) for v in (1, 0)]))
+
+
+def _fits_a_line(loops: Any) -> bool:
+    words = _known()[3]
+    found, sound = _fit(loops, words, words.double() * 3 + 1, torch.ones(1, 4, dtype=torch.float64), 2, 1e-5)
+    return bool(sound.all()) and torch.allclose(found, found.new_tensor([3.0, 6.0]))
+
+
+def _weighs_by_angles(loops: Any) -> bool:
+    x, b, mask, words = _known()
+    sums = _products(loops, x, b, mask, 2)
+    added = sums.tolist() == [[[4.0, 2.0, 2.0], [1.0, 1.0, 1.0]], [[34.0, 8.0, 2.0], [16.0, 4.0, 1.0]]]
+    near = _nearness(loops, words, sums.new_ones(2, 2, 2), sums.new_tensor([2.0, 2.0]), sums.new_zeros(2, 2), 1e-8)
+    cosines = sums.new_tensor([1.0, 0.0, 0.5**0.5, 0.5**0.5])
+    return added and torch.allclose(near, -((1 - cosines) ** 2 / 2).expand(2, 4))
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether the loops can work on these: plain memory of four bytes a number, on the CPU."""
+    plain = all(type(x) is Tensor and x.device.type == "cpu" and x.element_size() == 4 for x in tensors)
+    return plain and not any(x.is_complex() or x.is_neg() for x in tensors) and kernels() is not None
+
+
+def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor) -> None:
+    """Draw all coalitions ``int32[N, S]`` but the first two, a subset for each word of each seed."""
+    _draw_shapley(kernels(), seeds, subsets, words)
+
+
+def _draw_shapley(loops: Any, seeds: Tensor, subsets: Subsets, words: Tensor) -> None:
+    loops.draw_shapley(seeds.numpy(), *(each.numpy() for each in subsets), words.numpy())
+
+
+def draw_even(seeds: Tensor, number: int, words: Tensor) -> None:
+    """Draw coalitions ``int32[N, S]`` of evenly many subsets of ``number`` variables."""
+    _draw_even(kernels(), seeds, 2**number - 1, words)
+
+
+def _draw_even(loops: Any, seeds: Tensor, inside: int, words: Tensor) -> None:
+    loops.draw_even(seeds.numpy(), inside, words.numpy())
+
+
+def mix(x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor) -> None:
+    """Fill ``rows`` with each sample's coalitions: see `kernels.mix`."""
+    _mix(kernels(), x, b, shift, words, rows)
+
+
+def _mix(loops: Any, x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor) -> None:
+    room = torch.empty_like(shift)
+    loops.mix(*(each.numpy() for each in (x, b, shift, words, room, rows)))
+
+
+class Columns(NamedTuple):
+    """Samples and baselines, and which columns each variable has.
+
+    Args:
+        x: int32[N, W], the bits of the samples.
+        b: int32[N, W], of the baselines.
+        order: int64[W], the columns by variable.
+        first: int64[V + 1], where those of each variable begin.
+    """
+
+    x: Tensor
+    b: Tensor
+    order: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, b: Tensor, mask: Tensor) -> "Columns":
+        """Of samples, baselines ``[N, W]``, and the variable ``int64[W]`` of each number."""
+        sizes = torch.bincount(mask)
+        first = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        x, b = (each.contiguous().view(torch.int32) for each in (x, b))
+        return cls(x, b, mask.argsort(stable=True), first)
+
+
+def exchange(rows: Tensor, columns: Columns, back: Tensor, off: Tensor) -> None:
+    """Put variables back and take others from the baseline, one of each copy: see `kernels.exchange`."""
+    _exchange(kernels(), rows, columns, back, off)
+
+
+def _exchange(loops: Any, rows: Tensor, columns: Columns, back: Tensor, off: Tensor) -> None:
+    loops.exchange(*(each.numpy() for each in (rows, *columns, back, off)))
+
+
+def products(x: Tensor, b: Tensor, mask: Tensor, number: int) -> Tensor:
+    """Sums ``float64[N, V, 3]`` of x * x, x * b and b * b: see `kernels.add_products`."""
+    return _products(kernels(), x, b, mask, number)
+
+
+def _products(loops: Any, x: Tensor, b: Tensor, mask: Tensor, number: int) -> Tensor:
+    sums = x.new_zeros(len(x), number, 3, dtype=torch.float64)
+    loops.add_products(*(each.contiguous().numpy() for each in (x, b, mask, sums)))
+    return sums
+
+
+def nearness(words: Tensor, products: Tensor, whole: Tensor, fixed: Tensor, shortest: float) -> Tensor:
+    """Exponents of LIME's weights, ``float64[N, S]``: see `kernels.nearness`."""
+    return _nearness(kernels(), words, products, whole, fixed, shortest)
+
+
+def _nearness(loops: Any, words: Tensor, products: Tensor, whole: Tensor, fixed: Tensor, shortest: float) -> Tensor:
+    exponents = words.new_empty(words.shape, dtype=torch.float64)
+    given = (each.numpy() for each in (words, products, whole, fixed))
+    loops.nearness(*given, shortest, exponents.new_empty(2, words.shape[1]).numpy(), exponents.numpy())
+    return exponents
+
+
+def fit(words: Tensor, values: Tensor, weights: Tensor, number: int, least: float) -> tuple[Tensor, Tensor]:
+    """Coefficients ``float64[N, V]``, and whether the equations determine them ``bool[N]``: see `kernels.fit`."""
+    return _fit(kernels(), words, values, weights, number, least)
+
+
+def _fit(
+    loops: Any, words: Tensor, values: Tensor, weights: Tensor, number: int, least: float
+) -> tuple[Tensor, Tensor]:
+    found, sound = values.new_empty(len(words), number), words.new_empty(len(words), dtype=torch.bool)
+    loops.fit(words.numpy(), values.numpy(), weights.numpy(), least, found.numpy(), sound.numpy())
+    return found, sound

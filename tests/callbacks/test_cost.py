@@ -282,5 +282,5 @@ def test_loops_are_compiled_before_any_validation_whose_time_is_told(
         def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             order.append("validation")
 
-    fit(Classifier(), [AttributionMonitor(method, probe=4), Begin()], tmp_path, max_epochs=1)
+    fit(Classifier(), [AttributionMonitor(method, probe_size=4), Begin()], tmp_path, max_epochs=1)
     assert order == ["compiled"] * compiled + ["validation"]

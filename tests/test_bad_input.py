@@ -100,6 +100,7 @@ def test_a_gate_refuses_to_save_where_no_metrics_are_made(option):
 
 OUT_OF_RANGE = {
     "probe_size": (lambda: AttributionMonitor(probe_size=0), "0"),
+    "probe": (lambda: AttributionMonitor(probe=64), "give probe_size=64"),
     "every_n_validations": (lambda: AttributionMonitor(every_n_validations=-1), "-1"),
     "reference_after": (lambda: AttributionMonitor(reference_after=0), "0"),
     "target": (lambda: AttributionMonitor(target="lable"), "'lable'"),

@@ -39,6 +39,8 @@ class Probe:
             batches,
             Strata(batches.vocabularies, explainer.task, size, labelled=explainer.ways.target == "label"),
         )
+        if isinstance(given, int | float):
+            raise ValueError(f"probe={given!r} holds no samples; to draw so many, give probe_size={given!r}")
         self._explainer, self._given, self._seed = explainer, given, seed
         self._candidates: Candidates | None = None
         self._kept: Rows | None = None

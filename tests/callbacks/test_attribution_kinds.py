@@ -227,6 +227,23 @@ def test_a_segmentation_is_explained_over_the_mask_of_its_class() -> None:
     assert (found != 0).sum() <= masks.sum(), "a pixel outside the mask moves nothing in a network of single pixels"
 
 
+def test_equal_images_under_two_masks_are_two_samples_of_a_segmentation() -> None:
+    """Law 2: in one order and in the other."""
+
+    def item(i: int) -> tuple[Tensor, Tensor]:
+        return draw(1, 6, 6, seed=i % 8), (draw(6, 6, seed=i + 50) > 0).long()
+
+    maps = []
+    for ordered in (item, lambda i: item(15 - i)):
+        monitor = AttributionMonitor("saliency", task="segmentation", target=1, network="net", probe_size=8)
+        net = seeded(lambda: nn.Conv2d(1, 2, 1))
+        fitted(
+            net, lambda n, b: nn.functional.cross_entropy(n(b[0]), b[1]), Items(ordered, 16), monitor, epochs=1, lr=0.0
+        )
+        maps.append(first(monitor))
+    torch.testing.assert_close(maps[0], maps[1], rtol=1e-5, atol=1e-6)
+
+
 def test_one_output_of_a_regression_is_explained() -> None:
     data = Items(lambda i: (draw(4, seed=i), draw(2, seed=i + 50)), 16)
     net = seeded(lambda: nn.Linear(4, 2))

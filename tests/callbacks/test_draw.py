@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xai_lightning.callbacks._draw import Share, sample_hash
+from xai_lightning.callbacks._draw import Share, known_by, row_hash, sample_hash
 
 N, SEEDS = 1000, 200
 COUNTING = torch.arange(N)
@@ -60,3 +60,11 @@ def test_complex_numbers_are_known_by_both_of_their_parts() -> None:
     x = torch.complex(torch.ones(3), torch.tensor([0.0, 1.0, 0.0])).reshape(3, 1)
     hashes = sample_hash(x, 0).tolist()
     assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_numbers_tell_equal_inputs_apart_and_classes_are_strata_that_do() -> None:
+    x, y, region = torch.ones(3, 2), torch.tensor([0.0, 1.0, 0.0]), torch.tensor([[0, 1], [0, 1], [1, 1]])
+    by_number = row_hash(known_by(x, y, ()), 0).tolist()
+    assert by_number[0] == by_number[2] != by_number[1]
+    by_region = row_hash(known_by(x, y.long(), (region,)), 0).tolist()
+    assert by_region[0] == by_region[1] != by_region[2]

@@ -54,11 +54,6 @@ class Arguments:
                 raise ValueError(f"input {name!r} must be a tensor with one row for each of {len(sample)} samples")
         return found
 
-    @property
-    def count(self) -> int:
-        """How many columns there are beside the first input."""
-        return len(self.further) + len(self.extras)
-
     def columns(self, sample: Sample) -> list[Tensor]:
         """The further inputs of ``sample``, then its extras."""
         every: Mapping[str, Any] = {**sample.extras, **sample.further}

@@ -125,6 +125,12 @@ def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Te
     return hashes
 
 
+def known_by(inputs: Tensor, targets: Tensor, extras: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """All that samples differ in and are told apart by: what is kept of them, but for classes, which are strata."""
+    classes = targets.ndim == 1 and not targets.is_floating_point()
+    return (inputs, *extras) if classes else (inputs, *extras, targets)
+
+
 class Rows(NamedTuple):
     """Samples on the CPU: hash and stratum ``int64[M]``, inputs ``[M, ...]``, targets ``[M]``, further arguments."""
 
@@ -212,8 +218,6 @@ class Candidates:
         strata: Tensor,
         extras: Sequence[Tensor],
         real: Tensor,
-        *,
-        known_by: int = 0,
     ) -> None:
         """Consider one batch.
 
@@ -221,9 +225,8 @@ class Candidates:
             inputs: ``[N, ...]``.
             targets: ``[N]``.
             strata: ``int64[N]``.
-            extras: further arguments of the network, one row per sample.
+            extras: what else is kept of each sample: further arguments of the network, regions.
             real: ``bool[N]``, samples that are not padding.
-            known_by: by how many of these, the first ones, a sample is known beside its input.
         """
         if self.rows is not None and self.rows.inputs.shape[1:] != inputs.shape[1:]:
             earlier, now = list(self.rows.inputs.shape[1:]), list(inputs.shape[1:])
@@ -231,7 +234,8 @@ class Candidates:
                 f"samples of this batch have the shape {now}, earlier ones {earlier}; the probe needs one shape: pad "
                 "to a fixed length, or give probe=... samples of one shape"
             )
-        hashes, strata = row_hash((inputs, *extras[:known_by]), self._seed, self._hashed).cpu(), strata.cpu()
+        known = known_by(inputs, targets, extras)
+        hashes, strata = row_hash(known, self._seed, self._hashed).cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()
         promising = promising[smallest(hashes[promising], strata[promising], self.quota, pooled=self.pooled)]
         where = promising.to(inputs.device)

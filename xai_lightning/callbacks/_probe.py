@@ -169,7 +169,7 @@ class Probe:
     def _offer(self, candidates: Candidates, sample: Sample, strata: Tensor, real: Tensor) -> Tensor:
         targets, further = self._explainer.targets(sample), len(self._explainer.arguments.further)
         columns = self._explainer.columns_of(sample)
-        candidates.offer(sample.inputs, targets, strata, columns, real, known_by=self._explainer.arguments.count)
+        candidates.offer(sample.inputs, targets, strata, columns, real)
         if Baselines(self._explainer.ways).from_data:
             self._survey.add((sample.inputs, *columns[:further]), real)
         return targets
@@ -210,7 +210,7 @@ class Survey:
     def add(self, inputs: tuple[Tensor, ...], real: Tensor) -> None:
         """Take in a batch; ``real`` tells padding from samples."""
         zeros = torch.zeros(len(real), dtype=torch.int64)
-        self._rows.offer(inputs[0], zeros, zeros, inputs[1:], real, known_by=len(inputs) - 1)
+        self._rows.offer(inputs[0], zeros, zeros, inputs[1:], real)
         sums = tuple(x[real].double().sum(dim=0).cpu() for x in inputs)
         self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
         self._count += int(real.sum())

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_lightning.callbacks._draw import Candidates, Rows, row_hash, some
+from xai_lightning.callbacks._draw import Candidates, Rows, known_by, row_hash, some
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._strata import Strata
 from xai_lightning.readers import Sample
@@ -46,8 +46,7 @@ class FreshSample:
             return
         self._candidates.quota, self._candidates.pooled = self.size, True
         targets, labels = explainer.targets(sample), self._strata.of(sample, {})
-        columns, count = explainer.columns_of(sample), explainer.arguments.count
-        self._candidates.offer(sample.inputs, targets, labels, columns, real, known_by=count)
+        self._candidates.offer(sample.inputs, targets, labels, explainer.columns_of(sample), real)
 
     def rows(self) -> Rows | None:
         """This rank's samples; some give way to other ranks' once all are put together."""
@@ -60,5 +59,4 @@ class FreshSample:
 
     def known(self, rows: Rows) -> Rows:
         """The same rows under the hashes that the probe knows samples by: methods draw the same for them (law 6)."""
-        count = self._explainer.arguments.count
-        return rows._replace(hashes=row_hash((rows.inputs, *rows.extras[:count]), self._seed))
+        return rows._replace(hashes=row_hash(known_by(rows.inputs, rows.targets, rows.extras), self._seed))

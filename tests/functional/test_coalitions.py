@@ -2,9 +2,11 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,13 +29,22 @@ def _compiled() -> None:
     assert fast.kernels() is not None
 
 
-@pytest.fixture(params=["compiled", "operations"])
-def _way(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where numba is installed, and where it is not."""
-    if request.param == "compiled":
-        request.getfixturevalue("_compiled")
-    else:
+@pytest.fixture(params=["compiled", "interpreted", "operations"])
+def _way(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where numba is installed, and where it is not; and what numba compiles with numpy, which checks bounds."""
+    if request.param == "operations":
         without_numba(monkeypatch)
+    else:
+        request.getfixturevalue("_compiled")
+    if request.param == "interpreted":
+        loops = fast.kernels()
+        # numba divides as numpy does
+        monkeypatch.setattr(loops, "math", np)
+        for name, loop in vars(loops).items():
+            if hasattr(loop, "py_func"):
+                monkeypatch.setattr(loops, name, loop.py_func)
+    with np.errstate(all="ignore"):
+        yield
 
 
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +169,28 @@ def test_a_block_is_whole_again_after_a_network_wrote_into_it(*, inference: bool
     """Trap 15; each time with a block that is exchanged, and at the end with fewer copies."""
     with torch.inference_mode(inference):
         x, b = torch.randn(2, 4, 6)
-        mask, copies = torch.tensor([[0, 1, 0, 2, 3, 1]]), block(x, b, torch.tensor([[0, 1, 0, 2, 3, 1]]), 2)
+        mask, copies = torch.tensor([[0, 1, 0, 2, 3, 1]]), block(x, b, torch.tensor([[0, 1, 0, 2, 3, 1]]), 2, number=4)
         for variables, spoil in (([0, 1], False), ([2, 3], True), ([1, 0], True), ([3], False), ([0], False)):
             rows = copies.without(torch.tensor(variables))
             assert torch.equal(rows, torch.cat([torch.where(mask == v, b, x) for v in variables]))
             if spoil:
                 rows[1:3].mul_(2)
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("at_once", [1, 3, 9])
+def test_ablation_of_several_inputs_changes_one_of_them_at_a_time(at_once: int) -> None:
+    """The variables of one are none of the other's, and more than it has."""
+    x, b = (torch.randn(2, 2), torch.randn(2, 7)), (torch.zeros(2, 2), torch.zeros(2, 7))
+    masks, seen = (torch.tensor([[1, 0]]), torch.arange(2, 9)[None]), []
+
+    def forward(*rows: Tensor) -> Tensor:
+        seen.append(torch.cat(rows, dim=1).clone())
+        return rows[0].sum(dim=1)
+
+    Ablation(forward).attribute(x, b, masks, perturbations_per_eval=at_once)
+    expected = [torch.where(torch.cat(masks, dim=1) == v, 0, torch.cat(x, dim=1)) for v in range(9)]
+    assert torch.equal(torch.cat(seen[1:]), torch.cat(expected))
 
 
 def drawn(samples: int, count: int, number: int) -> tuple[Coalitions, Tensor, Tensor]:

@@ -47,7 +47,7 @@ class Ablation:
         number, extras = 1 + max(int(mask.max()) for mask in feature_mask), tuple(additional_forward_args)
         whole = self._forward(*inputs, *extras)
         held = min(max(1, perturbations_per_eval), number)
-        blocks = [block(*each, held) for each in zip(inputs, baselines, feature_mask, strict=True)]
+        blocks = [block(*each, held, number=number) for each in zip(inputs, baselines, feature_mask, strict=True)]
         repeated = [extra.repeat(held, *[1] * (extra.ndim - 1)) for extra in extras] if held > 1 else extras
         effects = []
         for variables in torch.split(torch.arange(number, device=whole.device), held):

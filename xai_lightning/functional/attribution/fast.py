@@ -81,7 +81,7 @@ def _mixes_as_torch(loops: Any) -> bool:
 
 def _exchanges_as_torch(loops: Any) -> bool:
     x, b, mask, _ = _known()
-    copies, columns, order = x.view(torch.int32).repeat(2, 1, 1), Columns.of(x, b, mask), torch.tensor([1, 0])
+    copies, columns, order = x.view(torch.int32).repeat(2, 1, 1), Columns.of(x, b, mask, 2), torch.tensor([1, 0])
     _exchange(loops, copies, columns, order[:0], order[1:])
     _exchange(loops, copies, columns, order[1:], order)
     return torch.equal(copies.view(torch.float32), torch.stack([torch.where(mask == v, b, x) for v in (1, 0)]))
@@ -152,9 +152,9 @@ class Columns(NamedTuple):
     first: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, b: Tensor, mask: Tensor) -> "Columns":
-        """Of samples, baselines ``[N, W]``, and the variable ``int64[W]`` of each number."""
-        sizes = torch.bincount(mask)
+    def of(cls, x: Tensor, b: Tensor, mask: Tensor, number: int) -> "Columns":
+        """Of samples, baselines ``[N, W]``, and the variable ``int64[W]`` of each number, of ``number`` in all."""
+        sizes = torch.bincount(mask, minlength=number)
         first = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         x, b = (each.contiguous().view(torch.int32) for each in (x, b))
         return cls(x, b, mask.argsort(stable=True), first)

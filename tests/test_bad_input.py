@@ -620,3 +620,22 @@ def test_pictures_of_a_network_that_returns_nan_or_nothing_are_drawn(factor, tmp
     assert made.callback_metrics["xai/errors"] == 0
     names = [name.rsplit("/", 1)[1] for _, name, _ in sink.pictures]
     assert names == ["maps", "film", "average", "maps", "film", "average", "similarity"]
+
+
+class Iterating(Classifier):
+    def validation_step(self, dataloader_iter):  # type: ignore[override]
+        batch, batch_idx, _ = next(dataloader_iter)
+        return super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:.*dataloader_iter")
+def test_a_step_that_fetches_its_batches_is_refused_by_monitors_that_read_them(tmp_path):
+    """Law 8: Lightning shows callbacks None then."""
+    readers = (AttributionMonitor("saliency"), FairnessMonitor(SEX), ActivationMonitor(share=0.5))
+    for monitor in readers:
+        named = rf"Iterating.validation_step takes dataloader_iter, .* {type(monitor).__name__} reads batches"
+        with pytest.raises(MisconfigurationException, match=named):
+            fit(Iterating(), [monitor], tmp_path)
+    metrics = fit(Iterating(), [ActivationMonitor()], tmp_path, max_epochs=1).callback_metrics
+    assert metrics["xai/errors"] == 0
+    assert metrics["activation_max/std"] > 0

@@ -34,6 +34,7 @@ from xai_lightning.callbacks._trainer import (
     loader_of,
     loaders_of,
     log_step,
+    refuse_hidden_batches,
     stage_of,
     stay_away,
     together,
@@ -84,6 +85,7 @@ class Monitor(Enduring, Announcer):
         self._identity = stable({**identity, "name": name, "dataloader_idx": dataloader_idx})
         self._key = f"{type(self).__qualname__}{self._identity}"
         self._ready = self._named = self._waits = False
+        self._reads_batches = True
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning hands each callback the module's own log, and with it the module (trap 56)
@@ -125,6 +127,8 @@ class Monitor(Enduring, Announcer):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         check_trainer(trainer)
         refuse_tensor_parallel(trainer)
+        if self._reads_batches:
+            refuse_hidden_batches(pl_module, stage, type(self).__name__)
         self._ready, self._entry = True, stage
         others = [other for other in callbacks_of(trainer) if isinstance(other, Monitor) and other is not self]
         twins = [other for other in others if type(other) is type(self) and other._identity == self._identity]

@@ -1,5 +1,6 @@
 """What the monitors and the gate ask a ``Trainer``: the step, the stage, the last batch, the network, the positions."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -77,6 +78,25 @@ def _is_counted(loader: Any) -> bool:
 
 
 _COUNTING = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")
+
+
+def refuse_hidden_batches(pl_module: LightningModule, stage: str, what: str) -> None:
+    """Refuse a step that fetches batches itself.
+
+    Args:
+        pl_module: whose step it is.
+        stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+        what: reads batches.
+
+    Raises:
+        MisconfigurationException: names the step.
+    """
+    name = {"fit": "validation_step", "validate": "validation_step", "test": "test_step"}.get(stage)
+    if name is not None and "dataloader_iter" in inspect.signature(getattr(pl_module, name)).parameters:
+        raise MisconfigurationException(
+            f"{type(pl_module).__name__}.{name} takes dataloader_iter, so that Lightning shows callbacks no batch, and "
+            f"{what} reads batches; let it take (batch, batch_idx)"
+        )
 
 
 def evaluation_loop(trainer: Trainer) -> Any:

@@ -132,6 +132,7 @@ class ActivationMonitor(Monitor):
             )
         # nothing else that is made at a step is used in another one
         self._as_it_is = mask is None and reader is None and not representation
+        self._reads_batches = share < 1 or mask is not None or bool(representation)
         self._layers: list[Layer] = []
         self._measured: list[Measured] = []
         self._reducing: list[Callable[..., None]] = []

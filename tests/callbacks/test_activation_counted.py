@@ -1,6 +1,7 @@
 """ActivationMonitor in a real Trainer: what is counted: masks, shares, planted units, calls, precisions."""
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,41 @@ def test_rows_that_are_drawn_are_those_of_the_mask(laid: str) -> None:
     assert all(torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in zip(*found, strict=True))
     rows = (h.transpose(0, 1) if laid == "time first" else h)[Share(0.4, 0, 32).of(x)]
     torch.testing.assert_close(found[0].mean, rows.detach().double().mean((0, 1)), rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_that_change_from_step_to_step_are_seen_as_the_mask_says() -> None:
+    """Law 2: what is like the output before is copied at once; another type, layout, length or share of it is not."""
+    x, found = torch.randn(60, 5, 33), []
+    outputs = [
+        x,
+        x + 1,
+        x.double(),
+        x,
+        x.transpose(1, 2).contiguous(),
+        x,
+        x.transpose(1, 2),
+        x[:50],
+        x,
+        x.clone(),
+        x[:, :, :32].contiguous(),
+        x,
+    ]
+    for draw in (lambda inputs: Share(0.1, 0, 32).among(inputs), lambda inputs: Kept(Share(0.1, 0, 32).of(inputs))):
+        running = Running()
+        for i, h in enumerate(outputs):
+            kept = draw(torch.roll(x, i, 0)[: len(h)])
+            if not running.again("act", h, kept):
+                running.observe("act", h, 2, kept, EVERYTHING)
+            running = pickle.loads(pickle.dumps(running)) if i == 6 else running
+        # of so many rows a layer is reduced at once
+        assert not running.again("act", x, Share(1.0, 0, 32).among(x))
+        running.close()
+        found.append(running.merged())
+    assert found[0].keys() == found[1].keys() == {("act", 33), ("act", 5), ("act", 32)}
+    for key, state in found[0].items():
+        assert all(
+            torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in zip(state, found[1][key], strict=True)
+        )
 
 
 @pytest.mark.parametrize("option", ["reader", "mask"])

@@ -83,7 +83,7 @@ class Share:
 
     def among(self, inputs: Tensor) -> Kept:
         """Those of ``inputs`` that are drawn; to be used before the next draw."""
-        n = len(inputs)
+        n = inputs.shape[0]
         known = self._known_by(inputs.numel() // max(n, 1))
         if known.arrays is None or not fused.takes_rows(inputs):
             return Kept(self._mask(inputs.detach().reshape(n, -1), known))

@@ -82,12 +82,16 @@ class Enduring(Observer):
 
     def _attempt_as_it_is(self, action: Callable[..., Any], *args: Any) -> Any:
         """The same in the step's own mode: for what is mostly so quick that leaving it would take as long."""
+        with self._watch:
+            return self._attempt_in_a_hook(action, *args)
+
+    def _attempt_in_a_hook(self, action: Callable[..., Any], *args: Any) -> Any:
+        """The same in a hook of Lightning's, which is timed as a whole."""
         look = self._look
         if look is None or not self._active():
             return None
         try:
-            with self._watch:
-                return action(*args)
+            return action(*args)
         except Exception as error:
             if self._must_raise(error):
                 raise

@@ -29,7 +29,7 @@ WIDTHS = 8
 # as many: one reduction of ten small outputs takes hardly more than one of one
 _COPIED, _COPIED_OF_ALL = 2**19, 2**23
 # compiled loops reduce so many numbers per unit at once: of fewer, the mean of some unit is nearly always far
-_MANY = 64
+MANY = 64
 
 
 @dataclass
@@ -54,13 +54,28 @@ class _Copies:
 
     def __post_init__(self) -> None:
         self._array: Any = None
+        self._shape: tuple[int, ...] = ()
+        self._each, units = math.prod(self.rows.shape[1:]), self.rows.shape[self.unit_dim]
+        # so many rows are not copied, but reduced at once
+        self._many = -(-MANY * units // max(self._each, 1))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_array": None}
 
+    def add_again(self, h: Tensor, keep: Kept) -> bool:
+        """Add drawn rows of an output as those of the one before, if it is like that; whether they were added."""
+        array, shape = self._array, h.shape
+        if array is None or keep.array is None or shape != self._shape or keep.n != shape[0]:
+            return False
+        if keep.count >= self._many or not self.fits(keep.count) or not fused.takes_rows(h):
+            return False
+        fused.copy_rows(h, keep.array, keep.count, array, self.filled * self._each)
+        self.filled, self.calls = self.filled + keep.count, self.calls + 1
+        return True
+
     def fits(self, n: int) -> bool:
         """Whether there is room for so many rows more."""
-        return self.filled + n <= len(self.rows)
+        return self.filled + n <= self.rows.shape[0]
 
     def add(self, h: Tensor, keep: Kept | None) -> None:
         """Copy rows: an output may be overwritten later, by a non-linearity that works in place (trap 90)."""
@@ -68,7 +83,8 @@ class _Copies:
         if keep is not None and keep.array is not None and fused.takes_rows(h):
             if self._array is None:
                 self._array = self.rows.view(-1).view(torch.int32).numpy()
-            fused.copy_rows(h, keep.array, keep.count, self._array, self.filled * (h.numel() // len(h)))
+            self._shape = h.shape
+            fused.copy_rows(h, keep.array, keep.count, self._array, self.filled * self._each)
         elif keep is None:
             self.rows[self.filled : end].copy_(h.detach())
         else:
@@ -99,6 +115,11 @@ class Running:
         self.steps += some
         return some
 
+    def again(self, name: str, h: Tensor, keep: Kept | None) -> bool:
+        """Whether an output is observed already, for it was copied as the one before: most are."""
+        copies = self._copies.get(name)
+        return copies is not None and keep is not None and copies.add_again(h, keep)
+
     def observe(self, name: str, h: Tensor, unit_dim: int, keep: Kept | None, measured: Measured) -> None:
         """Observe an output of a layer: see `xai_lightning.functional.activation.observe`.
 
@@ -109,7 +130,7 @@ class Running:
             self._select(name, h, unit_dim, keep.mask, measured)
             return
         n, each = len(h) if keep is None else keep.count, math.prod(h.shape[1:])
-        if n * each >= _MANY * h.shape[unit_dim] and fused.takes(h):
+        if n * each >= MANY * h.shape[unit_dim] and fused.takes(h):
             values = h.detach() if keep is None else h.detach().index_select(0, keep.rows)
             self._layer(name, values, unit_dim, measured).add(values, unit_dim, len(values))
             return

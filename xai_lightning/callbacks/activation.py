@@ -189,7 +189,7 @@ class ActivationMonitor(Monitor):
 
     @override
     def _at_a_step(self, action: Callable[..., Any], *args: Any) -> Any:
-        return (self._attempt_as_it_is if self._as_it_is else self._attempt)(action, *args)
+        return (self._attempt_in_a_hook if self._as_it_is else self._attempt)(action, *args)
 
     @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
@@ -218,7 +218,7 @@ class ActivationMonitor(Monitor):
 
     def _add(self, layer: Layer, measured: Measured, call: tuple[Any, ...]) -> None:
         h = self._readable(layer, call[-1])
-        if h is None:
+        if h is None or self._running.again(layer.name, h, self._keep):
             return
         h = h.reshape(1, 1) if h.ndim == 0 else h.unsqueeze(-1) if layer.units is None or h.ndim == 1 else h
         dim = h.ndim - 1 if layer.units is None else layer.unit_dim(h.ndim)

@@ -122,7 +122,7 @@ def draw_rows(x: Tensor, places: Any, weights: Any, numbers: tuple[int, int, int
         How many these are.
     """
     loops: Any = row_kernels()
-    n = len(x)
+    n = x.shape[0]
     found: int = loops.draw_rows(x.data_ptr(), n, x.numel() // max(n, 1), places, weights, *numbers, drawn)
     return found
 
@@ -138,5 +138,5 @@ def copy_rows(x: Tensor, which: Any, count: int, room: Any, to: int) -> None:
         to: From where on.
     """
     loops: Any = row_kernels()
-    n = len(x)
+    n = x.shape[0]
     loops.copy_rows(x.data_ptr(), n, x.numel() // max(n, 1), which, count, room, to)

@@ -6,12 +6,15 @@ layout of what lies at an address.
 
 from typing import Any
 
+from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
 from xai_lightning.functional.compiled import kept
 
 _WORDS: Any = types.CPointer(types.int32)
+# so many rows ahead, memory is asked for what rows are drawn by: a batch is mostly too large to be near
+_AHEAD = 12
 
 
 def _as_words(_: Any, address: Any) -> Any:
@@ -23,7 +26,22 @@ def _as_words(_: Any, address: Any) -> Any:
     return _WORDS(address), generate
 
 
+def _asked_for(_: Any, address: Any) -> Any:
+    """Ask the memory for what is at an address, or lies beyond the end, and do not wait for it."""
+
+    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        ask = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        known = builder.module.declare_intrinsic("llvm.prefetch", [byte], ask)
+        to_read, to_keep, data = (number(x) for x in (0, 3, 1))
+        builder.call(known, [builder.inttoptr(values[0], byte), to_read, to_keep, data])
+        return context.get_dummy_value()
+
+    return types.void(address), generate
+
+
 _words_at: Any = intrinsic(_as_words)
+_ask_for: Any = intrinsic(_asked_for)
 
 
 @kept
@@ -49,6 +67,9 @@ def draw_rows(
     words = carray(_words_at(address), rows * width)
     start = found = 0
     for row in range(rows):
+        ahead = address + 4 * (start + _AHEAD * width)
+        for i in range(len(places)):
+            _ask_for(ahead + 4 * places[i])
         total = first
         for i in range(len(places)):
             total += words[start + places[i]] * weights[i]

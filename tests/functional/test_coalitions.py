@@ -193,6 +193,17 @@ def test_ablation_of_several_inputs_changes_one_of_them_at_a_time(at_once: int) 
     assert torch.equal(torch.cat(seen[1:]), torch.cat(expected))
 
 
+class First(torch.nn.Module):
+    """The first number of each sample, in a type."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0].to(self.dtype)
+
+
 def drawn(samples: int, count: int, number: int) -> tuple[Coalitions, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(samples)
     values, weights = torch.rand(2, samples, count, dtype=torch.float64, generator=generator)
@@ -242,6 +253,31 @@ def test_weights_of_lime_follow_the_angle_to_the_sample(dtype: torch.dtype) -> N
     expected = torch.exp(-((1 - cosine) ** 2) / 2)
     parts = [(x[:, :4], b[:, :4], mask[:, :4]), (x[:, 4:], b[:, 4:], mask[:, 4:])]
     torch.testing.assert_close(nearness(coalitions, parts), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["sample", "baseline"])
+def test_a_sample_without_an_angle_is_undefined_and_no_other_one(odd: float, where: str) -> None:
+    """The network does not read the number, so that all scalars are finite."""
+    x, b = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1))
+    network = Explained(First(), task="regression")
+    given = {"targets": torch.zeros(5), "variables": table_variables(3), "seeds": range(5)}
+    expected = attribute("lime", network, x, baselines=b, **given).values[0]
+    (x if where == "sample" else b)[2, 1] = odd
+    expected[2] = math.nan
+    found = attribute("lime", network, x, baselines=b, **given).values[0]
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("method", ["feature_ablation", "kernel_shap", "shapley_values"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float16])
+def test_effects_on_a_network_of_whole_numbers_are_fractions(method: str, dtype: torch.dtype) -> None:
+    network = Explained(First(dtype), task="regression")
+    given = {"variables": table_variables(3, {"both": [0, 1]}), "seeds": [0], "baselines": torch.zeros(1, 3)}
+    found = attribute(method, network, torch.tensor([[1.0, 1, 1]]), torch.zeros(1), **given).values[0]
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0.5, 0.0]], dtype=found.dtype), rtol=0, atol=1e-3)
 
 
 METHODS = ["kernel_shap", "lime", "feature_ablation", "occlusion"]

@@ -171,11 +171,12 @@ def scalar(task: Task, kind: Kind, outputs: Tensor, targets: Tensor, masks: Tens
         masks: ``bool[N, H, W]``, for segmentation.
 
     Returns:
-        ``[N]``.
+        ``[N]``; float64 where outputs are whole numbers, of which attributions are fractions.
 
     Raises:
         ValueError: if the outputs do not have the shape that the task needs.
     """
+    outputs = outputs if outputs.is_floating_point() or outputs.is_complex() else outputs.double()
     if task == "multilabel":
         return label_logit(outputs, targets)
     if task == "segmentation" and masks is not None:

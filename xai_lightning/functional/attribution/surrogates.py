@@ -143,16 +143,18 @@ def coefficients(design: Tensor, values: Tensor, weights: Tensor) -> Tensor:
         weights: float64[N, S], at least 0.
 
     Returns:
-        float64[N, V]; NaN for a sample with values that are not finite.
+        float64[N, V]; NaN for a sample with values or weights that are not finite.
 
     Example:
         >>> x = torch.tensor([[[0.0], [1.0], [2.0]]]).double()
         >>> coefficients(x, 3 * x[..., 0] + 1, torch.ones(1, 3).double()).round(decimals=9)
         tensor([[3.]], dtype=torch.float64)
     """
+    weighed = weights.isfinite().all(dim=1)
+    weights = weights.masked_fill(~weighed[:, None], 1.0)
     total, weighted = weights.sum(dim=1, keepdim=True), design * weights[..., None]
     target = values - (values * weights).sum(dim=1, keepdim=True) / total
-    finite = target.isfinite().all(dim=1)
+    finite = weighed & target.isfinite().all(dim=1)
     target = target.nan_to_num(0.0, 0.0, 0.0)
     sums = weighted.sum(dim=1)
     gram = (weighted.mT @ design).sub_(sums[:, :, None] * (sums / total)[:, None])

@@ -245,12 +245,12 @@ def test_a_numba_that_cannot_be_used_is_told_once(fault, monkeypatch):
         forget(monkeypatch, kernels=None)
     else:
         fused.kernels.cache_clear()
-        add = loops.add_block
+        add = loops.add_block_at
 
-        def stale(x, *args):
-            return add(x + 1, *args)
+        def stale(address, rows, *args):
+            return add(address, rows - 1, *args)
 
-        monkeypatch.setattr(loops, "add_block", broken if fault == "compile" else stale)
+        monkeypatch.setattr(loops, "add_block_at", broken if fault == "compile" else stale)
     try:
         with pytest.warns(UserWarning, match=f"take longer, for what numba compiles cannot be used: .*{said[fault]}"):
             assert not fused.takes(normal(2, 2))

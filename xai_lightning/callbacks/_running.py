@@ -86,9 +86,9 @@ class _Copies:
             self._shape = h.shape
             fused.copy_rows(h, keep.array, keep.count, self._array, self.filled * self._each)
         elif keep is None:
-            self.rows[self.filled : end].copy_(h.detach())
+            self.rows[self.filled : end].copy_(h)
         else:
-            torch.index_select(h.detach(), 0, keep.rows, out=self.rows[self.filled : end])
+            torch.index_select(h, 0, keep.rows, out=self.rows[self.filled : end])
         self.filled, self.calls = end, self.calls + 1
 
 
@@ -129,10 +129,11 @@ class Running:
         if keep is not None and not keep.whole:
             self._select(name, h, unit_dim, keep.mask, measured)
             return
-        n, each = len(h) if keep is None else keep.count, math.prod(h.shape[1:])
+        h = h.detach() if h.requires_grad else h
+        n, each = h.shape[0] if keep is None else keep.count, math.prod(h.shape[1:])
         if n * each >= MANY * h.shape[unit_dim] and fused.takes(h):
-            values = h.detach() if keep is None else h.detach().index_select(0, keep.rows)
-            self._layer(name, values, unit_dim, measured).add(values, unit_dim, len(values))
+            values = h if keep is None else h.index_select(0, keep.rows)
+            self._layer(name, values, unit_dim, measured).add(values, unit_dim, n)
             return
         room = self._most * 3 // 4
         if n * each > (room // 3 if keep is None else room):

@@ -98,9 +98,11 @@ def _add_block(
 ) -> int:
     sums, histogram, shift, found = table.arrays()
     room, bins = workspace.arrays(loops.ROOM, loops.BINS)
+    block = block.contiguous()
+    wanted = _wanted(measured)
     # `Tensor.numpy` would forbid to resize an activation, which is the user's
-    array = loops.from_dlpack(block.detach().contiguous())
-    outcome: int = loops.add_block(array, shift, _wanted(measured), anyway, sums, histogram, found, bins, room)
+    at, size = block.data_ptr(), block.shape
+    outcome: int = loops.add_block_at(at, *size, shift, wanted, anyway, sums, histogram, found, bins, room)
     if outcome == FAR:
         table.found = torch.tensor(found[:-1, : S2 + 1].T, device="cpu")
     elif outcome == ADDED:

@@ -7,7 +7,9 @@ Extremes are found as integers of the same order, among which what is not finite
 from typing import Any
 
 import numpy as np
+from numba import carray, float32
 
+from xai_lightning.functional.activation.row_kernels import pointing_to
 from xai_lightning.functional.activation.table import (
     ADDED,
     FAR,
@@ -41,7 +43,7 @@ _LOWEST, _HIGHEST, _MIDDLE = 127 - 16, 127 + 15, 32
 _ALL_BUT_SIGN, _SIGN, _NOUGHT, _ZERO = np.int32(0x7FFFFFFF), np.int32(31), np.int32(0), np.float32(0)
 _FIRST, _LAST = np.int32(2**31 - 1), np.int32(-(2**31))
 
-from_dlpack = np.from_dlpack
+_numbers_at = pointing_to(float32)
 
 
 @kept
@@ -80,6 +82,23 @@ def add_block(
         if want[_HISTOGRAM]:
             _fold(bins, histogram)
     return outcome
+
+
+@kept
+def add_block_at(address: Any, rows: Any, units: Any, width: Any, *more: Any) -> Any:
+    """The same of a block that lies at an address: to make an array of a tensor takes as long as a small block.
+
+    Args:
+        address: of float32[A, U, R].
+        rows: A.
+        units: U.
+        width: R.
+        more: what comes after the block there.
+
+    Returns:
+        The same.
+    """
+    return add_block(carray(_numbers_at(address), (rows, units, width)), *more)
 
 
 @loops

@@ -12,18 +12,21 @@ from numba.extending import intrinsic
 
 from xai_lightning.functional.compiled import kept
 
-_WORDS: Any = types.CPointer(types.int32)
 # so many rows ahead, memory is asked for what rows are drawn by: a batch is mostly too large to be near
 _AHEAD = 12
 
 
-def _as_words(_: Any, address: Any) -> Any:
-    """An address that is one of int32."""
+def pointing_to(kind: Any) -> Any:
+    """What makes an address one of numbers of this type; kernels.py uses it too, and is to be changed with it."""
+    pointer: Any = types.CPointer(kind)
 
-    def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], context.get_value_type(_WORDS))
+    def pointing(_: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
+            return builder.inttoptr(values[0], context.get_value_type(pointer))
 
-    return _WORDS(address), generate
+        return pointer(address), generate
+
+    return intrinsic(pointing)
 
 
 def _asked_for(_: Any, address: Any) -> Any:
@@ -40,7 +43,7 @@ def _asked_for(_: Any, address: Any) -> Any:
     return types.void(address), generate
 
 
-_words_at: Any = intrinsic(_as_words)
+_words_at = pointing_to(types.int32)
 _ask_for: Any = intrinsic(_asked_for)
 
 

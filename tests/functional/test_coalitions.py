@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from xai_lightning.functional import compiled
 from xai_lightning.functional.attribution import Explained, attribute, fast, table_variables
@@ -235,7 +237,7 @@ def test_what_equations_do_not_determine_is_the_smallest_solution() -> None:
     values[5, 7], values[6, 0] = math.nan, math.inf
     _, sound = fast.fit(words, values, weights, 6, LEAST)
     assert (~sound).nonzero().flatten().tolist() == [2, 3, 5, 6]
-    found = _fitted(Coalitions(6, words=words), values, weights)
+    found = _fitted(Coalitions(6, words=words), values, weights, 3)
     expected = coefficients(Coalitions(6, words=words).present.double(), values, weights)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11, equal_nan=True)
     assert found[5:7].isnan().all()
@@ -278,6 +280,30 @@ def test_effects_on_a_network_of_whole_numbers_are_fractions(method: str, dtype:
     given = {"variables": table_variables(3, {"both": [0, 1]}), "seeds": [0], "baselines": torch.zeros(1, 3)}
     found = attribute(method, network, torch.tensor([[1.0, 1, 1]]), torch.zeros(1), **given).values[0]
     torch.testing.assert_close(found, torch.tensor([[0.5, 0.5, 0.0]], dtype=found.dtype), rtol=0, atol=1e-3)
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that is made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.bytes = max(self.bytes, *(x.untyped_storage().nbytes() for x in tree_leaves(made) if type(x) is Tensor), 0)
+        return made
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("method", ["kernel_shap", "lime"])
+@pytest.mark.parametrize("options", [{}, {"n_samples": 10}], ids=["drawn", "undetermined"])
+def test_little_more_is_held_than_was_said(method: str, options: dict[str, int]) -> None:
+    """Coalitions that are drawn one variable after the other, and equations that determine nothing, take most room."""
+    x, given = torch.ones(150, 31), {"variables": table_variables(31), "seeds": range(150), "options": options}
+    with Largest() as largest:
+        network = Explained(First(), task="regression")
+        attribute(method, network, x, torch.zeros(150), baselines=x[:1] * 0, at_once=20_000, **given)
+    numbers = largest.bytes / 4
+    assert numbers < 4 * 20_000
 
 
 METHODS = ["kernel_shap", "lime", "feature_ablation", "occlusion"]

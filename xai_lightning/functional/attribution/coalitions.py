@@ -13,7 +13,7 @@ from xai_lightning.functional.rng import random_words
 
 BITS, THIRDS, DIGITS = 32, 3, 21
 LOW = 64 - DIGITS
-_LISTED = 16
+LISTED = 16
 """Of so few variables all subsets are listed: 256 KB."""
 
 
@@ -46,7 +46,7 @@ class Coalitions:
         return ((self._words[..., None] >> torch.arange(self.number, device=self._words.device)) & 1).bool()
 
     def of(self, samples: Tensor | slice) -> "Coalitions":
-        """Those of some samples, a slice or ``bool[N]``."""
+        """Those of some samples, a slice or their indices."""
         words, present = (x if x is None else x[samples] for x in (self._words, self._present))
         return Coalitions(self.number, words=words, present=present)
 
@@ -71,7 +71,7 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
         >>> shapley_coalitions(2, 3, seeds=[0]).present.tolist()
         [[[True, True, True], [False, False, False]]]
     """
-    if number > _LISTED:
+    if number > LISTED:
         return Coalitions(number, present=_one_after_the_other(count, number, seeds))
     subsets, words = _subsets(number), torch.zeros(len(seeds), count, dtype=torch.int32)
     words[:, 0] = 2**number - 1

@@ -144,7 +144,8 @@ def _held(how: Run, question: Question) -> int:
     """Numbers of one sample that are held at once."""
     if how.spec.seeded:
         number = sum(each.number for each in how.variables)
-        return max(question.numbers, how.passes * held_of_coalition(number, question.targets.device))
+        held = held_of_coalition(number, question.targets.device, kernel=how.name == "kernel_shap")
+        return max(question.numbers, how.passes * held)
     return question.numbers * (how.passes if how.spec.gradient else 1)
 
 

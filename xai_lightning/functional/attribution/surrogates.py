@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.attribution import fast
-from xai_lightning.functional.attribution.coalitions import Coalitions, even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution.coalitions import LISTED, Coalitions, even_coalitions, shapley_coalitions
 from xai_lightning.functional.attribution.mixture import Mixture, on_numbers
 
 ENDPOINT_WEIGHT, SHORTEST, LEAST = 1e6, 1e-8, 1e-5
@@ -61,7 +61,7 @@ class Surrogate:
         mixtures = [Mixture(*each, coalitions, min(at_once, n_samples * len(given))) for each in parts]
         scalars = self._scalars(mixtures, tuple(additional_forward_args), (len(given), n_samples), at_once)
         weights = _endpoints(coalitions) if self._kernel else nearness(coalitions, parts)
-        fitted = _fitted(coalitions, scalars.double(), weights)
+        fitted = _fitted(coalitions, scalars.double(), weights, max(1, at_once // (2 * n_samples)))
         return tuple(on_numbers(fitted.to(scalars.dtype), mask) for mask in feature_mask)
 
     def _scalars(
@@ -79,10 +79,16 @@ class Surrogate:
         return torch.cat(values).view(count, drawn)
 
 
-def held_of_coalition(number: int, device: torch.device) -> int:
-    """Numbers that are held of one coalition: its variables in float64, or its word, scalar and weight alone."""
-    words = number <= fast.MOST_VARIABLES and device.type == "cpu" and fast.kernels() is not None
-    return 6 if words else 2 * number
+def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int:
+    """Numbers that are held of one coalition: its variables in float64, or its word, scalar and weight alone.
+
+    Args:
+        number: variables V.
+        device: of the inputs.
+        kernel: whether it is drawn as KernelSHAP does, of many variables one after the other.
+    """
+    words = number <= (LISTED if kernel else fast.MOST_VARIABLES)
+    return 6 if words and device.type == "cpu" and fast.kernels() is not None else 2 * number
 
 
 def _repeated(x: Tensor, count: int) -> Tensor:
@@ -123,14 +129,14 @@ def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> T
     return torch.stack([none.index_add(1, owner, product) for product in (x * x, x * b, b * b)], dim=2)
 
 
-def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor) -> Tensor:
-    """See `coefficients`."""
+def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor, most: int) -> Tensor:
+    """See `coefficients`; of ``most`` samples at once, where equations do not determine them."""
     if coalitions.words is None or not fast.takes(coalitions.words):
         return coefficients(coalitions.present.double(), values, weights.expand_as(values))
     found, sound = fast.fit(coalitions.words, values, weights, coalitions.number, LEAST)
-    if not sound.all():
-        rest = ~sound
-        found[rest] = coefficients(coalitions.of(rest).present.double(), values[rest], weights.expand_as(values)[rest])
+    weights = weights.expand_as(values)
+    for rest in (~sound).nonzero().flatten().split(most):
+        found[rest] = coefficients(coalitions.of(rest).present.double(), values[rest], weights[rest])
     return found
 
 

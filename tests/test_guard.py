@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xai_lightning.callbacks._guard import described, explaining
+from xai_lightning.callbacks._guard import Hooks, described, explaining
 from xai_lightning.callbacks._restored import restored
 
 
@@ -142,3 +142,23 @@ def test_an_error_is_described_with_its_cause() -> None:
     error = ValueError("no")
     error.__cause__ = OSError(28, "full", "log")
     assert described(error) == "ValueError('no'), because of OSError(28, 'full') on 'log'"
+
+
+def test_a_hook_that_is_made_once_is_called_in_each_step_and_gone_after_it() -> None:
+    """Traps 9, 57 and 97: after others, wherever it is put, and with the module that took the place of the first."""
+    modules, calls, hooks = [nn.Linear(2, 2), nn.Linear(2, 2)], [], Hooks()
+    made = hooks.made(lambda module, args, kwargs, output: calls.append(modules.index(module)))
+    for step in (0, 0, 1, 1, 0):
+        other = modules[step].register_forward_hook(lambda *_: calls.append("other"))
+        hooks.attach(modules[step], made)
+        for module in modules:
+            module(torch.zeros(1, 2))
+        assert calls == ["other", step]
+        hooks.remove()
+        other.remove()
+        calls.clear()
+        for module in modules:
+            assert not module._forward_hooks
+            assert not module._forward_hooks_with_kwargs
+            module(torch.zeros(1, 2))
+        assert calls == []

@@ -87,7 +87,7 @@ for shape in [(3, 17), (1, 1), (70, 17, 9), (5, 3, 63), (2, 33, 2), (2, 2, 1025)
 words, drawn, room = (torch.tensor(x).numpy() for x in ([0, 3], [0] * 3, [0] * 12))
 room = room.astype("int32")
 for least in (-(2**63), 0, 2**63 - 1):
-    count = fused.draw_rows(torch.randn(3, 4), words, words, (0, 1, least), drawn)
+    count = fused.draw_rows(torch.randn(3, 4), words, words, torch.tensor([0, 1, least]).numpy(), drawn)
     fused.copy_rows(torch.randn(3, 4), drawn, count, room, 12 - 4 * count)
 """
 
@@ -212,7 +212,8 @@ def test_hashes_wrap_around():
     hashed -= 2**64 * (hashed >= 2**63)
     for least, expected in ((hashed, True), (min(hashed + 1, 2**63 - 1), False)):
         drawn = torch.full((1,), -1).numpy()
-        assert fused.draw_rows(flat, torch.arange(3).numpy(), words.numpy(), (7, 77, least), drawn) == expected
+        numbers = torch.tensor([7, 77, least]).numpy()
+        assert fused.draw_rows(flat, torch.arange(3).numpy(), words.numpy(), numbers, drawn) == expected
         assert drawn[0] == 0
 
 

@@ -44,12 +44,12 @@ def _places(width: int, most: int) -> Tensor:
 
 
 class _Known(NamedTuple):
-    """By which of its numbers a sample is known, ``int64[M]`` (None: by all), their weights, and both as arrays."""
+    """By which of its numbers a sample is known, ``int64[M]`` (None: by all), with which weights; and as arrays."""
 
     width: int
     places: Tensor | None
     weights: Tensor
-    arrays: tuple[Any, Any] | None
+    arrays: tuple[Any, Any, Any] | None
 
 
 class Share:
@@ -89,7 +89,7 @@ class Share:
             return Kept(self._mask(inputs.detach().reshape(n, -1), known))
         if len(self._drawn) < n:
             self._drawn = torch.empty(n, dtype=torch.int64, device="cpu").numpy()
-        count = fused.draw_rows(inputs, *known.arrays, (self._first, GOLDEN, self._least), self._drawn)
+        count = fused.draw_rows(inputs, *known.arrays, self._drawn)
         return Kept(None, self._drawn, count, n)
 
     def _mask(self, flat: Tensor, known: _Known) -> Tensor:
@@ -108,7 +108,8 @@ class Share:
             with torch.inference_mode(False):
                 places = _places(width, self._most) if width > self._most else None
                 weights = random_words([~self._seed], min(width, self._most))[0] | 1
-            arrays = None if places is None else (places.numpy(), weights.numpy())
+                numbers = torch.tensor([self._first, GOLDEN, self._least], device="cpu")
+            arrays = None if places is None else (places.numpy(), weights.numpy(), numbers.numpy())
             self._known = _Known(width, places, weights, arrays)
         return self._known
 

@@ -245,6 +245,9 @@ class Positions:
         self._by_batch = loader is not None and batches is None
         self._seen = 0
         self._order: Tensor | None = None
+        sampler: Any = self._sampler
+        #: Whether the loader yields samples twice.
+        self.pads = isinstance(sampler, DistributedSampler) and sampler.total_size > len(sampler.dataset)  # type: ignore[arg-type]
         if self.pads and not self._in_order:
             raise ValueError(
                 f"batches drawn by {type(batches).__name__} over a DistributedSampler that repeats rows: which samples "
@@ -253,12 +256,6 @@ class Positions:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_sampler": None}
-
-    @property
-    def pads(self) -> bool:
-        """Whether the loader yields samples twice."""
-        sampler = self._sampler
-        return isinstance(sampler, DistributedSampler) and sampler.total_size > len(sampler.dataset)  # type: ignore[arg-type]
 
     def advance(self, n: int) -> Tensor:
         """Which of the next ``n`` samples are real, ``bool[N]``; moves on by ``n``."""

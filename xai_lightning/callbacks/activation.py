@@ -14,7 +14,7 @@ from xai_lightning.callbacks._activation_record import recorded
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Share
 from xai_lightning.callbacks._expensive import Expensive
-from xai_lightning.callbacks._guard import in_forward
+from xai_lightning.callbacks._guard import Made, in_forward
 from xai_lightning.callbacks._kernels import BestOf
 from xai_lightning.callbacks._layers import Layer, Pattern, find_layers, why_silent
 from xai_lightning.callbacks._monitor import Monitor
@@ -135,7 +135,7 @@ class ActivationMonitor(Monitor):
         self._reads_batches = share < 1 or mask is not None or bool(representation)
         self._layers: list[Layer] = []
         self._measured: list[Measured] = []
-        self._reducing: list[Callable[..., None]] = []
+        self._reducing: list[Made] = []
         self._running = Running()
         self._positions = Positions(None)
         self._draw = Share(share, seed, HASHED)

@@ -51,7 +51,8 @@ def _check_rows(loops: Any) -> None:
     places, weights = torch.tensor([0, 7], device="cpu"), torch.tensor([3, 5], device="cpu")
     drawn, room = torch.zeros(len(flat), dtype=torch.int64, device="cpu"), torch.zeros_like(flat)
     at, n, width, arrays = flat.data_ptr(), *flat.shape, (places.numpy(), weights.numpy())
-    count = loops.draw_rows(at, n, width, *arrays, 11, GOLDEN, 0, drawn.numpy())
+    numbers = torch.tensor([11, GOLDEN, 0], device="cpu").numpy()
+    count = loops.draw_rows(at, n, width, *arrays, numbers, drawn.numpy())
     loops.copy_rows(at, n, width, drawn.numpy(), count, room.view(-1).view(torch.int32).numpy(), 0)
     sums = (flat.view(torch.int32)[:, places].long() * weights).sum(1) + 11
     expected = ((sums ^ sums >> 32) * GOLDEN >= 0).nonzero().flatten()
@@ -110,14 +111,14 @@ def _add_block(
     return outcome
 
 
-def draw_rows(x: Tensor, places: Any, weights: Any, numbers: tuple[int, int, int], drawn: Any) -> int:
+def draw_rows(x: Tensor, places: Any, weights: Any, numbers: Any, drawn: Any) -> int:
     """Which rows have a hash of the bits of some of their numbers, in wrapping arithmetic, that reaches a number.
 
     Args:
         x: float32[N, ...], contiguous, and taken.
         places: int64[M], an array of numpy: which of the numbers of a row.
         weights: int64[M], likewise.
-        numbers: What is added to their weighted sum; by what that is multiplied; and what it is to reach.
+        numbers: int64[3], likewise: added to their weighted sum, multiplied with that, and to be reached by it.
         drawn: int64[at least N], likewise, of which the beginning is overwritten with the indices of these rows.
 
     Returns:
@@ -125,7 +126,7 @@ def draw_rows(x: Tensor, places: Any, weights: Any, numbers: tuple[int, int, int
     """
     loops: Any = row_kernels()
     n = x.shape[0]
-    found: int = loops.draw_rows(x.data_ptr(), n, x.numel() // max(n, 1), places, weights, *numbers, drawn)
+    found: int = loops.draw_rows(x.data_ptr(), n, x.numel() // max(n, 1), places, weights, numbers, drawn)
     return found
 
 

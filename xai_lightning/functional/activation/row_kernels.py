@@ -48,9 +48,7 @@ _ask_for: Any = intrinsic(_asked_for)
 
 
 @kept
-def draw_rows(
-    address: Any, rows: Any, width: Any, places: Any, weights: Any, first: Any, golden: Any, least: Any, drawn: Any
-) -> Any:
+def draw_rows(address: Any, rows: Any, width: Any, places: Any, weights: Any, numbers: Any, drawn: Any) -> Any:
     """Which rows have a hash, of some numbers of each in wrapping arithmetic, that reaches a number.
 
     Args:
@@ -59,15 +57,14 @@ def draw_rows(
         width: Numbers in each.
         places: int64[M], which of these.
         weights: int64[M].
-        first: Added to their weighted sum.
-        golden: By which that is multiplied.
-        least: The number.
+        numbers: int64[3]: what is added to their weighted sum, by what that is multiplied, and what it is to reach.
         drawn: int64[at least rows], of which the beginning is overwritten with the rows' indices.
 
     Returns:
         How many these are.
     """
     words = carray(_words_at(address), rows * width)
+    first, golden, least = numbers
     start = found = 0
     for row in range(rows):
         ahead = address + 4 * (start + _AHEAD * width)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from xai_lightning.functional import compiled
 from xai_lightning.functional.attribution import Explained, attribute, fast, table_variables
 from xai_lightning.functional.attribution.ablation import Ablation
-from xai_lightning.functional.attribution.coalitions import Coalitions, even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution.coalitions import Coalitions, _limits, even_coalitions, shapley_coalitions
 from xai_lightning.functional.attribution.mixture import Mixture, block
 from xai_lightning.functional.attribution.surrogates import LEAST, _fitted, coefficients, nearness
 from xai_lightning.functional.rng import random_words
@@ -90,6 +90,18 @@ def test_coalitions_are_those_of_a_slow_twin_whoever_else_is_drawn(number: int) 
     found = shapley_coalitions(9, number, seeds=[2**62, 5, 7]).present
     assert found[1].tolist() == (listed if number <= 16 else slowly)(9, number, 5)
     assert torch.equal(found[2:], shapley_coalitions(9, number, seeds=[7]).present)
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("number", [4, 9, 16])
+def test_many_draws_are_the_same_without_numba(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 2: ranks with and without it draw alike, where the odds of the next size begin too."""
+    seeds = [1, -(2**63)]
+    first = shapley_coalitions(20_000, number, seeds).words
+    without_numba(monkeypatch)
+    assert torch.equal(first, shapley_coalitions(20_000, number, seeds).words)
+    odds = [Fraction(1, size * (number - size)) for size in range(1, number)]
+    assert _limits(number).tolist() == [math.ceil(sum(odds[:k]) / sum(odds) * 2**21) for k in range(1, number - 1)]
 
 
 @pytest.mark.usefixtures("_way")
@@ -331,7 +343,8 @@ def test_networks_in_torch_of_any_default_type_and_device_can_be_explained() -> 
     """What is made on the way has the samples' type."""
     torch.set_default_dtype(torch.float64)
     try:
-        fast_again = fast.kernels.__wrapped__() if hasattr(fast.kernels, "__wrapped__") else None
+        with torch.device("meta"):
+            fast_again = fast.kernels.__wrapped__() if hasattr(fast.kernels, "__wrapped__") else None
         rows = Mixture(torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[0, 1, 1]]), even_coalitions(4, 2, [1, 2]), 8)
         assert rows.of(slice(0, 2), slice(0, 4)).dtype == torch.float64
     finally:

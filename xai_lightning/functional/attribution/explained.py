@@ -1,6 +1,5 @@
 """A network followed by the scalar that is explained: what captum sees as the model."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
@@ -67,7 +66,7 @@ class Explained(nn.Module):
         self.network, self.head = network, Head(task, kind, probabilities, output)
         self.signature, self.task = signature or Signature(), task
         self._embedding = [] if embedding is None else [embedding]
-        self.rows, self.gradients, self.nonfinite = 0, 0, False
+        self.rows, self.gradients = 0, 0
         self.types: tuple[torch.dtype, ...] = ()
         self.told: Callable[[int], None] | None = None
 
@@ -83,7 +82,6 @@ class Explained(nn.Module):
         with alone:
             outputs = rows(output_tensor(self._call(inputs, rest)), len(inputs[0]))
         scalars: Tensor = self.head(outputs, targets, masks)
-        self.nonfinite |= not _all_finite(scalars.detach())
         return self._counted(scalars, inputs)
 
     @contextmanager
@@ -161,11 +159,6 @@ class Explained(nn.Module):
                 "the layer that receives the token ids"
             )
         return caught[0].detach()
-
-
-def _all_finite(x: Tensor) -> bool:
-    # a finite sum tells it in a fifth of the time, and finite numbers rarely have another
-    return math.isfinite(float(x.sum())) or bool(x.isfinite().all())
 
 
 def _copied(x: Any) -> Any:

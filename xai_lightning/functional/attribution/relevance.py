@@ -48,7 +48,7 @@ class Relevance:
             found = captum.attr.LRP(twin).attribute(inputs, additional_forward_args=additional_forward_args)
             return tuple(each.detach() for each in found)
         finally:
-            for name in ("rows", "gradients", "nonfinite"):
+            for name in ("rows", "gradients"):
                 setattr(self._explained, name, getattr(twin, name))
 
 

@@ -244,6 +244,12 @@ def test_equal_images_under_two_masks_are_two_samples_of_a_segmentation() -> Non
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-5, atol=1e-6)
 
 
+def test_one_of_several_targets_of_a_regression_is_to_be_named() -> None:
+    data, monitor = Items(lambda i: (draw(4, seed=i), draw(2, seed=i + 50)), 16), AttributionMonitor(task="regression")
+    with pytest.raises(ValueError, match=r"one target per sample, or target=its number; got .*2"):
+        fitted(seeded(lambda: nn.Linear(4, 1)), lambda n, b: n(b[0]).mean(), data, monitor, epochs=1)
+
+
 def test_one_output_of_a_regression_is_explained() -> None:
     data = Items(lambda i: (draw(4, seed=i), draw(2, seed=i + 50)), 16)
     net = seeded(lambda: nn.Linear(4, 2))

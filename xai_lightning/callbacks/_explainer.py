@@ -193,6 +193,8 @@ class Explainer:
                     "reader={'input': ..., 'target': ...}"
                 )
             chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
+            if chosen.numel() != len(sample):
+                raise ValueError(f"regression needs one target per sample, or target=its number; got {describe(given)}")
             return chosen.detach().flatten().to(torch.float64)
         if self.task == "segmentation":
             if given is None or given.ndim != 3:

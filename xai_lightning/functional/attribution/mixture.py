@@ -99,7 +99,7 @@ class _Block:
 class _Exchanged:
     """The same where numba is installed: what changes from one block to the next is all that is written."""
 
-    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, count: int, number: int) -> None:
+    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, count: int, *, number: int) -> None:
         self._shape, self._x = inputs.shape[1:], inputs.flatten(1)
         self._columns = fast.Columns.of(self._x, baselines.flatten(1), mask.flatten(), number)
         self._rows, self._version = self._x.new_empty(count, *self._x.shape), -1
@@ -120,5 +120,5 @@ class _Exchanged:
 def block(inputs: Tensor, baselines: Tensor, mask: Tensor, count: int, *, number: int) -> _Block | _Exchanged:
     """All samples several times, by which of the two ways can be taken; of ``number`` variables of all inputs."""
     if bits(inputs, baselines) and fast.takes(inputs, baselines):
-        return _Exchanged(inputs, baselines, mask, count, number)
+        return _Exchanged(inputs, baselines, mask, count, number=number)
     return _Block(inputs, baselines, mask, count)

@@ -261,6 +261,8 @@ def test_what_equations_do_not_determine_is_the_smallest_solution() -> None:
 def test_weights_of_lime_follow_the_angle_to_the_sample(dtype: torch.dtype) -> None:
     x, b = torch.randn(2, 5, 9, dtype=dtype, generator=torch.Generator().manual_seed(0))
     x[3], b[3] = 0, 0
+    # far away, so that the others would be lost beside it
+    b[1, 4], x[2, 0] = 1e12, -1e12
     mask, coalitions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 3, 3]]), even_coalitions(20, 4, seeds=range(5))
     mixed = torch.where(coalitions.present[:, :, mask[0]], x[:, None], b[:, None]).double()
     cosine = torch.nn.functional.cosine_similarity(mixed, x[:, None].double(), dim=2)

@@ -97,7 +97,7 @@ def _weighs_by_angles(loops: Any) -> bool:
     x, b, mask, words = _known()
     sums = _products(loops, x, b, mask, 2)
     added = sums.tolist() == [[[4.0, 2.0, 2.0], [1.0, 1.0, 1.0]], [[34.0, 8.0, 2.0], [16.0, 4.0, 1.0]]]
-    near = _nearness(loops, words, sums.new_ones(2, 2, 2), sums.new_tensor([2.0, 2.0]), sums.new_zeros(2, 2), 1e-8)
+    near = _nearness(loops, words, sums.new_tensor([1.0, 0.0, 0.0]).repeat(2, 2, 1), 1e-8)
     cosines = sums.new_tensor([1.0, 0.0, 0.5**0.5, 0.5**0.5])
     return added and torch.allclose(near, -((1 - cosines) ** 2 / 2).expand(2, 4))
 
@@ -180,15 +180,15 @@ def _products(loops: Any, x: Tensor, b: Tensor, mask: Tensor, number: int) -> Te
     return sums
 
 
-def nearness(words: Tensor, products: Tensor, whole: Tensor, fixed: Tensor, shortest: float) -> Tensor:
+def nearness(words: Tensor, products: Tensor, shortest: float) -> Tensor:
     """Exponents of LIME's weights, ``float64[N, S]``: see `kernels.nearness`."""
-    return _nearness(kernels(), words, products, whole, fixed, shortest)
+    return _nearness(kernels(), words, products, shortest)
 
 
-def _nearness(loops: Any, words: Tensor, products: Tensor, whole: Tensor, fixed: Tensor, shortest: float) -> Tensor:
+def _nearness(loops: Any, words: Tensor, products: Tensor, shortest: float) -> Tensor:
     exponents = words.new_empty(words.shape, dtype=torch.float64)
-    given = (each.numpy() for each in (words, products, whole, fixed))
-    loops.nearness(*given, shortest, exponents.new_empty(2, words.shape[1]).numpy(), exponents.numpy())
+    room = exponents.new_empty(2, words.shape[1])
+    loops.nearness(words.numpy(), products.numpy(), shortest, room.numpy(), exponents.numpy())
     return exponents
 
 

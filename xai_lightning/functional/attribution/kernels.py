@@ -145,29 +145,31 @@ def add_products(x: Any, b: Any, mask: Any, sums: Any) -> None:
 
 
 @kept
-def nearness(words: Any, products: Any, whole: Any, fixed: Any, shortest: Any, room: Any, exponents: Any) -> None:
+def nearness(words: Any, products: Any, shortest: Any, room: Any, exponents: Any) -> None:
     """Exponents of LIME's weights: minus half the squared cosine distance to the sample.
 
     Args:
         words: int32[N, S].
-        products: float64[N, V, 2], what each variable adds to the product with the sample, and to the square.
-        whole: float64[N], the square of the sample.
-        fixed: float64[N, 2], both without any variable.
+        products: float64[N, V, 3], sums of x * x, x * b and b * b.
         shortest: below which no product of lengths is.
         room: float64[2, S], to be overwritten.
         exponents: float64[N, S], to be overwritten.
     """
     drawn = words.shape[1]
     for i in range(words.shape[0]):
-        room[0], room[1], length = fixed[i, 0], fixed[i, 1], math.sqrt(max(whole[i], 0.0))
+        room[:] = 0.0
+        whole = 0.0
         for v in range(products.shape[1]):
-            product, square = products[i, v, 0], products[i, v, 1]
+            own, across, other = products[i, v, 0], products[i, v, 1], products[i, v, 2]
+            whole += own
             for j in range(drawn):
                 present = np.float64((words[i, j] >> v) & 1)
-                room[0, j] += present * product
-                room[1, j] += present * square
+                # no difference of the two, in which a small one would be lost
+                absent = 1 - present
+                room[0, j] += present * own + absent * across
+                room[1, j] += present * own + absent * other
         for j in range(drawn):
-            distance = 1 - room[0, j] / max(length * math.sqrt(max(room[1, j], 0.0)), shortest)
+            distance = 1 - room[0, j] / max(math.sqrt(whole) * math.sqrt(room[1, j]), shortest)
             exponents[i, j] = -distance * distance / 2
 
 

@@ -108,13 +108,15 @@ def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tenso
         coalitions: of each sample.
         parts: inputs, baselines and the variable of each number.
     """
-    own, across, other = torch.stack([_products(*each, coalitions.number) for each in parts]).sum(dim=0).unbind(dim=2)
-    whole, fixed = own.sum(dim=1), torch.stack([across, other], dim=2).sum(dim=1)
-    gains = torch.stack([own - across, own - other], dim=2)
+    products = torch.stack([_products(*each, coalitions.number) for each in parts]).sum(dim=0)
     if coalitions.words is not None and fast.takes(coalitions.words):
-        return fast.nearness(coalitions.words, gains, whole, fixed, SHORTEST).exp_()
-    product, size = (fixed[:, None] + coalitions.present.double() @ gains).unbind(dim=2)
-    lengths = (whole[:, None].clamp(min=0).sqrt() * size.clamp(min=0).sqrt()).clamp(min=SHORTEST)
+        return fast.nearness(coalitions.words, products, SHORTEST).exp_()
+    # apart, for in a difference of the two a small one would be lost
+    present = coalitions.present.double()
+    inside = present @ products[:, :, [0, 0]]
+    outside = present.neg_().add_(1) @ products[:, :, 1:].contiguous()
+    product, size = (inside + outside).unbind(dim=2)
+    lengths = (products[:, :, 0].sum(dim=1, keepdim=True).sqrt() * size.sqrt()).clamp(min=SHORTEST)
     distance: Tensor = 1 - product / lengths
     return (-(distance**2) / 2).exp()
 

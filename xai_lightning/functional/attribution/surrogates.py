@@ -60,7 +60,7 @@ class Surrogate:
         parts = list(zip(inputs, baselines, feature_mask, strict=True))
         mixtures = [Mixture(*each, coalitions, min(at_once, n_samples * len(given))) for each in parts]
         scalars = self._scalars(mixtures, tuple(additional_forward_args), (len(given), n_samples), at_once)
-        weights = _endpoints(coalitions) if self._kernel else nearness(coalitions, parts)
+        weights = _endpoints(n_samples, number).to(scalars.device) if self._kernel else nearness(coalitions, parts)
         fitted = _fitted(coalitions, scalars.double(), weights, max(1, at_once // (2 * n_samples)))
         return tuple(on_numbers(fitted.to(scalars.dtype), mask) for mask in feature_mask)
 
@@ -95,10 +95,12 @@ def _repeated(x: Tensor, count: int) -> Tensor:
     return x[:, None].expand(len(x), count, *x.shape[1:]).flatten(0, 1)
 
 
-def _endpoints(coalitions: Coalitions) -> Tensor:
-    """KernelSHAP's weights ``float64[1, S]``, the same for all samples: sizes are drawn in proportion to theirs."""
-    size = coalitions.of(slice(0, 1)).present.sum(dim=2)
-    return torch.where((size == 0) | (size == coalitions.number), ENDPOINT_WEIGHT, 1.0).double()
+def _endpoints(count: int, number: int) -> Tensor:
+    """KernelSHAP's weights ``float64[1, S]``, alike for all samples: other sizes are drawn in proportion to theirs."""
+    weights = torch.ones(1, count, dtype=torch.float64)
+    # of the only variable there is no other size
+    weights[:, : 2 if number > 1 else count] = ENDPOINT_WEIGHT
+    return weights
 
 
 def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

@@ -136,12 +136,21 @@ def add_products(x: Any, b: Any, mask: Any, sums: Any) -> None:
         mask: int64[W], the variable of each number.
         sums: float64[N, V, 3], to be added to.
     """
+    width = x.shape[1]
     for i in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            one, other, into = np.float64(x[i, c]), np.float64(b[i, c]), sums[i, mask[c]]
-            into[0] += one * one
-            into[1] += one * other
-            into[2] += other * other
+        own, across, other = 0.0, 0.0, 0.0
+        for c in range(width):
+            one, base = np.float64(x[i, c]), np.float64(b[i, c])
+            own += one * one
+            across += one * base
+            other += base * base
+            # numbers of one variable mostly stand side by side
+            if c + 1 == width or mask[c + 1] != mask[c]:
+                into = sums[i, mask[c]]
+                into[0] += own
+                into[1] += across
+                into[2] += other
+                own, across, other = 0.0, 0.0, 0.0
 
 
 @kept

@@ -139,7 +139,7 @@ def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor, most: int) 
         return coefficients(coalitions.present.double(), values, weights.expand_as(values))
     found, sound = fast.fit(coalitions.words, values, weights, coalitions.number, LEAST)
     weights = weights.expand_as(values)
-    for rest in torch.split((~sound).nonzero().flatten(), most):
+    for rest in [] if sound.all() else torch.split((~sound).nonzero().flatten(), most):
         found[rest] = coefficients(coalitions.of(rest).present.double(), values[rest], weights[rest])
     return found
 

@@ -84,11 +84,11 @@ import torch
 from xai_lightning.functional.activation import fused, observe
 for shape in [(3, 17), (1, 1), (70, 17, 9), (5, 3, 63), (2, 33, 2), (2, 2, 1025), (1030, 5)]:
     observe(torch.randn(shape), 1)
-words, drawn, room = (torch.tensor(x).numpy() for x in ([0, 3], [0] * 3, [0] * 12))
-room = room.astype("int32")
+starts, drawn, room = (torch.tensor(x).numpy() for x in ([0, 4], [0] * 3, [0] * 60))
+weights, room = torch.arange(32).view(2, 16).numpy(), room.astype("int32")
 for least in (-(2**63), 0, 2**63 - 1):
-    count = fused.draw_rows(torch.randn(3, 4), words, words, torch.tensor([0, 1, least]).numpy(), drawn)
-    fused.copy_rows(torch.randn(3, 4), drawn, count, room, 12 - 4 * count)
+    count = fused.draw_rows(torch.randn(3, 20), starts, weights, torch.tensor([0, 1, least]).numpy(), drawn)
+    fused.copy_rows(torch.randn(3, 20), drawn, count, room, 60 - 20 * count)
 """
 
 
@@ -203,8 +203,8 @@ def test_rows_are_copied_to_the_bit(shape):
 
 
 def test_hashes_wrap_around():
-    words = random_words([1], 3)[0]
-    flat = torch.tensor([[-1.5, 3e38, 1e-40]])
+    words = random_words([1], 16)[0]
+    flat = torch.tensor([[-1.5, 3e38, 1e-40, *range(13)]])
     bits = flat.view(torch.int32)[0].tolist()
     total = (sum(b * w for b, w in zip(bits, words.tolist(), strict=True)) + 7) % 2**64
     total -= 2**64 * (total >= 2**63)
@@ -213,7 +213,7 @@ def test_hashes_wrap_around():
     for least, expected in ((hashed, True), (min(hashed + 1, 2**63 - 1), False)):
         drawn = torch.full((1,), -1).numpy()
         numbers = torch.tensor([7, 77, least]).numpy()
-        assert fused.draw_rows(flat, torch.arange(3).numpy(), words.numpy(), numbers, drawn) == expected
+        assert fused.draw_rows(flat, torch.tensor([0]).numpy(), words[None].numpy(), numbers, drawn) == expected
         assert drawn[0] == 0
 
 

@@ -10,6 +10,7 @@ from xai_lightning.callbacks._selection import Kept
 from xai_lightning.functional.activation import fused
 from xai_lightning.functional.rng import GOLDEN, mixed, random_words
 
+RUN = 16
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
@@ -43,6 +44,16 @@ def _places(width: int, most: int) -> Tensor:
     return random_words([width], most)[0].abs() % width
 
 
+def _runs(width: int, most: int) -> tuple[Tensor, Tensor]:
+    """Where runs of numbers begin that are known, ``int64[G]``, and all of these numbers, ``int64[G * 16]``.
+
+    One run at random in each of as many parts: memory comes in such lines, so that single numbers would take as long.
+    """
+    parts = torch.arange(most // RUN + 1) * (width // RUN) // (most // RUN)
+    starts = (parts[:-1] + random_words([width], most // RUN)[0].abs() % parts.diff()) * RUN
+    return starts, (starts[:, None] + torch.arange(RUN)).flatten()
+
+
 class _Known(NamedTuple):
     """By which of its numbers a sample is known, ``int64[M]`` (None: by all), with which weights; and as arrays."""
 
@@ -60,7 +71,7 @@ class Share:
     Args:
         share: of the samples, above 0 and at most 1.
         seed: chooses the draw.
-        most: by how many of its numbers at most a sample is known.
+        most: by how many of its numbers at most a sample is known, a multiple of 16.
 
     Example:
         >>> chosen = Share(0.25, seed=0, most=64).of(torch.arange(4000.0).view(2000, 2))
@@ -106,10 +117,10 @@ class Share:
         if self._known is None or self._known.width != width:
             # tensors made in inference mode would be of no use outside of it (trap 1)
             with torch.inference_mode(False):
-                places = _places(width, self._most) if width > self._most else None
-                weights = random_words([~self._seed], min(width, self._most))[0] | 1
+                starts, places = _runs(width, self._most) if width > self._most else (None, None)
+                weights = random_words([~self._seed], width if places is None else len(places))[0] | 1
                 numbers = torch.tensor([self._first, GOLDEN, self._least], device="cpu")
-            arrays = None if places is None else (places.numpy(), weights.numpy(), numbers.numpy())
+            arrays = None if starts is None else (starts.numpy(), weights.view(-1, RUN).numpy(), numbers.numpy())
             self._known = _Known(width, places, weights, arrays)
         return self._known
 

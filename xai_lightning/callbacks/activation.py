@@ -30,7 +30,7 @@ from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
 
 # where a share of the samples is looked at, a sample is known by so many of its numbers at most
-HASHED = 32
+HASHED = 64
 
 
 class ActivationMonitor(Monitor):

@@ -12,7 +12,7 @@ from xai_lightning.functional.activation import operations
 from xai_lightning.functional.activation.blocks import Workspace
 from xai_lightning.functional.activation.table import ADDED, EVERYTHING, FAR, FLOAT32, MINIMUM, S2, Measured, Table
 from xai_lightning.functional.compiled import usable
-from xai_lightning.functional.rng import GOLDEN
+from xai_lightning.functional.rng import GOLDEN, random_words
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -48,13 +48,13 @@ def _check(loops: Any) -> None:
 def _check_rows(loops: Any) -> None:
     """The same of a few rows: which are drawn, and what is copied of these."""
     flat = (torch.arange(120, device="cpu").float() % 9 - 4).view(4, 30)
-    places, weights = torch.tensor([0, 7], device="cpu"), torch.tensor([3, 5], device="cpu")
+    starts, weights = torch.tensor([0, 12], device="cpu"), random_words([1], 2 * loops.RUN)[0].cpu()
     drawn, room = torch.zeros(len(flat), dtype=torch.int64, device="cpu"), torch.zeros_like(flat)
-    at, n, width, arrays = flat.data_ptr(), *flat.shape, (places.numpy(), weights.numpy())
+    at, n, width, arrays = flat.data_ptr(), *flat.shape, (starts.numpy(), weights.view(2, -1).numpy())
     numbers = torch.tensor([11, GOLDEN, 0], device="cpu").numpy()
     count = loops.draw_rows(at, n, width, *arrays, numbers, drawn.numpy())
     loops.copy_rows(at, n, width, drawn.numpy(), count, room.view(-1).view(torch.int32).numpy(), 0)
-    sums = (flat.view(torch.int32)[:, places].long() * weights).sum(1) + 11
+    sums = (flat.view(torch.int32)[:, [*range(16), *range(12, 28)]].long() * weights).sum(1) + 11
     expected = ((sums ^ sums >> 32) * GOLDEN >= 0).nonzero().flatten()
     if not (torch.equal(drawn[:count], expected) and torch.equal(room[:count], flat[expected])):
         raise RuntimeError(f"of known rows others were drawn than operations of torch draw: {drawn.tolist()}")
@@ -111,13 +111,13 @@ def _add_block(
     return outcome
 
 
-def draw_rows(x: Tensor, places: Any, weights: Any, numbers: Any, drawn: Any) -> int:
+def draw_rows(x: Tensor, starts: Any, weights: Any, numbers: Any, drawn: Any) -> int:
     """Which rows have a hash of the bits of some of their numbers, in wrapping arithmetic, that reaches a number.
 
     Args:
         x: float32[N, ...], contiguous, and taken.
-        places: int64[M], an array of numpy: which of the numbers of a row.
-        weights: int64[M], likewise.
+        starts: int64[G], an array of numpy: where runs of 16 of these numbers begin in a row.
+        weights: int64[G, 16], likewise.
         numbers: int64[3], likewise: added to their weighted sum, multiplied with that, and to be reached by it.
         drawn: int64[at least N], likewise, of which the beginning is overwritten with the indices of these rows.
 
@@ -126,7 +126,7 @@ def draw_rows(x: Tensor, places: Any, weights: Any, numbers: Any, drawn: Any) ->
     """
     loops: Any = row_kernels()
     n = x.shape[0]
-    found: int = loops.draw_rows(x.data_ptr(), n, x.numel() // max(n, 1), places, weights, numbers, drawn)
+    found: int = loops.draw_rows(x.data_ptr(), n, x.numel() // max(n, 1), starts, weights, numbers, drawn)
     return found
 
 

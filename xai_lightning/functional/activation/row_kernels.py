@@ -12,6 +12,8 @@ from numba.extending import intrinsic
 
 from xai_lightning.functional.compiled import kept
 
+#: How many numbers stand side by side by which a row is drawn: known when it is compiled, they are read together.
+RUN = 16
 # so many rows ahead, memory is asked for what rows are drawn by: a batch is mostly too large to be near
 _AHEAD = 12
 
@@ -48,15 +50,15 @@ _ask_for: Any = intrinsic(_asked_for)
 
 
 @kept
-def draw_rows(address: Any, rows: Any, width: Any, places: Any, weights: Any, numbers: Any, drawn: Any) -> Any:
+def draw_rows(address: Any, rows: Any, width: Any, starts: Any, weights: Any, numbers: Any, drawn: Any) -> Any:
     """Which rows have a hash, of some numbers of each in wrapping arithmetic, that reaches a number.
 
     Args:
         address: of int32[rows, width].
         rows: How many there are.
         width: Numbers in each.
-        places: int64[M], which of these.
-        weights: int64[M].
+        starts: int64[G], where runs of 16 of these begin.
+        weights: int64[G, 16], of each run.
         numbers: int64[3]: what is added to their weighted sum, by what that is multiplied, and what it is to reach.
         drawn: int64[at least rows], of which the beginning is overwritten with the rows' indices.
 
@@ -68,11 +70,14 @@ def draw_rows(address: Any, rows: Any, width: Any, places: Any, weights: Any, nu
     start = found = 0
     for row in range(rows):
         ahead = address + 4 * (start + _AHEAD * width)
-        for i in range(len(places)):
-            _ask_for(ahead + 4 * places[i])
+        for i in range(len(starts)):
+            _ask_for(ahead + 4 * starts[i])
         total = first
-        for i in range(len(places)):
-            total += words[start + places[i]] * weights[i]
+        for i in range(len(starts)):
+            at, own = start + starts[i], weights[i]
+            run = words[at : at + RUN]
+            for j in range(RUN):
+                total += run[j] * own[j]
         drawn[found] = row
         found += (total ^ (total >> 32)) * golden >= least
         start += width

@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable
-from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -31,11 +30,11 @@ def kept(function: Any) -> Any:
         return loops(function)
 
 
-def usable(name: str, check: Callable[[Any], None], slower: str) -> ModuleType | None:
+def usable(load: Callable[[], ModuleType], check: Callable[[Any], None], slower: str) -> ModuleType | None:
     """A module of compiled loops; None, with a warning if there is a reason, where numba cannot be used.
 
     Args:
-        name: of the module.
+        load: imports it, from beside where this is defined.
         check: is given the module, compiles what is in it, and raises if it does not do what it should.
         slower: what takes longer without it, for the warning.
     """
@@ -47,12 +46,12 @@ def usable(name: str, check: Callable[[Any], None], slower: str) -> ModuleType |
         # what is not compiled takes a thousand times as long
         if getattr(config, "DISABLE_JIT", False):
             return None
-        found = import_module(name)
+        found = load()
         check(found)
     except Exception as error:  # noqa: BLE001  # whatever a numba raises that is broken, or cannot write
         warnings.warn(
             f"{slower} longer, for what numba compiles cannot be used: {error!r}. Where numba works else, remove what "
-            f"it kept: the *.nbi and *.nbc files of {name}",
+            f"it kept: the *.nbi and *.nbc files of loops beside {load.__module__}",
             stacklevel=4,
         )
         return None

@@ -23,13 +23,25 @@ def kernels() -> ModuleType | None:
 
     The first call compiles them, which takes some four seconds, or reads what an earlier process compiled.
     """
-    return usable(f"{__package__}.kernels", _check, "statistics of activations take")
+    return usable(_kernels, _check, "statistics of activations take")
 
 
 @cache
 def row_kernels() -> ModuleType | None:
     """The compiled loops over rows; None as there."""
-    return usable(f"{__package__}.row_kernels", _check_rows, "a share of the samples takes")
+    return usable(_row_kernels, _check_rows, "a share of the samples takes")
+
+
+def _kernels() -> ModuleType:
+    from xai_lightning.functional.activation import kernels as loops
+
+    return loops
+
+
+def _row_kernels() -> ModuleType:
+    from xai_lightning.functional.activation import row_kernels as loops
+
+    return loops
 
 
 def _check(loops: Any) -> None:

@@ -40,7 +40,13 @@ def kernels() -> ModuleType | None:
 
     The first call compiles them, which takes some four seconds, or reads what an earlier process compiled.
     """
-    return usable(f"{__package__}.kernels", _check, "KernelSHAP, LIME, ablation and occlusion take")
+    return usable(_kernels, _check, "KernelSHAP, LIME, ablation and occlusion take")
+
+
+def _kernels() -> ModuleType:
+    from xai_lightning.functional.attribution import kernels as loops
+
+    return loops
 
 
 def _check(loops: Any) -> None:
@@ -60,8 +66,9 @@ def _check(loops: Any) -> None:
 def _draws_as_torch(loops: Any) -> bool:
     one, random = torch.ones(1, dtype=torch.int64), random_words([5], 4).cpu()
     drawn, even = torch.zeros(2, 1, 4, dtype=torch.int32)
-    _draw_shapley(loops, one * 5, Subsets(one[:0], one * 0, one * 2, torch.tensor([1, 2], dtype=torch.int32)), drawn)
-    _draw_even(loops, one * 5, 3, even)
+    subsets = Subsets(one[:0], one * 0, one * 2, torch.tensor([1, 2], dtype=torch.int32))
+    draw_shapley(one * 5, subsets, drawn, loops=loops)
+    draw_even(one * 5, 2, even, loops=loops)
     second = 1 + ((random[:, :2] & (2**_LOW - 1)) * 2 >> _LOW)
     return torch.equal(drawn[:, 2:], second.int()) and torch.equal(even, random.int() & 3)
 
@@ -75,29 +82,29 @@ def _known() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _mixes_as_torch(loops: Any) -> bool:
     x, b, mask, words = _known()
     rows, inside = x.new_empty(8, 3), (words[..., None] >> mask & 1) > 0
-    _mix(loops, x.view(torch.int32), b.view(torch.int32), 31 - mask.int(), words, rows.view(torch.int32))
+    mix(x.view(torch.int32), b.view(torch.int32), 31 - mask.int(), words, rows.view(torch.int32), loops=loops)
     return torch.equal(rows, torch.where(inside, x[:, None], b[:, None]).flatten(0, 1))
 
 
 def _exchanges_as_torch(loops: Any) -> bool:
     x, b, mask, _ = _known()
     copies, columns, order = x.view(torch.int32).repeat(2, 1, 1), Columns.of(x, b, mask, 2), torch.tensor([1, 0])
-    _exchange(loops, copies, columns, order[:0], order[1:])
-    _exchange(loops, copies, columns, order[1:], order)
+    exchange(copies, columns, order[:0], order[1:], loops=loops)
+    exchange(copies, columns, order[1:], order, loops=loops)
     return torch.equal(copies.view(torch.float32), torch.stack([torch.where(mask == v, b, x) for v in (1, 0)]))
 
 
 def _fits_a_line(loops: Any) -> bool:
     words = _known()[3]
-    found, sound = _fit(loops, words, words.double() * 3 + 1, torch.ones(1, 4, dtype=torch.float64), 2, 1e-5)
+    found, sound = fit(words, words.double() * 3 + 1, torch.ones(1, 4, dtype=torch.float64), 2, 1e-5, loops=loops)
     return bool(sound.all()) and torch.allclose(found, found.new_tensor([3.0, 6.0]))
 
 
 def _weighs_by_angles(loops: Any) -> bool:
     x, b, mask, words = _known()
-    sums = _products(loops, x, b, mask, 2)
+    sums = products(x, b, mask, 2, loops=loops)
     added = sums.tolist() == [[[4.0, 2.0, 2.0], [1.0, 1.0, 1.0]], [[34.0, 8.0, 2.0], [16.0, 4.0, 1.0]]]
-    near = _nearness(loops, words, sums.new_tensor([1.0, 0.0, 0.0]).repeat(2, 2, 1), 1e-8)
+    near = nearness(words, sums.new_tensor([1.0, 0.0, 0.0]).repeat(2, 2, 1), 1e-8, loops=loops)
     cosines = sums.new_tensor([1.0, 0.0, 0.5**0.5, 0.5**0.5])
     return added and torch.allclose(near, -((1 - cosines) ** 2 / 2).expand(2, 4))
 
@@ -108,32 +115,25 @@ def takes(*tensors: Tensor) -> bool:
     return plain and not any(x.is_complex() or x.is_neg() for x in tensors) and kernels() is not None
 
 
-def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor) -> None:
+def _either(loops: Any) -> Any:
+    """These loops, which are being checked, or those that were found to work."""
+    return loops or kernels()
+
+
+def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor, *, loops: Any = None) -> None:
     """Draw all coalitions ``int32[N, S]`` but the first two, a subset for each word of each seed."""
-    _draw_shapley(kernels(), seeds, subsets, words)
+    _either(loops).draw_shapley(seeds.numpy(), *(each.numpy() for each in subsets), words.numpy())
 
 
-def _draw_shapley(loops: Any, seeds: Tensor, subsets: Subsets, words: Tensor) -> None:
-    loops.draw_shapley(seeds.numpy(), *(each.numpy() for each in subsets), words.numpy())
-
-
-def draw_even(seeds: Tensor, number: int, words: Tensor) -> None:
+def draw_even(seeds: Tensor, number: int, words: Tensor, *, loops: Any = None) -> None:
     """Draw coalitions ``int32[N, S]`` of evenly many subsets of ``number`` variables."""
-    _draw_even(kernels(), seeds, 2**number - 1, words)
+    _either(loops).draw_even(seeds.numpy(), 2**number - 1, words.numpy())
 
 
-def _draw_even(loops: Any, seeds: Tensor, inside: int, words: Tensor) -> None:
-    loops.draw_even(seeds.numpy(), inside, words.numpy())
-
-
-def mix(x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor) -> None:
+def mix(x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor, *, loops: Any = None) -> None:
     """Fill ``rows`` with each sample's coalitions: see `kernels.mix`."""
-    _mix(kernels(), x, b, shift, words, rows)
-
-
-def _mix(loops: Any, x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor) -> None:
     room = torch.empty_like(shift)
-    loops.mix(*(each.numpy() for each in (x, b, shift, words, room, rows)))
+    _either(loops).mix(*(each.numpy() for each in (x, b, shift, words, room, rows)))
 
 
 class Columns(NamedTuple):
@@ -160,46 +160,31 @@ class Columns(NamedTuple):
         return cls(x, b, mask.argsort(stable=True), first)
 
 
-def exchange(rows: Tensor, columns: Columns, back: Tensor, off: Tensor) -> None:
+def exchange(rows: Tensor, columns: Columns, back: Tensor, off: Tensor, *, loops: Any = None) -> None:
     """Put variables back and take others from the baseline, one of each copy: see `kernels.exchange`."""
-    _exchange(kernels(), rows, columns, back, off)
+    _either(loops).exchange(*(each.numpy() for each in (rows, *columns, back, off)))
 
 
-def _exchange(loops: Any, rows: Tensor, columns: Columns, back: Tensor, off: Tensor) -> None:
-    loops.exchange(*(each.numpy() for each in (rows, *columns, back, off)))
-
-
-def products(x: Tensor, b: Tensor, mask: Tensor, number: int) -> Tensor:
+def products(x: Tensor, b: Tensor, mask: Tensor, number: int, *, loops: Any = None) -> Tensor:
     """Sums ``float64[N, V, 3]`` of x * x, x * b and b * b: see `kernels.add_products`."""
-    return _products(kernels(), x, b, mask, number)
-
-
-def _products(loops: Any, x: Tensor, b: Tensor, mask: Tensor, number: int) -> Tensor:
     sums = x.new_zeros(len(x), number, 3, dtype=torch.float64)
-    loops.add_products(*(each.contiguous().numpy() for each in (x, b, mask, sums)))
+    _either(loops).add_products(*(each.contiguous().numpy() for each in (x, b, mask, sums)))
     return sums
 
 
-def nearness(words: Tensor, products: Tensor, shortest: float) -> Tensor:
+def nearness(words: Tensor, products: Tensor, shortest: float, *, loops: Any = None) -> Tensor:
     """Exponents of LIME's weights, ``float64[N, S]``: see `kernels.nearness`."""
-    return _nearness(kernels(), words, products, shortest)
-
-
-def _nearness(loops: Any, words: Tensor, products: Tensor, shortest: float) -> Tensor:
     exponents = words.new_empty(words.shape, dtype=torch.float64)
     room = exponents.new_empty(2, words.shape[1])
-    loops.nearness(words.numpy(), products.numpy(), shortest, room.numpy(), exponents.numpy())
+    _either(loops).nearness(words.numpy(), products.numpy(), shortest, room.numpy(), exponents.numpy())
     return exponents
 
 
-def fit(words: Tensor, values: Tensor, weights: Tensor, number: int, least: float) -> tuple[Tensor, Tensor]:
-    """Coefficients ``float64[N, V]``, and whether the equations determine them ``bool[N]``: see `kernels.fit`."""
-    return _fit(kernels(), words, values, weights, number, least)
-
-
-def _fit(
-    loops: Any, words: Tensor, values: Tensor, weights: Tensor, number: int, least: float
+def fit(
+    words: Tensor, values: Tensor, weights: Tensor, number: int, least: float, *, loops: Any = None
 ) -> tuple[Tensor, Tensor]:
+    """Coefficients ``float64[N, V]``, and whether the equations determine them ``bool[N]``: see `kernels.fit`."""
     found, sound = values.new_empty(len(words), number), words.new_empty(len(words), dtype=torch.bool)
-    loops.fit(words.numpy(), values.numpy(), weights.numpy(), least, found.numpy(), sound.numpy())
+    given = (words.numpy(), values.numpy(), weights.numpy(), least, found.numpy(), sound.numpy())
+    _either(loops).fit(*given)
     return found, sound

@@ -79,3 +79,11 @@ def test_digits_are_told_apart_by_the_runs_that_are_read() -> None:
     draw.of(x[:1])
     known = x.flatten(1)[:, draw._known.places]
     assert len(torch.unique(known, dim=0)) > 0.99 * len(x)
+
+
+def test_a_draw_holds_no_memory_that_was_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is pickled with its monitor."""
+    monkeypatch.setattr(torch, "empty", lambda *size, **more: torch.full(size, 77, **more))
+    draw = Share(0.3, 5, 64)
+    draw.of(INPUTS["images"])
+    assert 77 not in list(draw._drawn)[int(draw.of(INPUTS["images"]).sum()) :]

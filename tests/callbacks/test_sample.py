@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from small import IMAGE, TABLE, Classifier, fit, loader, rows
+from small import IMAGE, TABLE, Classifier, fit, loader, rows, trainer
 from xai_lightning import AttributionMonitor, MemorySink
 
 Curves = dict[str, list[float]]
@@ -48,6 +48,19 @@ def test_a_sample_is_explained_alike_whenever_it_is_drawn(method: str, tmp_path:
     """Law 6: only which samples there are depends on the validation. Here all are drawn each time."""
     found = importances(run(tmp_path, method=method, sample_size=200), method)
     assert torch.equal(found[:, 0], found[:, 1])
+
+
+def test_a_fresh_sample_of_numbers_is_explained_as_the_probe_explains_it(tmp_path: Path) -> None:
+    """Law 6: what methods draw for a sample does not depend on what it is a sample of."""
+    model = Classifier(lr=0.0, net=lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)))
+    rest = {"task": "regression", "network": "net", "reader": {"input": "x", "target": "y"}}
+    found = []
+    for sizes in ({"probe_size": 4, "sample_size": 48}, {"probe_size": 48, "sample_size": 0}):
+        sink, many = MemorySink(), {"val": loader(rows(48, seed=1))}
+        monitor = AttributionMonitor("gradient_shap", sinks=[sink], **rest, **sizes)  # type: ignore[arg-type]
+        trainer([monitor], tmp_path).validate(model, many["val"], verbose=False)
+        found.append(importances(curves(sink), "gradient_shap"))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ class Share:
         if known.arrays is None or not fused.takes_rows(inputs):
             return Kept(self._mask(inputs.detach().reshape(n, -1), known))
         if len(self._drawn) < n:
-            self._drawn = torch.empty(n, dtype=torch.int64, device="cpu").numpy()
+            # zeros: what is pickled in mid-validation must not hold whatever the memory held before
+            self._drawn = torch.zeros(n, dtype=torch.int64, device="cpu").numpy()
         count = fused.draw_rows(inputs, *known.arrays, self._drawn)
         return Kept(None, self._drawn, count, n)
 

@@ -1,4 +1,4 @@
-"""Loops that numba compiles, where it is installed; nothing else imports it."""
+"""Loops that numba compiles, where it is installed: how they are compiled, kept, and found to work."""
 
 import os
 import warnings

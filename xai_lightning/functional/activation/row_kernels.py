@@ -19,7 +19,7 @@ _AHEAD = 12
 
 
 def pointing_to(kind: Any) -> Any:
-    """What makes an address one of numbers of this type; kernels.py uses it too, and is to be changed with it."""
+    """What makes an address one of numbers of this type; what was compiled of kernels.py does not see a change here."""
     pointer: Any = types.CPointer(kind)
 
     def pointing(_: Any, address: Any) -> Any:

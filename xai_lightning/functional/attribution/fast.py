@@ -115,25 +115,25 @@ def takes(*tensors: Tensor) -> bool:
     return plain and not any(x.is_complex() or x.is_neg() for x in tensors) and kernels() is not None
 
 
-def _either(loops: Any) -> Any:
+def _working(loops: Any) -> Any:
     """These loops, which are being checked, or those that were found to work."""
     return loops or kernels()
 
 
 def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor, *, loops: Any = None) -> None:
     """Draw all coalitions ``int32[N, S]`` but the first two, a subset for each word of each seed."""
-    _either(loops).draw_shapley(seeds.numpy(), *(each.numpy() for each in subsets), words.numpy())
+    _working(loops).draw_shapley(seeds.numpy(), *(each.numpy() for each in subsets), words.numpy())
 
 
 def draw_even(seeds: Tensor, number: int, words: Tensor, *, loops: Any = None) -> None:
     """Draw coalitions ``int32[N, S]`` of evenly many subsets of ``number`` variables."""
-    _either(loops).draw_even(seeds.numpy(), 2**number - 1, words.numpy())
+    _working(loops).draw_even(seeds.numpy(), 2**number - 1, words.numpy())
 
 
 def mix(x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor, *, loops: Any = None) -> None:
     """Fill ``rows`` with each sample's coalitions: see `kernels.mix`."""
     room = torch.empty_like(shift)
-    _either(loops).mix(*(each.numpy() for each in (x, b, shift, words, room, rows)))
+    _working(loops).mix(*(each.numpy() for each in (x, b, shift, words, room, rows)))
 
 
 class Columns(NamedTuple):
@@ -162,13 +162,13 @@ class Columns(NamedTuple):
 
 def exchange(rows: Tensor, columns: Columns, back: Tensor, off: Tensor, *, loops: Any = None) -> None:
     """Put variables back and take others from the baseline, one of each copy: see `kernels.exchange`."""
-    _either(loops).exchange(*(each.numpy() for each in (rows, *columns, back, off)))
+    _working(loops).exchange(*(each.numpy() for each in (rows, *columns, back, off)))
 
 
 def products(x: Tensor, b: Tensor, mask: Tensor, number: int, *, loops: Any = None) -> Tensor:
     """Sums ``float64[N, V, 3]`` of x * x, x * b and b * b: see `kernels.add_products`."""
     sums = x.new_zeros(len(x), number, 3, dtype=torch.float64)
-    _either(loops).add_products(*(each.contiguous().numpy() for each in (x, b, mask, sums)))
+    _working(loops).add_products(*(each.contiguous().numpy() for each in (x, b, mask, sums)))
     return sums
 
 
@@ -176,7 +176,7 @@ def nearness(words: Tensor, products: Tensor, shortest: float, *, loops: Any = N
     """Exponents of LIME's weights, ``float64[N, S]``: see `kernels.nearness`."""
     exponents = words.new_empty(words.shape, dtype=torch.float64)
     room = exponents.new_empty(2, words.shape[1])
-    _either(loops).nearness(words.numpy(), products.numpy(), shortest, room.numpy(), exponents.numpy())
+    _working(loops).nearness(words.numpy(), products.numpy(), shortest, room.numpy(), exponents.numpy())
     return exponents
 
 
@@ -186,5 +186,5 @@ def fit(
     """Coefficients ``float64[N, V]``, and whether the equations determine them ``bool[N]``: see `kernels.fit`."""
     found, sound = values.new_empty(len(words), number), words.new_empty(len(words), dtype=torch.bool)
     given = (words.numpy(), values.numpy(), weights.numpy(), least, found.numpy(), sound.numpy())
-    _either(loops).fit(*given)
+    _working(loops).fit(*given)
     return found, sound

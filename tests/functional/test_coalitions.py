@@ -2,8 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from xai_lightning.functional import compiled
 from xai_lightning.functional.attribution import Explained, attribute, fast, table_variables
 from xai_lightning.functional.attribution.ablation import Ablation
 from xai_lightning.functional.attribution.coalitions import Coalitions, _limits, even_coalitions, shapley_coalitions
-from xai_lightning.functional.attribution.mixture import Mixture, block
+from xai_lightning.functional.attribution.mixture import Mixture, Without
 from xai_lightning.functional.attribution.surrogates import LEAST, _fitted, coefficients, nearness
 from xai_lightning.functional.rng import random_words
 
@@ -45,8 +47,23 @@ def _way(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name, loop in vars(loops).items():
             if hasattr(loop, "py_func"):
                 monkeypatch.setattr(loops, name, loop.py_func)
+        monkeypatch.setattr(threads().Bound, "__call__", in_two_parts)
     with np.errstate(all="ignore"):
         yield
+
+
+def in_two_parts(bound: Any, turns: int) -> None:
+    """What threads do, one after the other."""
+    arrays = [tensor.numpy() for tensor in bound.tensors]
+    for begin, end in ((turns // 2, turns), (0, turns // 2)):
+        bound.shared.loop.py_func(begin, end, *arrays)
+
+
+def threads() -> Any:
+    """Can be imported where numba is installed."""
+    from xai_lightning.functional import threads as loops_in_threads
+
+    return loops_in_threads
 
 
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,9 +158,9 @@ def test_a_mixture_has_the_very_bits_of_the_sample_or_the_baseline(dtype: torch.
     mask = (torch.arange(40) % number)[None]
     coalitions = even_coalitions(6, number, seeds=[1, 2])
     mixture = Mixture(x, b, mask, coalitions, 8)
-    for samples, drawn in ((slice(0, 1), slice(0, 6)), (slice(1, 2), slice(2, 6)), (slice(0, 2), slice(0, 4))):
-        inside = coalitions.present[samples, drawn][:, :, mask[0]]
-        expected = torch.where(inside, x[samples, None], b[samples, None]).flatten(0, 1)
+    for samples, drawn in ((range(1), range(6)), (range(1, 2), range(2, 6)), (range(2), range(4))):
+        inside = coalitions.present[samples][:, drawn][:, :, mask[0]]
+        expected = torch.where(inside, x[samples][:, None], b[samples][:, None]).flatten(0, 1)
         assert equal_bits(mixture.of(samples, drawn), expected)
 
 
@@ -156,13 +173,12 @@ def test_ablation_shows_the_network_the_very_bits_of_each_input(dtype: torch.dty
 
     def forward(rows: Tensor) -> Tensor:
         seen.append(rows.clone())
-        if len(seen) > 1:
-            rows.zero_()  # a block that a network writes into is none the worse
+        rows.zero_()  # what a network writes into its input spoils nothing
         return torch.zeros(len(rows))
 
     Ablation(forward).attribute((x.clone(),), (b,), (mask,), perturbations_per_eval=at_once)
-    expected = [torch.where(mask == variable, b, x) for variable in range(3)]
-    assert equal_bits(torch.cat(seen[1:]), torch.cat(expected))
+    expected = [torch.where(mask == variable, b, x) for variable in range(4)]
+    assert equal_bits(torch.cat(seen), torch.stack(expected, dim=1).flatten(0, 1))
 
 
 @pytest.mark.usefixtures("_way")
@@ -171,24 +187,27 @@ def test_mixtures_of_any_width_and_number_of_coalitions_are_whole(width: int) ->
     """Registers and pairs of rows end in the middle of what is mixed."""
     x, b = torch.randn(2, 3, width)
     mask, coalitions = torch.arange(width)[None] % 5, even_coalitions(7, 5, seeds=range(3))
-    for drawn in (slice(0, 7), slice(1, 5), slice(6, 7)):
+    for drawn in (range(7), range(1, 5), range(6, 7)):
         inside = coalitions.present[:, drawn][:, :, mask[0]]
         expected = torch.where(inside, x[:, None], b[:, None]).flatten(0, 1)
-        assert torch.equal(Mixture(x, b, mask, coalitions, 21).of(slice(0, 3), drawn), expected)
+        assert torch.equal(Mixture(x, b, mask, coalitions, 21).of(range(3), drawn), expected)
 
 
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("inference", [False, True])
-def test_a_block_is_whole_again_after_a_network_wrote_into_it(*, inference: bool) -> None:
-    """Trap 15; each time with a block that is exchanged, and at the end with fewer copies."""
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_are_whole_again_after_a_network_wrote_into_them(*, inference: bool, shared: bool) -> None:
+    """Trap 15; of one sample some variables, and of several all."""
     with torch.inference_mode(inference):
         x, b = torch.randn(2, 4, 6)
-        mask, copies = torch.tensor([[0, 1, 0, 2, 3, 1]]), block(x, b, torch.tensor([[0, 1, 0, 2, 3, 1]]), 2, number=4)
-        for variables, spoil in (([0, 1], False), ([2, 3], True), ([1, 0], True), ([3], False), ([0], False)):
-            rows = copies.without(torch.tensor(variables))
-            assert torch.equal(rows, torch.cat([torch.where(mask == v, b, x) for v in variables]))
-            if spoil:
-                rows[1:3].mul_(2)
+        b = b[:1].expand(4, 6) if shared else b
+        mask = torch.tensor([[0, 1, 0, 2, 3, 1]])
+        without = Without(x, b, mask, 8)
+        for samples, variables in ((range(1, 2), range(2)), (range(2, 3), range(2, 5)), (range(1, 3), range(4))):
+            rows = without.of(samples, variables)
+            expected = torch.stack([torch.where(mask == v, b, x)[samples] for v in variables], dim=1)
+            assert torch.equal(rows, expected.flatten(0, 1))
+            rows.mul_(2)
 
 
 @pytest.mark.usefixtures("_way")
@@ -203,8 +222,8 @@ def test_ablation_of_several_inputs_changes_one_of_them_at_a_time(at_once: int) 
         return rows[0].sum(dim=1)
 
     Ablation(forward).attribute(x, b, masks, perturbations_per_eval=at_once)
-    expected = [torch.where(torch.cat(masks, dim=1) == v, 0, torch.cat(x, dim=1)) for v in range(9)]
-    assert torch.equal(torch.cat(seen[1:]), torch.cat(expected))
+    expected = [torch.where(torch.cat(masks, dim=1) == v, 0, torch.cat(x, dim=1)) for v in range(10)]
+    assert torch.equal(torch.cat(seen), torch.stack(expected, dim=1).flatten(0, 1))
 
 
 class First(torch.nn.Module):
@@ -348,22 +367,27 @@ def test_networks_in_torch_of_any_default_type_and_device_can_be_explained() -> 
         with torch.device("meta"):
             fast_again = fast.kernels.__wrapped__() if hasattr(fast.kernels, "__wrapped__") else None
         rows = Mixture(torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[0, 1, 1]]), even_coalitions(4, 2, [1, 2]), 8)
-        assert rows.of(slice(0, 2), slice(0, 4)).dtype == torch.float64
+        assert rows.of(range(2), range(4)).dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
     assert fast_again is fast.kernels()
 
 
+LOOPS = ["draw_shapley", "draw_even", "mix", "leave_out", "fit", "fit_whole", "nearness", "add_products"]
+
+
 @pytest.mark.usefixtures("_compiled")
-@pytest.mark.parametrize("name", ["draw_shapley", "draw_even", "mix", "exchange", "fit", "nearness", "add_products"])
+@pytest.mark.parametrize("name", LOOPS)
 @pytest.mark.parametrize("fault", ["does nothing", "raises"])
 def test_loops_that_do_not_work_are_told_and_left_alone(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    def broken(*arguments: Any) -> None:
-        if fault == "raises":
-            raise OSError("no space left on device")
+    class Broken:
+        def on(self, *tensors: Tensor) -> Callable[[int], None]:
+            if fault == "raises":
+                raise OSError("no space left on device")
+            return lambda turns: None
 
-    monkeypatch.setattr(fast.kernels(), name, broken)
+    monkeypatch.setattr(fast.kernels(), name, Broken())
     fast.kernels.cache_clear()
     try:
         with pytest.warns(
@@ -373,6 +397,45 @@ def test_loops_that_do_not_work_are_told_and_left_alone(name: str, fault: str, m
     finally:
         monkeypatch.undo()
         fast.kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("team", [True, False], ids=["shared", "alone"])
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("turns", [0, 1, 2, 7, 8, 9, 1000])
+def test_threads_do_each_turn_of_a_loop_once(
+    turns: int, number: int, team: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done twice would be added twice."""
+    if not team:
+        monkeypatch.setattr(threads(), "in_threads", lambda: None)
+    before, x = torch.get_num_threads(), torch.randn(turns, 3)
+    torch.set_num_threads(number)
+    try:
+        for _ in range(20):
+            sums = fast.products(x, torch.ones(1, 3), torch.tensor([0, 0, 1]), 2)
+            torch.testing.assert_close(sums[:, 0, 1], x[:, :2].double().sum(dim=1))
+            torch.testing.assert_close(sums[:, 1, 0], x[:, 2].double().square())
+            assert torch.equal(sums[:, :, 2], sums.new_tensor([2.0, 1.0]).expand(turns, 2))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="torch has other threads")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch may have another OpenMP")
+def test_the_threads_are_those_of_torch() -> None:
+    """Of which there are no more afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.ones(2**20).sum()
+        held = len(list(Path("/proc/self/task").iterdir()))
+        fast.products(torch.ones(1000, 3), torch.ones(1, 3), torch.tensor([0, 0, 1]), 2)
+        assert threads().in_threads() is not None
+        assert len(list(Path("/proc/self/task").iterdir())) == held
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("_compiled")

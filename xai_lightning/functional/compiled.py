@@ -30,6 +30,22 @@ def kept(function: Any) -> Any:
         return loops(function)
 
 
+def kept_callback(signature: Any) -> Any:
+    """Makes a function that other than Python calls; it is kept likewise."""
+    from numba import cfunc
+
+    options = {key: value for key, value in _OPTIONS.items() if key != "nogil"}
+    homeless = os.path.expanduser("~") == "~"  # noqa: PTH111
+
+    def made(function: Any) -> Any:
+        try:
+            return cfunc(signature, cache=not homeless, **options)(function)
+        except RuntimeError:
+            return cfunc(signature, **options)(function)
+
+    return made
+
+
 def usable(load: Callable[[], ModuleType], check: Callable[[Any], None], slower: str) -> ModuleType | None:
     """A module of compiled loops; None, with a warning if there is a reason, where numba cannot be used.
 

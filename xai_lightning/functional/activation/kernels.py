@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numba import carray, float32
 
-from xai_lightning.functional.activation.row_kernels import pointing_to
 from xai_lightning.functional.activation.table import (
     ADDED,
     FAR,
@@ -30,6 +29,7 @@ from xai_lightning.functional.activation.table import (
     ZEROS,
 )
 from xai_lightning.functional.compiled import kept, loops
+from xai_lightning.functional.threads import pointing_to
 
 # places of what is wanted of a block
 _HIGHER, _HISTOGRAM, _SPARSITY, _LIMITS, _LOW, _HIGH, _MOST, _SMALLEST, _LARGEST = range(9)

@@ -11,24 +11,12 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from xai_lightning.functional.compiled import kept
+from xai_lightning.functional.threads import pointing_to
 
 #: How many numbers stand side by side by which a row is drawn: known when it is compiled, they are read together.
 RUN = 16
 # so many rows ahead, memory is asked for what rows are drawn by: a batch is mostly too large to be near
 _AHEAD = 12
-
-
-def pointing_to(kind: Any) -> Any:
-    """What makes an address one of numbers of this type; what was compiled of kernels.py does not see a change here."""
-    pointer: Any = types.CPointer(kind)
-
-    def pointing(_: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
-            return builder.inttoptr(values[0], context.get_value_type(pointer))
-
-        return pointer(address), generate
-
-    return intrinsic(pointing)
 
 
 def _asked_for(_: Any, address: Any) -> Any:

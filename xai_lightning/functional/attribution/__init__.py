@@ -130,7 +130,7 @@ def _fitted(baselines: Inputs, inputs: Inputs) -> Inputs:
     for x, b in zip(inputs, baselines, strict=True):
         if len(b) not in (1, len(x)):
             raise ValueError(f"baselines must have one row, or one for each of {len(x)} samples; got {list(b.shape)}")
-        fitted.append(b.expand_as(x).contiguous())
+        fitted.append(b.expand_as(x))
     return tuple(fitted)
 
 

@@ -1,7 +1,7 @@
 """Feature ablation and occlusion: what the scalar loses when one variable after another is set to the baseline.
 
 captum rebuilds every perturbed input with several passes over it, which takes longer than a small network's own. Here
-a block holds the samples once for each of several variables, which are exchanged bit by bit for the baseline's.
+they are written once, into a block that stays near the processor.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import captum.attr
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.attribution.mixture import block, on_numbers
+from xai_lightning.functional.attribution.mixture import Without, on_numbers, scalars
 
 
 class Ablation:
@@ -32,7 +32,7 @@ class Ablation:
         inputs: tuple[Tensor, ...],
         baselines: tuple[Tensor, ...],
         feature_mask: tuple[Tensor, ...],
-        additional_forward_args: Any = (),
+        additional_forward_args: tuple[Tensor, ...] = (),
         perturbations_per_eval: int = 1,
     ) -> tuple[Tensor, ...]:
         """Effects, repeated on each number of a variable, as captum's methods do.
@@ -44,18 +44,14 @@ class Ablation:
             additional_forward_args: further arguments, a row per sample.
             perturbations_per_eval: variables of each sample in one forward pass.
         """
-        number, extras = 1 + max(int(mask.max()) for mask in feature_mask), tuple(additional_forward_args)
-        whole = self._forward(*inputs, *extras)
-        held = min(max(1, perturbations_per_eval), number)
-        blocks = [block(*each, held, number=number) for each in zip(inputs, baselines, feature_mask, strict=True)]
-        repeated = [extra.repeat(held, *[1] * (extra.ndim - 1)) for extra in extras] if held > 1 else extras
-        effects = []
-        for variables in torch.split(torch.arange(number, device=whole.device), held):
-            rows = (each.without(variables) for each in blocks)
-            beside = (extra[: len(variables) * len(whole)] for extra in repeated)
-            effects.append(whole - self._forward(*rows, *beside).reshape(len(variables), -1))
-        found = torch.cat(effects).T.contiguous()
-        return tuple(on_numbers(found, mask) for mask in feature_mask)
+        number, samples = 1 + max(int(mask.max()) for mask in feature_mask), len(inputs[0])
+        at_once = max(1, perturbations_per_eval) * samples
+        given = zip(inputs, baselines, feature_mask, strict=True)
+        parts = [Without(*each, min(at_once, (number + 1) * samples)) for each in given]
+        # the last form leaves out a variable that no number belongs to
+        found, _ = scalars(self._forward, parts, additional_forward_args, (samples, number + 1), at_once)
+        effects = found[:, -1:] - found[:, :-1]
+        return tuple(on_numbers(effects, mask) for mask in feature_mask)
 
 
 class Windows:
@@ -95,8 +91,9 @@ class Windows:
         if strides == sliding_window_shapes:
             mask = _tiles(inputs[0].shape[1:], sliding_window_shapes[0]).to(inputs[0].device)
             return Ablation(self._forward).attribute(inputs, feature_mask=(mask[None],), **common)
+        given = tuple(x.clone() for x in inputs)
         found: tuple[Tensor, ...] = captum.attr.Occlusion(self._forward).attribute(
-            inputs, sliding_window_shapes=sliding_window_shapes, strides=strides, **common
+            given, sliding_window_shapes=sliding_window_shapes, strides=strides, **common
         )
         return found
 

@@ -97,7 +97,8 @@ def _change(how: Run, question: Question) -> Tensor:
         piece = question.take(slice(i, i + size))
         with torch.no_grad():
             after: Tensor = how.explained(*piece.inputs, piece.targets, *piece.rest)
-            before: Tensor = how.explained(*piece.baselines, piece.targets, *piece.rest)
+            baselines = (b.contiguous() for b in piece.baselines)
+            before: Tensor = how.explained(*baselines, piece.targets, *piece.rest)
         changes.append(after.double() - before.double())
     return torch.cat(changes)
 
@@ -154,7 +155,7 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
     spec, given = how.spec, _arguments(how, question)
     if spec.seeded:
         given["seeds"] = seeds
-    inputs = tuple(x.detach().clone() for x in question.inputs)
+    inputs = tuple(x.detach() if spec.compiled else x.detach().clone() for x in question.inputs)
     if spec.gradient:
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
     method = spec.make(how.explained, how.layer)

@@ -15,7 +15,9 @@ from xai_lightning.functional.rng import random_words
 
 #: Words have a bit for each variable, and none for the sign.
 MOST_VARIABLES = 31
-_LOW = 43
+#: Types of the weights of a fit: of whole numbers, which are exact where they add up to at most 2^24, and of others.
+WEIGHTS = torch.float32, torch.float64
+EXACT, _LOW = 2**24, 43
 
 
 class Subsets(NamedTuple):
@@ -55,7 +57,7 @@ def _check(loops: Any) -> None:
         same = {
             "drawn": _draws_as_torch(loops),
             "mixed": _mixes_as_torch(loops),
-            "exchanged": _exchanges_as_torch(loops),
+            "left out": _leaves_out_as_torch(loops),
             "fitted": _fits_a_line(loops),
             "weighted": _weighs_by_angles(loops),
         }
@@ -82,22 +84,23 @@ def _known() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _mixes_as_torch(loops: Any) -> bool:
     x, b, mask, words = _known()
     rows, inside = x.new_empty(8, 3), (words[..., None] >> mask & 1) > 0
-    mix(x.view(torch.int32), b.view(torch.int32), 31 - mask.int(), words, rows.view(torch.int32), loops=loops)
+    Mixer(*(each.view(torch.int32) for each in (x, b, 31 - mask.int(), words, rows)), loops=loops)(0, 2)
     return torch.equal(rows, torch.where(inside, x[:, None], b[:, None]).flatten(0, 1))
 
 
-def _exchanges_as_torch(loops: Any) -> bool:
+def _leaves_out_as_torch(loops: Any) -> bool:
     x, b, mask, _ = _known()
-    copies, columns, order = x.view(torch.int32).repeat(2, 1, 1), Columns.of(x, b, mask, 2), torch.tensor([1, 0])
-    exchange(copies, columns, order[:0], order[1:], loops=loops)
-    exchange(copies, columns, order[1:], order, loops=loops)
-    return torch.equal(copies.view(torch.float32), torch.stack([torch.where(mask == v, b, x) for v in (1, 0)]))
+    rows = x.new_empty(4, 3)
+    given = (each.view(torch.int32) for each in (x, b, mask.int(), rows))
+    Leaver(*given, loops=loops)(range(2), range(2))
+    return torch.equal(rows.view(2, 2, 3), torch.stack([torch.where(mask == v, b, x) for v in (0, 1)], dim=1))
 
 
 def _fits_a_line(loops: Any) -> bool:
     words = _known()[3]
-    found, sound = fit(words, words.double() * 3 + 1, torch.ones(1, 4, dtype=torch.float64), 2, 1e-5, loops=loops)
-    return bool(sound.all()) and torch.allclose(found, found.new_tensor([3.0, 6.0]))
+    values, slopes = words.double() * 3 + 1, torch.tensor([3.0, 6.0], dtype=torch.float64)
+    fits = [fit(words, values, torch.ones(1, 4, dtype=kind), 2, 1e-5, loops=loops) for kind in WEIGHTS]
+    return all(bool(sound.all()) and torch.allclose(found, slopes.expand(2, 2)) for found, sound in fits)
 
 
 def _weighs_by_angles(loops: Any) -> bool:
@@ -122,61 +125,66 @@ def _working(loops: Any) -> Any:
 
 def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor, *, loops: Any = None) -> None:
     """Draw all coalitions ``int32[N, S]`` but the first two, a subset for each word of each seed."""
-    _working(loops).draw_shapley(seeds.numpy(), *(each.numpy() for each in subsets), words.numpy())
+    _working(loops).draw_shapley.on(seeds, *subsets, words)(len(seeds))
 
 
 def draw_even(seeds: Tensor, number: int, words: Tensor, *, loops: Any = None) -> None:
     """Draw coalitions ``int32[N, S]`` of evenly many subsets of ``number`` variables."""
-    _working(loops).draw_even(seeds.numpy(), 2**number - 1, words.numpy())
+    _working(loops).draw_even.on(seeds, torch.tensor([2**number - 1]), words)(len(seeds))
 
 
-def mix(x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor, *, loops: Any = None) -> None:
-    """Fill ``rows`` with each sample's coalitions: see `kernels.mix`."""
-    room = torch.empty_like(shift)
-    _working(loops).mix(*(each.numpy() for each in (x, b, shift, words, room, rows)))
-
-
-class Columns(NamedTuple):
-    """Samples and baselines, and which columns each variable has.
+class Mixer:
+    """Mixes the numbers of samples and baselines: see `kernels.mix`.
 
     Args:
         x: int32[N, W], the bits of the samples.
         b: int32[N, W], of the baselines.
-        order: int64[W], the columns by variable.
-        first: int64[V + 1], where those of each variable begin.
+        shift: int32[W].
+        words: int32[N, S].
+        rows: int32[at least so many, W], where they are written to.
     """
 
-    x: Tensor
-    b: Tensor
-    order: Tensor
-    first: Tensor
+    def __init__(self, x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor, *, loops: Any = None) -> None:
+        self._first = shift.new_zeros(1, dtype=torch.int64)
+        self._mix = _working(loops).mix.on(self._first, x, b, shift, words, rows)
 
-    @classmethod
-    def of(cls, x: Tensor, b: Tensor, mask: Tensor, number: int) -> "Columns":
-        """Of samples, baselines ``[N, W]``, and the variable ``int64[W]`` of each number, of ``number`` in all."""
-        sizes = torch.bincount(mask, minlength=number)
-        first = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-        x, b = (each.contiguous().view(torch.int32) for each in (x, b))
-        return cls(x, b, mask.argsort(stable=True), first)
+    def __call__(self, first: int, count: int) -> None:
+        """Write all coalitions of some samples."""
+        self._first.fill_(first)
+        self._mix(count)
 
 
-def exchange(rows: Tensor, columns: Columns, back: Tensor, off: Tensor, *, loops: Any = None) -> None:
-    """Put variables back and take others from the baseline, one of each copy: see `kernels.exchange`."""
-    _working(loops).exchange(*(each.numpy() for each in (rows, *columns, back, off)))
+class Leaver:
+    """Leaves one variable after the other out: see `kernels.leave_out`.
+
+    Args:
+        x: int32[N, W], the bits of the samples.
+        b: int32[N, W], of the baselines.
+        owner: int32[W], the variable of each number.
+        rows: int32[at least so many, W], where they are written to.
+    """
+
+    def __init__(self, x: Tensor, b: Tensor, owner: Tensor, rows: Tensor, *, loops: Any = None) -> None:
+        self._where = owner.new_zeros(3, dtype=torch.int64)
+        self._leave_out = _working(loops).leave_out.on(self._where, x, b, owner, rows)
+
+    def __call__(self, samples: range, variables: range) -> None:
+        """Write some samples without each of some variables."""
+        self._where.copy_(torch.tensor([samples.start, variables.start, len(variables)]))
+        self._leave_out(len(samples))
 
 
 def products(x: Tensor, b: Tensor, mask: Tensor, number: int, *, loops: Any = None) -> Tensor:
     """Sums ``float64[N, V, 3]`` of x * x, x * b and b * b: see `kernels.add_products`."""
     sums = x.new_zeros(len(x), number, 3, dtype=torch.float64)
-    _working(loops).add_products(*(each.contiguous().numpy() for each in (x, b, mask, sums)))
+    _working(loops).add_products.on(*(each.contiguous() for each in (x, b, mask, sums)))(len(x))
     return sums
 
 
 def nearness(words: Tensor, products: Tensor, shortest: float, *, loops: Any = None) -> Tensor:
     """Exponents of LIME's weights, ``float64[N, S]``: see `kernels.nearness`."""
     exponents = words.new_empty(words.shape, dtype=torch.float64)
-    room = exponents.new_empty(2, words.shape[1])
-    _working(loops).nearness(words.numpy(), products.numpy(), shortest, room.numpy(), exponents.numpy())
+    _working(loops).nearness.on(words, products, exponents.new_tensor([shortest]), exponents)(len(words))
     return exponents
 
 
@@ -185,6 +193,6 @@ def fit(
 ) -> tuple[Tensor, Tensor]:
     """Coefficients ``float64[N, V]``, and whether the equations determine them ``bool[N]``: see `kernels.fit`."""
     found, sound = values.new_empty(len(words), number), words.new_empty(len(words), dtype=torch.bool)
-    given = (words.numpy(), values.numpy(), weights.numpy(), least, found.numpy(), sound.numpy())
-    _working(loops).fit(*given)
+    fitting = _working(loops).fit if weights.dtype == torch.float64 else _working(loops).fit_whole
+    fitting.on(words, values, weights, values.new_tensor([least]), found, sound)(len(words))
     return found, sound

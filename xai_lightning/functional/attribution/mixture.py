@@ -1,5 +1,8 @@
 """Inputs that have only some variables, and the baseline's other ones."""
 
+import math
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,6 +31,15 @@ def on_numbers(found: Tensor, mask: Tensor) -> Tensor:
     return found.index_select(1, mask.flatten()).view(len(found), *mask.shape[1:])
 
 
+def distinct(rows: Tensor) -> Tensor:
+    """Rows, or the only one that is repeated: ``[N or 1, ...]``."""
+    return rows[:1] if rows.stride(0) == 0 else rows
+
+
+def _of(rows: Tensor, some: slice) -> Tensor:
+    return rows if len(rows) == 1 else rows[some]
+
+
 class Mixture:
     """Inputs of which each coalition keeps some variables, and has the baseline's other ones.
 
@@ -42,83 +54,115 @@ class Mixture:
     def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, coalitions: Coalitions, room: int) -> None:
         self._inputs, self._baselines, self._mask, self._coalitions = inputs, baselines, mask[0], coalitions
         self._bits = bits(inputs, baselines) if coalitions.words is not None else None
-        if self._bits:
-            self._rows = inputs.new_empty(room, inputs[0].numel())
-            self._x, self._b = (x.flatten(1).contiguous().view(self._bits) for x in (inputs, baselines))
-            # from a variable's place to the sign, and from there to all bits
-            self._sign = torch.iinfo(self._bits).bits - 1
-            self._shift = (self._sign - self._mask.flatten()).to(self._bits)
-            self._fast = coalitions.words is not None and fast.takes(inputs, baselines, coalitions.words)
+        if self._bits is None or coalitions.words is None:
+            return
+        self._rows = inputs.new_empty(room, inputs[0].numel())
+        self._x, self._b = (x.flatten(1).contiguous().view(self._bits) for x in (inputs, distinct(baselines)))
+        # from a variable's place to the sign, and from there to all bits
+        self._sign = torch.iinfo(self._bits).bits - 1
+        self._shift = (self._sign - self._mask.flatten()).to(self._bits)
+        self._mixer = self._mixer_of(coalitions.words) if fast.takes(inputs, baselines, coalitions.words) else None
 
-    def of(self, samples: slice, drawn: slice) -> Tensor:
+    def _mixer_of(self, words: Tensor) -> fast.Mixer:
+        return fast.Mixer(self._x, self._b, self._shift, words.contiguous(), self._rows.view(torch.int32))
+
+    def of(self, samples: range, drawn: range) -> Tensor:
         """Inputs ``[N' * S', ...]`` of some samples with some of their coalitions."""
+        some, these = slice(samples.start, samples.stop), slice(drawn.start, drawn.stop)
         shape = self._inputs.shape[1:]
         if self._bits is None or self._coalitions.words is None:
-            x, b = self._inputs[samples], self._baselines[samples]
-            inside = self._coalitions.present[samples, drawn][:, :, self._mask]
+            x, b = self._inputs[some], self._baselines[some]
+            inside = self._coalitions.present[some, these][:, :, self._mask]
             return torch.where(inside, x[:, None], b[:, None]).flatten(0, 1)
-        words, x, b = self._coalitions.words[samples, drawn].contiguous(), self._x[samples], self._b[samples]
-        rows = self._rows[: words.numel()]
-        if self._fast:
-            fast.mix(x, b, self._shift, words, rows.view(self._bits))
+        rows = self._rows[: len(samples) * len(drawn)]
+        if self._mixer:
+            whole = len(drawn) == self._coalitions.words.shape[1]
+            mixer = self._mixer if whole else self._mixer_of(self._coalitions.words[:, these])
+            mixer(samples.start, len(samples))
             return rows.view(-1, *shape)
+        words, x, b = self._coalitions.words[some, these], self._x[some], _of(self._b, some)
         inside = rows.view(self._bits).view(*words.shape, -1)
         torch.bitwise_left_shift(words.to(self._bits)[..., None], self._shift, out=inside)
         inside.bitwise_right_shift_(self._sign).bitwise_and_((x ^ b)[:, None]).bitwise_xor_(b[:, None])
         return rows.view(-1, *shape)
 
 
-class _Block:
-    """All samples several times, ``[K, N, ...]``, each time without another variable; overwritten by the next ones.
+class Without:
+    """Inputs of which one variable after the other has the baseline's numbers.
 
     Args:
         inputs: ``[N, ...]``.
         baselines: like the inputs.
         mask: ``[1, ...]``, the variable of each number.
-        count: how many times at most.
+        room: how many rows are held at once, at most; they are overwritten by the next ones.
     """
 
-    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, count: int) -> None:
-        self._inputs, self._baselines, self._mask = inputs, baselines, mask.flatten()
-        self._bits = bits(inputs, baselines)
-        if self._bits:
-            self._x, b = (x.flatten(1).view(self._bits) for x in (inputs, baselines))
-            self._difference, self._rows = self._x ^ b, self._x.new_empty(count, *self._x.shape)
+    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, room: int) -> None:
+        self._inputs, self._baselines, self._mask = inputs, baselines, mask[0]
+        self._bits, self._leaver = bits(inputs, baselines), None
+        if self._bits is None:
+            return
+        self._rows = inputs.new_empty(room, inputs[0].numel())
+        self._x, self._b = (x.flatten(1).contiguous().view(self._bits) for x in (inputs, distinct(baselines)))
+        if fast.takes(inputs, baselines):
+            owner = self._mask.flatten().int()
+            self._leaver = fast.Leaver(self._x, self._b, owner, self._rows.view(torch.int32))
 
-    def without(self, variables: Tensor) -> Tensor:
-        """The samples without each variable ``int64[K]``, ``[K * N, ...]``."""
-        off = self._mask == variables[:, None]
-        if not self._bits:
-            rows = torch.where(off.view(-1, 1, *self._inputs.shape[1:]), self._baselines, self._inputs)
-            return rows.flatten(0, 1)
-        rows = self._rows[: len(variables)]
-        torch.bitwise_and(self._difference, off[:, None].to(self._bits).neg_(), out=rows).bitwise_xor_(self._x)
-        return rows.view(self._inputs.dtype).view(-1, *self._inputs.shape[1:])
-
-
-class _Exchanged:
-    """The same where numba is installed: what changes from one block to the next is all that is written."""
-
-    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, count: int, *, number: int) -> None:
-        self._shape, self._x = inputs.shape[1:], inputs.flatten(1)
-        self._columns = fast.Columns.of(self._x, baselines.flatten(1), mask.flatten(), number)
-        self._rows, self._version = self._x.new_empty(count, *self._x.shape), -1
-        self._without = torch.arange(0)
-
-    def without(self, variables: Tensor) -> Tensor:
-        """The samples without each variable ``int64[K]``, ``[K * N, ...]``."""
-        # a network may have written into what it was given
-        if self._rows.is_inference() or self._rows._version != self._version:
-            self._rows.copy_(self._x)
-            self._version = -1 if self._rows.is_inference() else self._rows._version
-            self._without = variables[:0]
-        fast.exchange(self._rows.view(torch.int32), self._columns, self._without, variables)
-        self._without = variables
-        return self._rows[: len(variables)].view(-1, *self._shape)
+    def of(self, samples: range, variables: range) -> Tensor:
+        """Inputs ``[N' * V', ...]`` of some samples without each of some variables."""
+        shape, some = self._inputs.shape[1:], slice(samples.start, samples.stop)
+        if self._leaver:
+            self._leaver(samples, variables)
+            return self._rows[: len(samples) * len(variables)].view(-1, *shape)
+        left_out = torch.stack([self._mask == variable for variable in variables])
+        if self._bits is None:
+            return torch.where(left_out, self._baselines[some, None], self._inputs[some, None]).flatten(0, 1)
+        x, b, off = self._x[some, None], _of(self._b, some)[:, None], left_out.flatten(1).to(self._bits).neg_()
+        rows = self._rows[: len(samples) * len(variables)].view(self._bits).view(len(x), len(off), -1)
+        torch.bitwise_and(x ^ b, off, out=rows).bitwise_xor_(x)
+        return rows.view(self._inputs.dtype).view(-1, *shape)
 
 
-def block(inputs: Tensor, baselines: Tensor, mask: Tensor, count: int, *, number: int) -> _Block | _Exchanged:
-    """All samples several times, by which of the two ways can be taken; of ``number`` variables of all inputs."""
-    if bits(inputs, baselines) and fast.takes(inputs, baselines):
-        return _Exchanged(inputs, baselines, mask, count, number=number)
-    return _Block(inputs, baselines, mask, count)
+def even(count: int, most: int) -> int:
+    """The size of blocks of at most ``most``, all but alike: a last one of few rows would take longer for each."""
+    return math.ceil(count / math.ceil(count / max(1, most)))
+
+
+def scalars(
+    forward: Callable[..., Tensor],
+    parts: Sequence[Mixture | Without],
+    extras: Sequence[Tensor],
+    shape: tuple[int, int],
+    at_once: int,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, torch.dtype]:
+    """The scalar ``[N, S]`` of each sample in each of its forms: of several samples at once, or some forms of one.
+
+    Args:
+        forward: maps inputs ``[M, ...]`` to scalars ``[M]``.
+        parts: of each input.
+        extras: further arguments, a row per sample.
+        shape: samples N and forms S.
+        at_once: how many rows one forward pass may have.
+        dtype: of what is returned; that of the network's scalars if not given.
+
+    Returns:
+        The scalars, and of which type the network's were.
+    """
+    samples, forms = shape
+    together, found, kind = min(at_once, forms), torch.empty(0), torch.float32
+    size = even(samples, at_once // forms)
+    for i in range(0, samples, size):
+        some = range(i, min(i + size, samples))
+        for k in range(0, forms, together):
+            these = range(k, min(k + together, forms))
+            beside = (_repeated(extra[some.start : some.stop], len(these)) for extra in extras)
+            values = forward(*(part.of(some, these) for part in parts), *beside)
+            if not found.numel():
+                found, kind = values.new_empty(samples, forms, dtype=dtype), values.dtype
+            found[some.start : some.stop, these.start : these.stop] = values.view(len(some), len(these))
+    return found, kind
+
+
+def _repeated(x: Tensor, count: int) -> Tensor:
+    return x[:, None].expand(len(x), count, *x.shape[1:]).flatten(0, 1)

@@ -1,6 +1,5 @@
 """Gradients along straight paths from the baseline, in blocks that fit at once."""
 
-import math
 from functools import lru_cache, partial
 from typing import Any
 
@@ -9,6 +8,7 @@ from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
 from xai_lightning.functional.attribution.adaptive import fixed, refine
+from xai_lightning.functional.attribution.mixture import even
 from xai_lightning.functional.attribution.question import KEPT, Found, Inputs, Question, Run
 
 
@@ -45,14 +45,14 @@ def _block(how: Run, piece: Question, points: Inputs, sample: Tensor, where: sli
 def by_rule(how: Run, question: Question) -> Inputs:
     """Integrated gradients by one of captum's rules; captum forms all points of all samples before it begins."""
     places, weights = _rule(str(how.options.get("method", "gausslegendre")), int(how.options["n_steps"]))
-    held = max(1, how.at_once // question.numbers)
+    held, count = max(1, how.at_once // question.numbers), len(question.targets)
+    # all nodes of few samples rather than few of all: what is read and added up again stays near the processor
+    size, together = even(count, held // len(places)), even(len(places), held)
     parts = []
-    for i in range(0, len(question.targets), held):
-        piece = question.take(slice(i, i + held))
-        blocks, gradient = math.ceil(len(places) / (held // len(piece.targets))), partial(_gradient, how, piece)
-        together = math.ceil(len(places) / blocks)
-        rule: Any = {"places": places, "weights": weights, "together": together}
-        parts.append(fixed(gradient, piece.inputs, piece.baselines, **rule))
+    for i in range(0, count, size):
+        piece = question.take(slice(i, i + size))
+        given: Any = {"places": places, "weights": weights, "together": together}
+        parts.append(fixed(partial(_gradient, how, piece), piece.inputs, piece.baselines, **given))
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 

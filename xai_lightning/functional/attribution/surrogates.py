@@ -5,14 +5,13 @@ passes where that is small; the same estimates are formed here in a few tensor o
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from xai_lightning.functional.attribution import fast
 from xai_lightning.functional.attribution.coalitions import LISTED, Coalitions, even_coalitions, shapley_coalitions
-from xai_lightning.functional.attribution.mixture import Mixture, on_numbers
+from xai_lightning.functional.attribution.mixture import Mixture, distinct, on_numbers, scalars
 
 ENDPOINT_WEIGHT, SHORTEST, LEAST = 1e6, 1e-8, 1e-5
 
@@ -38,7 +37,7 @@ class Surrogate:
         baselines: tuple[Tensor, ...],
         feature_mask: tuple[Tensor, ...],
         n_samples: int = 50,
-        additional_forward_args: Any = (),
+        additional_forward_args: tuple[Tensor, ...] = (),
         perturbations_per_eval: int = 1,
         seeds: Sequence[int] | None = None,
     ) -> tuple[Tensor, ...]:
@@ -59,24 +58,11 @@ class Surrogate:
         coalitions, at_once = draw(n_samples, number, given).to(inputs[0].device), max(1, perturbations_per_eval)
         parts = list(zip(inputs, baselines, feature_mask, strict=True))
         mixtures = [Mixture(*each, coalitions, min(at_once, n_samples * len(given))) for each in parts]
-        scalars = self._scalars(mixtures, tuple(additional_forward_args), (len(given), n_samples), at_once)
-        weights = _endpoints(n_samples, number).to(scalars.device) if self._kernel else nearness(coalitions, parts)
-        fitted = _fitted(coalitions, scalars.double(), weights, max(1, at_once // (2 * n_samples)))
-        return tuple(on_numbers(fitted.to(scalars.dtype), mask) for mask in feature_mask)
-
-    def _scalars(
-        self, mixtures: Sequence[Mixture], extras: tuple[Tensor, ...], shape: Sequence[int], at_once: int
-    ) -> Tensor:
-        """Of each sample with each coalition, ``[N, S]``: of several samples at once, or some coalitions of one."""
-        count, drawn = shape[:2]
-        samples, together = max(1, at_once // drawn), min(at_once, drawn)
-        values = []
-        for i in range(0, count, samples):
-            for k in range(0, drawn, together):
-                some, of = slice(i, i + samples), slice(k, k + together)
-                rows = (_repeated(extra[some], len(range(drawn)[of])) for extra in extras)
-                values.append(self._forward(*(mixture.of(some, of) for mixture in mixtures), *rows))
-        return torch.cat(values).view(count, drawn)
+        shape = len(given), n_samples
+        values, dtype = scalars(self._forward, mixtures, additional_forward_args, shape, at_once, torch.float64)
+        weights = _endpoints(n_samples, number).to(values.device) if self._kernel else nearness(coalitions, parts)
+        fitted = _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples)))
+        return tuple(on_numbers(fitted.to(dtype), mask) for mask in feature_mask)
 
 
 def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int:
@@ -91,16 +77,12 @@ def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int
     return 6 if words and device.type == "cpu" and fast.kernels() is not None else 2 * number
 
 
-def _repeated(x: Tensor, count: int) -> Tensor:
-    return x[:, None].expand(len(x), count, *x.shape[1:]).flatten(0, 1)
-
-
 def _endpoints(count: int, number: int) -> Tensor:
-    """KernelSHAP's weights ``float64[1, S]``, alike for all samples: other sizes are drawn in proportion to theirs."""
+    """KernelSHAP's weights ``float[1, S]``, alike for all samples: other sizes are drawn in proportion to theirs."""
     weights = torch.ones(1, count, dtype=torch.float64)
     # of the only variable there is no other size
     weights[:, : 2 if number > 1 else count] = ENDPOINT_WEIGHT
-    return weights
+    return weights.float() if weights.sum() <= fast.EXACT else weights
 
 
 def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
@@ -125,10 +107,10 @@ def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tenso
 
 def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> Tensor:
     """Per variable ``float64[N, V, 3]``: sums of x * x, x * b and b * b, of inputs x and baselines b."""
-    x, b, owner = inputs.flatten(1), baselines.flatten(1), mask.flatten()
-    if x.dtype == b.dtype == torch.float32 and fast.takes(x, b):
-        return fast.products(x, b, owner, number)
-    x, b = x.double(), b.double()
+    x, owner = inputs.flatten(1), mask.flatten()
+    if x.dtype == baselines.dtype == torch.float32 and fast.takes(x, baselines):
+        return fast.products(x, distinct(baselines).flatten(1), owner, number)
+    x, b = x.double(), baselines.flatten(1).double()
     none = x.new_zeros(len(x), number)
     return torch.stack([none.index_add(1, owner, product) for product in (x * x, x * b, b * b)], dim=2)
 
@@ -136,9 +118,9 @@ def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> T
 def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor, most: int) -> Tensor:
     """See `coefficients`; of ``most`` samples at once, where equations do not determine them."""
     if coalitions.words is None or not fast.takes(coalitions.words):
-        return coefficients(coalitions.present.double(), values, weights.expand_as(values))
+        return coefficients(coalitions.present.double(), values, weights.double().expand_as(values))
     found, sound = fast.fit(coalitions.words, values, weights, coalitions.number, LEAST)
-    weights = weights.expand_as(values)
+    weights = weights.double().expand_as(values)
     for rest in [] if sound.all() else torch.split((~sound).nonzero().flatten(), most):
         found[rest] = coefficients(coalitions.of(rest).present.double(), values[rest], weights[rest])
     return found

@@ -150,19 +150,17 @@ def scalars(
         The scalars, and of which type the network's were.
     """
     samples, forms = shape
-    together, found, kind = min(at_once, forms), torch.empty(0), torch.float32
-    size = even(samples, at_once // forms)
+    size, together = even(samples, at_once // forms), min(at_once, forms)
+    beside = [extra[:, None].expand(samples, forms, *extra.shape[1:]) for extra in extras]
+    found, kind, place = torch.empty(0), torch.float32, 0
     for i in range(0, samples, size):
         some = range(i, min(i + size, samples))
         for k in range(0, forms, together):
             these = range(k, min(k + together, forms))
-            beside = (_repeated(extra[some.start : some.stop], len(these)) for extra in extras)
-            values = forward(*(part.of(some, these) for part in parts), *beside)
-            if not found.numel():
-                found, kind = values.new_empty(samples, forms, dtype=dtype), values.dtype
-            found[some.start : some.stop, these.start : these.stop] = values.view(len(some), len(these))
-    return found, kind
-
-
-def _repeated(x: Tensor, count: int) -> Tensor:
-    return x[:, None].expand(len(x), count, *x.shape[1:]).flatten(0, 1)
+            rows = (extra[some.start : some.stop, these.start : these.stop].flatten(0, 1) for extra in beside)
+            values = forward(*(part.of(some, these) for part in parts), *rows)
+            if not place:
+                found, kind = values.new_empty(samples * forms, dtype=dtype), values.dtype
+            found[place : place + len(values)] = values
+            place += len(values)
+    return found.view(samples, forms), kind

@@ -60,7 +60,7 @@ class Surrogate:
         mixtures = [Mixture(*each, coalitions, min(at_once, n_samples * len(given))) for each in parts]
         shape = len(given), n_samples
         values, dtype = scalars(self._forward, mixtures, additional_forward_args, shape, at_once, torch.float64)
-        weights = _endpoints(n_samples, number).to(values.device) if self._kernel else nearness(coalitions, parts)
+        weights = _endpoints(n_samples).to(values.device) if self._kernel else nearness(coalitions, parts)
         fitted = _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples)))
         return tuple(on_numbers(fitted.to(dtype), mask) for mask in feature_mask)
 
@@ -77,12 +77,11 @@ def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int
     return 6 if words and device.type == "cpu" and fast.kernels() is not None else 2 * number
 
 
-def _endpoints(count: int, number: int) -> Tensor:
-    """KernelSHAP's weights ``float[1, S]``, alike for all samples: other sizes are drawn in proportion to theirs."""
+def _endpoints(count: int) -> Tensor:
+    """KernelSHAP's weights ``float64[1, S]``, alike for all samples: other sizes are drawn in proportion to theirs."""
     weights = torch.ones(1, count, dtype=torch.float64)
-    # of the only variable there is no other size
-    weights[:, : 2 if number > 1 else count] = ENDPOINT_WEIGHT
-    return weights.float() if weights.sum() <= fast.EXACT else weights
+    weights[:, :2] = ENDPOINT_WEIGHT
+    return weights
 
 
 def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
@@ -118,9 +117,9 @@ def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> T
 def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor, most: int) -> Tensor:
     """See `coefficients`; of ``most`` samples at once, where equations do not determine them."""
     if coalitions.words is None or not fast.takes(coalitions.words):
-        return coefficients(coalitions.present.double(), values, weights.double().expand_as(values))
+        return coefficients(coalitions.present.double(), values, weights.expand_as(values))
     found, sound = fast.fit(coalitions.words, values, weights, coalitions.number, LEAST)
-    weights = weights.double().expand_as(values)
+    weights = weights.expand_as(values)
     for rest in [] if sound.all() else torch.split((~sound).nonzero().flatten(), most):
         found[rest] = coefficients(coalitions.of(rest).present.double(), values[rest], weights[rest])
     return found

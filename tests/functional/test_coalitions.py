@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from xai_lightning.functional import compiled
-from xai_lightning.functional.attribution import Explained, attribute, fast, table_variables
+from xai_lightning.functional.attribution import METHODS, Explained, attribute, fast, proof, table_variables
 from xai_lightning.functional.attribution.ablation import Ablation
 from xai_lightning.functional.attribution.coalitions import Coalitions, _limits, even_coalitions, shapley_coalitions
 from xai_lightning.functional.attribution.mixture import Mixture, Without
@@ -342,11 +342,31 @@ def test_little_more_is_held_than_was_said(method: str, options: dict[str, int])
     assert numbers < 4 * 20_000
 
 
-METHODS = ["kernel_shap", "lime", "feature_ablation", "occlusion"]
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("at_once", [4, 1000])
+@pytest.mark.parametrize(
+    ("method", "options"), [("kernel_shap", {"n_samples": n}) for n in (1, 2, 9)] + [("shapley_values", {})]
+)
+def test_ends_that_a_method_saw_are_not_passed_again(method: str, options: dict[str, int], at_once: int) -> None:
+    """Law 7; of a single draw the other end is passed beside it."""
+    torch.manual_seed(0)
+    network, x, b = torch.nn.Linear(3, 1), torch.randn(2, 5, 3)[0], torch.randn(1, 3)
+    explained = Explained(network, task="regression")
+    given = {"variables": table_variables(3), "seeds": range(5), "options": options, "at_once": at_once}
+    found = attribute(method, explained, x, torch.zeros(5), baselines=b, **given)
+    row = METHODS[method]
+    assert explained.rows == 5 * (row.cost(options, 3).forward + proof(row, options))
+    expected = (network(x) - network(b)).detach().double()[:, 0]
+    torch.testing.assert_close(found.change, expected, rtol=1e-5, atol=1e-6)
+    total = found.values[0].double().sum(dim=1)
+    torch.testing.assert_close(found.gap, total - found.change, rtol=0, atol=1e-9)
+
+
+COMPILED = ["kernel_shap", "lime", "feature_ablation", "occlusion"]
 
 
 @pytest.mark.usefixtures("_compiled")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMPILED)
 def test_attributions_are_the_same_without_numba(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(9, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))

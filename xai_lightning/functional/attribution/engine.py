@@ -41,7 +41,8 @@ def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
 def _found(how: Run, question: Question, seeds: Sequence[int]) -> Found:
     if how.options.get("tolerance") is not None:
         return refined(how, question)
-    return _checked(how, question, _spread(how, _pieces(how, question, seeds)))
+    values, change = _pieces(how, question, seeds)
+    return _checked(how, question, _spread(how, values), change)
 
 
 def _smoothed(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
@@ -57,7 +58,9 @@ def _smoothed(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
 
 
 def _pieces_or_refined(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
-    return refined(how, question).values if how.options.get("tolerance") is not None else _pieces(how, question, seeds)
+    if how.options.get("tolerance") is not None:
+        return refined(how, question).values
+    return _pieces(how, question, seeds)[0]
 
 
 SMOOTHERS: dict[Smooth, Callable[[Tensor], Tensor]] = {
@@ -80,12 +83,13 @@ def _out_of_place(network: nn.Module) -> Iterator[None]:
             vars(module)["inplace"] = True
 
 
-def _checked(how: Run, question: Question, values: Inputs) -> Found:
+def _checked(how: Run, question: Question, values: Inputs, change: Tensor | None) -> Found:
     """With the gap to what the attributions should add up to, for methods that promise it: see `proof`."""
     if not how.spec.complete:
         unknown = torch.full((len(question.targets),), math.nan, dtype=torch.float64)
         return Found(values, unknown, unknown)
-    change = _mean_change(how, question) if how.spec.background else _change(how, question)
+    if change is None:
+        change = _mean_change(how, question) if how.spec.background else _change(how, question)
     total = torch.stack([each.flatten(1).double().sum(dim=1) for each in values]).sum(dim=0)
     return Found(values, total - change, change)
 
@@ -104,8 +108,10 @@ def _change(how: Run, question: Question) -> Tensor:
 
 
 def proof(spec: Method, options: Mapping[str, Any]) -> int:
-    """Forward passes of one sample that tell what its attributions should add up to."""
-    if not spec.complete or options.get("tolerance") is not None:
+    """Forward passes of one sample that tell what its attributions should add up to, beside the method's own."""
+    # of a single draw, the second end is not among them
+    told = spec.ends and options.get("n_samples", 2) > 1
+    if told or not spec.complete or options.get("tolerance") is not None:
         return 0
     return 1 + int(options["background"]) if spec.background else 2
 
@@ -125,9 +131,10 @@ def _mean_change(how: Run, question: Question) -> Tensor:
     return torch.cat(changes)
 
 
-def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
+def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> tuple[Inputs, Tensor | None]:
+    """Attributions and, where the method itself saw both, f(x) - f(baseline) ``float64[N]``."""
     if how.name == "integrated_gradients":
-        return by_rule(how, question)
+        return by_rule(how, question), None
     own = how.spec.background and question.background is None
     if own or (how.spec.random and not how.spec.seeded):
         parts = []
@@ -138,7 +145,11 @@ def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
         size = max(1, how.at_once // _held(how, question))
         pieces = [slice(i, i + size) for i in range(0, len(question.targets), size)]
         parts = [captum_attributions(how, question.take(piece), seeds[piece]) for piece in pieces]
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(each) for each in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    changes = [change for _, change in parts if change is not None]
+    values = zip(*(found for found, _ in parts), strict=True)
+    return tuple(torch.cat(each) for each in values), torch.cat(changes) if changes else None
 
 
 def _held(how: Run, question: Question) -> int:
@@ -150,8 +161,10 @@ def _held(how: Run, question: Question) -> int:
     return question.numbers * (how.passes if how.spec.gradient else 1)
 
 
-def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | None = None) -> Inputs:
-    """One call of captum's ``attribute``; ``seeds`` go to methods that take them."""
+def captum_attributions(
+    how: Run, question: Question, seeds: Sequence[int] | None = None
+) -> tuple[Inputs, Tensor | None]:
+    """One call of captum's ``attribute``, see `_pieces`; ``seeds`` go to methods that take them."""
     spec, given = how.spec, _arguments(how, question)
     if spec.seeded:
         given["seeds"] = seeds
@@ -166,7 +179,7 @@ def captum_attributions(how: Run, question: Question, seeds: Sequence[int] | Non
     found = tuple(x.detach() for x in ((found,) if isinstance(found, Tensor) else tuple(found)))
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
         raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")
-    return found
+    return found, method.change if spec.ends else None
 
 
 @contextmanager

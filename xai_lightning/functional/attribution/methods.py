@@ -68,6 +68,7 @@ class Method(NamedTuple):
         seeded: whether it takes the seeds itself, and so explains many samples at once though it draws.
         signed: whether the sign means something.
         complete: whether attributions add up to f(x) - f(baseline).
+        ends: whether both are among its own passes; then it keeps the difference as ``change``.
         rules: which rules it lays over layers: those of DeepLift, of LRP, or the guided ReLU.
         own: options of ours, which captum does not know.
         package: a package that it needs beside captum.
@@ -92,6 +93,7 @@ class Method(NamedTuple):
     seeded: bool = False
     signed: bool = True
     complete: bool = False
+    ends: bool = False
     rules: Literal["deep_lift", "lrp", "guided"] | None = None
     own: tuple[str, ...] = ()
     package: str | None = None
@@ -215,6 +217,7 @@ METHODS: dict[str, Method] = {
         cells=2,
         most_variables=MOST_VARIABLES,
         complete=True,
+        ends=True,
     ),
     "kernel_shap": Method(
         _of(partial(Surrogate, kernel=True)),
@@ -227,6 +230,7 @@ METHODS: dict[str, Method] = {
         random=True,
         seeded=True,
         complete=True,
+        ends=True,
         compiled=True,
     ),
     "lime": Method(

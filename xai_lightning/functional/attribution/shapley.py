@@ -24,6 +24,8 @@ class ExactShapley:
 
     def __init__(self, forward: Callable[..., Tensor]) -> None:
         self._forward = forward
+        #: f(x) - f(baseline), ``float64[N]``
+        self.change: Tensor | None = None
 
     def attribute(
         self,
@@ -56,6 +58,7 @@ class ExactShapley:
         parts = torch.split(coalitions.bool(), max(1, perturbations_per_eval))
         worth = torch.cat([self._worth(part, *given) for part in parts], dim=1)
         values = worth.double() @ _weights(coalitions).to(worth.device)
+        self.change = worth[:, -1].double() - worth[:, 0].double()
         return tuple(on_numbers(values.to(worth.dtype), mask.to(values.device)) for mask in feature_mask)
 
     def _worth(

@@ -30,6 +30,8 @@ class Surrogate:
 
     def __init__(self, forward: Callable[..., Tensor], *, kernel: bool) -> None:
         self._forward, self._kernel = forward, kernel
+        #: f(x) - f(baseline), ``float64[N]``; None where they are not both among KernelSHAP's draws
+        self.change: Tensor | None = None
 
     def attribute(
         self,
@@ -60,6 +62,8 @@ class Surrogate:
         mixtures = [Mixture(*each, coalitions, min(at_once, n_samples * len(given))) for each in parts]
         shape = len(given), n_samples
         values, dtype = scalars(self._forward, mixtures, additional_forward_args, shape, at_once, torch.float64)
+        if self._kernel and n_samples > 1:
+            self.change = values[:, 0] - values[:, 1]
         weights = _endpoints(n_samples).to(values.device) if self._kernel else nearness(coalitions, parts)
         fitted = _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples)))
         return tuple(on_numbers(fitted.to(dtype), mask) for mask in feature_mask)

@@ -42,10 +42,10 @@ class Ablation:
             baselines: like the inputs.
             feature_mask: ``[1, ...]`` each, the variable of each number, from 0.
             additional_forward_args: further arguments, a row per sample.
-            perturbations_per_eval: variables of each sample in one forward pass.
+            perturbations_per_eval: rows in one forward pass.
         """
         number, samples = 1 + max(int(mask.max()) for mask in feature_mask), len(inputs[0])
-        at_once = max(1, perturbations_per_eval) * samples
+        at_once = max(1, perturbations_per_eval)
         given = zip(inputs, baselines, feature_mask, strict=True)
         parts = [Without(*each, min(at_once, (number + 1) * samples)) for each in given]
         # the last form leaves out a variable that no number belongs to
@@ -81,19 +81,19 @@ class Windows:
             strides: from one window to the next, along each side.
             baselines: like the inputs.
             additional_forward_args: further arguments, a row per sample.
-            perturbations_per_eval: windows in one forward pass.
+            perturbations_per_eval: rows in one forward pass.
         """
-        common = {
-            "baselines": baselines,
-            "additional_forward_args": additional_forward_args,
-            "perturbations_per_eval": perturbations_per_eval,
-        }
+        common: dict[str, Any] = {"baselines": baselines, "additional_forward_args": additional_forward_args}
         if strides == sliding_window_shapes:
             mask = _tiles(inputs[0].shape[1:], sliding_window_shapes[0]).to(inputs[0].device)
+            common["perturbations_per_eval"] = perturbations_per_eval
             return Ablation(self._forward).attribute(inputs, feature_mask=(mask[None],), **common)
-        given = tuple(x.clone() for x in inputs)
         found: tuple[Tensor, ...] = captum.attr.Occlusion(self._forward).attribute(
-            given, sliding_window_shapes=sliding_window_shapes, strides=strides, **common
+            tuple(x.clone() for x in inputs),
+            sliding_window_shapes=sliding_window_shapes,
+            strides=strides,
+            perturbations_per_eval=max(1, perturbations_per_eval // len(inputs[0])),
+            **common,
         )
         return found
 

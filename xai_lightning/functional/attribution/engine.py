@@ -212,9 +212,9 @@ def _arguments(how: Run, question: Question) -> dict[str, Any]:
         given["baselines"] = tuple(b.expand(2, *b.shape[1:]) if len(b) == 1 else b for b in question.behind)
     if spec.masked:
         given["feature_mask"] = _masks(how.variables, question.targets.device)
-    room = max(1, how.at_once // (question.numbers * (1 if spec.seeded else len(question.targets))))
+    room = max(1, how.at_once // (question.numbers * (1 if spec.compiled else len(question.targets))))
     if not spec.gradient:
-        given.setdefault("perturbations_per_eval", room if spec.seeded else min(room, how.passes))
+        given.setdefault("perturbations_per_eval", room if spec.compiled else min(room, how.passes))
     if how.name == "occlusion" and not isinstance(given["sliding_window_shapes"][0], tuple):
         given["sliding_window_shapes"] = (given["sliding_window_shapes"],)
         given["strides"] = (given["strides"],) if isinstance(given.get("strides"), tuple) else given.get("strides")

@@ -123,9 +123,10 @@ class Without:
         return rows.view(self._inputs.dtype).view(-1, *shape)
 
 
-def even(count: int, most: int) -> int:
-    """The size of blocks of at most ``most``, all but alike: a last one of few rows would take longer for each."""
-    return math.ceil(count / math.ceil(count / max(1, most)))
+def blocks(count: int, most: int) -> list[range]:
+    """Blocks of at most ``most``, all but of one size: a last one of few rows would take longer for each."""
+    number = math.ceil(count / max(1, most))
+    return [range(count * i // number, count * (i + 1) // number) for i in range(number)]
 
 
 def scalars(
@@ -150,13 +151,10 @@ def scalars(
         The scalars, and of which type the network's were.
     """
     samples, forms = shape
-    size, together = even(samples, at_once // forms), min(at_once, forms)
     beside = [extra[:, None].expand(samples, forms, *extra.shape[1:]) for extra in extras]
     found, kind, place = torch.empty(0), torch.float32, 0
-    for i in range(0, samples, size):
-        some = range(i, min(i + size, samples))
-        for k in range(0, forms, together):
-            these = range(k, min(k + together, forms))
+    for some in blocks(samples, at_once // forms):
+        for these in blocks(forms, at_once):
             rows = (extra[some.start : some.stop, these.start : these.stop].flatten(0, 1) for extra in beside)
             values = forward(*(part.of(some, these) for part in parts), *rows)
             if not place:

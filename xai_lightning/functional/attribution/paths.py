@@ -8,7 +8,7 @@ from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
 from xai_lightning.functional.attribution.adaptive import fixed, refine
-from xai_lightning.functional.attribution.mixture import even
+from xai_lightning.functional.attribution.mixture import blocks
 from xai_lightning.functional.attribution.question import KEPT, Found, Inputs, Question, Run
 
 
@@ -47,10 +47,9 @@ def by_rule(how: Run, question: Question) -> Inputs:
     places, weights = _rule(str(how.options.get("method", "gausslegendre")), int(how.options["n_steps"]))
     held, count = max(1, how.at_once // question.numbers), len(question.targets)
     # all nodes of few samples rather than few of all: what is read and added up again stays near the processor
-    size, together = even(count, held // len(places)), even(len(places), held)
-    parts = []
-    for i in range(0, count, size):
-        piece = question.take(slice(i, i + size))
+    together, parts = len(blocks(len(places), held)[-1]), []
+    for some in blocks(count, held // len(places)):
+        piece = question.take(slice(some.start, some.stop))
         given: Any = {"places": places, "weights": weights, "together": together}
         parts.append(fixed(partial(_gradient, how, piece), piece.inputs, piece.baselines, **given))
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))

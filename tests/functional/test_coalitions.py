@@ -342,6 +342,27 @@ def test_little_more_is_held_than_was_said(method: str, options: dict[str, int])
     assert numbers < 4 * 20_000
 
 
+class Doubled(torch.nn.Module):
+    """Twice the first number, found in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2)[:, :1] * 1.0
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("method", ["feature_ablation", "occlusion", "kernel_shap", "lime", "shapley_values"])
+def test_a_network_that_writes_into_its_input_is_explained_as_it_is_and_damages_nothing(method: str) -> None:
+    """Trap 15; whether or not it was said that it does."""
+    x, b = torch.randn(2, 4, 3)
+    given, before = {"variables": table_variables(3), "seeds": range(4), "baselines": b}, (x.clone(), b.clone())
+    for writes in (False, True):
+        network = Explained(Doubled(), task="regression", writes=writes)
+        found = attribute(method, network, x, torch.zeros(4), **given)
+        torch.testing.assert_close(found.values[0][:, 0], 2 * (before[0] - before[1])[:, 0], rtol=1e-4, atol=1e-4)
+        assert torch.equal(x, before[0])
+        assert torch.equal(b, before[1])
+
+
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("at_once", [4, 1000])
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def fixed(
     # of each input the points of a block, overwritten by the next one: what is in the cache need not be fetched
     blocks = [x.new_empty(min(together, len(places)), *x.shape) for x in inputs]
     for at, weight in zip(torch.split(places, together), torch.split(weights, together), strict=True):
-        samples = torch.arange(count, device=inputs[0].device).repeat(len(at))
+        samples = torch.arange(count, device=inputs[0].device).expand(len(at), count).flatten()
         for x, b, block in zip(inputs, baselines, blocks, strict=True):
             torch.lerp(b[None], x[None], at.to(x).reshape(-1, *[1] * x.ndim), out=block[: len(at)])
         points = tuple(block[: len(at)].flatten(0, 1) for block in blocks)

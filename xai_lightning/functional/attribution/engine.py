@@ -100,11 +100,15 @@ def _change(how: Run, question: Question) -> Tensor:
     for i in range(0, len(question.targets), size):
         piece = question.take(slice(i, i + size))
         with torch.no_grad():
-            after: Tensor = how.explained(*piece.inputs, piece.targets, *piece.rest)
-            baselines = (b.contiguous() for b in piece.baselines)
-            before: Tensor = how.explained(*baselines, piece.targets, *piece.rest)
+            after: Tensor = how.explained(*_copies(piece.inputs), piece.targets, *piece.rest)
+            before: Tensor = how.explained(*_copies(piece.baselines), piece.targets, *piece.rest)
         changes.append(after.double() - before.double())
     return torch.cat(changes)
+
+
+def _copies(tensors: Inputs) -> Inputs:
+    """For a network that writes into its inputs; contiguous, for one that sees them in another shape."""
+    return tuple(x.clone() for x in tensors)
 
 
 def proof(spec: Method, options: Mapping[str, Any]) -> int:
@@ -124,8 +128,8 @@ def _mean_change(how: Run, question: Question) -> Tensor:
         count = len(one.behind[0])
         rest, size = [each.expand(count, *each.shape[1:]) for each in (one.targets, *one.rest)], max(1, room)
         with torch.no_grad():
-            after: Tensor = how.explained(*one.inputs, one.targets, *one.rest)
-            blocks = zip(*(torch.split(each, size) for each in (*one.behind, *rest)), strict=True)
+            after: Tensor = how.explained(*_copies(one.inputs), one.targets, *one.rest)
+            blocks = zip(*(torch.split(each, size) for each in (*_copies(one.behind), *rest)), strict=True)
             before = torch.cat([how.explained(*block).double() for block in blocks])
         changes.append(after.double() - before.mean())
     return torch.cat(changes)
@@ -168,11 +172,12 @@ def captum_attributions(
     spec, given = how.spec, _arguments(how, question)
     if spec.seeded:
         given["seeds"] = seeds
-    inputs = tuple(x.detach() if spec.compiled else x.detach().clone() for x in question.inputs)
+    plain = spec.gradient and not spec.layer and spec.rules is None
+    inputs = tuple(_own(x, kept=spec.compiled or (plain and x.is_floating_point())) for x in question.inputs)
     if spec.gradient:
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
     method = spec.make(how.explained, how.layer)
-    if spec.gradient and not spec.layer and spec.rules is None:
+    if plain:
         method.gradient_func = partial(_gradients, how)
     with _unannounced() if spec.rules else nullcontext(), torch.set_grad_enabled(spec.gradient):
         found = method.attribute(inputs, **given)
@@ -180,6 +185,16 @@ def captum_attributions(
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
         raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")
     return found, method.change if spec.ends else None
+
+
+def _own(x: Tensor, *, kept: bool) -> Tensor:
+    """An input of the method's own, which no network can damage.
+
+    Args:
+        x: the input.
+        kept: whether nothing writes into it: the method passes copies, or wants gradients, where autograd refuses.
+    """
+    return x.detach() if kept and not x.is_inference() else x.detach().clone()
 
 
 @contextmanager

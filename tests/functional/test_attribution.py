@@ -21,6 +21,7 @@ from xai_lightning.functional.attribution import (
     grid_variables,
     margin,
     per_variable,
+    resolve_options,
     table_variables,
 )
 
@@ -257,6 +258,53 @@ def test_unknown_features_methods_and_options_name_the_nearest() -> None:
         check_method("integrated_gradient", {})
     with pytest.raises(ValueError, match="Did you mean 'n_steps'"):
         check_method("integrated_gradients", {"steps": 3})
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("integrated_gradients", {"n_steps": 0}, "'n_steps' of 'integrated_gradients' must be a whole number.*got 0"),
+        ("integrated_gradients", {"n_steps": "5"}, "must be a whole number of at least 1; got '5'"),
+        ("gradient_shap", {"n_samples": -3}, "must be a whole number of at least 1; got -3"),
+        ("integrated_gradients", {"tolerance": -1}, "'tolerance' .* must be above 0, such as 0.01, or None; got -1"),
+        ("integrated_gradients", {"tolerance": 0.01, "n_steps": 5}, "n_steps would have no use"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_any_data(method: str, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_method(method, options)
+
+
+def test_options_of_a_noise_tunnel_are_checked_too() -> None:
+    check_method("saliency", {"nt_samples": 3, "stdevs": 0.2}, also=("nt_samples", "stdevs"))
+    with pytest.raises(ValueError, match="'nt_samples' of 'saliency' must be a whole number of at least 1; got 0"):
+        check_method("saliency", {"nt_samples": 0}, also=("nt_samples", "stdevs"))
+    with pytest.raises(ValueError, match=r"'stdevs' of 'saliency' must be a number of at least 0; got -1\.0"):
+        check_method("saliency", {"stdevs": -1.0}, also=("nt_samples", "stdevs"))
+
+
+@pytest.mark.parametrize(
+    ("options", "windows", "strides", "count"),
+    [
+        ({}, (1, 3, 3), (1, 3, 3), 36),
+        ({"sliding_window_shapes": (1, 2, 2)}, (1, 2, 2), (1, 2, 2), 64),
+        ({"sliding_window_shapes": [1, 4, 4], "strides": [1, 2, 2]}, (1, 4, 4), (1, 2, 2), 49),
+        ({"sliding_window_shapes": ((1, 4, 4),), "strides": 1}, (1, 4, 4), (1, 1, 1), 169),
+    ],
+)
+def test_windows_lie_side_by_side_unless_strides_are_given(
+    options: Any, windows: tuple[int, ...], strides: tuple[int, ...], count: int
+) -> None:
+    found = resolve_options("occlusion", options, (1, 16, 16), 256)
+    assert (found["sliding_window_shapes"], found["strides"], found["windows"]) == (windows, strides, count)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sliding_window_shapes": (4, 4)}, {"strides": (1, 8, 8)}, {"sliding_window_shapes": "a"}]
+)
+def test_windows_that_do_not_fit_are_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match="of 'occlusion' must"):
+        resolve_options("occlusion", options, (1, 16, 16), 256)
 
 
 def test_a_missing_package_is_named_in_the_constructor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,11 @@ class ExplainingMonitor(PassingMonitor):
         )
 
     @override
+    def _learn(self, pl_module: LightningModule, batch: Any) -> None:
+        super()._learn(pl_module, batch)
+        self._panel.check()
+
+    @override
     def _save(self) -> dict[str, Any]:
         return {**self._history.state(), "clock": self._clock.state(), "last_step": self._last_step}
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.attribution.baselines import BASELINES, blurred, padded, uniform
+from xai_lightning.functional.attribution.choices import is_number
 from xai_lightning.functional.tables import choose
+from xai_lightning.readers.batch import describe
 
 if TYPE_CHECKING:
     from xai_lightning.callbacks._ways import Ways
@@ -64,20 +66,52 @@ class Baselines:
         return BACKGROUND if isinstance(first, str) and first == "background" else 1
 
     def check(self) -> None:
-        """Refuse unknown names, and single rows where several are needed.
+        """Refuse unknown names, what is neither name, number nor tensor, and single rows where several are needed.
 
         Raises:
             ValueError: on an unknown baseline; the known ones are listed.
         """
+        for each in self._each:
+            if isinstance(each, str):
+                choose("baseline", each, BASELINES)
+            elif not (each is None or isinstance(each, Tensor) or is_number(each)):
+                raise ValueError(
+                    f"baseline must be a finite number, one of {', '.join(BASELINES)}, or a tensor; got {each!r:.50}"
+                )
         spec = self._ways.spec
         if spec is not None and spec.donors and not all(_several(each) for each in self._each):
             raise ValueError(
                 f"method {self._ways.label!r} takes values from other rows: baseline must be 'background' or a tensor "
                 f"of several rows; got {self._ways.baseline!r}"
             )
-        for each in self._each:
-            if isinstance(each, str):
-                choose("baseline", each, BASELINES)
+
+    def suit(self, inputs: Sequence[Tensor]) -> None:
+        """Refuse what cannot stand for "absent" in such ``inputs``.
+
+        Raises:
+            ValueError: if there is not one for each input, or one that token ids, or only they, can take.
+        """
+        if len(self._each) not in (1, len(inputs)):
+            raise ValueError(
+                f"baseline must be one for all inputs, or one for each of {len(inputs)}; got a list of "
+                f"{len(self._each)}: {self._ways.baseline!r}"
+            )
+        wanted = self._each * len(inputs) if len(self._each) == 1 else self._each
+        for x, each in zip(inputs, wanted, strict=True):
+            if isinstance(each, str) and each == "pad" and x.is_floating_point():
+                raise ValueError(f"baseline='pad' is for token ids; this input is {describe(x)}: take 'zero' or 'mean'")
+        ids, first = inputs[0], wanted[0]
+        if self._ways.special_tokens and ids.is_floating_point():
+            raise ValueError(
+                f"special_tokens={list(self._ways.special_tokens)} are token ids; the input is {describe(ids)}"
+            )
+        averages = isinstance(first, str) and first in ("mean", "blur")
+        broken = is_number(first) and first != int(first)
+        if self._ways.tokens and (averages or broken):
+            raise ValueError(
+                f"baseline={first!r} is no token id, and an average of ids would be some other token: take 'pad', "
+                "'background', an id, or a tensor of ids"
+            )
 
     @property
     def from_data(self) -> bool:

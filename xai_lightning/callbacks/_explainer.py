@@ -1,7 +1,7 @@
 """One method, one network, one way to read outputs: what is learnt of them before anything is explained."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, cast
 
 import torch
@@ -14,12 +14,12 @@ from xai_lightning.callbacks._canonical import Canon, Columns
 from xai_lightning.callbacks._guard import explaining
 from xai_lightning.callbacks._regions import Regions
 from xai_lightning.callbacks._sharded import Steps
+from xai_lightning.callbacks._targets import explained_targets
 from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import METHODS, Explained, Passes
 from xai_lightning.functional.attribution.preflight import Finding, inspect_call, inspect_network
-from xai_lightning.readers import Sample, check_space, targets_of
-from xai_lightning.readers.batch import describe
+from xai_lightning.readers import Sample, check_space
 
 REHEARSED = 64
 
@@ -38,6 +38,7 @@ class Explainer:
         self.n_classes = 0
         self.pictured = self.mapped = self.writes = False
         self.shape: tuple[int, ...] = ()
+        self.layer_shape: tuple[int, ...] = ()
         self.numbers, self.at_once = 0, attribution.NUMBERS_AT_ONCE
         self.regions = Regions(ways.regions)
 
@@ -53,10 +54,11 @@ class Explainer:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of canonical maps, if the only input are images."""
-        if not self.pictured or len(self.arguments.further):
+        """Rows and columns of canonical maps, if they are those of images: of the only input, or of a convolution."""
+        if not self.pictured or (len(self.arguments.further) and not self.ways.explains_layer):
             return None
-        return min(self.shape[1], drift.CELLS), min(self.shape[2], drift.CELLS)
+        rows, columns = (self.layer_shape if self.ways.explains_layer else self.shape)[-2:]
+        return min(rows, drift.CELLS), min(columns, drift.CELLS)
 
     @property
     def picture(self) -> Literal["maps", "tokens", "series"] | None:
@@ -119,6 +121,7 @@ class Explainer:
         self.arguments = Arguments.of(network, sample, ways.inputs)
         columns = [x[:REHEARSED].detach().clone() for x in (sample.inputs, *self.arguments.columns(sample))]
         count = len(self.arguments.further) + 1
+        Baselines(ways).suit(columns[:count])
         cells = spec.cells if spec else 14
         self.canon = Canon(
             columns[:count],
@@ -130,14 +133,11 @@ class Explainer:
         )
         self.shape = tuple(sample.inputs.shape[1:])
         self.numbers = sum(x[:1].numel() for x in columns[:count])
-        self.pictured = self.canon.layouts[0] == "image" and not self.ways.explains_layer
         if spec is not None:
             self._check_inputs(self.canon)
         self.regions.learn(self.canon.spatial(torch.zeros(1, *self.shape)).shape[1:], sample)
-        if ways.regions and ways.explains_layer and self.canon.layouts[0] != "image":
-            raise ValueError(f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains a layer of them")
         layer = self.module(network, "layer")
-        with self.guarded(pl_module), torch.no_grad():
+        with self.guarded(pl_module), torch.no_grad(), _heard(layer) as returned:
             found: list[Tensor] = []
             findings = inspect_call(
                 spec.rules if spec else None,
@@ -147,6 +147,14 @@ class Explainer:
             )
         self.writes = any(x._version > 0 for x in columns)
         self._judge(findings)
+        self.layer_shape = returned[-1] if returned else ()
+        self.pictured = self.canon.layouts[0] == "image" and (not ways.explains_layer or len(self.layer_shape) == 3)
+        if ways.regions and ways.explains_layer and not self.pictured:
+            raise ValueError(
+                f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains the layer {ways.layer!r}, of "
+                f"shape {list(self.layer_shape)}: name a convolution over images, or use a method that explains "
+                "inputs, such as 'integrated_gradients'"
+            )
         self._learn_outputs(found[0])
 
     def _check_inputs(self, canon: Canon) -> None:
@@ -165,10 +173,16 @@ class Explainer:
             if not isinstance(self.ways.target, int) or self.ways.target >= self.n_classes:
                 got = f"target={self.ways.target!r} and {self.n_classes} outputs"
                 raise ValueError(f"task={self.task!r} needs target=, the number of the label or class; got {got}")
+        elif isinstance(self.ways.target, int):
+            count = 1 if outputs.ndim == 1 else int(outputs.shape[1])
+            if self.ways.target >= count:
+                raise ValueError(
+                    f"target={self.ways.target} is none of the network's {count} outputs; they count from 0"
+                )
 
     def learnt(self) -> dict[str, Any]:
         """What was learnt of the data and the network; plain types and tensors, for a rank that sees no batch."""
-        names = ("canon", "arguments", "n_classes", "pictured", "mapped", "writes", "shape", "numbers")
+        names = ("canon", "arguments", "n_classes", "pictured", "mapped", "writes", "shape", "layer_shape", "numbers")
         return {name: getattr(self, name) for name in names}
 
     def take_up(self, learnt: Mapping[str, Any]) -> None:
@@ -180,38 +194,8 @@ class Explainer:
         return [*self.arguments.columns(sample), *self.regions.columns(sample)]
 
     def targets(self, sample: Sample) -> Tensor:
-        """What is kept as target of each sample: its class, the fixed one, or the regression target.
-
-        Raises:
-            ValueError: if it is out of range (on the CPU, trap 4), or there is none.
-        """
-        target, given = self.ways.target, sample.targets
-        if self.task == "regression":
-            if given is None:
-                raise ValueError(
-                    f"this batch has no target beside its input {describe(sample.inputs)}; name it with "
-                    "reader={'input': ..., 'target': ...}"
-                )
-            chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
-            if chosen.numel() != len(sample):
-                raise ValueError(f"regression needs one target per sample, or target=its number; got {describe(given)}")
-            return chosen.detach().flatten().to(torch.float64)
-        if self.task == "segmentation":
-            if given is None or given.ndim != 3:
-                got = None if given is None else list(given.shape)
-                raise ValueError(f"segmentation needs targets [N, H, W], whose class's mask is explained; got {got}")
-            return given.detach().to(torch.int64)
-        if isinstance(target, int):
-            return targets_of(torch.full((len(sample),), target), self.n_classes)
-        if target != "label":
-            # the predicted class is explained
-            return torch.zeros(len(sample), dtype=torch.int64)
-        if given is None:
-            raise ValueError(
-                f"this batch has no target to explain beside its input {describe(sample.inputs)}; name it with "
-                "reader={'input': ..., 'target': ...}, or explain predictions with target='reference_prediction'"
-            )
-        return targets_of(given, self.n_classes)
+        """What is kept as target of each sample, see `explained_targets`."""
+        return explained_targets(sample, self.task, self.ways.target, self.n_classes)
 
     def cost(self) -> Passes | None:
         """Passes of one sample, at most; None for a callable, which is counted when it runs."""
@@ -231,7 +215,7 @@ class Explainer:
 
     def fixed_cost(self) -> Passes | None:
         """Passes of one sample, where they do not depend on its shape and so are known before any batch (law 7)."""
-        if not isinstance(self.ways.method, str):
+        if not isinstance(self.ways.method, str) or self.ways.method == "occlusion":
             return None
         one, two = (self._cost((n,), n) for n in (1, 2))
         return one if one == two else None
@@ -255,6 +239,23 @@ class Explainer:
         """A context in which the module may be explained, and after which it is as before."""
         context = pl_module.trainer.precision_plugin.forward_context() if self.ways.autocast else None
         return explaining(pl_module, seed=self.ways.seed, precision=context)
+
+
+@contextmanager
+def _heard(layer: nn.Module | None) -> Iterator[list[tuple[int, ...]]]:
+    """The shapes of one sample that ``layer`` returns meanwhile."""
+    shapes: list[tuple[int, ...]] = []
+
+    def hear(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes.append(tuple(output.shape[1:]))
+
+    handle = None if layer is None else layer.register_forward_hook(hear)
+    try:
+        yield shapes
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def _names(network: nn.Module) -> str:

@@ -158,7 +158,10 @@ class Explaining(NamedTuple):
         if self.ways.embeds:
             rest = (*inputs[1:], *given)
             inputs, given = (self._embedded(explained, ids, rest), *inputs[1:]), (ids, *given)
-            baselines = baselines.embedded(lambda x: self._embedded(explained, x, tuple(y[: len(x)] for y in rest)))
+            # there may be more rows of a background than samples
+            baselines = baselines.embedded(
+                lambda x: self._embedded(explained, x, tuple(y[torch.arange(len(x)) % len(y)] for y in rest))
+            )
         return _Asked(inputs, (*regional, *given), classes, probabilities, baselines, masks, left_out)
 
     def _outputs(self, explained: Explained, inputs: tuple[Tensor, ...], extras: tuple[Tensor, ...]) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -78,9 +78,20 @@ class Panel(NamedTuple):
         """Distances ``float64[M]`` by one measure."""
         if measure in drift.MEASURES:
             return drift.MEASURES[measure](now, then)
-        if self.grid is None:
-            raise ValueError(f"measure {measure!r} needs the places of an image's cells; the inputs are no images")
-        return drift.IMAGE_MEASURES[measure](now, then, self.grid)
+        return drift.IMAGE_MEASURES[measure](now, then, cast(tuple[int, int], self.grid))
+
+    def check(self) -> None:
+        """Refuse measures of images where there are none.
+
+        Raises:
+            ValueError: names them, and those that there are.
+        """
+        placed = [measure for measure in self.measures if measure not in drift.MEASURES]
+        if placed and self.grid is None:
+            raise ValueError(
+                f"measures={placed} compare the places of images, and these explanations have none; known are "
+                f"{', '.join(drift.MEASURES)}"
+            )
 
     def record(
         self, found: Gathered, references: References, course: Course, wanted: Sequence[str], strata: Strata

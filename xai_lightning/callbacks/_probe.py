@@ -145,6 +145,10 @@ class Probe:
         shape, expected = list(self.batches.sample(batch).inputs.shape[1:]), list(self._explainer.shape)
         if shape != expected:
             raise ValueError(f"samples of probe=... must have the shape of the loader's, {expected}; got {shape}")
+        try:
+            self._given_from.read(batch)
+        except ValueError as error:
+            raise ValueError(f"probe=... has no groups: {error}") from error
         return self.first(batch)
 
     def take_given(self, trainer: Trainer) -> None:
@@ -152,11 +156,18 @@ class Probe:
         if self._candidates is None or self._given is None:
             return
         self._candidates.quota, self._candidates.pooled = self.quota, self.strata.pooled
+        batches = self._given_from
         with isolated():
             for batch in self._given_batches(trainer):
-                sample = self.batches.sample(batch)
+                sample, _, groups, _ = batches.read(batch)
                 every = torch.ones(len(sample), dtype=torch.bool)
-                self._offer(self._candidates, sample, self.strata.of(sample, {}), every)
+                self._offer(self._candidates, sample, self.strata.of(sample, groups), every)
+
+    @property
+    def _given_from(self) -> Batches:
+        """Reads the given samples, with their groups, as the loader's are read."""
+        batches = self.batches
+        return batches.elsewhere(None) if batches.vocabularies else Batches(batches.reader, {}, None, "unknown")
 
     def _given_batches(self, trainer: Trainer) -> Iterator[Any]:
         """The batches that were given, in the precision of the loader's."""

@@ -105,9 +105,10 @@ def check_shares(features: Collection[str] | None, **wanted: Sequence[str]) -> d
     """The variables whose shares of the attribution are logged, by name of the share; those without any are left out.
 
     Raises:
-        ValueError: on a variable that is not among ``features``.
+        ValueError: on a variable that is not among ``features``; those of a further input, ``<input>.<name>``, are
+            known with the first batch.
     """
-    for name in [name for names in wanted.values() for name in names if features]:
+    for name in [name for names in wanted.values() for name in names if features and "." not in name]:
         choose("feature", name, features or ())
     return {share: list(names) for share, names in wanted.items() if names}
 

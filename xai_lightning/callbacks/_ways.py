@@ -89,7 +89,7 @@ def resolve_method(method: str | Custom, options: Mapping[str, Any], smooth: Smo
     module, dot, name = method.rpartition(".")
     if not dot:
         noisy = attribution.SMOOTH_OPTIONS if smooth else ()
-        check_method(method, {name: value for name, value in options.items() if name not in noisy})
+        check_method(method, options, also=noisy)
         return method
     try:
         found = getattr(importlib.import_module(module), name)

@@ -21,4 +21,5 @@ def choose(role: str, name: Name, known: Collection[str]) -> Name:
         return name
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {role} {name!r}.{hint} Known are {', '.join(known)}.")
+    listed = f"Known are {', '.join(known)}." if known else "There are none."
+    raise ValueError(f"unknown {role} {name!r}.{hint} {listed}")

@@ -3,28 +3,65 @@
 import importlib.util
 import inspect
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, TypeGuard
 
 from torch import nn
 
 from xai_lightning.functional.attribution.methods import METHODS, RESERVED, TOLERANCE, Layout, Method, Options, Smooth
 from xai_lightning.functional.tables import choose
 
+INTEGRATIONS = ("gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid")
+COUNTS = ("n_steps", "n_samples", "nt_samples", "internal_batch_size", "perturbations_per_eval")
 
-def check_method(name: str, options: Options) -> None:
-    """Refuse what can be known before any data: an unknown method or option, a missing package.
+
+def check_method(name: str, options: Options, *, also: Collection[str] = ()) -> None:
+    """Refuse what can be known before any data: an unknown method or option, a value that none can be, no package.
+
+    Args:
+        name: of the method.
+        options: of captum's ``attribute``, and our own.
+        also: options that it takes beside its own.
 
     Raises:
-        ValueError: on an unknown method or option; the nearest is named and the known ones are listed.
+        ValueError: on an unknown method or option, of which the nearest is named and the known ones are listed; and on
+            a value that the option cannot have.
         ImportError: if the method's package is not installed (trap 18).
     """
     method = METHODS[choose("method", name, METHODS)]
     if method.package and importlib.util.find_spec(method.package) is None:
         raise ImportError(f"method {name!r} needs {method.package}; install it")
-    known = _option_names(method)
+    known = [*_option_names(method), *also]
     for option in options:
         choose(f"option of {name!r}", option, known)
+    _check_values(name, options)
+
+
+def _check_values(name: str, options: Options) -> None:
+    for option in COUNTS:
+        value = options.get(option, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"option {option!r} of {name!r} must be a whole number of at least 1; got {value!r}")
+    if "method" in options:
+        choose(f"integration method of {name!r}", options["method"], INTEGRATIONS)
+    noise, tolerance = options.get("stdevs", 0.0), options.get("tolerance")
+    if not is_number(noise) or noise < 0:
+        raise ValueError(f"option 'stdevs' of {name!r} must be a number of at least 0; got {noise!r}")
+    if tolerance is None:
+        return
+    if not is_number(tolerance) or tolerance <= 0:
+        raise ValueError(f"option 'tolerance' of {name!r} must be above 0, such as 0.01, or None; got {tolerance!r}")
+    fixed = [option for option in ("n_steps", "method") if option in options]
+    if fixed:
+        raise ValueError(
+            f"option 'tolerance' of {name!r} adds steps until the sum is right, so {' and '.join(fixed)} would have no "
+            f"use: leave out either; got {dict(options)}"
+        )
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_inputs(
@@ -84,17 +121,36 @@ def resolve_options(
 
     Integrated gradients are adaptive (``tolerance=0.01``) unless captum's rule is asked for by ``tolerance=None``,
     ``n_steps`` or ``method``.
+
+    Raises:
+        ValueError: if the windows of an occlusion do not fit the shape.
     """
     resolved = {**METHODS[name].defaults(shape, variables), **options, "background": background}
     if name == "integrated_gradients" and not {"n_steps", "method", "tolerance"} & set(options):
         resolved["tolerance"] = TOLERANCE
     if name == "occlusion":
-        resolved["windows"] = _count_windows(shape, resolved)
+        resolved |= _windows(shape, resolved, strides=options.get("strides"))
     return resolved
 
 
-def _count_windows(shape: Sequence[int], options: Options) -> int:
-    windows, strides = options["sliding_window_shapes"], options.get("strides") or (1,) * len(shape)
-    windows = windows[0] if isinstance(windows[0], tuple) else windows
-    strides = (strides,) * len(shape) if isinstance(strides, int) else strides
-    return math.prod(1 + math.ceil(max(n - w, 0) / s) for n, w, s in zip(shape, windows, strides, strict=True))
+def _windows(shape: Sequence[int], options: Options, *, strides: Any) -> dict[str, Any]:
+    """Windows and strides as tuples, and how many windows there are; side by side unless strides were given."""
+    window = _sides(options["sliding_window_shapes"], len(shape))
+    step = window if strides is None else _sides(strides, len(shape))
+    fits = len(window) == len(step) == len(shape) and all(1 <= s <= w for w, s in zip(window, step, strict=True))
+    if not fits:
+        raise ValueError(
+            "options 'sliding_window_shapes' and 'strides' of 'occlusion' must hold a length for each dimension of one "
+            f"input, {list(shape)}, and no stride be larger than its window; got {window} and {step}"
+        )
+    count = math.prod(1 + math.ceil(max(n - w, 0) / s) for n, w, s in zip(shape, window, step, strict=True))
+    return {"sliding_window_shapes": window, "strides": step, "windows": count}
+
+
+def _sides(given: Any, dimensions: int) -> tuple[int, ...]:
+    """One length for each dimension, as captum takes them: a number, some numbers, or those of one input in a tuple."""
+    given = (given,) * dimensions if isinstance(given, int) else given
+    given = given[0] if isinstance(given, Sequence) and len(given) == 1 and isinstance(given[0], Sequence) else given
+    if not isinstance(given, Sequence) or not all(isinstance(side, int) for side in given):
+        raise ValueError(f"windows and strides of 'occlusion' must be whole numbers, such as (1, 4, 4); got {given!r}")
+    return tuple(given)

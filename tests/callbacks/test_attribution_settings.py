@@ -1,0 +1,235 @@
+"""Settings of AttributionMonitor that meet: each does what it says beside the others, or is refused with a sentence."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from learners import Items, cross_entropy, curves, draw, fitted, seeded, table, table_net
+from xai_lightning import AttributionMonitor, MemorySink, Table
+
+SEX = {"sex": ["F", "M"]}
+
+
+def told(net: nn.Module, items: Any, *args: Any, call: Any = cross_entropy, lr: float = 0.0, **settings: Any) -> Any:
+    """Curves of a monitor over two validations, and the pictures it drew."""
+    sink = MemorySink()
+    monitor = AttributionMonitor(*args, **{"network": "net", "probe_size": 16, "sinks": [sink], **settings})
+    fitted(net, call, items, monitor, lr=lr)
+    return curves(sink), {name: picture for _, name, picture in sink.pictures}
+
+
+def picture(i: int) -> tuple[Tensor, int]:
+    return draw(1, 8, 8, seed=i) + i % 2, i % 2
+
+
+def picture_net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+
+
+# --- options
+
+
+def test_windows_of_an_occlusion_can_be_chosen() -> None:
+    options = {"sliding_window_shapes": (1, 4, 4), "strides": (1, 2, 2)}
+    found, _ = told(seeded(picture_net), Items(picture, 16), "occlusion", options=options, sample_size=0)
+    # 3 x 3 windows, the whole image, and the prediction
+    assert found["xai/occlusion/forward_passes"] == [16.0 * (9 + 1 + 1)] * 2
+
+
+def test_windows_that_do_not_fit_an_image_are_refused_at_the_first_batch() -> None:
+    with pytest.raises(ValueError, match=r"a length for each dimension of one input, \[1, 8, 8\].*got \(4, 4\)"):
+        told(seeded(picture_net), Items(picture, 16), "occlusion", options={"sliding_window_shapes": (4, 4)})
+
+
+def test_measures_of_images_are_refused_where_there_are_none() -> None:
+    with pytest.raises(ValueError, match=r"measures=\['ssim'\] compare the places of images.*known are cosine"):
+        told(seeded(table_net), Items(table, 16), "saliency", measures=["cosine", "ssim"])
+
+
+# --- groups
+
+
+def grouped(i: int) -> dict[str, Any]:
+    x, y = table(i)
+    return {"x": x, "y": y, "sex": i // 2 % 2}
+
+
+def of_entries(net: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(net(batch["x"]), batch["y"])
+
+
+def test_groups_of_samples_that_were_given_are_those_in_their_batch() -> None:
+    given = torch.utils.data.default_collate([grouped(i) for i in range(12)])
+    for probe in (given, Items(grouped, 12)):
+        found, _ = told(seeded(table_net), Items(grouped, 32), "saliency", call=of_entries, groups=SEX, probe=probe)
+        counts = [found[f"xai/saliency/probe/class_{c}/{sex}"][0] for c in (0, 1) for sex in ("F", "M")]
+        expected = [sum((r["y"], r["sex"]) == (c, s) for r in map(grouped, range(12))) for c in (0, 1) for s in (0, 1)]
+        assert counts == expected
+        assert found["drift/saliency/by_group/first/sex/F"][-1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [(None, r"probe=... has no groups: cannot find the group 'sex'"), ({"sex": Table([0, 1] * 16)}, "these are other")],
+)
+def test_samples_that_were_given_without_their_groups_are_refused(source: Any, message: str) -> None:
+    given = torch.utils.data.default_collate([{"x": table(i)[0], "y": table(i)[1]} for i in range(12)])
+    with pytest.raises(ValueError, match=message):
+        told(
+            seeded(table_net),
+            Items(grouped, 32),
+            "saliency",
+            call=of_entries,
+            groups=SEX,
+            groups_from=source,
+            probe=given,
+        )
+
+
+# --- baselines
+
+
+class Words(nn.Module):
+    """A bag of embedded tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.active, self.out = nn.Embedding(11, 6), nn.Tanh(), nn.Linear(6, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(self.active(self.embedding(ids)).mean(dim=1))
+
+
+def text(i: int) -> tuple[Tensor, int]:
+    return torch.randint(1, 11, (5,), generator=torch.Generator().manual_seed(i)), i % 2
+
+
+@pytest.mark.parametrize("method", ["gradient_shap", "integrated_gradients", "deep_lift_shap"])
+def test_token_ids_are_compared_with_a_background_of_texts(method: str) -> None:
+    """More rows than one batch, and than the one sample of the rehearsal, holds."""
+    settings = {"embedding": "embedding", "baseline": "background"}
+    found, _ = told(seeded(Words), Items(text, 32), method, probe_size=4, sample_size=0, **settings)
+    assert found[f"xai/{method}/nonfinite_maps"] == found[f"xai/{method}/zero_maps"] == [0.0, 0.0]
+    assert found[f"drift/{method}/cosine/first/mean"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("baseline", ["mean", "blur", 0.5])
+def test_averages_of_token_ids_are_refused(baseline: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"baseline={baseline!r} is no token id")):
+        told(seeded(Words), Items(text, 16), "saliency", embedding="embedding", baseline=baseline)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"baseline": "pad"}, r"baseline='pad' is for token ids; this input is Tensor\[8, 5\] float32"),
+        ({"special_tokens": [1]}, r"special_tokens=\[1\] are token ids; the input is Tensor\[8, 5\] float32"),
+        ({"baseline": ["zero", "mean"]}, r"one for each of 1; got a list of 2: \['zero', 'mean'\]"),
+    ],
+)
+def test_baselines_that_do_not_fit_the_inputs_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        told(seeded(table_net), Items(table, 16), "saliency", **settings)
+
+
+@pytest.mark.parametrize("baseline", [{"a": 1}, True, math.nan, np.zeros(5), [math.inf]])
+def test_a_baseline_that_is_none_is_refused_in_the_constructor(baseline: Any) -> None:
+    with pytest.raises(ValueError, match=r"baseline must be a finite number, one of zero.*or a tensor; got"):
+        AttributionMonitor(baseline=baseline)
+
+
+# --- targets
+
+
+def squares(net: nn.Module, batch: Any) -> Tensor:
+    return (net(batch[0]) - batch[1].reshape(len(batch[1]), -1)).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda i: (draw(5, seed=i), draw(2, seed=i)), "target=2 is none of the network's 2 outputs"),
+        (lambda i: (draw(5, seed=i), 0.5), "target=2 is none of the network's 2 outputs"),
+    ],
+)
+def test_an_output_of_a_regression_that_is_not_there_is_refused(make: Callable[[int], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        told(seeded(table_net), Items(make, 16), "saliency", call=squares, task="regression", target=2)
+
+
+def test_a_target_of_a_regression_that_is_not_there_is_refused() -> None:
+    net = seeded(lambda: nn.Linear(5, 3))
+    items = Items(lambda i: (draw(5, seed=i), draw(2, seed=i)), 16)
+    with pytest.raises(ValueError, match="target=2 is none of the 2 targets of a sample"):
+        told(net, items, "saliency", call=lambda n, b: n(b[0]).square().mean(), task="regression", target=2)
+
+
+def test_numbers_that_are_taken_for_classes_are_refused_with_what_to_say() -> None:
+    items = Items(lambda i: (draw(5, seed=i), draw(1, seed=i)[0]), 16)
+    with pytest.raises(ValueError, match=r"each target to be 0 or 1; got .* say task='regression' of numbers"):
+        told(seeded(lambda: nn.Linear(5, 1)), items, "saliency", call=squares)
+
+
+# --- several inputs, and layers
+
+
+class Two(nn.Module):
+    """Two inputs, the second by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, *, other: Tensor) -> Tensor:
+        return self.first(x) + self.second(other)
+
+
+def both(i: int) -> dict[str, Any]:
+    return {"x": table(i)[0], "y": table(i)[1], "other": draw(3, seed=1000 + i)}
+
+
+def of_both(net: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(net(batch["x"], other=batch["other"]), batch["y"])
+
+
+def test_variables_of_a_further_input_may_be_sensitive_beside_named_ones() -> None:
+    settings: dict[str, Any] = {"inputs": ["other"], "features": {"age": 0, "job": slice(1, 5)}, "sample_size": 0}
+    found, _ = told(
+        seeded(Two),
+        Items(both, 32),
+        "saliency",
+        call=of_both,
+        sensitive=["other.column_1"],
+        proxies=["age"],
+        **settings,
+    )
+    sizes = {name: found[f"importance/saliency/{name}"][0] for name in ("age", "job", "other.column_1")}
+    shares = [found[f"attribution/saliency/{share}_share"][0] for share in ("sensitive", "proxy")]
+    assert shares[0] / shares[1] == pytest.approx(sizes["other.column_1"] / sizes["age"], rel=0.3)
+    with pytest.raises(ValueError, match=r"unknown feature 'other.colum_1'. Did you mean 'other.column_1'"):
+        told(seeded(Two), Items(both, 16), "saliency", sensitive=["other.colum_1"], **settings)
+
+
+def test_an_input_that_is_not_there_is_refused_with_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"unknown input 'other'\. There are none\."):
+        told(seeded(table_net), Items(table, 16), "saliency", inputs=["other"])
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "conductance"])
+def test_maps_of_a_convolution_have_what_images_have(method: str) -> None:
+    """Film, average and measures of places: on the 4 x 4 places of the layer."""
+    found, pictures = told(seeded(picture_net), Items(picture, 32), method, layer="0", lr=0.05)
+    assert {f"attribution/{method}/{what}" for what in ("maps", "film", "average", "similarity")} <= set(pictures)
+    for measure in ("ssim", "centre_of_mass"):
+        assert found[f"drift/{method}/{measure}/first/mean"][1] > 0
+
+
+def test_regions_need_a_layer_over_images() -> None:
+    with pytest.raises(ValueError, match=r"explains the layer '3', of shape \[2\]: name a convolution over images"):
+        told(seeded(picture_net), Items(picture, 16), "conductance", layer="3", regions={"corner": (0, 0, 2, 2)})

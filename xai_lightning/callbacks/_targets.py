@@ -1,0 +1,68 @@
+"""What is kept as the target of each sample."""
+
+import torch
+from torch import Tensor
+
+from xai_lightning.callbacks._ways import Target
+from xai_lightning.functional.attribution import Task
+from xai_lightning.readers import Sample, targets_of
+from xai_lightning.readers.batch import describe
+
+
+def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int) -> Tensor:
+    """The class of each sample ``int64[N]``, or the fixed one; of a regression ``float64[N]``, of a segmentation masks.
+
+    Args:
+        sample: of a batch.
+        task: what the outputs are.
+        target: see `AttributionMonitor`.
+        n_classes: how many there are.
+
+    Raises:
+        ValueError: if one is out of range (on the CPU, trap 4), or there is none.
+    """
+    given = sample.targets
+    if task == "regression":
+        return _numbers(sample, target)
+    if task == "segmentation":
+        if given is None or given.ndim != 3:
+            got = None if given is None else list(given.shape)
+            raise ValueError(f"segmentation needs targets [N, H, W], whose class's mask is explained; got {got}")
+        return given.detach().to(torch.int64)
+    if isinstance(target, int):
+        return targets_of(torch.full((len(sample),), target), n_classes)
+    if target != "label":
+        # the predicted class is explained
+        return torch.zeros(len(sample), dtype=torch.int64)
+    if given is None:
+        raise ValueError(
+            f"this batch has no target to explain beside its input {describe(sample.inputs)}; name it with "
+            "reader={'input': ..., 'target': ...}, or explain predictions with target='reference_prediction'"
+        )
+    return _classes(given, n_classes)
+
+
+def _numbers(sample: Sample, target: Target) -> Tensor:
+    given = sample.targets
+    if given is None:
+        raise ValueError(
+            f"this batch has no target beside its input {describe(sample.inputs)}; name it with "
+            "reader={'input': ..., 'target': ...}"
+        )
+    if isinstance(target, int) and given.ndim == 2 and target >= given.shape[1]:
+        raise ValueError(f"target={target} is none of the {given.shape[1]} targets of a sample; they count from 0")
+    chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
+    if chosen.numel() != len(sample):
+        raise ValueError(f"regression needs one target per sample, or target=its number; got {describe(given)}")
+    return chosen.detach().flatten().to(torch.float64)
+
+
+def _classes(given: Tensor, n_classes: int) -> Tensor:
+    try:
+        return targets_of(given, n_classes)
+    except ValueError as error:
+        if not given.is_floating_point():
+            raise
+        raise ValueError(
+            f"{error}. If they are no classes, say task='regression' of numbers, or task='multilabel' of several labels"
+        ) from error

@@ -55,7 +55,7 @@ class AttributionMonitor(ExplainingMonitor):
         features: names of a table's variables: name to a column, columns, or a slice.
         sensitive: names of variables whose share of the attribution is logged.
         proxies: names of variables that stand in for sensitive ones; their share is logged beside.
-        groups: as in `FairnessMonitor`: the probe is drawn from each, and drift and attribution are compared between them;
+        groups: as in `FairnessMonitor`: the probe is drawn from each, drift and attribution are compared between them;
             samples given as ``probe`` must come with theirs.
         groups_from: likewise.
         reader: how to read a batch, see `xai_lightning.readers.read`.

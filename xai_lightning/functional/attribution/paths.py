@@ -1,13 +1,12 @@
 """Gradients along straight paths from the baseline, in blocks that fit at once."""
 
 from functools import lru_cache, partial
-from typing import Any
 
 import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
-from xai_lightning.functional.attribution.adaptive import fixed, refine
+from xai_lightning.functional.attribution.adaptive import refine
 from xai_lightning.functional.attribution.mixture import blocks
 from xai_lightning.functional.attribution.question import KEPT, Found, Inputs, Question, Run
 
@@ -43,16 +42,35 @@ def _block(how: Run, piece: Question, points: Inputs, sample: Tensor, where: sli
 
 
 def by_rule(how: Run, question: Question) -> Inputs:
-    """Integrated gradients by one of captum's rules; captum forms all points of all samples before it begins."""
+    """Integrated gradients by one of captum's rules; captum forms all points of all samples before it begins.
+
+    All nodes of few samples are visited rather than few of all: what is read and added up stays near the processor.
+    """
     places, weights = _rule(str(how.options.get("method", "gausslegendre")), int(how.options["n_steps"]))
-    held, count = max(1, how.at_once // question.numbers), len(question.targets)
-    # all nodes of few samples rather than few of all: what is read and added up again stays near the processor
-    together, parts = len(blocks(len(places), held)[-1]), []
-    for some in blocks(count, held // len(places)):
-        piece = question.take(slice(some.start, some.stop))
-        given: Any = {"places": places, "weights": weights, "together": together}
-        parts.append(fixed(partial(_gradient, how, piece), piece.inputs, piece.baselines, **given))
-    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+    count, at_once = len(question.targets), max(1, how.at_once // question.numbers)
+    samples = torch.arange(count, device=question.targets.device)
+    # overwritten by the next points: new memory would have to be cleared first
+    room = [x.new_empty(min(at_once, count * len(places)), *x.shape[1:]) for x in question.inputs]
+    found = []
+    for some in blocks(count, at_once // len(places)):
+        where = slice(some.start, some.stop)
+        pairs = [(x[where], b[where]) for x, b in zip(question.inputs, question.baselines, strict=True)]
+        sums: list[Tensor] = []
+        for nodes in blocks(len(places), at_once):
+            at, weight = (each[nodes.start : nodes.stop] for each in (places, weights))
+            points = tuple(_points(*pair, rows, at) for pair, rows in zip(pairs, room, strict=True))
+            _, gradients = _gradient(how, question, points, samples[where].expand(len(at), len(some)).flatten())
+            parts = [weight.to(each) @ each.reshape(len(at), -1) for each in gradients]
+            sums = [total.add_(part) for total, part in zip(sums, parts, strict=True)] if sums else parts
+        found.append([(x - b).mul_(total.view_as(x)) for (x, b), total in zip(pairs, sums, strict=True)])
+    return tuple(torch.cat(each) for each in zip(*found, strict=True))
+
+
+def _points(x: Tensor, b: Tensor, room: Tensor, at: Tensor) -> Tensor:
+    """Points ``[K * N, ...]`` at places ``float64[K]`` of the way from baselines to inputs ``[N, ...]``."""
+    points = room[: len(at) * len(x)]
+    torch.lerp(b[None], x[None], at.to(x).view(-1, *[1] * x.ndim), out=points.view(len(at), *x.shape))
+    return points
 
 
 @lru_cache(maxsize=8)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from learners import Items, cross_entropy, curves, draw, fitted, seeded, table, table_net
 from xai_lightning import AttributionMonitor, MemorySink, Table
+from xai_lightning.functional import render
 
 SEX = {"sex": ["F", "M"]}
 
@@ -232,3 +233,59 @@ def test_maps_of_a_convolution_have_what_images_have(method: str) -> None:
 def test_regions_need_a_layer_over_images() -> None:
     with pytest.raises(ValueError, match=r"explains the layer '3', of shape \[2\]: name a convolution over images"):
         told(seeded(picture_net), Items(picture, 16), "conductance", layer="3", regions={"corner": (0, 0, 2, 2)})
+
+
+# --- titles
+
+
+def titles(monkeypatch: pytest.MonkeyPatch, drawing: str, argument: str) -> list[str]:
+    """What the pictures that ``drawing`` draws are titled, as soon as they are drawn."""
+    seen: list[str] = []
+    draw_it = getattr(render, drawing)
+
+    def spy(*args: Any, **settings: Any) -> Any:
+        seen[:] = settings[argument]
+        return draw_it(*args, **settings)
+
+    monkeypatch.setattr(render, drawing, spy)
+    return seen
+
+
+def test_texts_and_series_that_miss_their_sum_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps are too few for a curved network; 65 are enough."""
+    settings: dict[str, Any] = {"sample_size": 0, "call": of_texts, "embedding": "embedding"}
+    lines = titles(monkeypatch, "token_lines", "titles")
+    for steps, marked in (({"n_steps": 2, "method": "riemann_left"}, True), ({}, False)):
+        found, _ = told(seeded(Words), Items(text, 16), options=steps, **settings)
+        assert (found["xai/integrated_gradients/incomplete_maps"][-1] > 0) == marked
+        assert any(" ! incomplete, says" in line for line in lines) == marked
+
+    def series(i: int) -> tuple[Tensor, int]:
+        return 3 * draw(2, 12, seed=i), i % 2
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(24, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    lines = titles(monkeypatch, "series_bands", "titles")
+    for steps, marked in (({"n_steps": 2, "method": "riemann_left"}, True), ({}, False)):
+        told(seeded(net), Items(series, 16), options=steps, sample_size=0)
+        assert any(" ! incomplete\nsays" in line for line in lines) == marked
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ({}, r"label [01]\nsays [01] \(\d+%\)\nsize x 1"),
+        ({"target": 1}, r"label [01]\nexplains 1, says [01] \(\d+%\)\nsize x 1"),
+        ({"target": "predicted"}, r"label [01]\nexplains ([01]), says \1 \(\d+%\)\nsize x 1"),
+        ({"task": "regression", "target": 1, "call": squares}, r"target [01]\nsays -?[\d.]+(e-\d+)?\nsize x 1"),
+        ({"task": "multilabel", "target": 1}, r"explains 1\nsays [01] \(\d+%\)\nsize x 1"),
+    ],
+)
+def test_titles_tell_the_label_the_prediction_and_what_is_explained(
+    settings: dict[str, Any], pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = titles(monkeypatch, "attribution_grid", "labels")
+    told(seeded(picture_net), Items(picture, 16), "saliency", sample_size=0, **settings)
+    assert len(lines) == 8
+    assert all(re.fullmatch(pattern, line) for line in lines), lines

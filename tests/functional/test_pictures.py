@@ -234,3 +234,58 @@ def test_similarity_is_brightest_on_the_diagonal_and_grey_where_unknown() -> Non
     assert count(picture, UNDEFINED) > 2000
     with pytest.raises(ValueError, match="for 2 numbers"):
         similarity(matrix, [1, 2], title="t")
+
+
+# --- words fit on their pictures
+
+
+METHOD = "layer_gradient_x_activation_smoothgrad_sq"
+
+
+@pytest.mark.parametrize("validations", [1, 2, 5, 12])
+def test_the_legend_of_a_film_is_whole_whatever_its_length(validations: int) -> None:
+    drawn = filmstrip(
+        torch.zeros(validations, 1, 4, 4),
+        range(validations),
+        labels=["label 0"],
+        scale=0.02,
+        note="of a map's own size",
+    )
+    assert (drawn[:, -6:] == 255).all()
+    # below frames there is a line of words, and as many more as there is no room for in it
+    assert (drawn[-14:] != 255).any()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_the_legend_of_series_is_whole_whatever_their_number(channels: int) -> None:
+    maps = torch.zeros(1, channels, 4)
+    names = [f"x{i}" for i in range(channels)]
+    drawn = series_bands(None, maps, maps, channels=names, titles=["label 0"], scale=0.02, note="of a map's own size")
+    assert (drawn[:, -6:] == 255).all()
+    assert (drawn[-14:] != 255).any()
+
+
+def test_titles_of_long_methods_and_variables_are_whole() -> None:
+    bars = bar_chart(["a_variable_with_a_name_of_32_sign"], [1.0], title=f"mean |attribution|, {METHOD}")
+    title = f"mean share of |attribution|, 64 fresh samples, {METHOD}"
+    average = average_map(torch.ones(4, 4), torch.ones(4, 4), scale=1.0, title=title)
+    alike = similarity(torch.eye(2), [1, 2], title=f"similarity of explanations, {METHOD}")
+    for drawn in (bars, average, alike):
+        assert (drawn[:, -4:] == 255).all()
+        assert (drawn[:24, :200] != 255).any()
+
+
+@pytest.mark.parametrize("place", ["film", "maps", "series"])
+def test_titles_of_samples_show_their_last_group(place: str) -> None:
+    """Two that differ at their end only do not look alike."""
+
+    def drawn(group: str) -> np.ndarray:
+        maps, title = torch.zeros(1, 1, 8, 8), f"label 0 Amer-Indian {group}\nsays 0 (66%)"
+        if place == "film":
+            return filmstrip(maps, [1], labels=[title], scale=1.0)
+        if place == "maps":
+            return attribution_grid(maps, maps, maps, labels=[title], scale=1.0)
+        return series_bands(None, maps[:, 0, :1], maps[:, 0, :1], channels=["x"], titles=[title], scale=1.0)
+
+    one, other = drawn("Fe"), drawn("Me")
+    assert one.shape != other.shape or (one != other).any()

@@ -76,9 +76,9 @@ class Gallery:
         if self._explainer.picture == "maps":
             self._add_grid(record, found, references, shown, titles)
         elif self._explainer.picture == "tokens":
-            self._add_lines(record, references, shown, titles)
+            self._add_lines(record, references, shown, _marked(titles, found, shown))
         elif self._explainer.picture == "series":
-            self._add_bands(record, references, shown, titles)
+            self._add_bands(record, references, shown, _marked(titles, found, shown))
         if self._explainer.grid is not None and course.numbers:
             self._add_film(record, course, shown, titles)
 
@@ -122,16 +122,30 @@ class Gallery:
         titles, now = [], shown.columns["maps"].abs().sum(dim=1)
         first = references.maps.get("first")
         grown = now * math.nan if first is None else now / first[shown.places].abs().sum(dim=1)
-        rows = zip(shown.rows.strata.tolist(), shown.columns["probabilities"], grown.tolist(), strict=True)
-        for stratum, p, times in rows:
-            says = ""
-            if len(p) > 1 and bool(p.isfinite().all()):
-                says = f"\nsays {int(p.argmax())} ({float(p.max()):.0%})"
-            elif len(p) == 1:
-                says = f"\nsays {float(p[0]):.3g}"
+        columns = shown.columns["probabilities"], shown.columns["targets"].flatten().tolist(), grown.tolist()
+        for stratum, p, target, times in zip(shown.rows.strata.tolist(), *columns, strict=True):
             size = f"\nsize x {times:.2g}" if math.isfinite(times) else ""
-            titles.append(names[stratum].replace("class_", "label ") + says + size)
+            says = self._says(p, target)
+            titles.append(self._what(names[stratum], target) + (f"\n{says}" if says else "") + size)
         return titles
+
+    def _what(self, stratum: str, target: float) -> str:
+        """The label, or the target of a regression, and the groups."""
+        groups = stratum.removeprefix("all")
+        if self._explainer.task == "regression":
+            return f"target {target:.3g}{groups}"
+        if self._explainer.task == "classification":
+            return stratum.replace("class_", "label ")
+        return f"explains {self._explainer.ways.target}{groups}"
+
+    def _says(self, p: Tensor, target: float) -> str:
+        """The prediction and its confidence; where it is not that of the label, what is explained."""
+        if len(p) == 1:
+            return f"says {float(p[0]):.3g}"
+        if len(p) == 0 or not bool(p.isfinite().all()):
+            return ""
+        classes = self._explainer.task == "classification" and self._explainer.ways.target != "label"
+        return (f"explains {target:.0f}, " if classes else "") + f"says {int(p.argmax())} ({float(p.max()):.0%})"
 
     def _add_grid(
         self, record: Record, found: Gathered, references: References, shown: Shown, titles: Sequence[str]
@@ -193,6 +207,13 @@ class Gallery:
         now, first = drift.normalised(shown.columns["maps"].float()), references.maps.get("first")
         before = None if first is None else drift.normalised(first[shown.places])
         return now, before
+
+
+def _marked(titles: Sequence[str], found: Gathered, shown: Shown) -> list[str]:
+    """Titles of which those of samples that are left out of drift say so."""
+    parts = zip(titles, found.incomplete[shown.places].tolist(), strict=True)
+    first = [(title.partition("\n"), " ! incomplete" * missed) for title, missed in parts]
+    return [what + mark + end + rest for (what, end, rest), mark in first]
 
 
 def chosen(rows: Rows, explanation: Explanation, found: Gathered, scale: float, *, whole: bool) -> Shown:

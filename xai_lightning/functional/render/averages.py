@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from xai_lightning.functional.render.canvas import FAINT, INK, Picture, check_scale, inches, pixels
+from xai_lightning.functional.render.sheets import wrapped
 
 
 def average_map(mean: Tensor, half_width: Tensor, *, scale: float, title: str) -> Picture:
@@ -47,5 +48,5 @@ def average_map(mean: Tensor, half_width: Tensor, *, scale: float, title: str) -
         bar = figure.colorbar(panels[1].imshow(half_width.numpy(), **colours), ax=list(panels), shrink=0.85)
         bar.ax.tick_params(labelsize=10, labelcolor=FAINT, length=0)
         bar.outline.set_visible(False)
-        figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
+        figure.suptitle("\n".join(wrapped(title, 620, 12)), fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
         return pixels(figure)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from xai_lightning.functional.render.canvas import FAINT, HIGHLIGHTED, INK, PLAIN, Picture, inches, pixels, short
+from xai_lightning.functional.render.sheets import wrapped
 
 MOST_BARS = 40
 
@@ -62,12 +63,15 @@ def bar_chart(
     bars = _chosen(every, by_value=reference is None)
     note = f"\n{len(every) - len(bars)} variables with smaller values are left out" if len(bars) < len(every) else ""
     with style.context("default"):
-        figure = Figure(inches(560, 96 + len(bars) * max(14, min(26, 560 // len(bars)))), layout="constrained")
+        lines = wrapped(title, 540, 12)
+        figure = Figure(
+            inches(560, 78 + 18 * len(lines) + len(bars) * max(14, min(26, 560 // len(bars)))), layout="constrained"
+        )
         axes = figure.add_subplot()
         _draw_bars(axes, bars)
         _label_bars(axes, bars)
         _legend(figure, bars, highlighted_as)
-        axes.set_title(title + note, fontsize=12, color=INK, loc="left", parse_math=False)
+        figure.suptitle("\n".join(lines) + note, fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
         return pixels(figure)
 
 

@@ -14,12 +14,13 @@ from xai_lightning.functional.render.canvas import (
     coloured,
     inches,
     pixels,
-    short,
     write,
 )
+from xai_lightning.functional.render.sheets import wrapped
+from xai_lightning.functional.render.titles import lined, margin
 
 MOST_FRAMES, MOST_SAMPLES = 12, 6
-_TOP, _LEFT, _TILE, _GAP, _BOTTOM = 30, 132, 62, 4, 30
+_TOP, _TILE, _GAP, _LINE = 30, 62, 4, 14
 
 
 def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], scale: float, note: str = "") -> Picture:
@@ -52,21 +53,25 @@ def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], sc
     shown = maps[frames][:, :MOST_SAMPLES].detach().double().cpu()
     tiles = torch.nn.functional.interpolate(shown, (_TILE, _TILE), mode="nearest-exact")
     rows = shown.shape[1]
-    height, width = _TOP + rows * (_TILE + _GAP) + _BOTTOM, _LEFT + len(frames) * (_TILE + _GAP) + 8
+    left = margin(labels[:rows])
+    width = left + len(frames) * (_TILE + _GAP) + 8
+    legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}"
+    lines = wrapped(legend, width - 12, 8)
+    below = _TOP + rows * (_TILE + _GAP) + 16
+    height = below + _LINE * len(lines)
     canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
     for column in range(len(frames)):
         for row in range(rows):
-            y, x = _TOP + row * (_TILE + _GAP), _LEFT + column * (_TILE + _GAP)
+            y, x = _TOP + row * (_TILE + _GAP), left + column * (_TILE + _GAP)
             canvas[y : y + _TILE, x : x + _TILE] = coloured(tiles[column, row][..., None], scale)
     with style.context("default"):
         figure = Figure(inches(width, height))
         figure.figimage(canvas.numpy(), origin="upper")
-        write(figure, "validation", _LEFT - 10, 15, "right")
+        write(figure, "validation", left - 10, 15, "right")
         for column, frame in enumerate(frames):
-            write(figure, str(numbers[frame]), _LEFT + column * (_TILE + _GAP) + _TILE / 2, 15, "center")
+            write(figure, str(numbers[frame]), left + column * (_TILE + _GAP) + _TILE / 2, 15, "center")
         for row in range(rows):
-            lines = "\n".join(short(line, 19) for line in labels[row].splitlines()[:3])
-            write(figure, lines, 6, _TOP + row * (_TILE + _GAP) + _TILE / 2, "left", size=8)
-        legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}"
-        write(figure, legend, 6, height - 14, "left", size=8)
+            write(figure, lined(labels[row]), 6, _TOP + row * (_TILE + _GAP) + _TILE / 2, "left", size=8)
+        for number, line in enumerate(lines):
+            write(figure, line, 6, below + _LINE * number, "left", size=8)
         return pixels(figure)

@@ -127,7 +127,7 @@ def _images(x: Tensor) -> Tensor:
 
 
 def _grid(labels: Sequence[str], size: Sequence[int]) -> _Grid:
-    texts = ["\n".join(short(line, 18) for line in label.splitlines()[:3]) for label in labels]
+    texts = ["\n".join(short(line, 32) for line in label.splitlines()[:3]) for label in labels]
     longest = max(len(line) for text in texts for line in text.split("\n"))
     tallest = min(_LARGEST_TILE, (_TALLEST - _TOP - _BOTTOM) // len(texts) - _GAP)
     zoom = min(tallest / size[0], _LARGEST_TILE / size[1])

@@ -22,9 +22,11 @@ from xai_lightning.functional.render.canvas import (
     short,
     write,
 )
+from xai_lightning.functional.render.sheets import wrapped
+from xai_lightning.functional.render.titles import lined, margin
 
 MOST_SERIES, MOST_CHANNELS = 4, 4
-_TOP, _LEFT, _WIDTH, _HEIGHT, _STRIP, _GAP, _BOTTOM = 28, 132, 200, 96, 16, 10, 26
+_TOP, _WIDTH, _HEIGHT, _STRIP, _GAP, _LINE = 28, 200, 96, 16, 10, 14
 
 
 def series_bands(
@@ -67,11 +69,15 @@ def series_bands(
     order = reference.abs().nan_to_num().sum(dim=(0, 2)).argsort(descending=True, stable=True)
     shown = order[:MOST_CHANNELS].sort().values.tolist()
     rows = min(MOST_SERIES, len(now))
-    height, width = _y(rows) + _BOTTOM, _x(len(shown))
+    left = margin(titles[:rows])
+    width = _x(left, len(shown))
+    legend = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g} {note}"
+    lines = wrapped(legend, width - 12, 8)
+    height = _y(rows) + 12 + _LINE * len(lines)
     canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
     curves = []
     for row, (column, channel) in product(range(rows), enumerate(shown)):
-        y, x = _y(row), _x(column)
+        y, x = _y(row), _x(left, column)
         canvas[y : y + _HEIGHT, x : x + _WIDTH] = _band(now[row, channel], _HEIGHT, scale)
         strip = y + _HEIGHT + 3
         canvas[strip : strip + _STRIP - 3, x : x + _WIDTH] = _band(reference[row, channel], _STRIP - 3, scale)
@@ -83,9 +89,9 @@ def series_bands(
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), frame_on=False, zorder=5)
         axes.set_axis_off()
         axes.add_collection(LineCollection(curves, colors=INK, linewidths=1.1))
-        _label(figure, [channels[channel] for channel in shown], titles[:rows])
-        legend = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g} {note}"
-        write(figure, legend, 6, height - 12, "left", size=8, ink=FAINT)
+        _label(figure, left, [channels[channel] for channel in shown], titles[:rows])
+        for number, line in enumerate(lines):
+            write(figure, line, 6, _y(rows) + _LINE * (number + 1), "left", size=8, ink=FAINT)
         return pixels(figure)
 
 
@@ -93,17 +99,16 @@ def _y(row: int) -> int:
     return _TOP + row * (_HEIGHT + _STRIP + _GAP)
 
 
-def _x(column: int) -> int:
-    return _LEFT + column * (_WIDTH + _GAP)
+def _x(left: int, column: int) -> int:
+    return left + column * (_WIDTH + _GAP)
 
 
-def _label(figure: Figure, channels: Sequence[str], titles: Sequence[str]) -> None:
+def _label(figure: Figure, left: int, channels: Sequence[str], titles: Sequence[str]) -> None:
     """Write the names of the columns above, and the titles of the rows beside."""
     for column, channel in enumerate(channels):
-        write(figure, short(channel, 26), _x(column) + _WIDTH / 2, 14, "center", size=10)
+        write(figure, short(channel, 26), _x(left, column) + _WIDTH / 2, 14, "center", size=10)
     for row, title in enumerate(titles):
-        lines = "\n".join(short(line, 19) for line in title.splitlines()[:3])
-        write(figure, lines, 6, _y(row) + _HEIGHT / 2, "left", size=8)
+        write(figure, lined(title), 6, _y(row) + _HEIGHT / 2, "left", size=8)
 
 
 def _band(values: Tensor, height: int, scale: float) -> Tensor:

@@ -101,6 +101,32 @@ def fitted(names: Sequence[str], room: float, size: float, numbers: Sequence[int
     ]
 
 
+def wrapped(text: str, room: float, size: float) -> list[str]:
+    """``text`` in as few lines of ``room`` pixels as hold all of its words.
+
+    Args:
+        text: Words.
+        room: Pixels.
+        size: Points.
+
+    Returns:
+        The lines; a word that is longer than one loses its middle.
+
+    Example:
+        >>> wrapped("red speaks for it, blue against it", room=120, size=8)
+        ['red speaks for it,', 'blue against it']
+    """
+    font = _font(size)
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _width(longer, font) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(_cut(word, room, font))
+    return lines or [""]
+
+
 def listed(names: Sequence[str], room: float, size: float = 8) -> str:
     """As many of ``names`` as one line of ``room`` pixels holds, and how many more there are."""
     font = _font(size)

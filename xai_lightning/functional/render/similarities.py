@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from xai_lightning.functional.render.canvas import FAINT, INK, Picture, inches, pixels
+from xai_lightning.functional.render.sheets import wrapped
 
 
 def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture:
@@ -48,5 +49,5 @@ def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture
         bar = figure.colorbar(shown, shrink=0.85)
         bar.set_label("mean cosine similarity", color=INK)
         bar.outline.set_visible(False)
-        axes.set_title(title, fontsize=12, color=INK, loc="left", parse_math=False)
+        figure.suptitle("\n".join(wrapped(title, 540, 12)), fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
         return pixels(figure)

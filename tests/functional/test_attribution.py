@@ -277,9 +277,12 @@ def test_options_that_cannot_be_are_refused_before_any_data(method: str, options
 
 def test_options_of_a_noise_tunnel_are_checked_too() -> None:
     check_method("saliency", {"nt_samples": 3, "stdevs": 0.2}, also=("nt_samples", "stdevs"))
+    check_method("saliency", {"stdevs": (0.2, 0.1)}, also=("nt_samples", "stdevs"))
     with pytest.raises(ValueError, match="'nt_samples' of 'saliency' must be a whole number of at least 1; got 0"):
         check_method("saliency", {"nt_samples": 0}, also=("nt_samples", "stdevs"))
-    with pytest.raises(ValueError, match=r"'stdevs' of 'saliency' must be a number of at least 0; got -1\.0"):
+    with pytest.raises(
+        ValueError, match=r"'stdevs' of 'saliency' must be at least 0, one number or one per input; got -1\.0"
+    ):
         check_method("saliency", {"stdevs": -1.0}, also=("nt_samples", "stdevs"))
 
 

@@ -45,8 +45,8 @@ def _check_values(name: str, options: Options) -> None:
     if "method" in options:
         choose(f"integration method of {name!r}", options["method"], INTEGRATIONS)
     noise, tolerance = options.get("stdevs", 0.0), options.get("tolerance")
-    if not is_number(noise) or noise < 0:
-        raise ValueError(f"option 'stdevs' of {name!r} must be a number of at least 0; got {noise!r}")
+    if not all(is_number(each) and each >= 0 for each in (noise if isinstance(noise, list | tuple) else [noise])):
+        raise ValueError(f"option 'stdevs' of {name!r} must be at least 0, one number or one per input; got {noise!r}")
     if tolerance is None:
         return
     if not is_number(tolerance) or tolerance <= 0:

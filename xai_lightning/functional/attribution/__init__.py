@@ -121,7 +121,8 @@ def attribute(
 
 
 def _tuple(tensors: Tensor | Inputs) -> Inputs:
-    return (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+    """None of which remembers how it came about: what is found has no gradient."""
+    return tuple(x.detach() for x in ((tensors,) if isinstance(tensors, Tensor) else tensors))
 
 
 def _fitted(baselines: Inputs, inputs: Inputs) -> Inputs:

@@ -449,3 +449,41 @@ def test_no_result_depends_on_how_much_is_computed_at_once(method: str) -> None:
     torch.testing.assert_close(least.values[0], whole.values[0], atol=atol, rtol=1e-9)
     if not METHODS[method].background and METHODS[method].rules != "lrp":
         assert max(largest[:-2] or largest) <= (4 if METHODS[method].complete else 3)
+
+
+class Reshaped(nn.Module):
+    """Sees inputs and further arguments in other shapes, which only some layouts in memory allow."""
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        weighted = x.view(-1).view(len(x), -1) * weights.view(-1).view(len(x), -1)
+        return weighted.sum(dim=1).tanh()
+
+
+ALIKE = [m for m, spec in METHODS.items() if "table" in spec.layouts and not spec.layer and spec.rules != "lrp"]
+
+
+@pytest.mark.parametrize("method", ALIKE)
+@pytest.mark.parametrize("at_once", [1, 13, 10_000])
+def test_networks_may_see_rows_in_another_shape_however_many_there_are(method: str, at_once: int) -> None:
+    """Law 2; of a sample that is passed several times, a further argument lies in memory once."""
+    x, weights, b = torch.randn(3, 4), torch.rand(3, 4), torch.randn(2, 4)
+    for behind in [b, b[:1].expand(2, 4)] if METHODS[method].background else [b[:1]]:
+        for count in (1, 3):
+            explained = Explained(Reshaped(), task="regression", signature=Signature((None,), (None,)))
+            given = {"variables": table_variables(4), "seeds": range(count), "at_once": at_once, "background": behind}
+            given |= {"extras": (weights[:count],), "baselines": b[:1]}
+            assert attribute(method, explained, x[:count], torch.zeros(count), **given).values[0].isfinite().all()
+
+
+@pytest.mark.parametrize("method", ALIKE)
+def test_what_is_found_of_inputs_that_require_gradients_has_none(method: str) -> None:
+    more = [{"tolerance": None}, {"tolerance": 0.01}] if method == "integrated_gradients" else [{}]
+    network, x, b = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3), torch.randn(1, 3)
+    given = {"variables": table_variables(3), "seeds": range(2)}
+    for options in more:
+        found = [
+            attribute(method, Explained(network), x, torch.zeros(2).long(), baselines=b, options=options, **given)
+            for x, b in ((x, b), (x.clone().requires_grad_(True), b.clone().requires_grad_(True)))
+        ]
+        torch.testing.assert_close(found[1].values[0], found[0].values[0])
+        assert not any(each.requires_grad for each in (*found[1].values, found[1].gap, found[1].change))

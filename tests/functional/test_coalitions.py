@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from xai_lightning.functional import compiled
-from xai_lightning.functional.attribution import METHODS, Explained, attribute, fast, proof, table_variables
+from xai_lightning.functional.attribution import METHODS, Explained, Variables, attribute, fast, proof, table_variables
 from xai_lightning.functional.attribution.ablation import Ablation
 from xai_lightning.functional.attribution.coalitions import Coalitions, _limits, even_coalitions, shapley_coalitions
 from xai_lightning.functional.attribution.mixture import Mixture, Without
@@ -363,6 +363,76 @@ def test_a_network_that_writes_into_its_input_is_explained_as_it_is_and_damages_
         assert torch.equal(b, before[1])
 
 
+def test_windows_that_overlap_are_seen_as_they_are_by_a_network_that_writes_into_its_input() -> None:
+    """captum makes the next inputs of what it passes first."""
+    x, options = torch.randn(4, 3), {"sliding_window_shapes": (2,), "strides": (1,)}
+    given = {"variables": table_variables(3), "seeds": range(4), "options": options, "baselines": torch.randn(1, 3)}
+    twin, before = torch.nn.Linear(3, 1, bias=False), x.clone()
+    twin.weight.data = torch.tensor([[2.0, 0.0, 0.0]])
+    expected = attribute("occlusion", Explained(twin, task="regression"), x, torch.zeros(4), **given).values[0]
+    found = attribute("occlusion", Explained(Doubled(), task="regression"), x, torch.zeros(4), **given).values[0]
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(x, before)
+
+
+class Marked(Tensor):
+    """A tensor of another class, as libraries for images return."""
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("method", ["feature_ablation", "kernel_shap", "lime"])
+@pytest.mark.parametrize("where", ["inputs", "baselines", "outputs"])
+def test_tensors_of_another_class_are_explained_like_any(method: str, where: str) -> None:
+    class Network(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            summed = x.cumsum(dim=1).sum(dim=1)
+            return summed.as_subclass(Marked) if where == "outputs" else summed
+
+    x, b = torch.randn(2, 4, 3)
+    given = {"variables": table_variables(3), "seeds": range(4)}
+    expected = (x - b) * torch.tensor([3.0, 2.0, 1.0])
+    x, b = x.as_subclass(Marked) if where == "inputs" else x, b.as_subclass(Marked) if where == "baselines" else b
+    network = Explained(Network(), task="regression")
+    found = attribute(method, network, x, torch.zeros(4), baselines=b, **given).values[0]
+    torch.testing.assert_close(found.as_subclass(Tensor), expected, rtol=1e-4, atol=1e-4)
+    assert type(found) is Tensor or where != "outputs"
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("method", ["feature_ablation", "kernel_shap", "lime"])
+def test_variables_may_be_numbered_by_any_whole_numbers(method: str) -> None:
+    x, mask = torch.randn(4, 40), torch.arange(40)[None] // 4
+    explained, given = Explained(First(), task="regression"), {"baselines": torch.ones(1, 40), "seeds": range(4)}
+    found = [
+        attribute(method, explained, x, torch.zeros(4), variables=Variables((), each), **given).values[0]
+        for each in (mask, mask.int())
+    ]
+    assert torch.equal(*found)
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda words, least: (words.long(), least),
+        lambda words, least: (words.mT.contiguous().mT, least),
+        lambda words, least: (words.as_subclass(Marked), least),
+        lambda words, least: (words.to("meta"), least),
+        lambda words, least: (words[0], least),
+        lambda words, least: (words, least.float()),
+    ],
+    ids=["type", "layout", "class", "device", "dimensions", "last"],
+)
+def test_loops_refuse_what_they_would_misread(change: Any) -> None:
+    """They are given addresses, and would read or write what lies beside."""
+    coalitions, values, weights = drawn(3, 8, 4)
+    words, least = change(coalitions.words, values.new_tensor([LEAST]))
+    found, sound = values.new_empty(3, 4), torch.empty(3, dtype=torch.bool)
+    kernels: Any = fast.kernels()
+    with pytest.raises(ValueError, match=r"_fit reads contiguous torch\.(int32|float64) of .*got (Tensor|Marked) of"):
+        kernels.fit.on(words, values, weights, least, found, sound)
+
+
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("at_once", [4, 1000])
 @pytest.mark.parametrize(
@@ -410,8 +480,12 @@ def test_networks_in_torch_of_any_default_type_and_device_can_be_explained() -> 
     try:
         with torch.device("meta"):
             fast_again = fast.kernels.__wrapped__() if hasattr(fast.kernels, "__wrapped__") else None
-        rows = Mixture(torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[0, 1, 1]]), even_coalitions(4, 2, [1, 2]), 8)
-        assert rows.of(range(2), range(4)).dtype == torch.float64
+        x, b, mask = torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[0, 1, 1]])
+        assert Mixture(x, b, mask, even_coalitions(4, 2, [1, 2]), 8).of(range(2), range(4)).dtype == torch.float64
+        for dtype in (torch.float32, torch.float64):
+            without = Without(x.to(dtype), b.to(dtype), mask, 4)
+            with torch.device("meta"):
+                assert without.of(range(2), range(2)).tolist() == [[0, 1, 1], [1, 0, 0]] * 2
     finally:
         torch.set_default_dtype(torch.float32)
     assert fast_again is fast.kernels()

@@ -22,6 +22,14 @@ _TAKEN, _PARTS, _TURNS, _HEAD, _EACH = 0, 1, 2, 3, 4
 # more parts than threads: one that comes late takes fewer
 _PARTS_EACH = 4
 
+_KINDS = {
+    types.boolean: torch.bool,
+    types.int32: torch.int32,
+    types.int64: torch.int64,
+    types.float32: torch.float32,
+    types.float64: torch.float64,
+}
+
 
 def pointing_to(kind: Any) -> Any:
     """What makes an address one of numbers of this type; what was compiled elsewhere does not see a change here."""
@@ -74,7 +82,9 @@ def reader(kind: Any, dimensions: int) -> Any:
         at = _HEAD + _EACH * place
         return carray(pointer(table[at]), (table[at + 1], table[at + 2], table[at + 3]))
 
-    return loops((row, matrix, cube)[dimensions - 1])
+    found = loops((row, matrix, cube)[dimensions - 1])
+    found.reads = _KINDS[kind], dimensions
+    return found
 
 
 as_words, as_ints, as_flags, as_doubles = (
@@ -89,14 +99,27 @@ class Shared:
 
     Args:
         loop: is given begin and end of a part, and arrays.
+        readers: of each of these.
         work: is given a table, and calls the loop for each of its `parts`.
     """
 
-    def __init__(self, loop: Any, work: Callable[[Any], None]) -> None:
+    def __init__(self, loop: Any, readers: tuple[Any, ...], work: Callable[[Any], None]) -> None:
         self.loop, self.work = loop, kept_callback(types.void(types.CPointer(types.int64)))(work)
+        self._reads = [reader.reads for reader in readers]
 
     def on(self, *tensors: Tensor) -> "Bound":
-        """The loop on contiguous tensors on the CPU, of the types that it reads."""
+        """The loop on contiguous tensors on the CPU, of the types that it reads.
+
+        Raises:
+            ValueError: of any others, for what is at their address would be read in their place.
+        """
+        for tensor, reads in zip(tensors, self._reads, strict=True):
+            plain = type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.is_contiguous()
+            if not plain or (tensor.dtype, tensor.ndim) != reads:
+                raise ValueError(
+                    f"{self.loop.__name__} reads contiguous {reads[0]} of {reads[1]} dimensions in the CPU's memory; "
+                    f"got {type(tensor).__name__} of {tensor.dtype}, {list(tensor.shape)} on {tensor.device}"
+                )
         return Bound(self, tensors)
 
 
@@ -125,9 +148,9 @@ class Bound:
             team(self.shared.work.address, self._table, threads, 0)
 
 
-def shared(loop: Any) -> Callable[[Callable[[Any], None]], Shared]:
-    """Makes what calls a loop for each part of a table one that takes tensors."""
-    return lambda work: Shared(loop, work)
+def shared(loop: Any, *readers: Any) -> Callable[[Callable[[Any], None]], Shared]:
+    """Makes what calls a loop for each part of a table, which it has read by these, one that takes tensors."""
+    return lambda work: Shared(loop, readers, work)
 
 
 @cache

@@ -88,14 +88,18 @@ class Windows:
             mask = _tiles(inputs[0].shape[1:], sliding_window_shapes[0]).to(inputs[0].device)
             common["perturbations_per_eval"] = perturbations_per_eval
             return Ablation(self._forward).attribute(inputs, feature_mask=(mask[None],), **common)
-        found: tuple[Tensor, ...] = captum.attr.Occlusion(self._forward).attribute(
-            tuple(x.clone() for x in inputs),
+        found: tuple[Tensor, ...] = captum.attr.Occlusion(self._on_a_copy).attribute(
+            inputs,
             sliding_window_shapes=sliding_window_shapes,
             strides=strides,
             perturbations_per_eval=max(1, perturbations_per_eval // len(inputs[0])),
             **common,
         )
         return found
+
+    def _on_a_copy(self, x: Tensor, *rest: Any) -> Tensor:
+        """For a network that writes into its input, of which captum makes the next ones (trap 15)."""
+        return self._forward(x.clone(), *rest)
 
 
 def _tiles(shape: Sequence[int], window: Sequence[int]) -> Tensor:

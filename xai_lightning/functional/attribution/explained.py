@@ -111,6 +111,7 @@ class Explained(nn.Module):
             handle.remove()
 
     def _network(self, inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
+        inputs, extras = tuple(map(_laid_out, inputs)), tuple(map(_laid_out, extras))
         names = (*self.signature.inputs, *self.signature.extras)
         if self._writes:
             inputs, extras = tuple(x.clone() for x in inputs), tuple(_copied(x) for x in extras)
@@ -159,6 +160,12 @@ class Explained(nn.Module):
                 "the layer that receives the token ids"
             )
         return caught[0].detach()
+
+
+def _laid_out(x: Any) -> Any:
+    """A row that is repeated is seen as if each were its own: networks may want them in another shape."""
+    strided = isinstance(x, Tensor) and x.layout == torch.strided and x.ndim > 0
+    return x.contiguous() if strided and x.stride(0) == 0 else x
 
 
 def _copied(x: Any) -> Any:

@@ -111,9 +111,9 @@ def _weighs_by_angles(loops: Any) -> bool:
     return added and torch.allclose(near, -((1 - cosines) ** 2 / 2).expand(2, 4))
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Whether the loops can work on these: plain memory of four bytes a number, on the CPU."""
-    plain = all(type(x) is Tensor and x.device.type == "cpu" and x.element_size() == 4 for x in tensors)
+def takes(*tensors: Tensor, size: int = 4) -> bool:
+    """Whether the loops can work on these: plain memory of so many bytes a number, on the CPU."""
+    plain = all(type(x) is Tensor and x.device.type == "cpu" and x.element_size() == size for x in tensors)
     return plain and not any(x.is_complex() or x.is_neg() for x in tensors) and kernels() is not None
 
 
@@ -129,7 +129,7 @@ def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor, *, loops: Any =
 
 def draw_even(seeds: Tensor, number: int, words: Tensor, *, loops: Any = None) -> None:
     """Draw coalitions ``int32[N, S]`` of evenly many subsets of ``number`` variables."""
-    _working(loops).draw_even.on(seeds, torch.tensor([2**number - 1]), words)(len(seeds))
+    _working(loops).draw_even.on(seeds, seeds.new_tensor([2**number - 1]), words)(len(seeds))
 
 
 class Mixer:
@@ -169,14 +169,14 @@ class Leaver:
 
     def __call__(self, samples: range, variables: range) -> None:
         """Write some samples without each of some variables."""
-        self._where.copy_(torch.tensor([samples.start, variables.start, len(variables)]))
+        self._where.copy_(self._where.new_tensor([samples.start, variables.start, len(variables)]))
         self._leave_out(len(samples))
 
 
 def products(x: Tensor, b: Tensor, mask: Tensor, number: int, *, loops: Any = None) -> Tensor:
     """Sums ``float64[N, V, 3]`` of x * x, x * b and b * b: see `kernels.add_products`."""
     sums = x.new_zeros(len(x), number, 3, dtype=torch.float64)
-    _working(loops).add_products.on(*(each.contiguous() for each in (x, b, mask, sums)))(len(x))
+    _working(loops).add_products.on(*(each.contiguous() for each in (x, b, mask.long(), sums)))(len(x))
     return sums
 
 

@@ -49,7 +49,7 @@ def _add_products(begin: Any, end: Any, x: Any, b: Any, mask: Any, sums: Any) ->
                 own, across, other = 0.0, 0.0, 0.0
 
 
-@shared(_add_products)
+@shared(_add_products, as_float_rows, as_float_rows, as_ints, as_double_cube)
 def add_products(t: Any) -> None:
     """See `_add_products`."""
     for begin, end in parts(t):
@@ -85,7 +85,7 @@ def _nearness(begin: Any, end: Any, words: Any, products: Any, shortest: Any, ex
             exponents[i, j] = -distance * distance / 2
 
 
-@shared(_nearness)
+@shared(_nearness, as_word_rows, as_double_cube, as_doubles, as_double_rows)
 def nearness(t: Any) -> None:
     """See `_nearness`."""
     for begin, end in parts(t):
@@ -182,7 +182,7 @@ def _fit(begin: Any, end: Any, words: Any, values: Any, weights: Any, least: Any
             sound[i] = np.isfinite(found[i].sum()) and lowest > least[0] * highest
 
 
-@shared(_fit)
+@shared(_fit, as_word_rows, as_double_rows, as_double_rows, as_doubles, as_double_rows, as_flags)
 def fit(t: Any) -> None:
     """See `_fit`."""
     words, values, weights, least = as_word_rows(t, 0), as_double_rows(t, 1), as_double_rows(t, 2), as_doubles(t, 3)

@@ -58,7 +58,7 @@ def _draw_shapley(
             words[i, j] = subsets[places[j]]
 
 
-@shared(_draw_shapley)
+@shared(_draw_shapley, as_ints, as_ints, as_ints, as_ints, as_words, as_word_rows)
 def draw_shapley(t: Any) -> None:
     """See `_draw_shapley`."""
     for begin, end in parts(t):
@@ -83,7 +83,7 @@ def _draw_even(begin: Any, end: Any, seeds: Any, inside: Any, words: Any) -> Non
             words[i, j] = np.int32(_mixed(state) & np.uint64(inside[0]))
 
 
-@shared(_draw_even)
+@shared(_draw_even, as_ints, as_ints, as_word_rows)
 def draw_even(t: Any) -> None:
     """See `_draw_even`."""
     for begin, end in parts(t):
@@ -127,7 +127,7 @@ def _mix(begin: Any, end: Any, first: Any, x: Any, b: Any, shift: Any, words: An
                 row[c] = _chosen(word, shift[c], difference[c], base[c])
 
 
-@shared(_mix)
+@shared(_mix, as_ints, as_word_rows, as_word_rows, as_words, as_word_rows, as_word_rows)
 def mix(t: Any) -> None:
     """See `_mix`."""
     first, x, b, shift, words, rows = (
@@ -177,7 +177,7 @@ def _leave_out(begin: Any, end: Any, where: Any, x: Any, b: Any, owner: Any, row
                 row[c] = _exchanged(sample[c], difference[c], owner[c], one)
 
 
-@shared(_leave_out)
+@shared(_leave_out, as_ints, as_word_rows, as_word_rows, as_words, as_word_rows)
 def leave_out(t: Any) -> None:
     """See `_leave_out`."""
     for begin, end in parts(t):

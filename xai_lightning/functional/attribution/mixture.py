@@ -156,9 +156,11 @@ def scalars(
     for some in blocks(samples, at_once // forms):
         for these in blocks(forms, at_once):
             rows = (extra[some.start : some.stop, these.start : these.stop].flatten(0, 1) for extra in beside)
-            values = forward(*(part.of(some, these) for part in parts), *rows)
+            mixed = [part.of(some, these) for part in parts]
+            values = forward(*mixed, *rows)
             if not place:
-                found, kind = values.new_empty(samples * forms, dtype=dtype), values.dtype
+                kind = values.dtype
+                found = torch.empty(samples * forms, dtype=dtype or kind, device=mixed[0].device)
             found[place : place + len(values)] = values
             place += len(values)
     return found.view(samples, forms), kind

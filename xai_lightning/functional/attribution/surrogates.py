@@ -96,7 +96,7 @@ def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tenso
         parts: inputs, baselines and the variable of each number.
     """
     products = torch.stack([_products(*each, coalitions.number) for each in parts]).sum(dim=0)
-    if coalitions.words is not None and fast.takes(coalitions.words):
+    if coalitions.words is not None and fast.takes(coalitions.words) and fast.takes(products, size=8):
         return fast.nearness(coalitions.words, products, SHORTEST).exp_()
     # apart, for in a difference of the two a small one would be lost
     present = coalitions.present.double()
@@ -120,7 +120,7 @@ def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> T
 
 def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor, most: int) -> Tensor:
     """See `coefficients`; of ``most`` samples at once, where equations do not determine them."""
-    if coalitions.words is None or not fast.takes(coalitions.words):
+    if coalitions.words is None or not (fast.takes(coalitions.words) and fast.takes(values, weights, size=8)):
         return coefficients(coalitions.present.double(), values, weights.expand_as(values))
     found, sound = fast.fit(coalitions.words, values, weights, coalitions.number, LEAST)
     weights = weights.expand_as(values)

@@ -25,6 +25,8 @@ from xai_lightning import AttributionMonitor, MemorySink
 OUT = Path("runs/mnist")
 SHORTCUT = 0.95
 EVERY, VALIDATIONS, SWITCH = 8, 40, 30
+RISE = 0.1
+"""Of the share on the patch, from the first validation to the last: what is called taking up the shortcut."""
 METHOD = "integrated_gradients"
 
 
@@ -138,6 +140,10 @@ def tell(name: str, story: Story) -> None:
     clean, right, anywhere = story.accuracy
     print(f"\n{name}")
     print(f"  Share of the explanation on the patch: {first:.3f} at the first validation, {last:.3f} at the last.")
+    taken = (
+        "It looks ever more at the patch: a shortcut." if last - first >= RISE else "It does not come to look at it."
+    )
+    print(f"  {taken}")
     rang = ", ".join(map(str, story.alarms)) or "none"
     print(f"  Alarms for drift at validations: {rang}.")
     print(f"  Accuracy without a patch {clean:.2f}, with the right one {right:.2f}, with any {anywhere:.2f}.")

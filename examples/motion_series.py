@@ -96,7 +96,8 @@ def main() -> None:
     print(f"The share of the three rotations went from {rotation[0]:.0%} to {rotation[-1]:.0%}.")
     moved, order = curves[f"drift/{METHOD}/cosine/first/mean"], curves[f"drift/{METHOD}/ranking/first/ndcg_adjusted"]
     print(
-        f"In the end explanations lie {moved[-1]:.2f} from the first (cosine); their ranking agrees by {order[-1]:.2f}."
+        f"In the end explanations lie {moved[-1]:.2f} from the first (cosine distance: 0 is unchanged, 1 unrelated, 2 "
+        f"opposite); the order of channels agrees by {order[-1]:.2f} (1: the same, 0: as a random one)."
     )
     settled = [i for i, yes in enumerate(curves[f"drift/{METHOD}/converged"], start=1) if yes]
     print(f"They were first shown to have settled at validation {settled[0]}." if settled else "They have not settled.")

@@ -122,7 +122,8 @@ def main() -> None:
     print(f"Accuracy went from {accuracy[0]:.0%} at the first validation to {accuracy[-1]:.0%} at the last.")
     churn, moved = curves[f"{drift}/predictions/first/churn"], curves[f"{drift}/cosine/first/mean"]
     print(
-        f"Since the first, {churn[-1]:.0%} of the probe's predictions changed; explanations moved by {moved[-1]:.2f}."
+        f"Since the first, {churn[-1]:.0%} of the probe's predictions changed; explanations moved by {moved[-1]:.2f} "
+        "(cosine distance: 0 is unchanged, 1 unrelated, 2 opposite)."
     )
     shift, stable = (curves[f"{drift}/predictions/previous/{what}"] for what in ("reason_shift", "stable_share"))
     print(f"In the last half epoch {stable[-1]:.0%} of predictions stayed;", end=" ")

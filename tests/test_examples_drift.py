@@ -87,6 +87,15 @@ def test_the_series_example_tells_its_story(tell: Tell, tmp_path: Path) -> None:
     told = tell(motion_series.main, "--epochs", "3", "--out", str(tmp_path))
     assert "recordings are recognised" in told
     assert "The share of the three rotations went from" in told
+    assert "0 is unchanged" in told
+
+
+@pytest.mark.parametrize(("last", "says"), [(0.25, "a shortcut"), (0.1, "does not come to look at the patch")])
+def test_the_shortcut_example_says_what_a_share_means(
+    last: float, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mnist_shortcut.tell("run", mnist_shortcut.Story([0.08, last], [0.1, 0.1], [], (0.9, 0.9, 0.9)))
+    assert says in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -140,10 +140,8 @@ def tell(name: str, story: Story) -> None:
     clean, right, anywhere = story.accuracy
     print(f"\n{name}")
     print(f"  Share of the explanation on the patch: {first:.3f} at the first validation, {last:.3f} at the last.")
-    taken = (
-        "It looks ever more at the patch: a shortcut." if last - first >= RISE else "It does not come to look at it."
-    )
-    print(f"  {taken}")
+    rose = last - first >= RISE
+    print("  It looks ever more at the patch: a shortcut." if rose else "  It does not come to look at the patch.")
     rang = ", ".join(map(str, story.alarms)) or "none"
     print(f"  Alarms for drift at validations: {rang}.")
     print(f"  Accuracy without a patch {clean:.2f}, with the right one {right:.2f}, with any {anywhere:.2f}.")

@@ -289,3 +289,30 @@ def test_titles_tell_the_label_the_prediction_and_what_is_explained(
     told(seeded(picture_net), Items(picture, 16), "saliency", sample_size=0, **settings)
     assert len(lines) == 8
     assert all(re.fullmatch(pattern, line) for line in lines), lines
+
+
+@pytest.mark.parametrize("words", [["pad", "one"], {1: "one"}])
+def test_a_token_without_a_word_is_shown_by_its_number(words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    draw_it = render.token_lines
+
+    def spy(tokens: list[list[str]], *args: Any, **settings: Any) -> Any:
+        shown[:] = [word for line in tokens for word in line]
+        return draw_it(tokens, *args, **settings)
+
+    monkeypatch.setattr(render, "token_lines", spy)
+    told(seeded(Words), Items(text, 16), "saliency", call=of_texts, embedding="embedding", words=words)
+    assert set(shown) == {"one", *map(str, range(2, 11))}
+
+
+@pytest.mark.parametrize("layout", ["NCT", "NTC"])
+def test_series_of_more_channels_than_have_names_are_drawn(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (70, 12) if layout == "NCT" else (12, 70)
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(840, 2))
+
+    items = Items(lambda i: (draw(*shape, seed=i), i % 2), 16)
+    channels = titles(monkeypatch, "series_bands", "channels")
+    told(seeded(net), items, "saliency", layout=layout)
+    assert channels == [f"channel_{i}" for i in range(70)]

@@ -183,11 +183,18 @@ class Gallery:
                 spelled.append("")
             elif not self._log_inputs:
                 spelled.append(f"t{place + 1}")
-            elif self._words is None:
-                spelled.append(str(number))
             else:
-                spelled.append(str(self._words(number) if callable(self._words) else self._words[number]))
+                spelled.append(self._word(number))
         return spelled
+
+    def _word(self, number: int) -> str:
+        """The word of a token id; its number where none is known."""
+        words = self._words
+        if callable(words):
+            return str(words(number))
+        if isinstance(words, Mapping):
+            return str(words.get(number, number))
+        return str(words[number] if words is not None and 0 <= number < len(words) else number)
 
     def _add_bands(self, record: Record, references: References, shown: Shown, titles: Sequence[str]) -> None:
         now, before = self._compared(references, shown)
@@ -195,7 +202,8 @@ class Gallery:
         series = shown.rows.inputs if self._log_inputs else None
         if series is not None and self._explainer.ways.time_first:
             series = series.transpose(1, 2)
-        channels = self._explainer.columns.names or [f"channel_{i}" for i in range(shown.rows.inputs.shape[1])]
+        along = 2 if self._explainer.ways.time_first else 1
+        channels = self._explainer.columns.names or [f"channel_{i}" for i in range(shown.rows.inputs.shape[along])]
         count = len(channels)
         bands = [m.reshape(len(m), count, -1) for m in (now, now if before is None else before)]
         record.pictures[tags.attribution(self._method, "series")] = lambda: render.series_bands(

@@ -316,3 +316,35 @@ def test_series_of_more_channels_than_have_names_are_drawn(layout: str, monkeypa
     channels = titles(monkeypatch, "series_bands", "channels")
     told(seeded(net), items, "saliency", layout=layout)
     assert channels == [f"channel_{i}" for i in range(70)]
+
+
+# --- what a batch, or the metrics, lack
+
+
+def masked(i: int) -> dict[str, Any]:
+    return {"x": picture(i)[0], "y": picture(i)[1], "mask": picture(i)[0][0] > 0}
+
+
+@pytest.mark.parametrize(
+    ("regions", "probe", "message"),
+    [
+        ({"bright": "mask"}, {"x": torch.zeros(4, 1, 8, 8), "y": torch.zeros(4)}, "unknown entry of the batch 'mask'"),
+        ({"bright": torch.ones(4, 4, dtype=torch.bool)}, None, r"regions\['bright'\]: a region must have the shape"),
+    ],
+)
+def test_masks_of_regions_that_are_missing_or_do_not_fit_are_named(regions: Any, probe: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        told(seeded(picture_net), Items(masked, 16), "saliency", call=of_entries, regions=regions, probe=probe)
+
+
+def test_a_given_probe_without_a_further_input_is_refused() -> None:
+    probe = {
+        name: value for name, value in torch.utils.data.default_collate([both(0), both(1)]).items() if name != "other"
+    }
+    with pytest.raises(ValueError, match="unknown entry of the batch 'other'"):
+        told(seeded(Two), Items(both, 16), "saliency", call=of_both, inputs=["other"], probe=probe)
+
+
+def test_a_metric_that_nobody_logs_is_named_with_the_nearest() -> None:
+    with pytest.warns(UserWarning, match=r"no finite 'val_los' was logged, so 'best' stays.*did you mean 'val_loss'\?"):
+        told(seeded(table_net), Items(table, 16), "saliency", best_of=("val_los", "min"))

@@ -55,9 +55,13 @@ class Arguments:
         return found
 
     def columns(self, sample: Sample) -> list[Tensor]:
-        """The further inputs of ``sample``, then its extras."""
+        """The further inputs of ``sample``, then its extras.
+
+        Raises:
+            ValueError: if it lacks one that the first batch had.
+        """
         every: Mapping[str, Any] = {**sample.extras, **sample.further}
-        return [every[name] for name in (*self.further, *self.extras)]
+        return [every[choose("entry of the batch", name, list(every))] for name in (*self.further, *self.extras)]
 
 
 def _own(value: Any) -> Any:

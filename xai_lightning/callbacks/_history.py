@@ -1,5 +1,6 @@
 """What a monitor of explanations carries from one validation to the next: references, course, and how they are used."""
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ class History:
         self._method, self._best_of, self._reference_after = method, best_of, reference_after
         self.references, self.course, self.target_scale = References(), Course(), 1.0
         self.metric: float | None = None
+        self._hint = ""
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""
@@ -81,6 +83,8 @@ class History:
         """Note the metric of the validation that was just explained, at its very end."""
         if self._best_of is not None:
             found = metrics.get(self._best_of[0])
+            near = difflib.get_close_matches(self._best_of[0], metrics, n=1) if found is None else []
+            self._hint = f"; did you mean {near[0]!r}?" if near else ""
             self.metric = None if found is None else float(found)
 
     def keep_importance(self, number: int, importance: Sequence[float]) -> None:
@@ -106,7 +110,8 @@ class History:
         name, mode = self._best_of
         if math.isnan(metric):
             rank_zero_warn(
-                f"AttributionMonitor({self._method!r}): no finite {name!r} was logged; 'best' stays as it is"
+                f"AttributionMonitor({self._method!r}): no finite {name!r} was logged, so 'best' stays as it is"
+                f"{self._hint}"
             )
             return
         best = self.course.best

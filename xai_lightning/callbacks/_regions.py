@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.callbacks._canonical import Canon
-from xai_lightning.functional.regions import box, mass
+from xai_lightning.functional.regions import Mass, box, mass
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Sample
 
@@ -39,13 +39,26 @@ class Regions:
                 self._fixed[name] = region.bool() if isinstance(region, Tensor) else box(tuple(shape), tuple(region))
 
     def columns(self, sample: Sample) -> list[Tensor]:
-        """The masks that come with the batch."""
-        return [torch.as_tensor(sample.extras[r]).bool() for r in self._given.values() if isinstance(r, str)]
+        """The masks that come with the batch.
+
+        Raises:
+            ValueError: if one does not.
+        """
+        wanted = [region for region in self._given.values() if isinstance(region, str)]
+        known = list(sample.extras)
+        return [torch.as_tensor(sample.extras[choose("entry of the batch", r, known)]).bool() for r in wanted]
 
     def mass(self, canon: Canon | None, values: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """``float64[M, R + 1]``: absolute attribution in each region, then in all; no columns without regions."""
         if not self.names or canon is None:
             return torch.zeros(len(values[0]), 0)
         maps, own = canon.spatial(values[0]), iter(masks)
-        found = [mass(maps, self._fixed[name] if name in self._fixed else next(own)) for name in self.names]
+        found = [_mass(name, maps, self._fixed[name] if name in self._fixed else next(own)) for name in self.names]
         return torch.stack([*(each.inside for each in found), found[0].total], dim=1)
+
+
+def _mass(name: str, maps: Tensor, mask: Tensor) -> Mass:
+    try:
+        return mass(maps, mask)
+    except ValueError as error:
+        raise ValueError(f"regions[{name!r}]: {error}") from error

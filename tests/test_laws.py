@@ -803,13 +803,20 @@ def test_the_passes_that_are_logged_are_those_that_were_made_and_at_most_those_t
     monitor = explainer(method, probe=rows(3, shape).batch(), sample_size=2)
     with caplog.at_level("INFO"):
         looks = logged([monitor], tmp_path, Counts(shape), max_epochs=3, shape=shape)
-    told = [re.search(r"\(([\d,]+) and ([\d,]+) per sample\)", r.getMessage()) for r in caplog.records]
+    texts = [record.getMessage() for record in caplog.records]
+    told = [re.search(r"\(([\d,]+) and ([\d,]+) per sample\)", text) for text in texts]
     (forward, backward) = next(tuple(int(n.replace(",", "")) for n in found.groups()) for found in told if found)
     for way, most in (("forward", forward), ("backward", backward)):
         found = [look[f"xai/{method}/{way}_passes"] for look in looks[1:]]
         # relevance runs on a copy of the network, which is counted too
         assert found == [made[way].get(1, 0), made[way].get(2, 0)]
         assert all(n <= (3 + 2) * most for n in found)
+    # the first validation explains the probe a second time, by other seeds
+    first, said = (looks[0][f"xai/{method}/{way}_passes"] for way in made), next(t for t in texts if "per sample" in t)
+    more = re.search(r"at most ([\d,]+) and ([\d,]+) more, by other seeds", said)
+    told_more = [0, 0] if more is None else [int(n.replace(",", "")) for n in more.groups()]
+    assert all(n <= 5 * most + rest for n, most, rest in zip(first, (forward, backward), told_more, strict=True))
+    assert (more is not None) == METHODS[method].random
 
 
 # --- law 8: never lose the run

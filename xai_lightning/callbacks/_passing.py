@@ -75,10 +75,14 @@ class PassingMonitor(TimedMonitor):
     def _tell_cost(self, cost: Passes, fresh: int) -> None:
         probe = self._probe.size
         count, beside = probe + fresh, f" and {fresh} fresh ones" if fresh else ""
+        again = (
+            f"; with the reference, and at one in {self.noise_every} of them, at most {probe * cost.forward:,} and "
+            f"{probe * cost.backward:,} more, by other seeds, to know the noise"
+        )
         rank_zero_info(
             f"AttributionMonitor({self.method!r}) explains about {probe} samples{beside} at each validation, with at "
             f"most {count * cost.forward:,} forward and {count * cost.backward:,} backward passes "
-            f"({cost.forward} and {cost.backward} per sample)"
+            f"({cost.forward} and {cost.backward} per sample)" + again * self._explainer.ways.draws
         )
 
     @override

@@ -123,8 +123,10 @@ def test_a_long_film_shows_its_ends_and_twelve_frames() -> None:
 def test_labels_and_undefined_frames_of_a_film_are_shown() -> None:
     maps = torch.zeros(2, 1, 2, 2)
     assert ink(film(maps, labels=["label 7\nsays 2 (63 %)"])) > ink(film(maps, labels=[" "])) + 50
+    known = ink(film(maps))
     maps[1] = math.nan
     assert 0 <= count(film(maps), UNDEFINED) - 62 * 62 < 60
+    assert ink(film(maps)) > known + 50, "the legend says what is grey"
 
 
 def test_a_film_that_does_not_fit_is_refused() -> None:

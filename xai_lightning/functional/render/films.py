@@ -56,6 +56,7 @@ def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], sc
     left = margin(labels[:rows])
     width = left + len(frames) * (_TILE + _GAP) + 8
     legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}"
+    legend += "" if shown.isfinite().all() else "; grey is left out: not finite, or incomplete"
     lines = wrapped(legend, width - 12, 8)
     below = _TOP + rows * (_TILE + _GAP) + 16
     height = below + _LINE * len(lines)

@@ -348,3 +348,30 @@ def test_a_given_probe_without_a_further_input_is_refused() -> None:
 def test_a_metric_that_nobody_logs_is_named_with_the_nearest() -> None:
     with pytest.warns(UserWarning, match=r"no finite 'val_los' was logged, so 'best' stays.*did you mean 'val_loss'\?"):
         told(seeded(table_net), Items(table, 16), "saliency", best_of=("val_los", "min"))
+
+
+# --- whole numbers
+
+
+@pytest.mark.parametrize("method", ["occlusion", "kernel_shap"])
+def test_pictures_of_whole_numbers_are_compared_and_drawn_as_those_of_others(method: str) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 2)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.float() / 255)
+
+    def whole(i: int) -> tuple[Tensor, int]:
+        return (128 + 40 * draw(3, 16, 16, seed=i)).clamp(0, 255).to(torch.uint8), i % 2
+
+    sinks = MemorySink(), MemorySink()
+    for sink, make in zip(sinks, (whole, lambda i: (whole(i)[0].float(), i % 2)), strict=True):
+        told(Scaled(), Items(make, 16), method, baseline="mean", regions={"corner": (0, 0, 4, 4)}, sinks=[sink])
+    of_whole, of_floats = map(curves, sinks)
+    assert of_whole.keys() == of_floats.keys()
+    assert {name for _, name, _ in sinks[0].pictures} == {name for _, name, _ in sinks[1].pictures}
+    assert f"attribution/{method}/film" in {name for _, name, _ in sinks[0].pictures}
+    region = f"attribution/{method}/region/corner"
+    assert of_whole[region] == pytest.approx(of_floats[region], rel=0.1)

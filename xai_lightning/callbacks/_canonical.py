@@ -74,12 +74,17 @@ class Canon:
     ) -> None:
         self.time_first = time_first
         self.layouts: tuple[Layout, ...] = tuple(_layout(x, embedded and i == 0) for i, x in enumerate(inputs))
-        if features is not None and self.layouts[0] in ("image", "tokens"):
+        # pictures of whole numbers differ in what can explain them only
+        self.forms: tuple[Layout, ...] = tuple(
+            "image" if layout == "integers" and x.ndim == 4 else layout
+            for x, layout in zip(inputs, self.layouts, strict=True)
+        )
+        if features is not None and self.forms[0] in ("image", "tokens"):
             shape = list(inputs[0].shape)
             raise ValueError(f"features=... names columns of a table or channels of a series; the inputs are {shape}")
         self.blocks: tuple[Variables, ...] = ()
         self.columns, place = Columns(), 0
-        for i, (x, layout) in enumerate(zip(inputs, self.layouts, strict=True)):
+        for i, (x, layout) in enumerate(zip(inputs, self.forms, strict=True)):
             blocks, columns = self._learned(x, layout, features if i == 0 else None, cells)
             prefix = "" if i == 0 else f"{names[i - 1]}."
             self.blocks += (blocks,)
@@ -130,7 +135,7 @@ class Canon:
         return drift.pool(torch.cat(parts, dim=1))
 
     def _one(self, values: Tensor, i: int) -> Tensor:
-        if self.layouts[i] == "image":
+        if self.forms[i] == "image":
             return drift.pool(values)
         if self.layouts[i] == "series":
             values = values.transpose(1, 2) if self.time_first else values
@@ -142,7 +147,7 @@ class Canon:
 
     def spatial(self, values: Tensor) -> Tensor:
         """The first input's attributions over its places: ``[N, H, W]``, ``[N, T]`` or ``[N, D]``."""
-        if self.layouts[0] == "image":
+        if self.forms[0] == "image":
             return values.sum(dim=1)
         if self.layouts[0] == "series":
             return values.sum(dim=2 if self.time_first else 1)

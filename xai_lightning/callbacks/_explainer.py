@@ -65,7 +65,7 @@ class Explainer:
         """What explained samples are drawn as, once one was explained; None: not at all."""
         if self.canon is None:
             return None
-        layout, alone = self.canon.layouts[0], not self.arguments.further
+        layout, alone = self.canon.forms[0], not self.arguments.further
         if layout == "image":
             return "maps" if self.mapped else None
         by_token = not self.ways.explains_layer or self.ways.layer == self.ways.embedding
@@ -148,7 +148,7 @@ class Explainer:
         self.writes = any(x._version > 0 for x in columns)
         self._judge(findings)
         self.layer_shape = returned[-1] if returned else ()
-        self.pictured = self.canon.layouts[0] == "image" and (not ways.explains_layer or len(self.layer_shape) == 3)
+        self.pictured = self.canon.forms[0] == "image" and (not ways.explains_layer or len(self.layer_shape) == 3)
         if ways.regions and ways.explains_layer and not self.pictured:
             raise ValueError(
                 f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains the layer {ways.layer!r}, of "

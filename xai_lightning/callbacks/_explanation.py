@@ -179,7 +179,7 @@ class Explaining(NamedTuple):
 
     @property
     def _layouts(self) -> Sequence[str]:
-        return self.explainer.canon.layouts if self.explainer.canon is not None else ()
+        return self.explainer.canon.forms if self.explainer.canon is not None else ()
 
     def _unexplained(self, ids: Tensor, extras: Sequence[Tensor]) -> Tensor:
         """Padding and special tokens, ``bool[M, T]``."""

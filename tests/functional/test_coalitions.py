@@ -1,5 +1,6 @@
 """Coalitions of variables: drawn as a slow twin draws them, and inputs exchanged bit for bit."""
 
+import importlib
 import itertools
 import math
 import sys
@@ -564,3 +565,31 @@ def test_where_numba_is_missing_nothing_is_said(monkeypatch: pytest.MonkeyPatch)
         assert fast.kernels() is None
     finally:
         fast.kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize("way", ["kept", "kept_callback(types.float64(types.float64))"])
+def test_what_was_compiled_of_another_version_of_what_is_called_is_not_found(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numba looks only whether the function's own file is the same."""
+    outer, inner = tmp_path / "outer_loops.py", tmp_path / "inner_loops.py"
+    parts = [
+        "from inner_loops import add",
+        "from numba import types",
+        "from xai_lightning.functional.compiled import *",
+    ]
+    outer.write_text("\n".join([*parts, f"@{way}", "def more(x):", "    return add(x)", ""]))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = []
+    for number in (1, 1, 2):
+        inner.write_text(f"from numba import njit\n@njit\ndef add(x):\n    return x + {number}\n")
+        for name in ("outer_loops", "inner_loops"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        compiled._sources.cache_clear()
+        more = importlib.import_module("outer_loops").more
+        found.append(getattr(more, "ctypes", more)(1.0))
+        hits = more.cache_hits if hasattr(more, "cache_hits") else sum(more.stats.cache_hits.values())
+        assert hits == (len(found) == 2)
+    assert found == [2, 2, 3]

@@ -1,10 +1,13 @@
 """Loops that numba compiles, where it is installed: how they are compiled, kept, and found to work."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
-from types import ModuleType
+from pathlib import Path
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 # sums in any order, but infinities and NaN as they are
@@ -18,6 +21,26 @@ def loops(function: Any) -> Any:
     return njit(**_OPTIONS)(function)
 
 
+@cache
+def _sources(folder: Path) -> str:
+    """What all modules of a folder and beside this one say."""
+    files = sorted({*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")})
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _found_by_sources(function: Any) -> Any:
+    """The function with a variable that it does not read.
+
+    numba finds again what it kept by the function's own file, and by what the function encloses; what is compiled into
+    it of other modules may be of an earlier version, which lays out its tables in another way.
+    """
+    code = function.__code__.replace(co_freevars=(*function.__code__.co_freevars, "sources"))
+    cells = (*(function.__closure__ or ()), CellType(_sources(Path(function.__code__.co_filename).parent)))
+    made = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
+    made.__qualname__, made.__module__, made.__doc__ = function.__qualname__, function.__module__, function.__doc__
+    return made
+
+
 def kept(function: Any) -> Any:
     """A function that is called from Python: once compiled, it is kept beside its file or in numba's own folder."""
     from numba import njit
@@ -25,7 +48,7 @@ def kept(function: Any) -> Any:
     # numba would make a folder of that name where there is no home
     homeless = os.path.expanduser("~") == "~"  # noqa: PTH111
     try:
-        return njit(cache=not homeless, **_OPTIONS)(function)
+        return njit(cache=not homeless, **_OPTIONS)(_found_by_sources(function))
     except RuntimeError:
         return loops(function)
 
@@ -39,7 +62,7 @@ def kept_callback(signature: Any) -> Any:
 
     def made(function: Any) -> Any:
         try:
-            return cfunc(signature, cache=not homeless, **options)(function)
+            return cfunc(signature, cache=not homeless, **options)(_found_by_sources(function))
         except RuntimeError:
             return cfunc(signature, **options)(function)
 

@@ -20,7 +20,7 @@ from xai_lightning.functional import compiled
 from xai_lightning.functional.attribution import METHODS, Explained, Variables, attribute, fast, proof, table_variables
 from xai_lightning.functional.attribution.ablation import Ablation
 from xai_lightning.functional.attribution.coalitions import Coalitions, _limits, even_coalitions, shapley_coalitions
-from xai_lightning.functional.attribution.mixture import Mixture, Without
+from xai_lightning.functional.attribution.mixture import Mixture, Without, distinct
 from xai_lightning.functional.attribution.surrogates import LEAST, _fitted, coefficients, nearness
 from xai_lightning.functional.rng import random_words
 
@@ -555,6 +555,45 @@ def test_the_threads_are_those_of_torch() -> None:
         assert len(list(Path("/proc/self/task").iterdir())) == held
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="torch has other threads")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch may have another OpenMP")
+@pytest.mark.parametrize(("number", "turns", "asked"), [(1, 9, []), (2, 1, []), (2, 2, [2]), (3, 9, [3])])
+def test_as_many_threads_share_a_loop_as_torch_uses(
+    number: int, turns: int, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team, found = threads().in_threads(), []
+
+    def told(work: int, table: Any, many: int, flags: int) -> None:
+        found.append(many)
+        team(work, table, many, flags)
+
+    monkeypatch.setattr(threads(), "in_threads", lambda: told)
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        fast.products(torch.ones(turns, 3), torch.ones(1, 3), torch.tensor([0, 0, 1]), 2)
+    finally:
+        torch.set_num_threads(before)
+    assert found == asked
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_more_rows_are_written_than_there_is_room_for(dtype: torch.dtype) -> None:
+    x, mask = torch.ones(3, 4, dtype=dtype), torch.arange(4)[None]
+    for part in (Mixture(x, 0 * x, mask, even_coalitions(2, 4, range(3)), 4), Without(x, 0 * x, mask, 4)):
+        assert len(part.of(range(2), range(2))) == 4
+        with pytest.raises(ValueError, match="room for 4 rows; got 6"):
+            part.of(range(3), range(2))
+
+
+def test_a_baseline_that_all_samples_share_is_held_once() -> None:
+    b = torch.randn(4, 3)
+    assert distinct(b[:1].expand(4, 3)).shape == (1, 3)
+    assert torch.equal(distinct(b), b)
 
 
 @pytest.mark.usefixtures("_compiled")

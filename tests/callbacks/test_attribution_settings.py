@@ -329,7 +329,10 @@ def masked(i: int) -> dict[str, Any]:
     ("regions", "probe", "message"),
     [
         ({"bright": "mask"}, {"x": torch.zeros(4, 1, 8, 8), "y": torch.zeros(4)}, "unknown entry of the batch 'mask'"),
-        ({"bright": torch.ones(4, 4, dtype=torch.bool)}, None, r"regions\['bright'\]: a region must have the shape"),
+        ({"bright": torch.ones(4, 4, dtype=torch.bool)}, None, r"regions\['bright'\] must have the shape \[8, 8\]"),
+        ({"bright": torch.ones(1, 8, 8)}, None, r"regions\['bright'\] must have the shape \[8, 8\]; got \[1, 8, 8\]"),
+        ({"bright": 3}, None, r"regions\['bright'\] must be a mask .*got 3"),
+        ({"bright": (0.5, 0, 4, 4)}, None, r"regions\['bright'\] must be a mask .*got \(0.5, 0, 4, 4\)"),
     ],
 )
 def test_masks_of_regions_that_are_missing_or_do_not_fit_are_named(regions: Any, probe: Any, message: str) -> None:
@@ -375,3 +378,30 @@ def test_pictures_of_whole_numbers_are_compared_and_drawn_as_those_of_others(met
     assert f"attribution/{method}/film" in {name for _, name, _ in sinks[0].pictures}
     region = f"attribution/{method}/region/corner"
     assert of_whole[region] == pytest.approx(of_floats[region], rel=0.1)
+
+
+# --- settings of another type
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"measures": "cosine"}, r"measures must be a list, such as \['cosine'\]; got 'cosine'"),
+        ({"references": "first"}, r"references must be a list"),
+        ({"sensitive": "age", "features": {"age": 0}}, r"sensitive must be a list, such as \['age'\]"),
+        ({"inputs": "other"}, r"inputs must be a list"),
+        ({"special_tokens": 3}, r"special_tokens must be a list, such as \[3\]; got 3"),
+        ({"special_tokens": ["[CLS]"]}, r"special_tokens must be given by number.*got '\[CLS\]'"),
+        ({"pad_token": "[PAD]"}, r"pad_token must be given by number.*got '\[PAD\]'"),
+        ({"words": 3}, r"words must be a callable .*got 3"),
+        ({"features": ["age"]}, r"features must be a dict; got list"),
+        ({"regions": [(0, 0, 4, 4)]}, r"regions must be a dict; got list"),
+        ({"options": ["n_steps"]}, r"options must be a dict; got list"),
+        ({"max_overhead": "5%"}, r"max_overhead must lie between 0 and 1; got '5%'"),
+        ({"probe_size": 2.5}, r"probe_size must be a whole number and at least 1; got 2.5"),
+        ({"sample_size": 2.5}, r"sample_size must be a whole number; got 2.5"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_with_what_it_should_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        AttributionMonitor(**settings)

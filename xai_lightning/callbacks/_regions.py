@@ -36,7 +36,7 @@ class Regions:
             if isinstance(region, str):
                 choose("entry of the batch", region, list(sample.extras))
             else:
-                self._fixed[name] = region.bool() if isinstance(region, Tensor) else box(tuple(shape), tuple(region))
+                self._fixed[name] = _fixed(name, region, tuple(shape))
 
     def columns(self, sample: Sample) -> list[Tensor]:
         """The masks that come with the batch.
@@ -55,6 +55,19 @@ class Regions:
         maps, own = canon.spatial(values[0]), iter(masks)
         found = [_mass(name, maps, self._fixed[name] if name in self._fixed else next(own)) for name in self.names]
         return torch.stack([*(each.inside for each in found), found[0].total], dim=1)
+
+
+def _fixed(name: str, region: object, shape: tuple[int, ...]) -> Tensor:
+    if isinstance(region, Tensor):
+        if region.shape != shape:
+            raise ValueError(f"regions[{name!r}] must have the shape {list(shape)}; got {list(region.shape)}")
+        return region.bool()
+    if not isinstance(region, Sequence) or not all(isinstance(edge, int) for edge in region):
+        raise ValueError(
+            f"regions[{name!r}] must be a mask (a tensor), the edges of a box, or the name of an entry of the batch; "
+            f"got {region!r:.50}"
+        )
+    return box(shape, tuple(region))
 
 
 def _mass(name: str, maps: Tensor, mask: Tensor) -> Mass:

@@ -1,6 +1,7 @@
 """Checks of settings that can be made in a constructor."""
 
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -113,34 +114,74 @@ def check_shares(features: Collection[str] | None, **wanted: Sequence[str]) -> d
     return {share: list(names) for share, names in wanted.items() if names}
 
 
-def check_sample_size(size: int | None) -> int | None:
-    """Refuse a negative number.
+def check_lists(**lists: object) -> None:
+    """Refuse a name where a list of names is wanted: its letters would be taken for names.
 
     Raises:
-        ValueError: if it is one.
+        TypeError: names the setting and shows its value.
     """
-    if size is not None and size < 0:
+    for name, value in lists.items():
+        if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
+            raise TypeError(f"{name} must be a list, such as [{value!r}]; got {value!r}")
+
+
+def check_mappings(**mappings: object) -> None:
+    """Refuse what names nothing.
+
+    Raises:
+        TypeError: names the setting and says what came.
+    """
+    for name, value in mappings.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dict; got {describe(value)}")
+
+
+def check_tokens(pad_token: object, special_tokens: Sequence[object], words: object) -> None:
+    """Refuse token ids that are no numbers, and words that cannot be looked up.
+
+    Raises:
+        TypeError: names the setting and shows its value.
+    """
+    for name, number in (("pad_token", pad_token), *(("special_tokens", token) for token in special_tokens)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{name} must be given by number, as the tokenizer's convert_tokens_to_ids; got {number!r}")
+    if not (words is None or callable(words) or isinstance(words, Mapping | Sequence)) or isinstance(words, str):
+        raise TypeError(f"words must be a callable from a token's id, a list or a dict; got {words!r}")
+
+
+def check_sample_size(size: Any) -> int | None:
+    """Refuse what is no number of samples.
+
+    Raises:
+        TypeError: if it is not whole.
+        ValueError: if it is negative.
+    """
+    if size is None:
+        return None
+    if not isinstance(size, Integral):
+        raise TypeError(f"sample_size must be a whole number; got {size!r}")
+    if size < 0:
         raise ValueError(f"sample_size must not be negative; got {size}")
-    return size
+    return int(size)
 
 
-def check_share(share: float | None) -> float | None:
+def check_share(share: Any) -> float | None:
     """Refuse a share of the time that is none.
 
     Raises:
         ValueError: if it is not above 0 and below 1.
     """
-    if share is not None and not 0 < share < 1:
-        raise ValueError(f"max_overhead must lie between 0 and 1; got {share}")
+    if share is not None and (not isinstance(share, int | float) or not 0 < share < 1):
+        raise ValueError(f"max_overhead must lie between 0 and 1; got {share!r}")
     return share
 
 
-def check_counts(**numbers: int) -> None:
+def check_counts(**numbers: object) -> None:
     """Refuse numbers below 1.
 
     Raises:
         ValueError: names the setting and shows its value.
     """
     for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be a whole number and at least 1; got {value!r}")

@@ -17,12 +17,15 @@ from xai_lightning.callbacks._regions import Region
 from xai_lightning.callbacks._settings import (
     check_arguments,
     check_counts,
+    check_lists,
+    check_mappings,
     check_references,
     check_sample_size,
     check_seed,
     check_share,
     check_shares,
     check_target,
+    check_tokens,
 )
 from xai_lightning.callbacks._ways import Target, Ways, resolve_method
 from xai_lightning.functional import drift
@@ -156,6 +159,10 @@ class AttributionMonitor(ExplainingMonitor):
         sinks: Sequence[Sink] = (),
     ) -> None:
         check_arguments(locals())
+        check_lists(sensitive=sensitive, proxies=proxies, inputs=inputs, special_tokens=special_tokens)
+        check_lists(measures=measures, references=references)
+        check_mappings(features=features, regions=regions, options=options)
+        check_tokens(pad_token, special_tokens, words)
         options = dict(options or {})
         ways = Ways(
             resolve_method(method, options, smooth),

@@ -279,6 +279,17 @@ def test_what_equations_do_not_determine_is_the_smallest_solution() -> None:
     assert found[[2, 3]].isfinite().all()
 
 
+@pytest.mark.usefixtures("_compiled")
+def test_what_equations_hardly_determine_is_found_apart() -> None:
+    """Two variables are apart in one coalition only, which weighs next to nothing."""
+    coalitions, values, weights = drawn(2, 40, 6)
+    words = coalitions.words
+    assert words is not None
+    words[1] = (words[1] & 31) | (words[1] & 16) << 1
+    words[1, 0], weights[1, 0] = 16, 1e-12
+    assert fast.fit(words, values, weights, 6, LEAST)[1].tolist() == [True, False]
+
+
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_of_lime_follow_the_angle_to_the_sample(dtype: torch.dtype) -> None:

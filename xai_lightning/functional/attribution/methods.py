@@ -11,6 +11,7 @@ from xai_lightning.functional.attribution.ablation import Ablation, Windows
 from xai_lightning.functional.attribution.adaptive import MOST_PASSES
 from xai_lightning.functional.attribution.permutation import DonorPermutation
 from xai_lightning.functional.attribution.relevance import Relevance
+from xai_lightning.functional.attribution.saliency import Saliency
 from xai_lightning.functional.attribution.scalars import Kind
 from xai_lightning.functional.attribution.shapley import MOST_VARIABLES, ExactShapley
 from xai_lightning.functional.attribution.surrogates import Surrogate
@@ -134,7 +135,7 @@ def _default(**options: Any) -> Callable[[Sequence[int], int], Options]:
 
 
 METHODS: dict[str, Method] = {
-    "saliency": Method(_of(captum.attr.Saliency), _once(1, 1), _default(abs=True), baseline=False, signed=False),
+    "saliency": Method(_of(Saliency), _once(1, 1), _default(abs=True), baseline=False, signed=False),
     "input_x_gradient": Method(_of(captum.attr.InputXGradient), _once(1, 1), baseline=False),
     "integrated_gradients": Method(
         _of(captum.attr.IntegratedGradients),

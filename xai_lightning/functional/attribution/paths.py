@@ -49,9 +49,9 @@ def by_rule(how: Run, question: Question) -> Inputs:
     places, weights = _rule(str(how.options.get("method", "gausslegendre")), int(how.options["n_steps"]))
     count, at_once = len(question.targets), max(1, how.at_once // question.numbers)
     samples = torch.arange(count, device=question.targets.device)
-    # overwritten by the next points: new memory would have to be cleared first
+    # written to in place: the system clears memory that is new, and takes back what lies between pieces that are kept
+    found = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in question.inputs]
     room = [x.new_empty(min(at_once, count * len(places)), *x.shape[1:]) for x in question.inputs]
-    found = []
     for some in blocks(count, at_once // len(places)):
         where = slice(some.start, some.stop)
         pairs = [(x[where], b[where]) for x, b in zip(question.inputs, question.baselines, strict=True)]
@@ -62,8 +62,9 @@ def by_rule(how: Run, question: Question) -> Inputs:
             _, gradients = _gradient(how, question, points, samples[where].expand(len(at), len(some)).flatten())
             parts = [weight.to(each) @ each.reshape(len(at), -1) for each in gradients]
             sums = [total.add_(part) for total, part in zip(sums, parts, strict=True)] if sums else parts
-        found.append([(x - b).mul_(total.view_as(x)) for (x, b), total in zip(pairs, sums, strict=True)])
-    return tuple(torch.cat(each) for each in zip(*found, strict=True))
+        for values, (x, b), total in zip(found, pairs, sums, strict=True):
+            torch.sub(x, b, out=values[where]).mul_(total.view_as(x))
+    return tuple(found)
 
 
 def _points(x: Tensor, b: Tensor, room: Tensor, at: Tensor) -> Tensor:

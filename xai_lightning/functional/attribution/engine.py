@@ -222,6 +222,8 @@ def _arguments(how: Run, question: Question) -> dict[str, Any]:
     given["additional_forward_args"] = (question.targets, *question.rest)
     if spec.baseline:
         given["baselines"] = question.behind if spec.background else question.baselines
+        if not spec.compiled:
+            given["baselines"] = _copies(given["baselines"])
     if how.name == "deep_lift_shap":
         # captum's DeepLiftShap refuses a single baseline
         given["baselines"] = tuple(b.expand(2, *b.shape[1:]) if len(b) == 1 else b for b in question.behind)

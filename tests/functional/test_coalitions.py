@@ -261,13 +261,18 @@ def test_compiled_fits_are_least_squares(samples: int, number: int) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
+def never_apart(words: Tensor) -> None:
+    """The last of six variables is there where the one before it is."""
+    words.copy_((words & 31) | (words & 16) << 1)
+
+
 @pytest.mark.usefixtures("_compiled")
 def test_what_equations_do_not_determine_is_the_smallest_solution() -> None:
     """Two variables that are never apart, one that is always there, and scalars that are not finite."""
     coalitions, values, weights = drawn(11, 40, 6)
     words = coalitions.words
     assert words is not None
-    words[2] = (words[2] & 31) | (words[2] & 16) << 1
+    never_apart(words[2])
     words[3] |= 4
     values[5, 7], values[6, 0] = math.nan, math.inf
     _, sound = fast.fit(words, values, weights, 6, LEAST)
@@ -285,7 +290,7 @@ def test_what_equations_hardly_determine_is_found_apart() -> None:
     coalitions, values, weights = drawn(2, 40, 6)
     words = coalitions.words
     assert words is not None
-    words[1] = (words[1] & 31) | (words[1] & 16) << 1
+    never_apart(words[1])
     words[1, 0], weights[1, 0] = 16, 1e-12
     assert fast.fit(words, values, weights, 6, LEAST)[1].tolist() == [True, False]
 
@@ -443,6 +448,15 @@ def test_loops_refuse_what_they_would_misread(change: Any) -> None:
     kernels: Any = fast.kernels()
     with pytest.raises(ValueError, match=r"_fit reads contiguous torch\.(int32|float64) of .*got (Tensor|Marked) of"):
         kernels.fit.on(words, values, weights, least, found, sound)
+
+
+def test_what_proves_completeness_damages_no_input() -> None:
+    """Trap 15; the network writes into what it is passed, which was not said."""
+    x, b = torch.randn(2, 4, 3)
+    given, before = {"variables": table_variables(3), "seeds": range(4), "baselines": b}, (x.clone(), b.clone())
+    attribute("shapley_value_sampling", Explained(Doubled(), task="regression"), x, torch.zeros(4), **given)
+    assert torch.equal(x, before[0])
+    assert torch.equal(b, before[1])
 
 
 @pytest.mark.usefixtures("_way")

@@ -41,14 +41,17 @@ def _found_by_sources(function: Any) -> Any:
     return made
 
 
+def _has_home() -> bool:
+    """Whether what is compiled can be kept: where there is no home, numba would make a folder called ``~``."""
+    return os.path.expanduser("~") != "~"  # noqa: PTH111
+
+
 def kept(function: Any) -> Any:
     """A function that is called from Python: once compiled, it is kept beside its file or in numba's own folder."""
     from numba import njit
 
-    # numba would make a folder of that name where there is no home
-    homeless = os.path.expanduser("~") == "~"  # noqa: PTH111
     try:
-        return njit(cache=not homeless, **_OPTIONS)(_found_by_sources(function))
+        return njit(cache=_has_home(), **_OPTIONS)(_found_by_sources(function))
     except RuntimeError:
         return loops(function)
 
@@ -58,11 +61,10 @@ def kept_callback(signature: Any) -> Any:
     from numba import cfunc
 
     options = {key: value for key, value in _OPTIONS.items() if key != "nogil"}
-    homeless = os.path.expanduser("~") == "~"  # noqa: PTH111
 
     def made(function: Any) -> Any:
         try:
-            return cfunc(signature, cache=not homeless, **options)(_found_by_sources(function))
+            return cfunc(signature, cache=_has_home(), **options)(_found_by_sources(function))
         except RuntimeError:
             return cfunc(signature, **options)(function)
 

@@ -34,8 +34,8 @@ class Ablation:
         feature_mask: tuple[Tensor, ...],
         additional_forward_args: tuple[Tensor, ...] = (),
         perturbations_per_eval: int = 1,
-    ) -> tuple[Tensor, ...]:
-        """Effects, repeated on each number of a variable, as captum's methods do.
+    ) -> Tensor:
+        """Effects ``[N, V]`` of all inputs' variables.
 
         Args:
             inputs: ``[N, ...]`` each.
@@ -50,8 +50,7 @@ class Ablation:
         parts = [Without(*each, min(at_once, (number + 1) * samples)) for each in given]
         # the last form leaves out a variable that no number belongs to
         found, _ = scalars(self._forward, parts, additional_forward_args, (samples, number + 1), at_once)
-        effects = found[:, -1:] - found[:, :-1]
-        return tuple(on_numbers(effects, mask) for mask in feature_mask)
+        return found[:, -1:] - found[:, :-1]
 
 
 class Windows:
@@ -85,9 +84,9 @@ class Windows:
         """
         common: dict[str, Any] = {"baselines": baselines, "additional_forward_args": additional_forward_args}
         if strides == sliding_window_shapes:
-            mask = _tiles(inputs[0].shape[1:], sliding_window_shapes[0]).to(inputs[0].device)
+            mask = _tiles(inputs[0].shape[1:], sliding_window_shapes[0])[None].to(inputs[0].device)
             common["perturbations_per_eval"] = perturbations_per_eval
-            return Ablation(self._forward).attribute(inputs, feature_mask=(mask[None],), **common)
+            return (on_numbers(Ablation(self._forward).attribute(inputs, feature_mask=(mask,), **common), mask),)
         found: tuple[Tensor, ...] = captum.attr.Occlusion(self._on_a_copy).attribute(
             inputs,
             sliding_window_shapes=sliding_window_shapes,

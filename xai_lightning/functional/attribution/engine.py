@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xai_lightning.functional.attribution.explained import Explained
 from xai_lightning.functional.attribution.methods import PRIVATE, Method, Smooth
+from xai_lightning.functional.attribution.mixture import on_numbers
 from xai_lightning.functional.attribution.paths import by_rule, refined
 from xai_lightning.functional.attribution.question import (
     SMOOTH_OPTIONS,
@@ -73,7 +74,7 @@ SMOOTHERS: dict[Smooth, Callable[[Tensor], Tensor]] = {
 @contextmanager
 def _out_of_place(network: nn.Module) -> Iterator[None]:
     """Layers do not overwrite their input, since captum hands them tensors that must stay as they are (trap 15)."""
-    found = [module for module in network.modules() if vars(module).get("inplace") is True]
+    found = [module for module in _modules(network) if vars(module).get("inplace") is True]
     for module in found:
         vars(module)["inplace"] = False
     try:
@@ -81,6 +82,18 @@ def _out_of_place(network: nn.Module) -> Iterator[None]:
     finally:
         for module in found:
             vars(module)["inplace"] = True
+
+
+def _modules(network: nn.Module) -> set[nn.Module]:
+    """What `modules` gives: of a small network, its names take as long as a layer's pass."""
+    found: set[nn.Module] = set()
+    waiting: list[nn.Module | None] = [network]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and module not in found:
+            found.add(module)
+            waiting.extend(vars(module)["_modules"].values())
+    return found
 
 
 def _checked(how: Run, question: Question, values: Inputs, change: Tensor | None) -> Found:
@@ -96,13 +109,14 @@ def _checked(how: Run, question: Question, values: Inputs, change: Tensor | None
 
 def _change(how: Run, question: Question) -> Tensor:
     """f(x) - f(baseline) of each sample, ``float64[N]``."""
-    size, changes = max(1, how.at_once // question.numbers), []
+    size, changes = max(1, how.at_once // (2 * question.numbers)), []
     for i in range(0, len(question.targets), size):
         piece = question.take(slice(i, i + size))
+        ends = (torch.cat(pair) for pair in zip(piece.inputs, piece.baselines, strict=True))
         with torch.no_grad():
-            after: Tensor = how.explained(*_copies(piece.inputs), piece.targets, *piece.rest)
-            before: Tensor = how.explained(*_copies(piece.baselines), piece.targets, *piece.rest)
-        changes.append(after.double() - before.double())
+            found: Tensor = how.explained(*ends, *(torch.cat((each, each)) for each in (piece.targets, *piece.rest)))
+        after, before = found.double().chunk(2)
+        changes.append(after - before)
     return torch.cat(changes)
 
 
@@ -148,9 +162,9 @@ def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> tuple[Inputs,
     else:
         size = max(1, how.at_once // _held(how, question))
         pieces = [slice(i, i + size) for i in range(0, len(question.targets), size)]
+        if len(pieces) == 1:
+            return captum_attributions(how, question, seeds)
         parts = [captum_attributions(how, question.take(piece), seeds[piece]) for piece in pieces]
-    if len(parts) == 1:
-        return parts[0]
     changes = [change for _, change in parts if change is not None]
     values = zip(*(found for found, _ in parts), strict=True)
     return tuple(torch.cat(each) for each in values), torch.cat(changes) if changes else None
@@ -251,11 +265,15 @@ def _masks(variables: tuple[Variables, ...], device: torch.device) -> Inputs:
 
 
 def _spread(how: Run, found: Inputs) -> Inputs:
-    """A variable's number, which masked methods repeat, spread evenly over its columns: sums within it are right."""
+    """A variable's number spread evenly over its columns: sums within it are right."""
     if not how.spec.masked:
         return found
+    device = found[0].device
+    if how.spec.per_variable:
+        shares = found[0] / torch.cat([v.sizes for v in how.variables]).to(device)
+        return tuple(on_numbers(shares, mask) for mask in _masks(how.variables, device))
     pairs = zip(found, how.variables, strict=True)
-    return tuple(x.div_(v.sizes.to(x.device)[v.mask.to(x.device)]) for x, v in pairs)
+    return tuple(x.div_(v.sizes.to(device)[v.mask.to(device)]) for x, v in pairs)
 
 
 def custom_attributions(method: Custom, explained: Explained, question: Question, seeds: Sequence[int]) -> Inputs:

@@ -63,6 +63,7 @@ class Method(NamedTuple):
         gradient: whether it differentiates.
         layer: whether it needs a layer, and explains that layer's activations, or looks through them.
         masked: whether it switches whole variables off; captum then repeats a variable's number on each of its columns.
+        per_variable: whether it is ours, and returns one number per variable instead.
         cells: into how many patches per side an image is cut where whole variables are switched off.
         most_variables: how many variables it can explain at most.
         random: whether it draws; then each sample is explained alone, with its own seed, unless it is ``seeded``.
@@ -88,6 +89,7 @@ class Method(NamedTuple):
     gradient: bool = True
     layer: bool = False
     masked: bool = False
+    per_variable: bool = False
     cells: int = 14
     most_variables: int | None = None
     random: bool = False
@@ -175,7 +177,13 @@ METHODS: dict[str, Method] = {
         rules="guided",
     ),
     "feature_ablation": Method(
-        _of(Ablation), lambda o, v: Passes(1 + v, 0), layouts=LAYOUTS, gradient=False, masked=True, compiled=True
+        _of(Ablation),
+        lambda o, v: Passes(1 + v, 0),
+        layouts=LAYOUTS,
+        gradient=False,
+        masked=True,
+        per_variable=True,
+        compiled=True,
     ),
     "occlusion": Method(
         _of(Windows),
@@ -215,6 +223,7 @@ METHODS: dict[str, Method] = {
         layouts=LAYOUTS,
         gradient=False,
         masked=True,
+        per_variable=True,
         cells=2,
         most_variables=MOST_VARIABLES,
         complete=True,
@@ -227,6 +236,7 @@ METHODS: dict[str, Method] = {
         layouts=LAYOUTS,
         gradient=False,
         masked=True,
+        per_variable=True,
         cells=7,
         random=True,
         seeded=True,
@@ -241,6 +251,7 @@ METHODS: dict[str, Method] = {
         layouts=LAYOUTS,
         gradient=False,
         masked=True,
+        per_variable=True,
         cells=7,
         random=True,
         seeded=True,

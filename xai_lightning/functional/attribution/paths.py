@@ -27,17 +27,21 @@ def refined(how: Run, question: Question) -> Found:
 def _gradient(how: Run, piece: Question, points: Inputs, sample: Tensor) -> tuple[Tensor, Inputs]:
     """Scalars and gradients at ``points``, in blocks that fit at once."""
     size = max(1, how.at_once // piece.numbers)
-    blocks = [_block(how, piece, points, sample, slice(i, i + size)) for i in range(0, len(sample), size)]
-    if len(blocks) == 1:
-        return blocks[0]
-    scalars, gradients = zip(*blocks, strict=True)
+    found = []
+    for i in range(0, len(sample), size):
+        where, of = slice(i, i + size), sample[i : i + size]
+        beside = (each[of] for each in (piece.targets, *piece.rest))
+        found.append(_block(how, tuple(x[where] for x in points), *beside))
+    if len(found) == 1:
+        return found[0]
+    scalars, gradients = zip(*found, strict=True)
     return torch.cat(scalars), tuple(torch.cat(each) for each in zip(*gradients, strict=True))
 
 
-def _block(how: Run, piece: Question, points: Inputs, sample: Tensor, where: slice) -> tuple[Tensor, Inputs]:
-    given, of = tuple(x[where].requires_grad_(True) for x in points), sample[where]
+def _block(how: Run, points: Inputs, *beside: Tensor) -> tuple[Tensor, Inputs]:
+    given = tuple(x.requires_grad_(True) for x in points)
     with how.explained.differentiated():
-        scalars = how.explained(*given, piece.targets[of], *(extra[of] for extra in piece.rest))
+        scalars = how.explained(*given, *beside)
         return scalars.detach(), torch.autograd.grad(scalars.sum(), given)
 
 
@@ -48,23 +52,22 @@ def by_rule(how: Run, question: Question) -> Inputs:
     """
     places, weights = _rule(str(how.options.get("method", "gausslegendre")), int(how.options["n_steps"]))
     count, at_once = len(question.targets), max(1, how.at_once // question.numbers)
-    samples = torch.arange(count, device=question.targets.device)
     # written to in place: the system clears memory that is new, and takes back what lies between pieces that are kept
     found = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in question.inputs]
     room = [x.new_empty(min(at_once, count * len(places)), *x.shape[1:]) for x in question.inputs]
     for some in blocks(count, at_once // len(places)):
         where = slice(some.start, some.stop)
-        pairs = [(x[where], b[where]) for x, b in zip(question.inputs, question.baselines, strict=True)]
-        sums: list[Tensor] = []
+        piece = question.take(where)
         for nodes in blocks(len(places), at_once):
             at, weight = (each[nodes.start : nodes.stop] for each in (places, weights))
-            points = tuple(_points(*pair, rows, at) for pair, rows in zip(pairs, room, strict=True))
-            _, gradients = _gradient(how, question, points, samples[where].expand(len(at), len(some)).flatten())
-            parts = [weight.to(each) @ each.reshape(len(at), -1) for each in gradients]
-            sums = [total.add_(part) for total, part in zip(sums, parts, strict=True)] if sums else parts
-        for values, (x, b), total in zip(found, pairs, sums, strict=True):
-            torch.sub(x, b, out=values[where]).mul_(total.view_as(x))
-    return tuple(found)
+            ends = zip(piece.inputs, piece.baselines, room, strict=True)
+            points = tuple(_points(x, b, rows, at) for x, b, rows in ends)
+            beside = (each.expand(len(at), *each.shape).flatten(0, 1) for each in (piece.targets, *piece.rest))
+            for total, gradient in zip(found, _block(how, points, *beside)[1], strict=True):
+                # of zero times what is there before the first nodes, which may be anything, nothing is taken
+                matrix, again = gradient.reshape(len(at), -1).T, int(nodes.start > 0)
+                total[where].view(-1).addmv_(matrix, weight.to(gradient), beta=again)
+    return tuple(x.mul_(end - b) for x, end, b in zip(found, question.inputs, question.baselines, strict=True))
 
 
 def _points(x: Tensor, b: Tensor, room: Tensor, at: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What is asked of a method, how it is run, and what it found."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ class Question(NamedTuple):
     @property
     def numbers(self) -> int:
         """Numbers in one sample."""
-        return sum(max(1, x[0].numel()) for x in self.inputs)
+        return sum(max(1, math.prod(x.shape[1:])) for x in self.inputs)
 
 
 class Found(NamedTuple):

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.attribution.mixture import on_numbers
-
 MOST_VARIABLES = 8
 
 
@@ -34,8 +32,8 @@ class ExactShapley:
         feature_mask: tuple[Tensor, ...],
         additional_forward_args: Any = (),
         perturbations_per_eval: int = 1,
-    ) -> tuple[Tensor, ...]:
-        """Shapley values, repeated on each number of a variable, as captum's methods do.
+    ) -> Tensor:
+        """Shapley values ``[N, V]`` of all inputs' variables.
 
         Args:
             inputs: ``[N, ...]`` each.
@@ -59,7 +57,7 @@ class ExactShapley:
         worth = torch.cat([self._worth(part, *given) for part in parts], dim=1)
         values = worth.double() @ _weights(coalitions).to(worth.device)
         self.change = worth[:, -1].double() - worth[:, 0].double()
-        return tuple(on_numbers(values.to(worth.dtype), mask.to(values.device)) for mask in feature_mask)
+        return values.to(worth.dtype)
 
     def _worth(
         self,

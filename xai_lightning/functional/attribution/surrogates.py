@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xai_lightning.functional.attribution import fast
 from xai_lightning.functional.attribution.coalitions import LISTED, Coalitions, even_coalitions, shapley_coalitions
-from xai_lightning.functional.attribution.mixture import Mixture, distinct, on_numbers, scalars
+from xai_lightning.functional.attribution.mixture import Mixture, distinct, scalars
 
 ENDPOINT_WEIGHT, SHORTEST, LEAST = 1e6, 1e-8, 1e-5
 
@@ -42,8 +42,8 @@ class Surrogate:
         additional_forward_args: tuple[Tensor, ...] = (),
         perturbations_per_eval: int = 1,
         seeds: Sequence[int] | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Coefficients, repeated on each number of a variable, as captum's methods do.
+    ) -> Tensor:
+        """Coefficients ``[N, V]`` of all inputs' variables.
 
         Args:
             inputs: ``[N, ...]`` each.
@@ -65,8 +65,7 @@ class Surrogate:
         if self._kernel and n_samples > 1:
             self.change = values[:, 0] - values[:, 1]
         weights = _endpoints(n_samples).to(values.device) if self._kernel else nearness(coalitions, parts)
-        fitted = _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples)))
-        return tuple(on_numbers(fitted.to(dtype), mask) for mask in feature_mask)
+        return _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples))).to(dtype)
 
 
 def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int:

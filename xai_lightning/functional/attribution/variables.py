@@ -1,7 +1,8 @@
 """What the columns and pixels of an input are called, and which of them belong together."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ MAX_NAMED = 64
 Where = int | Sequence[int] | slice
 
 
-class Variables(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Variables:
     """The variables of one input.
 
     Args:
@@ -25,12 +27,12 @@ class Variables(NamedTuple):
     names: tuple[str, ...]
     mask: Tensor
 
-    @property
+    @cached_property
     def number(self) -> int:
         """Number of variables."""
         return int(self.mask.max()) + 1
 
-    @property
+    @cached_property
     def sizes(self) -> Tensor:
         """How many numbers each variable has, ``int64[V]``."""
         return torch.bincount(self.mask.flatten())

@@ -1,4 +1,4 @@
-"""What is said once about the Trainer's loggers."""
+"""What all callbacks say of themselves: their settings, and once which of the Trainer's loggers shows what."""
 
 from collections.abc import Collection
 
@@ -11,6 +11,10 @@ class Announcer(Callback):
     """Meets the Trainer's loggers before anything is trained."""
 
     _announced = False
+    _settings = ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._settings})"
 
     def _meet_loggers(self, trainer: Trainer, shared: Collection[str] = ()) -> None:
         """Let each logger refuse names, and say where pictures go: the first of our callbacks does, once, for all."""

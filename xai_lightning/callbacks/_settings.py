@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from xai_lightning.callbacks._kinds import check_kinds_of
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers.batch import describe
 
@@ -23,7 +24,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         given: the local variables of a constructor, before any other.
 
     Raises:
-        TypeError: on an array where none is taken.
+        TypeError: on an array where none is taken, and on a value of a type that the setting never has.
         ValueError: on a number beyond 64 bits, and on lists or mappings that are nested more than 16 deep, or without
             end.
     """
@@ -36,6 +37,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must fit into 64 bits; got a number of {value.bit_length()} bits")
         if _depth(value) > DEEPEST:
             raise ValueError(f"{name} must be nested at most {DEEPEST} deep; got {describe(value)}")
+    check_kinds_of(given)
 
 
 def _depth(value: object) -> int:
@@ -114,28 +116,6 @@ def check_shares(features: Collection[str] | None, **wanted: Sequence[str]) -> d
     return {share: list(names) for share, names in wanted.items() if names}
 
 
-def check_lists(**lists: object) -> None:
-    """Refuse a name where a list of names is wanted: its letters would be taken for names.
-
-    Raises:
-        TypeError: names the setting and shows its value.
-    """
-    for name, value in lists.items():
-        if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
-            raise TypeError(f"{name} must be a list, such as [{value!r}]; got {value!r}")
-
-
-def check_mappings(**mappings: object) -> None:
-    """Refuse what names nothing.
-
-    Raises:
-        TypeError: names the setting and says what came.
-    """
-    for name, value in mappings.items():
-        if value is not None and not isinstance(value, Mapping):
-            raise TypeError(f"{name} must be a dict; got {describe(value)}")
-
-
 def check_tokens(pad_token: object, special_tokens: Sequence[object], words: object) -> None:
     """Refuse token ids that are no numbers, and words that cannot be looked up.
 
@@ -171,9 +151,9 @@ def check_share(share: Any) -> float | None:
     Raises:
         ValueError: if it is not above 0 and below 1.
     """
-    if share is not None and (not isinstance(share, int | float) or not 0 < share < 1):
+    if share is not None and (not 0 < share < 1):
         raise ValueError(f"max_overhead must lie between 0 and 1; got {share!r}")
-    return share
+    return None if share is None else float(share)
 
 
 def check_counts(**numbers: object) -> None:
@@ -183,5 +163,5 @@ def check_counts(**numbers: object) -> None:
         ValueError: names the setting and shows its value.
     """
     for name, value in numbers.items():
-        if not isinstance(value, Integral) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number and at least 1; got {value!r}")

@@ -16,6 +16,7 @@ from xai_lightning.callbacks._draw import Share
 from xai_lightning.callbacks._expensive import Expensive
 from xai_lightning.callbacks._guard import Made, in_forward
 from xai_lightning.callbacks._kernels import BestOf
+from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._layers import Layer, Pattern, find_layers, why_silent
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
@@ -102,6 +103,7 @@ class ActivationMonitor(Monitor):
         sinks: Sequence[Sink] = (),
     ) -> None:
         check_arguments(locals())
+        self._settings = other_than_default(ActivationMonitor.__init__, locals())
         if isinstance(layers, str):
             raise ValueError(f"layers must be a list of patterns; got the string {layers!r}")
         if not 0 < share <= 1:

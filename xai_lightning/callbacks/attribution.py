@@ -10,6 +10,7 @@ from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._gallery import Gallery, Words
+from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._probe import Probe
 from xai_lightning.callbacks._record import OnError
 from xai_lightning.callbacks._references import REFERENCES
@@ -17,8 +18,6 @@ from xai_lightning.callbacks._regions import Region
 from xai_lightning.callbacks._settings import (
     check_arguments,
     check_counts,
-    check_lists,
-    check_mappings,
     check_references,
     check_sample_size,
     check_seed,
@@ -159,9 +158,7 @@ class AttributionMonitor(ExplainingMonitor):
         sinks: Sequence[Sink] = (),
     ) -> None:
         check_arguments(locals())
-        check_lists(sensitive=sensitive, proxies=proxies, inputs=inputs, special_tokens=special_tokens)
-        check_lists(measures=measures, references=references)
-        check_mappings(features=features, regions=regions, options=options)
+        self._settings = other_than_default(AttributionMonitor.__init__, locals())
         check_tokens(pad_token, special_tokens, words)
         options = dict(options or {})
         ways = Ways(

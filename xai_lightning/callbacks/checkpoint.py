@@ -16,6 +16,7 @@ from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._arbiter import Arbiter
 from xai_lightning.callbacks._certificate import check_rows
 from xai_lightning.callbacks._deciding import DecidingCheckpoint
+from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._record import STATE_VERSION, OnError
 from xai_lightning.callbacks._settings import check_arguments
@@ -106,6 +107,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         on_error: OnError = "warn",
     ) -> None:
         check_arguments(locals())
+        self._settings = other_than_default(GatedCheckpoint.__init__, locals())
         limits = gate.limits(at_most, at_least)
         decision.check_directions(limits)
         decision.check_monitor(monitor, mode)

@@ -10,6 +10,7 @@ from xai_lightning.callbacks._counting import Counting
 from xai_lightning.callbacks._flips import Flip
 from xai_lightning.callbacks._individual import Individuals
 from xai_lightning.callbacks._judging import Judging
+from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._record import OnError, stable
 from xai_lightning.callbacks._settings import check_arguments
 from xai_lightning.callbacks._spending import Spending
@@ -113,6 +114,7 @@ class FairnessMonitor(CountingMonitor):
         sinks: Sequence[Sink] = (),
     ) -> None:
         check_arguments(locals())
+        self._settings = other_than_default(FairnessMonitor.__init__, locals())
         _check_attributes(groups)
         asked = ask(
             metrics,

@@ -50,9 +50,23 @@ class Table:
 
     Args:
         values: one value per row: a list, array, series or tensor.
+
+    Raises:
+        TypeError: if they have no length.
+
+    Example:
+        >>> Table(["Female", "Male", "Male"])
+        Table(3 values)
     """
 
     values: Any
+
+    def __post_init__(self) -> None:
+        if isinstance(self.values, str | bytes) or not hasattr(self.values, "__len__"):
+            raise TypeError(f"Table needs one value per row: a list, array, series or tensor; got {self.values!r}")
+
+    def __repr__(self) -> str:
+        return f"Table({len(self.values)} values)"
 
     def rows(self, positions: Tensor) -> list[Any] | Tensor:
         """The values at ``positions`` ``int64[N]``."""

@@ -59,6 +59,16 @@ def test_ties_in_the_ranking_are_averaged_as_scikit_learn_does(now: list[int], s
     assert drift.ndcg(torch.tensor(now, dtype=torch.float64), gains) == pytest.approx(expected, abs=1e-9)
 
 
+def test_rounding_errors_break_no_tie_of_a_ranking() -> None:
+    """Law 2: two equal columns differ in their last bits, by how the data were cut into batches."""
+    reference = torch.tensor([3.0, 1.0, 2.0])
+    found = drift.ndcg(torch.tensor([1.0, 1.0, 0.5]), reference)
+    for a, b in ((1.0, 1.0 - 1e-7), (1.0 - 1e-7, 1.0)):
+        assert drift.ndcg(torch.tensor([a, b, 0.5]), reference) == found
+    assert drift.ndcg(torch.tensor([1.0, 1.0 - 1e-4, 0.5]), reference) > found
+    assert drift.ndcg(torch.zeros(3), reference) == drift.ndcg(torch.ones(3), reference)
+
+
 def test_a_ranking_against_nothing_is_undefined() -> None:
     assert math.isnan(drift.ndcg(torch.ones(3), torch.zeros(3)))
     assert math.isnan(drift.ndcg(torch.tensor([1.0, math.nan]), torch.ones(2)))
@@ -181,6 +191,21 @@ def test_agreement_has_its_definition() -> None:
     assert found.stable_share == pytest.approx(np.mean(stable))
     assert found.stable_drift == pytest.approx(np.mean(kept))
     assert found.reason_shift == pytest.approx(np.mean([d > 0.15 for d in kept]))
+
+
+def test_without_drift_no_reason_shifts_beyond_the_noise() -> None:
+    """Of a method without noise nothing moves by itself; of one with, 1 in 20 beyond the floor: simulated."""
+    p, classes = torch.full((128, 2), 0.5), torch.zeros(128, dtype=torch.int64)
+    assert drift.agreement(p, p, classes, torch.zeros(128)).reason_shift_beyond_noise == 0
+    assert drift.agreement(p, p, classes, torch.ones(128)).reason_shift_beyond_noise == 1
+    beyond = []
+    for i in range(100):
+        truth = draw(128, 20, seed=10 * i)
+        a, b, c = (explained(truth, 0.5, 10 * i + k) for k in (1, 2, 3))
+        floor = drift.noise_floor(a, b)
+        assert floor > 0.1
+        beyond.append(drift.agreement(p, p, classes, drift.cosine(c, a), floor=floor).reason_shift_beyond_noise)
+    assert np.mean(beyond) == pytest.approx(0, abs=0.02)
 
 
 def test_few_stable_predictions_say_nothing_of_reasons() -> None:

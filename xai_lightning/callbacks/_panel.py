@@ -121,11 +121,13 @@ class Panel(NamedTuple):
     def rank(
         self, record: Record, found: Gathered, references: References, wanted: Sequence[str], columns: Columns
     ) -> None:
-        """Compare the global importance with that at the references."""
-        importance = _importance(found.believed, columns)
+        """Compare the global importance with that at the references, over samples that are believed at both times."""
+        now = found.believed
         for reference in wanted:
-            before = _importance(references.believed(reference, found.maps), columns)
-            pair = (drift.ndcg(importance, before), drift.ndcg_adjusted(importance, before))
+            before = references.believed(reference, now)
+            both = (now.isfinite() & before.isfinite()).all(dim=1)
+            importance, reference_importance = (_importance(maps[both], columns) for maps in (now, before))
+            pair = (drift.ndcg(importance, reference_importance), drift.ndcg_adjusted(importance, reference_importance))
             record.shared |= self._named("ranking", reference, dict(zip(RANKING, pair, strict=True)))
 
     def follow(self, record: Record, found: Gathered, references: References, course: Course, step: int) -> None:

@@ -20,7 +20,8 @@ class Agreement(NamedTuple):
         stable_drift: mean distance of explanations over those; NaN below 20.
         reason_shift: share of those whose explanation moved further than noise would: predicted the same, for a
             different reason; NaN below 20, or if the noise is unknown.
-        reason_shift_beyond_noise: the same, less the 5 % that noise alone moves beyond its own floor: 0 is none.
+        reason_shift_beyond_noise: the same, if the noise floor is above 0.1 less the 5 % that noise alone moves beyond
+            it: 0 is none, or less.
     """
 
     churn: float
@@ -71,11 +72,12 @@ def agreement(now: Tensor, then: Tensor, classes: Tensor, distances: Tensor, *, 
     kept = kept[~kept.isnan()]
     few = len(kept) < FEWEST
     shifted = math.nan if few or math.isnan(floor) else float((kept > max(floor, LEAST_FLOOR)).double().mean())
+    by_noise = BY_NOISE if floor > LEAST_FLOOR else 0.0
     return Agreement(
         churn=float(flipped.double().mean()),
         divergence=float(((bits[0] + bits[1]) / 2).clamp(min=0).mean()),
         stable_share=float(stable.double().mean()),
         stable_drift=math.nan if few else float(kept.mean()),
         reason_shift=shifted,
-        reason_shift_beyond_noise=(shifted - BY_NOISE) / (1 - BY_NOISE),
+        reason_shift_beyond_noise=(shifted - by_noise) / (1 - by_noise),
     )

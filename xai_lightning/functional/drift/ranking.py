@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.drift.measures import RANKED_STEP
+
 
 def ndcg(current: Tensor, reference: Tensor) -> float:
     r"""Normalised discounted cumulative gain of the current ranking, with the reference importances as gains.
@@ -15,7 +17,8 @@ def ndcg(current: Tensor, reference: Tensor) -> float:
     importances are (1 if they are all equal), so that no threshold means the same everywhere: see `ndcg_adjusted`.
 
     Args:
-        current: float[D], importances of now, which give the order; those of equal features are averaged over orders.
+        current: float[D], importances of now, which give the order, in steps of 1e-5 of their largest; features at the
+            same step are averaged over orders.
         reference: float[D], importances at the reference, at least 0.
 
     Returns:
@@ -37,13 +40,7 @@ def ndcg(current: Tensor, reference: Tensor) -> float:
     now, gains = current.detach().double().cpu(), reference.detach().double().cpu()
     if not (now.isfinite().all() and gains.isfinite().all()) or float(gains.sum()) <= 0:
         return math.nan
-    discounts = 1 / torch.arange(2, len(now) + 2, dtype=torch.float64).log2()
-    order = now.argsort(descending=True, stable=True)
-    _, tie = torch.unique_consecutive(now[order], return_inverse=True)
-    numbers = tie.bincount().double()
-    average = torch.zeros_like(numbers).index_add_(0, tie, gains[order]) / numbers
-    best = gains.sort(descending=True).values
-    return float((average[tie] * discounts).sum() / (best * discounts).sum())
+    return min(1.0, _gained(now, gains) / _gained(gains, gains))
 
 
 def ndcg_adjusted(current: Tensor, reference: Tensor) -> float:
@@ -61,6 +58,19 @@ def ndcg_adjusted(current: Tensor, reference: Tensor) -> float:
         1.0
     """
     found, gains = ndcg(current, reference), reference.detach().double().cpu()
-    discounts = 1 / torch.arange(2, len(gains) + 2, dtype=torch.float64).log2()
-    random = float(gains.mean() * discounts.sum() / (gains.sort(descending=True).values * discounts).sum())
+    random = float(gains.mean() * _discounts(len(gains)).sum()) / _gained(gains, gains)
     return (found - random) / (1 - random) if 1 - random >= 1e-6 else math.nan
+
+
+def _gained(importance: Tensor, gains: Tensor) -> float:
+    """Discounted gain in the order of ``importance``, on average over the orders of those that tie."""
+    steps = (importance / importance.abs().max().clamp(min=1e-300) / RANKED_STEP).round()
+    order = steps.argsort(descending=True, stable=True)
+    _, tie = torch.unique_consecutive(steps[order], return_inverse=True)
+    numbers = tie.bincount().double()
+    average = torch.zeros_like(numbers).index_add_(0, tie, gains[order]) / numbers
+    return float((average[tie] * _discounts(len(gains))).sum())
+
+
+def _discounts(count: int) -> Tensor:
+    return 1 / torch.arange(2, count + 2, dtype=torch.float64).log2()

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -168,6 +169,14 @@ def test_two_monitors_with_equal_settings_are_refused(kind, tmp_path):
     """Trap 39: by us, in words, and not by Lightning's check of state keys."""
     with pytest.raises(MisconfigurationException, match=r"two \w+Monitor with equal settings .*(remove|change)"):
         fit(Classifier(), [TWINS[kind](), TWINS[kind]()], tmp_path)
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_a_trainer_that_logs_nothing_is_refused(kind, tmp_path):
+    """Law 8: Lightning would warn once for every name, and explain for nobody."""
+    bare = pl.Trainer(barebones=True, accelerator="cpu", max_epochs=1, callbacks=[TWINS[kind]()])
+    with pytest.raises(MisconfigurationException, match=r"Monitor logs through self\.log, .*barebones=True"):
+        bare.fit(Classifier(), loader(rows()), loader(rows()))
 
 
 def two_nets() -> Classifier:

@@ -165,6 +165,14 @@ def test_fast_dev_run_decides_and_writes_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.*")) == []
 
 
+def test_fast_dev_run_does_not_complain_that_nothing_passed(tmp_path: Path) -> None:
+    """One batch seldom opens a gate, and nothing would have been kept."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "No checkpoint passed")
+        _, gate = fit(tmp_path, gaps=[0.5], fast_dev_run=True)
+    assert gate._memory.opened == 0
+
+
 def test_another_checkpoint_callback_is_named_in_one_warning(tmp_path: Path) -> None:
     """Trap 36: its files are nobody's decision."""
     with pytest.warns(UserWarning, match="ModelCheckpoint beside GatedCheckpoint writes files that no gate has seen"):

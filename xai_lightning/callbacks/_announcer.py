@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from xai_lightning._lightning import Callback, Trainer, rank_zero_info
+from xai_lightning._lightning import Callback, MisconfigurationException, Trainer, rank_zero_info
 from xai_lightning.callbacks._trainer import callbacks_of
 from xai_lightning.sinks import logger_sinks
 
@@ -17,7 +17,16 @@ class Announcer(Callback):
         return f"{type(self).__name__}({self._settings})"
 
     def _meet_loggers(self, trainer: Trainer, shared: Collection[str] = ()) -> None:
-        """Let each logger refuse names, and say where pictures go: the first of our callbacks does, once, for all."""
+        """Let each logger refuse names, and say where pictures go: the first of our callbacks does, once, for all.
+
+        Raises:
+            MisconfigurationException: if the Trainer logs nothing at all, or a logger would choke on a name.
+        """
+        if trainer.barebones:
+            raise MisconfigurationException(
+                f"{type(self).__name__} logs through self.log, which Trainer(barebones=True) switches off; leave out "
+                "the callback, or barebones"
+            )
         sinks = logger_sinks(trainer.loggers)
         for sink in sinks:
             sink.check(shared)

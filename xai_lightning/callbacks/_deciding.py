@@ -260,7 +260,8 @@ class DecidingCheckpoint(StampedCheckpoint):
     @override
     @timed
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._missing = self._memory.nothing_passed()
+        # a dry run keeps nothing, whatever passes
+        self._missing = "" if is_dry(trainer) else self._memory.nothing_passed()
         if self._missing and self.fallback_model_path:
             self._missing += f" Kept, though it passed nothing: {self.fallback_model_path}."
         if self._missing:

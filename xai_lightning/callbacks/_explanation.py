@@ -1,8 +1,7 @@
 """Explaining rows of the probe, or of a sample, in one guard that leaves no trace."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
@@ -14,6 +13,7 @@ from xai_lightning.callbacks._baselines import Against, Baselines, Seen
 from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._guard import out_of_memory
+from xai_lightning.callbacks._hints import hints
 from xai_lightning.callbacks._in_step import differentiate
 from xai_lightning.callbacks._progress import step
 from xai_lightning.callbacks._sharded import Steps
@@ -86,7 +86,7 @@ class Explaining(NamedTuple):
             replicate: explain a second time, by other seeds.
         """
         explainer, rows = self.explainer, probe.on(self.pl_module.device)
-        with explainer.guarded(self.pl_module), _hints(self.network):
+        with explainer.guarded(self.pl_module), hints(self.network, self.ways):
             explained = explainer.explained(self.network, self.steps)
             explained.told = step
             asked, found = self._fitting(probe, lambda: self._asked_and_found(explained, rows, seen, frozen))
@@ -159,9 +159,7 @@ class Explaining(NamedTuple):
             rest = (*inputs[1:], *given)
             inputs, given = (self._embedded(explained, ids, rest), *inputs[1:]), (ids, *given)
             # there may be more rows of a background than samples
-            baselines = baselines.embedded(
-                lambda x: self._embedded(explained, x, tuple(y[torch.arange(len(x)) % len(y)] for y in rest))
-            )
+            baselines = baselines.embedded(lambda x: self._embedded(explained, ids, rest, replaced=x))
         return _Asked(inputs, (*regional, *given), classes, probabilities, baselines, masks, left_out)
 
     def _outputs(self, explained: Explained, inputs: tuple[Tensor, ...], extras: tuple[Tensor, ...]) -> Tensor:
@@ -169,9 +167,13 @@ class Explaining(NamedTuple):
         blocks = self._blocks(len(inputs[0]))
         return torch.cat([explained.outputs(*(x[b] for x in inputs), *(x[b] for x in extras)) for b in blocks])
 
-    def _embedded(self, explained: Explained, ids: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
-        blocks = self._blocks(len(ids))
-        return torch.cat([explained.embedded(ids[b], *(x[b] for x in rest)) for b in blocks])
+    def _embedded(
+        self, explained: Explained, ids: Tensor, rest: tuple[Tensor, ...], replaced: Tensor | None = None
+    ) -> Tensor:
+        """``ids`` embedded, or what they are ``replaced`` by, of which there may be more rows: a background."""
+        again = torch.arange(len(ids if replaced is None else replaced)) % len(ids)
+        parts = [(again[b], None if replaced is None else replaced[b]) for b in self._blocks(len(again))]
+        return torch.cat([explained.embedded(ids[i], *(x[i] for x in rest), replaced=new) for i, new in parts])
 
     def _blocks(self, count: int) -> list[slice]:
         size = max(1, self.explainer.at_once // self.explainer.numbers)
@@ -275,23 +277,3 @@ class _Asked(NamedTuple):
     baselines: Against
     masks: tuple[Tensor, ...]
     left_out: Tensor | None
-
-
-@contextmanager
-def _hints(network: nn.Module) -> Iterator[None]:
-    """Say what to do where gradients cannot be had (traps 2 and 27)."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "not have been used in the graph" in str(error) or "does not require grad" in str(error):
-            raise RuntimeError(
-                f"the output of {type(network).__name__} does not depend differentiably on its input (a detach, "
-                "no_grad, or an unused input), so this method cannot explain it; use feature_ablation or occlusion, or "
-                "name another module with network=..."
-            ) from error
-        if "Inference tensors cannot be saved" not in str(error):
-            raise
-        raise RuntimeError(
-            f"the network {type(network).__name__} keeps tensors that it made in inference mode (a cached table, say), "
-            "so nothing can be differentiated through it; use Trainer(inference_mode=False)"
-        ) from error

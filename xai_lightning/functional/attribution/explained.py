@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -142,24 +143,57 @@ class Explained(nn.Module):
         with self._passing("outputs"), torch.no_grad():
             return rows(output_tensor(self._network(arguments[:count], arguments[count:])), len(arguments[0]))
 
-    def embedded(self, *arguments: Any) -> Tensor:
-        """What the embedding returns when the network is called with the ids themselves: ``[N, T, E]``, detached."""
+    def embedded(self, *arguments: Any, replaced: Tensor | None = None) -> Tensor:
+        """What the embedding returns when the network is called with the ids themselves: ``[N, T, E]``, detached.
+
+        Args:
+            arguments: inputs and extras.
+            replaced: ids ``[N, T]`` that only the embedding sees, since a network may refuse such a text as a whole:
+                lengths and masks are those of ``arguments``, as they are in `forward`.
+        """
+        caught, swapped = self._caught(arguments, replaced)
+        if replaced is not None and not swapped:
+            caught, _ = self._caught((replaced, *arguments[1:]), None)
+        if len(caught) != 1 or caught[0].shape[:-1] != arguments[0].shape:
+            shapes = [list(found.shape) for found in caught]
+            raise ValueError(
+                f"the embedding must be called once in a forward pass and return [N, T, E] for ids [N, T], here "
+                f"{list(arguments[0].shape)}; it returned {shapes}: name the layer that receives the token ids, and "
+                "where that sums them up or turns them round (EmbeddingBag, time first), leave embedding= out and take "
+                "a method that switches tokens off, such as 'feature_ablation' or 'kernel_shap'"
+            )
+        return caught[0].detach()
+
+    def _caught(self, arguments: tuple[Any, ...], replaced: Tensor | None) -> tuple[list[Tensor], bool]:
+        """What the embedding returned, and whether it was given other ids."""
         caught: list[Tensor] = []
-        handle = self._embedding[0].register_forward_hook(lambda module, args, output: caught.append(output))
+        swaps: list[bool] = []
+
+        def swap(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if replaced is None:
+                return None
+            same = partial(_swapped, ids=arguments[0], replaced=replaced)
+            swaps.extend(same(x) is not x for x in (*args, *kwargs.values()))
+            return tuple(map(same, args)), {name: same(x) for name, x in kwargs.items()}
+
+        hooks = [
+            self._embedding[0].register_forward_pre_hook(swap, with_kwargs=True),
+            self._embedding[0].register_forward_hook(lambda module, args, output: caught.append(output)),
+        ]
         count = len(self.signature.inputs)
         self._note(len(arguments[0]))
         try:
             with self._passing("embedded"), torch.no_grad():
                 self._network(arguments[:count], arguments[count:])
         finally:
-            handle.remove()
-        if len(caught) != 1 or caught[0].ndim != 3:
-            shapes = [list(found.shape) for found in caught]
-            raise ValueError(
-                f"the embedding must be called once in a forward pass and return [N, T, E]; it returned {shapes}: name "
-                "the layer that receives the token ids"
-            )
-        return caught[0].detach()
+            for hook in hooks:
+                hook.remove()
+        return caught, any(swaps)
+
+
+def _swapped(x: Any, ids: Tensor, replaced: Tensor) -> Any:
+    """``replaced`` for the ids, whether it is they or a copy."""
+    return replaced if isinstance(x, Tensor) and x.shape == ids.shape and torch.equal(x, ids) else x
 
 
 def _laid_out(x: Any) -> Any:

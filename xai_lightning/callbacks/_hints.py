@@ -1,0 +1,55 @@
+"""What to do where a network fails while it is explained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from xai_lightning.callbacks._guard import out_of_memory
+from xai_lightning.callbacks._ways import Ways
+
+_NO_GRADIENT = ("not have been used in the graph", "does not require grad", "doesn't require gradient")
+
+
+@contextmanager
+def hints(network: nn.Module, ways: Ways) -> Iterator[None]:
+    """Say what to do where gradients cannot be had (traps 2 and 27), or a text of padding alone is not taken.
+
+    Args:
+        network: what is explained.
+        ways: how.
+
+    Raises:
+        RuntimeError: what was raised, or in its place what says more.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if any(words in said for words in _NO_GRADIENT):
+            raise RuntimeError(_without_gradient(network, ways)) from error
+        if "Inference tensors cannot be saved" in said:
+            raise RuntimeError(
+                f"the network {type(network).__name__} keeps tensors that it made in inference mode (a cached table, "
+                "say), so nothing can be differentiated through it; use Trainer(inference_mode=False)"
+            ) from error
+        if ways.tokens and not ways.embeds and not out_of_memory(error):
+            error.add_note(
+                f"AttributionMonitor({ways.label!r}) calls {type(network).__name__} with tokens replaced by the "
+                "baseline. If it cannot take a text of padding alone, give baseline= another id (of a mask token, "
+                "say), keep special_tokens=, or explain by the embedding, with 'integrated_gradients' and embedding="
+            )
+        raise
+
+
+def _without_gradient(network: nn.Module, ways: Ways) -> str:
+    if ways.explains_layer and ways.embeds and ways.layer == ways.embedding:
+        return (
+            f"method {ways.label!r} cannot explain the embedding {ways.layer!r} as a layer while ids are explained "
+            "through it; name another layer, or use 'layer_integrated_gradients' or 'layer_gradient_x_activation'"
+        )
+    return (
+        f"the output of {type(network).__name__} does not depend differentiably on its input (a detach, no_grad, or an "
+        "unused input), so this method cannot explain it; use feature_ablation or occlusion, or name another module "
+        "with network=..."
+    )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -53,3 +54,12 @@ def test_the_ranking_compares_the_same_samples_whichever_are_undefined(tmp_path:
             assert look[f"drift/chosen/cosine/{reference}/mean"] == 0
             assert look[f"drift/chosen/ranking/{reference}/ndcg"] == 1
             assert look[f"drift/chosen/ranking/{reference}/ndcg_adjusted"] == 1
+
+
+@pytest.mark.parametrize(("size", "expected"), [(18, 0), (20, 1)])
+def test_too_few_samples_show_no_end_of_drift(size: int, expected: int, tmp_path: Path) -> None:
+    """An equivalence test: a few samples that hardly move say nothing of others, though their bootstrap is narrow."""
+    looks = explained(lambda inputs, number: inputs, tmp_path, probe_size=size)[0].validations()
+    assert looks[-1]["xai/chosen/probe_size"] == size
+    assert looks[-1]["drift/chosen/cosine/previous/upper"] == 0
+    assert [look["drift/chosen/converged"] for look in looks] == [0] * 5 + [expected]

@@ -51,8 +51,7 @@ class Course:
         """Take in the distances to the validation before and to the third before; returns whether all has settled."""
         mean = float(previous.nanmean())
         self.cusum = drift.advance(self.cusum, mean, step - self.step)
-        limits = [drift.summarise(d, level=0.1, seed=seed).upper for d in (previous, lagged)]
-        limits = [math.inf if math.isnan(limit) else limit for limit in limits]
+        limits = [_shown_below(d, seed) for d in (previous, lagged)]
         self.previous_limits = [*self.previous_limits, limits[0]][-LAG:]
         self.lagged_limits = [*self.lagged_limits, limits[1]][-LAG:]
         within = max(drift.SETTLED_BELOW, self.floor)
@@ -92,6 +91,12 @@ class Course:
     def film(self, places: Tensor) -> Tensor:
         """Maps ``float32[T, S, D]`` of the samples at ``places``, over the history."""
         return self.history[: len(self.numbers)][:, places].float() * self.unit[places]
+
+
+def _shown_below(distances: Tensor, seed: int) -> float:
+    """Upper 95 % limit of the mean; infinite where there are too few for a bootstrap to hold."""
+    few = len(distances) - int(distances.isnan().sum()) < drift.FEWEST
+    return math.inf if few else drift.summarise(distances, level=0.1, seed=seed).upper
 
 
 def _sizes(maps: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from xai_lightning.functional.drift.measures import (
 )
 from xai_lightning.functional.drift.noise import Denoised, denoised, noise_floor
 from xai_lightning.functional.drift.pictures import IMAGE_MEASURES, centre_of_mass, ssim, structural_similarity
-from xai_lightning.functional.drift.predictions import Agreement, agreement
+from xai_lightning.functional.drift.predictions import FEWEST, Agreement, agreement
 from xai_lightning.functional.drift.ranking import ndcg, ndcg_adjusted
 from xai_lightning.functional.drift.similarity import similarity, thinned
 from xai_lightning.functional.drift.summaries import (
@@ -30,6 +30,7 @@ from xai_lightning.functional.drift.summaries import (
 __all__ = [
     "CELLS",
     "CONSECUTIVE",
+    "FEWEST",
     "IMAGE_MEASURES",
     "MEASURES",
     "SETTLED_BELOW",

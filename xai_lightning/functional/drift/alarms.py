@@ -31,7 +31,9 @@ def advance(state: Cusum, drift: float, steps: int) -> Cusum:
 
     Each value is predicted from mean and deviation of the ten before it (at least eight), and its residual turned into
     a normal score by Student's distribution, since mean and deviation are themselves estimates. Scores above 0.5 are
-    added up; above 5 the alarm rings, and all begins at 0. Drift that falls, as it does in a healthy run, cannot ring.
+    added up; above 5 the alarm rings, and all begins at 0. Drift that falls, as it does in a healthy run, hardly rings.
+    Simulated, an alarm within 50 validations without a change: 1 % of runs where values are independent, 7 % where
+    each correlates by 0.3 with the one before, 40 % by 0.6.
 
     Args:
         state: what the earlier validations left; ``Cusum()`` at the beginning.
@@ -111,6 +113,9 @@ def converged(
     previous: Sequence[float], lagged: Sequence[float], *, within: float = SETTLED_BELOW, consecutive: int = CONSECUTIVE
 ) -> bool:
     """Whether explanations have settled: shown to move little, not merely not shown to move.
+
+    Where the mean drift is exactly what counts as little, one validation alone passes in about 5 to 15 of 100 runs, the
+    more the more skewed distances are and the fewer; all of them pass in fewer.
 
     Args:
         previous: upper 95 % limits of the mean drift to the validation before, one per validation, the newest last.

@@ -70,8 +70,9 @@ def test_rounding_errors_break_no_tie_of_a_ranking() -> None:
 
 
 def test_a_ranking_against_nothing_is_undefined() -> None:
-    assert math.isnan(drift.ndcg(torch.ones(3), torch.zeros(3)))
-    assert math.isnan(drift.ndcg(torch.tensor([1.0, math.nan]), torch.ones(2)))
+    for ranking in (drift.ndcg, drift.ndcg_adjusted):
+        assert math.isnan(ranking(torch.ones(3), torch.zeros(3)))
+        assert math.isnan(ranking(torch.tensor([1.0, math.nan]), torch.ones(2)))
     with pytest.raises(ValueError, match=r"equal shape, got \(3,\) and \(2,\)"):
         drift.ndcg(torch.ones(3), torch.ones(2))
 

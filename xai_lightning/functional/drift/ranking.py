@@ -58,6 +58,8 @@ def ndcg_adjusted(current: Tensor, reference: Tensor) -> float:
         1.0
     """
     found, gains = ndcg(current, reference), reference.detach().double().cpu()
+    if math.isnan(found):
+        return math.nan
     random = float(gains.mean() * _discounts(len(gains)).sum()) / _gained(gains, gains)
     return (found - random) / (1 - random) if 1 - random >= 1e-6 else math.nan
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -26,8 +27,10 @@ class Validations(pl.Callback):
         self.number += 1
 
 
-def explained(maps: Maps, folder: Path, *, shape: tuple[int, ...] = (6,), **options: Any) -> tuple[Ledger, MemorySink]:
-    """A fit of six validations whose explanations are ``maps``."""
+def explained(
+    maps: Maps, folder: Path, *, shape: tuple[int, ...] = (6,), validations: int = 6, **options: Any
+) -> tuple[Ledger, MemorySink]:
+    """A fit whose explanations are ``maps``."""
     count, ledger, sink = Validations(), Ledger(), MemorySink()
 
     def chosen(forward: Any, inputs: Tensor, baselines: Tensor) -> Tensor:
@@ -35,7 +38,7 @@ def explained(maps: Maps, folder: Path, *, shape: tuple[int, ...] = (6,), **opti
 
     monitor = AttributionMonitor(chosen, sinks=[sink], **{"on_error": "raise", **options})
     data = {"train": loader(rows(16, shape)), "val": loader(rows(48, shape, seed=1))}
-    fit(Classifier(shape), [count, monitor], folder, logger=ledger, max_epochs=6, **data)
+    fit(Classifier(shape), [count, monitor], folder, logger=ledger, max_epochs=validations, **data)
     return ledger, sink
 
 
@@ -63,3 +66,27 @@ def test_too_few_samples_show_no_end_of_drift(size: int, expected: int, tmp_path
     assert looks[-1]["xai/chosen/probe_size"] == size
     assert looks[-1]["drift/chosen/cosine/previous/upper"] == 0
     assert [look["drift/chosen/converged"] for look in looks] == [0] * 5 + [expected]
+
+
+def test_explanations_that_grow_from_almost_nothing_stay_comparable(tmp_path: Path) -> None:
+    """The history is in half precision, which holds no number above 65,504."""
+    grown = explained(lambda inputs, number: inputs * (1e-7 if number == 1 else 1), tmp_path / "grown")[1]
+    steady = explained(lambda inputs, number: inputs, tmp_path / "steady")[1]
+    (_, name, now), (_, _, expected) = grown.pictures[-1], steady.pictures[-1]
+    assert name == "attribution/chosen/similarity"
+    assert (now == expected).all()
+
+
+@pytest.mark.parametrize("first", [0.0, math.nan], ids=["zero", "nan"])
+def test_explanations_that_show_nothing_at_first_do_not_set_the_colours_of_later_ones(
+    first: float, tmp_path: Path
+) -> None:
+    """Trap 32: a network that is dead at first; on a scale of 1e-12 every later picture would have two colours."""
+    small = {"shape": (1, 8, 8), "validations": 3, "probe_size": 16, "sample_size": 8}
+    ledger, sink = explained(lambda inputs, number: inputs * (first if number == 1 else 1), tmp_path, **small)
+    scales = [look["xai/chosen/colour_scale"] for look in ledger.validations()]
+    assert scales[1] > 1e-3
+    assert scales[2] == scales[1]
+    last = {name: picture for _, name, picture in sink.pictures}
+    for name in ("film", "average", "maps"):
+        assert len(np.unique(last[f"attribution/chosen/{name}"].reshape(-1, 3), axis=0)) > 300, name

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ class Course:
     Args:
         numbers: of the validations in the history.
         history: ``float16[T, M, D]``, canonical maps of those validations and room for more, at most 128 or 8 MB in
-            all: taken once, so that memory does not grow (law 7). Each sample is in units of its size at the first.
-        unit: ``float32[M, 1]``, those sizes: half precision holds neither very small nor very large numbers.
+            all: taken once, so that memory does not grow (law 7). Each map is in units of its own size, since half
+            precision holds neither very small nor very large numbers.
         recent: ``float32[M, D]`` each, of the last three validations.
         previous_limits: upper limits of the mean drift to the validation before, of the last three.
         lagged_limits: likewise to three validations before.
@@ -36,7 +36,6 @@ class Course:
 
     numbers: list[int] = field(default_factory=list)
     history: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.float16))
-    unit: Tensor = field(default_factory=lambda: torch.ones(1, 1))
     recent: list[Tensor] = field(default_factory=list)
     previous_limits: list[float] = field(default_factory=list)
     lagged_limits: list[float] = field(default_factory=list)
@@ -62,13 +61,12 @@ class Course:
         if not self.numbers:
             room = min(MOST, max(LEAST, BYTES // (2 * max(1, maps.numel()))))
             self.history = torch.zeros(room, *maps.shape, dtype=torch.float16)
-            self.unit = _sizes(maps)
         if len(self.numbers) == len(self.history):
             kept = drift.thinned(range(len(self.numbers)), most=len(self.numbers) - 1)
             # a copy: who goes back to an earlier state needs what was dropped
             self.history = torch.cat([self.history[kept], torch.zeros_like(self.history[len(kept) :])])
             self.numbers = [self.numbers[i] for i in kept]
-        self.history[len(self.numbers)] = (maps / self.unit).half()
+        self.history[len(self.numbers)] = _scaled(maps).half()
         self.numbers = [*self.numbers, number]
         self.recent, self.step, self.count = [*self.recent, maps][-LAG:], step, self.count + 1
 
@@ -80,8 +78,7 @@ class Course:
     def of(cls, state: Mapping[str, Any]) -> "Course":
         """From `state`."""
         cusum = drift.Cusum(tuple(state["cusum"]), float(state["statistic"]))
-        kept = {name: value for name, value in state.items() if name != "statistic"}
-        return cls(**{**kept, "cusum": cusum})
+        return cls(**{**{each.name: state[each.name] for each in fields(cls)}, "cusum": cusum})
 
     @property
     def similarity(self) -> Tensor:
@@ -89,8 +86,8 @@ class Course:
         return drift.similarity(self.history[: len(self.numbers)].float())
 
     def film(self, places: Tensor) -> Tensor:
-        """Maps ``float32[T, S, D]`` of the samples at ``places``, over the history."""
-        return self.history[: len(self.numbers)][:, places].float() * self.unit[places]
+        """Maps ``float32[T, S, D]`` of the samples at ``places``, over the history, each in units of its own size."""
+        return self.history[: len(self.numbers)][:, places].float()
 
 
 def _shown_below(distances: Tensor, seed: int) -> float:
@@ -99,7 +96,8 @@ def _shown_below(distances: Tensor, seed: int) -> float:
     return math.inf if few else drift.summarise(distances, level=0.1, seed=seed).upper
 
 
-def _sizes(maps: Tensor) -> Tensor:
-    """Largest absolute value of each map ``float32[M, 1]``; 1 where there is none above 0."""
-    sizes = maps.nan_to_num(0.0, 0.0, 0.0).abs().amax(dim=1, keepdim=True)
-    return torch.where(sizes > 0, sizes, 1.0)
+def _scaled(maps: Tensor) -> Tensor:
+    """Maps in units of their largest absolute value; zero maps are 0."""
+    sizes = maps.abs()
+    zero = sizes.sum(dim=1, keepdim=True) <= drift.ZERO_MAP
+    return (maps / sizes.amax(dim=1, keepdim=True)).masked_fill(zero, 0.0)

@@ -68,7 +68,7 @@ class Gallery:
         self._add_bars(record, references)
         if self._explainer.picture is not None:
             # of the whole probe, and also where this rank has nothing to show: names are fixed (law 4)
-            references.scale = references.scale or found.colour_scale
+            references.scale = _kept(references.scale, found.colour_scale)
             record.direct[tags.xai(self._method, "colour_scale")] = references.scale
         if shown is None or not len(shown.places):
             return
@@ -110,7 +110,7 @@ class Gallery:
         shares = drift.normalised(fresh.believed).abs()
         lower, upper = mean_limits(shares)
         mean = drift.global_importance(shares)
-        references.average_scale = references.average_scale or render.colour_scale(mean.reshape(1, *grid))
+        references.average_scale = _kept(references.average_scale, render.colour_scale(mean.reshape(1, *grid)))
         pair = torch.stack([mean, (upper - lower) / 2]).reshape(2, *grid)
         scale, count = references.average_scale, len(fresh.hashes)
         record.pictures[tags.attribution(self._method, "average")] = lambda: render.average_map(
@@ -162,7 +162,9 @@ class Gallery:
         height, width = self._explainer.grid or (0, 0)
         maps = torch.stack([drift.normalised(each) for each in course.film(shown.places)])
         maps = maps.reshape(*maps.shape[:2], height, width)
-        scale, numbers = render.colour_scale(maps[0]), list(course.numbers)
+        scale, numbers = 0.0, list(course.numbers)
+        for frame in maps:
+            scale = _kept(scale, render.colour_scale(frame))
         record.pictures[tags.attribution(self._method, "film")] = lambda: render.filmstrip(
             maps, numbers, labels=titles, scale=scale, note=SHARES
         )
@@ -215,6 +217,11 @@ class Gallery:
         now, first = drift.normalised(shown.columns["maps"].float()), references.maps.get("first")
         before = None if first is None else drift.normalised(first[shown.places])
         return now, before
+
+
+def _kept(scale: float, now: float) -> float:
+    """The colour scale that was fixed, unless nothing was to be seen then: all later maps would saturate."""
+    return scale if scale > render.NO_SCALE else now
 
 
 def _marked(titles: Sequence[str], found: Gathered, shown: Shown) -> list[str]:

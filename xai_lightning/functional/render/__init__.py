@@ -8,7 +8,7 @@ from xai_lightning.functional.render.averages import average_map
 from xai_lightning.functional.render.bars import MOST_BARS, bar_chart
 from xai_lightning.functional.render.canvas import NEUTRAL, UNDEFINED, Picture
 from xai_lightning.functional.render.films import filmstrip
-from xai_lightning.functional.render.grids import MOST_ROWS, attribution_grid, colour_scale
+from xai_lightning.functional.render.grids import MOST_ROWS, NO_SCALE, attribution_grid, colour_scale
 from xai_lightning.functional.render.groups import GroupRate, counted_rate, group_rates
 from xai_lightning.functional.render.histories import LimitHistory
 from xai_lightning.functional.render.layers import layer_heatmap, layer_similarity
@@ -24,6 +24,7 @@ __all__ = [
     "MOST_BARS",
     "MOST_ROWS",
     "NEUTRAL",
+    "NO_SCALE",
     "UNDEFINED",
     "GroupRate",
     "LimitHistory",

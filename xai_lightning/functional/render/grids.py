@@ -25,6 +25,8 @@ MOST_ROWS = 8
 _COLUMNS = ("input", "reference", "now", "difference")
 _TOP, _BOTTOM, _GAP, _FRAME = 28, 56, 6, 205
 _TALLEST, _LARGEST_TILE, _NARROWEST, _LOWEST = 700, 150, 66, 40
+NO_SCALE = 1e-12
+"""The colour scale of maps that show nothing."""
 
 
 def attribution_grid(
@@ -93,7 +95,7 @@ def colour_scale(maps: Tensor) -> float:
         maps: float[N, C, H, W] (channels are summed) or float[N, H, W].
 
     Returns:
-        The percentile, or the maximum if that is 0; at least 1e-12, which maps that show nothing get.
+        The percentile, or the maximum if that is 0; at least `NO_SCALE`, 1e-12, which maps that show nothing get.
 
     Raises:
         ValueError: If ``maps`` has another number of dimensions, or is complex.
@@ -104,7 +106,7 @@ def colour_scale(maps: Tensor) -> float:
     """
     summed = _images(maps).sum(1)
     sizes = summed[summed.isfinite()].abs().numpy()
-    return max(float(np.quantile(sizes, 0.995)) or float(sizes.max()), 1e-12) if sizes.size else 1e-12
+    return max(float(np.quantile(sizes, 0.995)) or float(sizes.max()), NO_SCALE) if sizes.size else NO_SCALE
 
 
 class _Grid(NamedTuple):

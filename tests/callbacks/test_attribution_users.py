@@ -1,5 +1,6 @@
 """AttributionMonitor on networks and batches as people write them."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from learners import Items, cross_entropy, curves, draw, first, fitted, seeded
-from xai_lightning import AttributionMonitor, MemorySink
+from learners import Items, cross_entropy, curves, draw, first, fitted, seeded, table
+from xai_lightning import AttributionMonitor, FairnessMonitor, MemorySink
 
 # --- texts
 
@@ -80,3 +81,87 @@ def test_an_embedding_that_does_not_return_a_row_for_each_token_is_refused_with_
     monitor = AttributionMonitor("saliency", embedding="embed", network="net", probe_size=8)
     with pytest.raises(ValueError, match=r"for ids \[N, T\], here \[\d, 6\].*leave embedding= out.*feature_ablation"):
         fitted(seeded(net), cross_entropy, Items(text, 16), monitor)
+
+
+# --- what a network returns
+
+
+def pictures(i: int) -> tuple[Tensor, int]:
+    return draw(1, 8, 8, seed=i), i % 2
+
+
+class Features(nn.Module):
+    """Returns what it found on the way, and its logits, in an order and form of its own."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__()
+        self.form, self.body, self.head = form, nn.Linear(5, 7), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.body(x).relu()
+        return self.form(features, self.head(features))
+
+
+def told_of(form: Any, pick: Any, monitor: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        net = seeded(lambda: Features(form))
+        grouped = Items(lambda i: (*table(i), i % 2), 16)
+        fitted(net, lambda net, batch: nn.functional.cross_entropy(pick(net(batch[0])), batch[1]), grouped, monitor)
+    return [str(each.message) for each in caught if "of which the first is taken" in str(each.message)]
+
+
+MONITORS = {
+    "attribution": lambda: AttributionMonitor("saliency", network="net", probe_size=8),
+    "fairness": lambda: FairnessMonitor({"sex": ["F", "M"]}, network="net"),
+}
+
+
+@pytest.mark.parametrize("kind", MONITORS)
+def test_it_is_told_once_which_of_several_tensors_is_taken(kind: str) -> None:
+    """Trap 5."""
+    told = told_of(lambda features, logits: (features, logits), lambda found: found[1], MONITORS[kind]())
+    assert len(told) == 1
+    assert "returned a tuple of [8, 7], [8, 2]" in told[0]
+    assert "as 'logits' of a dict" in told[0]
+
+
+CLEAR = {
+    "a name": (lambda features, logits: {"features": features, "logits": logits}, lambda found: found["logits"]),
+    "the shape": (lambda features, logits: (logits, features[None]), lambda found: found[0]),
+}
+
+
+@pytest.mark.parametrize("what", CLEAR)
+def test_nothing_is_told_where_a_name_or_the_shape_says_which_is_meant(what: str) -> None:
+    assert told_of(*CLEAR[what], MONITORS["attribution"]()) == []
+
+
+# --- layers
+
+
+class Patches(nn.Module):
+    """A transformer over patches, which knows tokens where a convolution knows channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, 4, 4, 4)
+        self.block, self.out = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.block(self.patch(x).flatten(2).transpose(1, 2)).mean(dim=1))
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "guided_grad_cam"])
+def test_a_layer_of_tokens_has_no_class_activation_map(method: str) -> None:
+    """captum would average over the embedding, and call tokens channels."""
+    said = r"returns \[N, C, H, W\]; 'block' returns \['N', 4, 4\]: name a convolution"
+    with pytest.raises(ValueError, match=said):
+        fitted(
+            seeded(Patches),
+            cross_entropy,
+            Items(pictures, 16),
+            AttributionMonitor(method, layer="block", network="net", probe_size=8),
+        )
+    monitor = AttributionMonitor("grad_cam", layer="patch", network="net", probe_size=8)
+    fitted(seeded(Patches), cross_entropy, Items(pictures, 16), monitor)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xai_lightning._lightning import rank_zero_warn
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._trainer import Positions
-from xai_lightning.functional.attribution.scalars import output_tensor, rows
+from xai_lightning.functional.attribution.scalars import output_tensor, rows, unclear
 from xai_lightning.readers import GroupSource, Reader, Sample, Table, Vocabulary, read, step_output, vocabularies
 from xai_lightning.readers.groups import (
     Declared,
@@ -236,7 +237,7 @@ class NetworkOutput:
         self._label = label
         self._input: Tensor | None = None
         self._output: Any = None
-        self._hidden = False
+        self._hidden = self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_input": None, "_output": None}
@@ -271,12 +272,19 @@ class NetworkOutput:
                 f"no predictions: the step returned none (preds, logits, probs, y_hat, or a tensor of {n} rows), and "
                 f"{self._label} {why}. Return them from the step, or {way}"
             )
+        self._tell(output, n)
         tensor = rows(output_tensor(output), n)
         if tensor.ndim == 0 or len(tensor) != n:
             raise ValueError(
                 f"{self._label} returned {tuple(tensor.shape)} for a batch of {n}; expected one row per sample"
             )
         return tensor
+
+    def _tell(self, output: Any, n: int) -> None:
+        choice = None if self._told else unclear(output, n)
+        if choice is not None:
+            rank_zero_warn(f"predictions are read off what {self._label} returned: it {choice}")
+        self._told = True
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

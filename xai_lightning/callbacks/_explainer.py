@@ -1,7 +1,7 @@
 """One method, one network, one way to read outputs: what is learnt of them before anything is explained."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, cast
 
 import torch
@@ -11,6 +11,7 @@ from xai_lightning._lightning import LightningModule, rank_zero_warn
 from xai_lightning.callbacks._arguments import Arguments
 from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._canonical import Canon, Columns
+from xai_lightning.callbacks._first_batch import check_channels, heard, tell_choice
 from xai_lightning.callbacks._guard import explaining
 from xai_lightning.callbacks._regions import Regions
 from xai_lightning.callbacks._sharded import Steps
@@ -137,7 +138,7 @@ class Explainer:
             self._check_inputs(self.canon)
         self.regions.learn(self.canon.spatial(torch.zeros(1, *self.shape)).shape[1:], sample)
         layer = self.module(network, "layer")
-        with self.guarded(pl_module), torch.no_grad(), _heard(layer) as returned:
+        with self.guarded(pl_module), torch.no_grad(), heard(network, layer) as returned:
             found: list[Tensor] = []
             findings = inspect_call(
                 spec.rules if spec else None,
@@ -147,7 +148,9 @@ class Explainer:
             )
         self.writes = any(x._version > 0 for x in columns)
         self._judge(findings)
-        self.layer_shape = returned[-1] if returned else ()
+        tell_choice(ways.label, network, returned.network, len(columns[0]))
+        self.layer_shape = returned.layer[-1] if returned.layer else ()
+        check_channels(ways, self.canon.forms[0], self.shape, layer, self.layer_shape)
         self.pictured = self.canon.forms[0] == "image" and (not ways.explains_layer or len(self.layer_shape) == 3)
         if ways.regions and ways.explains_layer and not self.pictured:
             raise ValueError(
@@ -239,23 +242,6 @@ class Explainer:
         """A context in which the module may be explained, and after which it is as before."""
         context = pl_module.trainer.precision_plugin.forward_context() if self.ways.autocast else None
         return explaining(pl_module, seed=self.ways.seed, precision=context)
-
-
-@contextmanager
-def _heard(layer: nn.Module | None) -> Iterator[list[tuple[int, ...]]]:
-    """The shapes of one sample that ``layer`` returns meanwhile."""
-    shapes: list[tuple[int, ...]] = []
-
-    def hear(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor):
-            shapes.append(tuple(output.shape[1:]))
-
-    handle = None if layer is None else layer.register_forward_hook(hear)
-    try:
-        yield shapes
-    finally:
-        if handle is not None:
-            handle.remove()
 
 
 def _names(network: nn.Module) -> str:

@@ -21,7 +21,7 @@ from xai_lightning.functional.attribution.question import (
     Question,
     Run,
 )
-from xai_lightning.functional.attribution.scalars import Kind, Task, centred, margin, output_tensor
+from xai_lightning.functional.attribution.scalars import Kind, Task, centred, margin, output_tensor, unclear
 from xai_lightning.functional.attribution.variables import Variables, grid_variables, per_variable, table_variables
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "proof",
     "resolve_options",
     "table_variables",
+    "unclear",
 ]
 
 

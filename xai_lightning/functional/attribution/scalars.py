@@ -23,14 +23,49 @@ def output_tensor(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         return output
-    parts = output if isinstance(output, Mapping) else dict(getattr(output, "__dict__", {}))
-    named = [parts.get(name, getattr(output, name, None)) for name in OUTPUTS]
-    every = [*named, *parts.values(), *(output if isinstance(output, list | tuple) else ())]
-    for found in every:
+    for found in (*_named(output), *_parts(output)):
         if isinstance(found, Tensor):
             return found
     got = f"{type(output).__name__}: {output!r:.80}"
     raise ValueError(f"expected the network to return a tensor, or something that holds one; got {got}")
+
+
+def unclear(output: Any, n: int) -> str | None:
+    """What to say where `output_tensor` takes the first of several tensors that all may be what is meant.
+
+    Args:
+        output: what a network returned.
+        n: number of samples; a tensor without a row ``[N, ...]`` for each is not meant.
+
+    Returns:
+        What it returned and what to do; None if there is no choice, or a name makes it.
+
+    Example:
+        >>> unclear((torch.zeros(4, 16), torch.zeros(4, 3)), 4)[:58]
+        'returned a tuple of [4, 16], [4, 3], of which the first is'
+        >>> unclear({"logits": torch.zeros(4, 3), "features": torch.zeros(4, 16)}, 4)
+    """
+    if isinstance(output, Tensor) or any(isinstance(x, Tensor) for x in _named(output)):
+        return None
+    tensors = [x for x in _parts(output) if isinstance(x, Tensor) and x.is_floating_point()]
+    rival = [x for x in tensors if x.ndim in (1, 2, 4) and len(x) == n]
+    if len(rival) < 2 or rival[0] is not tensors[0]:
+        return None
+    shapes = ", ".join(str(list(x.shape)) for x in tensors)
+    return (
+        f"returned a {type(output).__name__} of {shapes}, of which the first is taken. If another is meant, return it "
+        "first, or as 'logits' of a dict or named tuple, or name the module that returns it alone with network=..."
+    )
+
+
+def _named(output: Any) -> list[Any]:
+    parts = output if isinstance(output, Mapping) else dict(getattr(output, "__dict__", {}))
+    return [parts.get(name, getattr(output, name, None)) for name in OUTPUTS]
+
+
+def _parts(output: Any) -> list[Any]:
+    parts = output if isinstance(output, Mapping) else dict(getattr(output, "__dict__", {}))
+    return [*parts.values(), *(output if isinstance(output, list | tuple) else ())]
 
 
 def rows(outputs: Tensor, n: int) -> Tensor:

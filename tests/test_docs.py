@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import settings_table
 import yaml
 from traps_table import cited
 
@@ -30,6 +31,8 @@ TABLES = {
     "Rates": LOGGED_RATES,
     "Metrics": (*CLASS_METRICS, *SCORE_METRICS, "flip_rate"),
 }
+PAGES = {page: (ROOT / "docs" / page).read_text() for page in settings_table.PAGES}
+"""One of each callback."""
 MOST = {"trap": 100, "law": 10}
 OURS = [name for name in xai_lightning.__all__ if isinstance(getattr(xai_lightning, name), type)]
 
@@ -104,17 +107,32 @@ def test_only_traps_and_laws_that_exist_are_cited(kind):
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_the_readme_lists_each_table_as_it_is(kind):
+def test_the_pages_list_each_table_as_it_is(kind):
     """One point per table, with every row in its order; ``at_least`` is not a row but what to do with one."""
-    text = README.read_text().split("## What the logged names mean")[1]
-    point = re.search(rf"^\* \*\*{kind}:?\*\*(.*?)(?=^\* |^$)", text, re.MULTILINE | re.DOTALL)
-    assert point is not None
-    listed = re.findall(r"`(\w+)`", point.group(1))
+    text = "\n".join(PAGES.values())
+    points = re.findall(rf"^\* \*\*{kind}:?\*\*(.*?)(?=^\* |^$)", text, re.MULTILINE | re.DOTALL)
+    assert len(points) == 1
+    listed = re.findall(r"`(\w+)`", points[0])
     assert [name for name in listed if name != "at_least"] == list(TABLES[kind])
 
 
-def test_the_readme_names_every_public_name():
-    text = README.read_text()
+@pytest.mark.parametrize("page", settings_table.PAGES)
+def test_settings_of_a_page_are_those_of_the_signature_and_the_docstring(page):
+    stale = f"docs/{page} is not what the docstring says: run python tools/settings_table.py"
+    table = settings_table.rows(settings_table.PAGES[page])
+    assert PAGES[page] == settings_table.with_table(PAGES[page], table), stale
+
+
+def test_every_callback_has_a_page_that_says_what_is_logged_what_it_means_and_what_can_be_set():
+    callbacks = {name for name in OURS if hasattr(getattr(xai_lightning, name), "setup")}
+    assert set(settings_table.PAGES.values()) == callbacks
+    for text in PAGES.values():
+        assert "## What is logged" in text
+        assert "| you may |" in text
+
+
+def test_the_documents_name_every_public_name():
+    text = "\n".join(path.read_text() for path in DOCUMENTS if path.name != "CHANGELOG.md")
     internal = {"__version__", "MemorySink", "Sink"}
     assert [name for name in xai_lightning.__all__ if name not in internal and name not in text] == []
 
@@ -123,7 +141,8 @@ def test_the_readme_names_every_public_name():
 
 
 def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    texts = [path.read_text() for path in (README, *sorted((ROOT / "docs").glob("*.md")))]
+    return [code for text in texts for code in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
 
 
 def calls(code: str) -> Iterator[tuple[str, set[str], int]]:
@@ -138,7 +157,7 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 @pytest.mark.parametrize("code", blocks(), ids=range(len(blocks())))
-def test_code_of_the_readme_calls_what_there_is(code):
+def test_code_of_the_documents_calls_what_there_is(code):
     for name, keywords, positional in calls(code):
         known = parameters(name)
         assert keywords <= set(known), f"{name} has no {keywords - set(known)}"
@@ -146,7 +165,7 @@ def test_code_of_the_readme_calls_what_there_is(code):
         assert positional <= len(by_position), f"{name} takes {len(by_position)} by position"
 
 
-def test_code_of_the_readme_shows_every_callback():
+def test_code_of_the_documents_shows_every_callback():
     shown = {name for code in blocks() for name, _, _ in calls(code)}
     assert shown >= {"ActivationMonitor", "AttributionMonitor", "Column", "FairnessMonitor", "GatedCheckpoint", "Table"}
 
@@ -154,7 +173,7 @@ def test_code_of_the_readme_shows_every_callback():
 def test_arguments_that_the_documents_name_exist():
     """Code spans such as `utility_floor=False`: an argument of ours, or one of these that belong to others."""
     known = {argument for name in OURS for argument in parameters(name)}
-    of_lightning = {"purge_step", "version", "inference_mode", "weights_only", "ckpt_path", "logger"}
+    of_lightning = {"purge_step", "version", "inference_mode", "weights_only", "ckpt_path", "logger", "callbacks"}
     of_lightning |= {"save_distributed_checkpoint"}
     of_loggers = {"log_model", "offline", "run_id", "tracking_uri", "MLFLOW_ALLOW_FILE_STORE"}
     of_commands = {"PORT", "LOGDIR", "PART", "PYTHON", "images"}

@@ -223,7 +223,7 @@ def test_weights_that_were_not_validated_are_not_kept_of_a_sharded_model(
 
 
 def test_lightning_itself_cannot_average_sharded_weights(three: dict[str, Any]) -> None:
-    """The README says so: if this fails, prove ours there."""
+    """``docs/limits.md`` says so: if this fails, prove ours there."""
     ends = three["averaging"]
     assert "FSDP does not support deepcopy" in ends["EMAWeightAveraging"]
     assert "mixed torch.Tensor and DTensor" in ends["StochasticWeightAveraging"]

@@ -13,6 +13,7 @@ from screenshot import browser, missing_browser, tensorboard
 from screenshot_log import train_digits, train_sentences
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from settings_table import PAGES
 
 import motion_series
 from adult_income import train
@@ -24,10 +25,10 @@ NAME = re.compile(r"`([a-z_]+(?:/[A-Za-z0-9_<>]+)+)`")
 
 
 def documented() -> list[str]:
-    """Names in the first column of the README's table, as patterns."""
-    text = (ROOT / "README.md").read_text()
-    section = text.split("## What the logged names mean")[1].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    """Names in the first column of what the pages of the callbacks say is logged, as patterns."""
+    texts = [(ROOT / "docs" / page).read_text() for page in PAGES]
+    sections = [text.split("## What is logged")[1].split("\n## ")[0] for text in texts]
+    rows = [line.split("|")[1] for text in sections for line in text.splitlines() if line.startswith("| `")]
     return [name for row in rows for name in NAME.findall(row)]
 
 
@@ -69,7 +70,7 @@ def logged(address: str) -> set[str]:
 @pytest.mark.slow
 def test_tensorboard_knows_every_documented_name_and_no_other_of_ours(address: str) -> None:
     names = logged(address)
-    assert documented(), "the README's table was not found"
+    assert documented(), "the tables of the pages were not found"
     unknown = [name for name in documented() if not any(pattern(name).match(tag) for tag in names)]
     assert not unknown, f"documented but not logged: {unknown}"
     ours = re.compile("(fairness|rate|count|utility|drift|importance|attribution|activation|activation_max|gate|xai)/")

@@ -57,15 +57,18 @@ class ActivationMonitor(Monitor):
         mask: what is no padding: the name or position of an entry of the batch ``[N, T, ...]`` that is not 0 there, or
             a callable that makes one from the batch.
         reader: how to read a batch; needed for ``share`` below 1 and ``representation`` only.
-        seed: of that choice, and of the sample of rows.
-        representation: look at what watched layers represent, evenly spaced ones, or those that match patterns.
-        probe_size: how many rows are sampled for that, from 4 to 1,024.
-        groups: attribute to its declared groups, as in `FairnessMonitor`: do units encode them beyond the class?
-        groups_from: where the attribute is, if no entry of the batch has its name, as there.
-        best_of: a logged metric and ``"min"`` or ``"max"``: CKA is also taken with the best earlier validation.
+        seed: of the choice by ``share``, and of the rows sampled for ``representation``.
+        representation: also look at what layers represent: True for up to eight of the watched ones, evenly spaced, or
+            patterns that choose them.
+        probe_size: how many rows are sampled for ``representation``, from 4 to 1,024.
+        groups: attribute to its declared groups, as in `FairnessMonitor`; needs ``representation``: do units encode
+            the group beyond the class?
+        groups_from: where the attribute is, if no entry of the batch has its name, as in `FairnessMonitor`.
+        best_of: a logged metric and ``"min"`` or ``"max"``, such as ``("val_loss", "min")``; with ``representation``:
+            CKA is also taken with the best earlier validation.
         pictures: with ``representation``: heat maps, CKA of all layers, histograms (if they are among the statistics),
             and top samples of the most selective units.
-        log_inputs: whether those may show the inputs.
+        log_inputs: whether pictures may show the inputs.
         dataloader_idx: the validation loader it looks at.
         name: prefix of everything it logs, to tell two alike apart.
         on_error: ``"warn"``, or ``"raise"`` to stop training.

@@ -58,8 +58,8 @@ class AttributionMonitor(ExplainingMonitor):
         sensitive: names of variables whose share of the attribution is logged.
         proxies: names of variables that stand in for sensitive ones; their share is logged beside.
         groups: as in `FairnessMonitor`: the probe is drawn from each, drift and attribution are compared between them;
-            samples given as ``probe`` must come with theirs.
-        groups_from: likewise.
+            samples given as ``probe`` must come with theirs. A value that is not declared is ``unknown``.
+        groups_from: where the attribute is, if no entry of the batch has its name, as in `FairnessMonitor`.
         reader: how to read a batch, see `xai_lightning.readers.read`.
         network: the submodule to explain; default the LightningModule if it overrides ``forward``, else its only child.
         task: ``"classification"``, ``"multilabel"``, ``"segmentation"`` (targets ``[N, H, W]``) or ``"regression"``.
@@ -73,9 +73,9 @@ class AttributionMonitor(ExplainingMonitor):
         layer: name of the layer, within the network, of methods that need one.
         smooth: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``: average over noisy copies of the input.
         embedding: name of the module that embeds token ids, within the network.
-        pad_token: the id of padding.
+        pad_token: the id of padding, which is left out, and is the default baseline of token ids.
         special_tokens: further ids that are left out of explanations, and kept in baselines.
-        layout: of series: channels first, or time first.
+        layout: of series: channels first (``"NCT"``), or time first (``"NTC"``).
         regions: name to a region whose share of the attribution is logged: edges ``(top, left, bottom, right)`` or
             ``(begin, end)``, a mask, or the name of an entry of the batch that holds a mask for each sample.
         outputs: space of the network's outputs, ``"logits"`` or ``"probabilities"``.
@@ -89,7 +89,8 @@ class AttributionMonitor(ExplainingMonitor):
         measures: names from `xai_lightning.functional.drift.MEASURES`, for images also from ``IMAGE_MEASURES``; default
             all.
         references: some of ``"first"``, ``"previous"`` and ``"best"``; default all that can be had.
-        best_of: a logged metric and ``"min"`` or ``"max"``: ``best`` is the earlier validation where it was best.
+        best_of: a logged metric and ``"min"`` or ``"max"``, such as ``("val_loss", "min")``: ``best`` is the earlier
+            validation where it was best.
         reference_after: number of the validation that ``first`` means.
         noise_every: of a method that draws, explain by other seeds too at every so many validations, to know its noise.
         every_n_validations: explain at every n-th validation, beginning with the first.

@@ -57,15 +57,15 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         certify: untouched rows, a loader or a dataset, on which the kept checkpoint is measured once at the end of
             ``fit``, at the whole error of the monitors that can measure anew.
         dirpath: folder of the files, on a local disk; by default Lightning's.
-        filename: as in ``ModelCheckpoint``.
+        filename: as in ``ModelCheckpoint``, such as ``"{epoch}-{val_loss:.2f}"``; not ``last``.
         save_top_k: how many to keep; -1 keeps all that pass, 0 none.
         auto_insert_metric_name: as in ``ModelCheckpoint``.
         enable_version_counter: as in ``ModelCheckpoint``.
         verbose: print every decision.
         name: prefix of what it logs and of its audit file, to tell two gates apart.
         every_n_train_steps: refused; decisions are made where metrics are made.
-        train_time_interval: refused, likewise.
-        save_on_train_epoch_end: refused, likewise.
+        train_time_interval: refused; decisions are made where metrics are made.
+        save_on_train_epoch_end: refused; decisions are made where metrics are made.
         save_weights_only: refused; Lightning then calls no callback, so there would be no evidence.
         on_error: ``"warn"``: whatever it cannot judge or write closes it for that validation, and training goes on; or
             ``"raise"`` to stop training.

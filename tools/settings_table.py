@@ -1,0 +1,82 @@
+"""Writes the tables of settings in ``docs/``, from the signatures and docstrings of the callbacks.
+
+``python tools/settings_table.py`` writes them; with ``--check`` it shows the difference, and exits with 1 if there is
+one.
+"""
+
+import difflib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import xai_lightning
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = {
+    "attribution.md": "AttributionMonitor",
+    "activation.md": "ActivationMonitor",
+    "fairness.md": "FairnessMonitor",
+    "gate.md": "GatedCheckpoint",
+}
+MARKS = ("<!-- settings -->", "<!-- end of the settings -->")
+REQUIRED = "required"
+
+
+def described(name: str) -> dict[str, str]:
+    """What the docstring of a class says of each argument, on one line."""
+    text = inspect.getdoc(getattr(xai_lightning, name)) or ""
+    section = text.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", section, re.MULTILINE | re.DOTALL)
+    return {argument: " ".join(words.split()) for argument, words in found}
+
+
+def in_markdown(text: str) -> str:
+    """A docstring's text as a cell: code in single backticks, no bars, names of modules without their path."""
+    code = re.sub(r"``(.+?)``", r"`\1`", text)
+    return re.sub(r"`xai_lightning\.(?:\w+\.)*(\w+)`", r"`\1`", code).replace("|", r"\|")
+
+
+def rows(name: str) -> list[str]:
+    """The table of one callback, line by line, in the order of its signature."""
+    words = described(name)
+    lines = ["| setting | default | what it is |", "|---|---|---|"]
+    for argument, parameter in inspect.signature(getattr(xai_lightning, name)).parameters.items():
+        given = parameter.default is not inspect.Parameter.empty
+        default = f"`{parameter.default!r}`" if given else REQUIRED
+        lines.append(f"| `{argument}` | {default} | {in_markdown(words[argument])} |")
+    return lines
+
+
+def with_table(page: str, table: list[str]) -> str:
+    """The page with its table made anew.
+
+    Raises:
+        ValueError: if the marks between which it stands are not there, each once and in order.
+    """
+    before, first, rest = page.partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    if not (first and last) or any(mark in after for mark in MARKS):
+        raise ValueError(f"the table's place in the page must be marked by {MARKS!r}, each once and in this order")
+    return "\n".join([f"{before}{first}\n", *table, f"\n{last}{after}"])
+
+
+def main(*, check: bool) -> int:
+    """Write the tables, or show how the pages differ from what they should be."""
+    found = 0
+    for page, name in PAGES.items():
+        path = DOCS / page
+        text = path.read_text(encoding="utf-8")
+        wanted = with_table(text, rows(name))
+        if not check:
+            path.write_text(wanted, encoding="utf-8")
+            continue
+        names = (f"docs/{page}", "what python tools/settings_table.py writes")
+        difference = list(difflib.unified_diff(text.splitlines(), wanted.splitlines(), *names, lineterm="", n=0))
+        sys.stdout.writelines(f"{line}\n" for line in difference)
+        found |= bool(difference)
+    return int(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))

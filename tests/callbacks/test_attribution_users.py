@@ -113,7 +113,7 @@ def told_of(form: Any, pick: Any, monitor: Any) -> list[str]:
 
 MONITORS = {
     "attribution": lambda: AttributionMonitor("saliency", network="net", probe_size=8),
-    "fairness": lambda: FairnessMonitor({"sex": ["F", "M"]}, network="net"),
+    "fairness": lambda: FairnessMonitor({"sex": ["F", "M"]}, network="net", positive_class=1),
 }
 
 

@@ -161,8 +161,14 @@ def test_true_drift_is_found_at_its_size() -> None:
 def test_too_noisy_a_method_is_called_so() -> None:
     n1, n2, t1, t2 = (draw(100, 50, seed=k) for k in range(4))
     found = drift.denoised((n1, n2), (t1, t2))
-    assert math.isnan(found.cosine.value)
+    assert all(map(math.isnan, (*found.cosine, *found.squared)))
     assert abs(found.reliability) < 0.1
+
+
+def test_drift_in_parts_of_a_reference_without_size_is_undefined() -> None:
+    """Trap 32: two zero maps agree, so the method is reliable, but nothing is a part of nothing."""
+    n1, n2, zero = draw(30, 8), draw(30, 8), torch.zeros(30, 8)
+    assert all(map(math.isnan, drift.denoised((n1, n2), (zero, zero)).squared))
 
 
 def test_maps_without_noise_are_not_corrected() -> None:

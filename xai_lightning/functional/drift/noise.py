@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from xai_lightning.functional.drift.maps import ZERO_MAP
@@ -38,8 +39,8 @@ class Denoised(NamedTuple):
 
     Args:
         squared: unbiased squared distance in units of the squared size of the reference; 0 on average without drift, so
-            it can be negative; 1 means a change as large as the reference itself.
-        cosine: cosine distance corrected for the noise of both maps; NaN if the method is too noisy to tell.
+            it can be negative; 1 means a change as large as the reference itself. NaN if the reference has no size.
+        cosine: cosine distance corrected for the noise of both maps. Both are NaN if the method is too noisy to tell.
         reliability: cosine of two explanations of the same model, the smaller of then and now; 1 without noise.
     """
 
@@ -67,7 +68,7 @@ def denoised(
         seed: of the private generator.
 
     Returns:
-        Both estimates; NaN where nothing is finite, and the cosine where the reliability is below 0.1.
+        Both estimates; NaN where nothing is finite, or the reliability is below 0.1: sizes are then noise themselves.
 
     References:
         A. Walther et al., Reliability of dissimilarity measures for multi-voxel pattern analysis, NeuroImage 137, 2016.
@@ -82,7 +83,8 @@ def denoised(
     within_now, within_then = _cosines(n1, n2), _cosines(t1, t2)
 
     def squared(index: Tensor) -> Tensor:
-        return apart[index].mean(1) / size[index].mean(1)
+        unit = size[index].mean(1)
+        return torch.where(unit > 0, apart[index].mean(1) / unit, math.nan)
 
     def distance(index: Tensor) -> Tensor:
         noise = within_now[index].mean(1) * within_then[index].mean(1)
@@ -91,10 +93,11 @@ def denoised(
 
     count = len(apart)
     reliability = min(float(within_now.mean()), float(within_then.mean())) if count else math.nan
-    corrected = bootstrap(distance, count, repeats=repeats, seed=seed)
     if not reliability >= RELIABLE:
-        corrected = Interval(math.nan, math.nan, math.nan)
-    return Denoised(bootstrap(squared, count, repeats=repeats, seed=seed), corrected, reliability)
+        unknown = Interval(math.nan, math.nan, math.nan)
+        return Denoised(unknown, unknown, reliability)
+    found, corrected = (bootstrap(part, count, repeats=repeats, seed=seed) for part in (squared, distance))
+    return Denoised(found, corrected, reliability)
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:

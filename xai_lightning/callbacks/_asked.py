@@ -116,8 +116,6 @@ def ask(
     Raises:
         ValueError: if a metric is unknown, or cannot be had of such outputs or with such limits; all such are named.
     """
-    if isinstance(metrics, str):
-        raise ValueError(f"metrics must be a list of names; got the string {metrics!r}")
     names = _default(space, scored=not (multi_label or exact or weighted)) if metrics is None else metrics
     chosen = {name: METRICS[choose("metric", name, METRICS)] for name in names}
     check_own(own or {})

@@ -107,8 +107,6 @@ class ActivationMonitor(Monitor):
     ) -> None:
         check_arguments(locals())
         self._settings = other_than_default(ActivationMonitor.__init__, locals())
-        if isinstance(layers, str):
-            raise ValueError(f"layers must be a list of patterns; got the string {layers!r}")
         if not 0 < share <= 1:
             raise ValueError(f"share must be above 0 and at most 1; got {share}")
         check_counts(max_layers=max_layers)

@@ -40,13 +40,15 @@ class FairnessMonitor(CountingMonitor):
             as ``missing``.
         groups_from: where the attribute is, if no entry of the batch has its name: `Column`, `Table`, a callable of the
             batch, or a mapping from attribute to these.
-        metrics: names from `xai_lightning.functional.fairness.METRICS`; by default the usual ones of such outputs.
-        own_metrics: further ones by name, see `xai_lightning.functional.fairness.Metric`.
+        metrics: names from `xai_lightning.functional.fairness.METRICS`; by default the usual ones of such outputs,
+            which ``docs/fairness.md`` lists.
+        own_metrics: further metrics by name, see `xai_lightning.functional.fairness.Metric`.
         reader: how to read a batch, see `xai_lightning.readers.read`.
         network: submodule whose output holds the predictions if the step returns none; not one that is called from
             compiled code, where nothing is heard.
         outputs: space of the outputs: ``"logits"``, ``"probabilities"``, ``"labels"``, or ``"values"`` of a regression.
-        threshold: of a single output, in that space (default 0, or .5).
+        threshold: above which a single output is the positive class, in the space of ``outputs``; default 0 for
+            logits, 0.5 for probabilities.
         n_classes: number of classes of ``outputs="labels"``.
         positive_class: the class whose prediction is the favourable decision; 1 of two by default.
         multi_label: each output is a label by itself; metrics are those of the worst label.
@@ -54,15 +56,15 @@ class FairnessMonitor(CountingMonitor):
             ``count/…`` are of samples all the same.
         intersections: 2 to compare the groups of every pair of attributes too, as ``race+sex``.
         given: attribute to a legitimate one, to compare the first within the groups of the second too, as ``sex|job``.
-        strata: what is logged of those groups: the ``"worst"``, or their ``"mean"`` by size.
-        max_groups: the most groups that may be discovered per attribute.
+        strata: what is logged of the comparisons that ``given`` asks for: the ``"worst"``, or their ``"mean"`` by size.
+        max_groups: the most groups that may be discovered per attribute declared as ``"discover"``.
         flips: attribute to its `Column` of the input, or a callable that makes the inputs of its other values: log how
             many decisions another value would change. Costs a pass of a sample of rows per value.
         consistency_features: columns of the input table that make samples alike: log how alike those are treated.
         exact: limits that hold at any sample size, and are wider.
         replicates: number of bootstrap replicates of metrics without a closed form.
         delta: error probability that all bounds of one ``fit`` share.
-        horizon: number of validations that share it; by default from the Trainer's limits; without any, validation t
+        horizon: number of validations that share ``delta``; by default from the Trainer's limits; without any, validation t
             may spend ``6 delta / (pi t)^2``.
         undeclared: what an undeclared group value is: an ``"error"``, or counted as ``"unknown"``.
         dataloader_idx: the validation loader it looks at.

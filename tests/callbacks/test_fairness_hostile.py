@@ -185,20 +185,20 @@ def test_predictions_none_of_which_is_finite_are_counted() -> None:
         ({"outputs": "labels", "n_classes": 1}, "got 1"),
         ({"positive_class": -1}, "positive_class must be a class from 0 on.*got -1"),
         ({"outputs": "labels", "n_classes": 3, "positive_class": 3}, "got 3"),
-        ({"metrics": "accuracy_difference"}, "got the string 'accuracy_difference'"),
+        ({"metrics": "accuracy_difference"}, "metrics must be a list.*got 'accuracy_difference'"),
         ({"intersections": True}, "got True"),
         ({"outputs": "values", "given": {"sex": "job"}}, "compares rates, and there is none in mean_residual"),
         ({"metrics": ["auc_difference"], "given": {"sex": "job"}}, "compares rates"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_the_constructor(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((ValueError, TypeError), match=said):
         FairnessMonitor(JOBS, **options)
 
 
 def test_attributes_are_a_mapping_without_the_sign_of_strata() -> None:
     for groups in (["sex"], "sex", {}):
-        with pytest.raises(ValueError, match="groups must declare at least one attribute"):
+        with pytest.raises((ValueError, TypeError), match=r"groups must (be a dict|declare at least one attribute)"):
             FairnessMonitor(groups)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"must not have '\|' in its name.*got 'sex\|job'"):
         FairnessMonitor(JOBS | {"sex|job": ["a", "b"]}, given={"sex": "job"})

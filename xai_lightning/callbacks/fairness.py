@@ -64,8 +64,8 @@ class FairnessMonitor(CountingMonitor):
         exact: limits that hold at any sample size, and are wider.
         replicates: number of bootstrap replicates of metrics without a closed form.
         delta: error probability that all bounds of one ``fit`` share.
-        horizon: number of validations that share ``delta``; by default from the Trainer's limits; without any, validation t
-            may spend ``6 delta / (pi t)^2``.
+        horizon: number of validations that share ``delta``; by default from the Trainer's limits; without any,
+            validation t may spend ``6 delta / (pi t)^2``.
         undeclared: what an undeclared group value is: an ``"error"``, or counted as ``"unknown"``.
         dataloader_idx: the validation loader it looks at.
         pictures: whether to draw rates and calibration.

@@ -135,6 +135,15 @@ def test_random_maps_have_chance_corrected_top_k_distance_one():
     assert distances.mean().item() == pytest.approx(1.0, abs=0.01)
 
 
+def test_padding_does_not_change_which_features_lead():
+    """Trap 24: with all places counted, the leaders of a short text are the whole text, and never change."""
+    rows = [(noise(1, d, seed=d), noise(1, d, seed=d + 50)) for d in (1, 2, 7, 12, 40)]
+    expected = torch.cat([top_k(a, b) for a, b in rows])
+    a, b = (torch.cat([torch.nn.functional.pad(pair[i], (0, 64 - pair[i].shape[1])) for pair in rows]) for i in (0, 1))
+    torch.testing.assert_close(top_k(a, b, present=a != 0), expected, equal_nan=True)
+    assert float(top_k(a, b)[2]) == 0 < float(expected[2])
+
+
 def test_disjoint_leaders_are_farther_apart_than_chance():
     a, b = map_of(*[1.0] * 5, *[0.0] * 5), map_of(*[0.0] * 5, *[1.0] * 5)
     assert top_k(a, b).item() == pytest.approx(2.0)

@@ -119,6 +119,7 @@ class ExplainingMonitor(PassingMonitor):
             draws=explainer.ways.draws,
             classes=explainer.task in ("classification", "multilabel"),
             grid=explainer.grid,
+            padded=explainer.ways.tokens,
             seed=self.seed,
         )
 

@@ -33,6 +33,7 @@ class Panel(NamedTuple):
         draws: whether the method draws, so that there is noise to tell from drift.
         classes: whether there are predicted classes to compare.
         grid: rows and columns of an image's canonical map; None for anything else.
+        padded: whether samples have unequal numbers of features, the others' places being 0 in their maps.
         seed: of bootstraps.
     """
 
@@ -42,6 +43,7 @@ class Panel(NamedTuple):
     draws: bool
     classes: bool
     grid: tuple[int, int] | None
+    padded: bool
     seed: int
 
     def names(self, attributes: Sequence[str]) -> list[str]:
@@ -76,6 +78,8 @@ class Panel(NamedTuple):
 
     def distance(self, measure: str, now: Tensor, then: Tensor) -> Tensor:
         """Distances ``float64[M]`` by one measure."""
+        if measure == "top_k" and self.padded:
+            return drift.top_k(now, then, present=(now != 0) | (then != 0))
         if measure in drift.MEASURES:
             return drift.MEASURES[measure](now, then)
         return drift.IMAGE_MEASURES[measure](now, then, cast(tuple[int, int], self.grid))

@@ -75,7 +75,7 @@ def weighted_jaccard(current: Tensor, reference: Tensor) -> Tensor:
     return _conventional(1.0 - shared.sum(1) / torch.maximum(p, q).sum(1), a, b)
 
 
-def top_k(current: Tensor, reference: Tensor) -> Tensor:
+def top_k(current: Tensor, reference: Tensor, *, present: Tensor | None = None) -> Tensor:
     r"""Change of ranking: one minus the chance-corrected overlap of the k features with the largest absolute values.
 
     .. math:: 1 - \frac{o - k/D}{1 - k/D},\quad o = \frac1k \sum_j \min(w_j, v_j),\quad
@@ -88,9 +88,10 @@ def top_k(current: Tensor, reference: Tensor) -> Tensor:
     Args:
         current: float[N, D], canonical maps.
         reference: float[N, D], canonical maps of the same samples.
+        present: bool[N, D], which features a sample has, D of them; None: all. Texts of unequal length are padded.
 
     Returns:
-        float64[N] in [0, 1/(1 - k/D)], at most 2; NaN where a map is not finite, and everywhere if D < 2.
+        float64[N] in [0, 1/(1 - k/D)], at most 2; NaN where a map is not finite, and where D < 2.
 
     Raises:
         ValueError: If the shapes differ or are not [N, D].
@@ -103,12 +104,11 @@ def top_k(current: Tensor, reference: Tensor) -> Tensor:
         S. Krishna et al., The disagreement problem in explainable machine learning, arXiv 2202.01602, section 3.
     """
     a, b = _pair(current, reference)
-    count, features = a.shape
-    k = min(max(5, math.ceil(features / 10)), features // 2)
-    if k == 0:
-        return a.new_full((count,), math.nan)
-    moved = (_membership(a, k) - _membership(b, k)).abs().sum(1) / 2
-    return _conventional(moved / k / (1 - k / features), a, b)
+    here = torch.ones_like(a, dtype=torch.bool) if present is None else present
+    features = here.sum(1).double()
+    k = torch.minimum((features / 10).ceil().clamp(min=5), (features / 2).floor())
+    moved = (_membership(a, k, here) - _membership(b, k, here)).abs().sum(1) / 2
+    return _conventional(moved / k / (1 - k / features), a, b).masked_fill(k == 0, math.nan)
 
 
 def magnitude(current: Tensor, reference: Tensor) -> Tensor:
@@ -238,8 +238,9 @@ def _conventional(distances: Tensor, a: Tensor, b: Tensor, against_zero: float =
     return distances.masked_fill(~(a.isfinite() & b.isfinite()).all(1), math.nan)
 
 
-def _membership(maps: Tensor, k: int) -> Tensor:
-    steps = (maps.abs() / maps.abs().amax(1, keepdim=True) / RANKED_STEP).round()
-    last = steps.topk(k, dim=1).values[:, -1:]
+def _membership(maps: Tensor, k: Tensor, here: Tensor) -> Tensor:
+    """How far each feature is among the ``k`` ``[N]`` largest of those that are ``here``."""
+    steps = (maps.abs() / maps.abs().amax(1, keepdim=True) / RANKED_STEP).round().masked_fill(~here, -1)
+    last = steps.sort(dim=1, descending=True).values.gather(1, (k[:, None].long() - 1).clamp(min=0))
     above, tied = (steps > last).double(), (steps == last).double()
-    return above + tied * (k - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+    return above + tied * (k[:, None] - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)

@@ -60,7 +60,7 @@ def _mapping(example: str) -> Kind:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and value[1] in ("min", "max")
+    return isinstance(value, tuple) and len(value) == 2 and _listed(str)(value)
 
 
 # 0 and 1 count, but not other things that happen to be true: "False" would show what it is meant to hide

@@ -103,7 +103,7 @@ SETTINGS = {
 
 def rows() -> dict[str, tuple[str, str]]:
     """Setting to what the page says of an open and of a closed gate."""
-    text = PAGE.read_text(encoding="utf-8").split("## Table of behaviour")[1]
+    text = PAGE.read_text(encoding="utf-8").split("## Table of behaviour")[1].split("\n## ")[0]
     found = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
     return {setting: (opened, closed) for setting, opened, closed in found if setting != "setting"}
 

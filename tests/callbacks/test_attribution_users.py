@@ -53,6 +53,7 @@ def test_an_error_on_a_text_of_padding_alone_comes_with_what_to_do() -> None:
     assert "give baseline= another id" in "".join(raised.value.__notes__)
 
 
+@pytest.mark.filterwarnings("ignore:.*its rules do not cover rnn")
 @pytest.mark.parametrize("method", ["layer_deep_lift", "internal_influence"])
 def test_an_embedding_is_no_layer_of_what_is_explained_through_it(method: str) -> None:
     monitor = AttributionMonitor(method, embedding="embed", layer="embed", network="net", probe_size=8)
@@ -165,3 +166,40 @@ def test_a_layer_of_tokens_has_no_class_activation_map(method: str) -> None:
         )
     monitor = AttributionMonitor("grad_cam", layer="patch", network="net", probe_size=8)
     fitted(seeded(Patches), cross_entropy, Items(pictures, 16), monitor)
+
+
+# --- explanations that are left out
+
+
+class Gated(nn.Module):
+    """A product of two of its layers, which no rule of DeepLift covers and no module shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value, self.gate, self.out = nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.value(x) * (9 * self.gate(x)).sigmoid())
+
+
+class Rounded(Gated):
+    """Whole numbers with a gradient that is not theirs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = 9 * self.value(x)
+        return self.out(value + (value.sign() * 20 - value).detach())
+
+
+@pytest.mark.parametrize(
+    ("method", "net", "instead"),
+    [
+        ("deep_lift", Gated, "Take 'integrated_gradients'"),
+        ("integrated_gradients", Rounded, "Take 'feature_ablation' or 'kernel_shap'"),
+    ],
+)
+def test_it_is_told_once_that_most_explanations_miss_their_sum(method: str, net: Any, instead: str) -> None:
+    """Trap 13."""
+    monitor = AttributionMonitor(method, network="net", probe_size=16)
+    with pytest.warns(UserWarning, match=rf"1\d explanations miss.*left out of drift.*{instead}") as caught:
+        fitted(seeded(net), cross_entropy, Items(table, 16), monitor, lr=0.0)
+    assert sum("explanations miss" in str(each.message) for each in caught) == 1

@@ -14,6 +14,7 @@ from xai_lightning._lightning import (
     MisconfigurationException,
     Trainer,
     rank_zero_info,
+    rank_zero_warn,
 )
 from xai_lightning.callbacks._attribution_names import names
 from xai_lightning.callbacks._attribution_record import (
@@ -22,6 +23,7 @@ from xai_lightning.callbacks._attribution_record import (
     importance_of,
     similarities,
     summary,
+    unusable,
 )
 from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._clock import Clock
@@ -101,7 +103,7 @@ class ExplainingMonitor(PassingMonitor):
         self.measures, self.references, self.best_of, self.seed = measures, references, best_of, seed
         self.reference_after, self.every_n_validations = reference_after, every_n_validations
         self._gallery = gallery
-        self._last_step, self._scale = 0, 1.0
+        self._last_step, self._scale, self._unusable = 0, 1.0, False
 
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
@@ -208,6 +210,7 @@ class ExplainingMonitor(PassingMonitor):
             record.shared |= {tags.xai(self.method, what): value for what, value in self._clock.told.items()}
             if look.number == 1:
                 self._tell_share(seconds, elapsed)
+            self._tell_unusable(found)
         self._draw(record, found, fresh, fitting)
         return record
 
@@ -232,6 +235,13 @@ class ExplainingMonitor(PassingMonitor):
         self._gallery.add(record, found, references, course, shown, names)
         if fresh is not None:
             self._gallery.add_average(record, fresh, references)
+
+    def _tell_unusable(self, found: Gathered) -> None:
+        """Say once in a run that most explanations are left out of drift: NaN alone would not say why."""
+        why = None if self._unusable else unusable(found, self._explainer.ways)
+        if why is not None:
+            self._unusable = True
+            rank_zero_warn(f"AttributionMonitor({self.method!r}): {why}")
 
     def _tell_share(self, seconds: float, elapsed: float) -> None:
         share = seconds / elapsed if elapsed > 0 else math.nan

@@ -14,6 +14,7 @@ from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._gathered import Gathered
 from xai_lightning.callbacks._record import Record
 from xai_lightning.callbacks._strata import Strata
+from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import drift, render
 from xai_lightning.readers import Sample
 from xai_lightning.sinks import Picture
@@ -34,6 +35,36 @@ def summary(
     for stratum, names in enumerate(strata.names()):
         record.direct[tags.xai(method, "probe", *names)] = float((found.strata == stratum).sum())
     return record
+
+
+def unusable(found: Gathered, ways: Ways) -> str | None:
+    """What to say if most explanations of a probe are left out of drift; None if they are not."""
+    count, errors = len(found.maps), found.error
+    predicted = found.columns["probabilities"].isfinite().all(dim=1)
+    broken, missed = int((predicted & ~found.maps.isfinite().all(dim=1)).sum()), int(found.incomplete.sum())
+    if 2 * broken > count:
+        return (
+            f"{broken} of {count} explanations are not finite, and left out of drift, though predictions are: the "
+            "network has no finite output for what samples are compared with (choose another baseline=...), or no "
+            "finite gradient"
+        )
+    if 2 * missed <= count:
+        return None
+    return (
+        f"{missed} of {count} explanations miss what they should add up to by more than 5 % (the median by "
+        f"{float(errors.nanmedian()):.0%}), and are left out of drift: the method does not suit this network. "
+        f"{_instead(ways)}"
+    )
+
+
+def _instead(ways: Ways) -> str:
+    stepped = ways.spec is not None and "n_steps" in ways.spec.defaults((1,), 1)
+    if ways.method != "integrated_gradients":
+        steps = f", or more steps: options={{'n_steps': {4 * int(ways.options.get('n_steps', 50))}}}"
+        return "Take 'integrated_gradients'" + steps * stepped
+    if set(ways.options) & {"n_steps", "method"}:
+        return "Leave n_steps and method out of options: steps are added then until the sum is right"
+    return "Take 'feature_ablation' or 'kernel_shap', which need no gradients"
 
 
 def check_columns(explainer: Explainer, shares: Mapping[str, Sequence[str]], sample: Sample) -> None:

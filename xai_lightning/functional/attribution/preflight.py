@@ -12,6 +12,7 @@ from xai_lightning.functional.attribution.relevance import unsupported
 
 Rules = Literal["deep_lift", "lrp", "guided"]
 _UNRULED = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.SELU, nn.CELU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.GLU)
+_UNSEEN = (nn.RNNBase, nn.MultiheadAttention)
 
 
 class Finding(NamedTuple):
@@ -39,7 +40,11 @@ def inspect_network(rules: Rules | None, network: nn.Module) -> list[Finding]:
     if rules is None:
         return []
     named = list(network.named_modules())
-    smooth = [f"{name} ({type(m).__name__})" for name, m in named if isinstance(m, _UNRULED)]
+    smooth = [
+        f"{name} ({type(m).__name__})"
+        for name, m in named
+        if isinstance(m, _UNRULED + _UNSEEN * (rules == "deep_lift"))
+    ]
     wanted = tuple(SUPPORTED_NON_LINEAR) if rules == "deep_lift" else (nn.ReLU,)
     hooked = [name for name, m in named if type(m) in wanted and len(m._backward_hooks) > 0]
     found = []

@@ -194,6 +194,56 @@ def test_padding_is_left_out_and_long_texts_are_wrapped() -> None:
     assert token_lines([["$x_1$", "\u6f22"]], torch.ones(1, 2), None, titles=["$a$"], scale=1.0).size
 
 
+def test_a_word_lies_in_its_box_in_every_script() -> None:
+    """Letters that are wider than others, that are read from the right, that combine, or that are not seen at all."""
+    for word in (
+        "\u4e0d\u9519\u7684\u7535\u5f71",
+        "\u05e9\u05dc\u05d5\u05dd",
+        "\u0627\u0644",
+        "\U0001f600",
+        "e\u0301te\u0301",
+        "\u200bzero",
+        "\x00nul",
+    ):
+        picture = token_lines([[word, "film"]], torch.tensor([[0.0, 1.0]]), None, titles=["t"], scale=1.0)
+        line = picture[31:47, 80:].astype(int)
+        letters = np.flatnonzero((line.max(-1) < 120).any(axis=0))
+        own = np.flatnonzero((line == NEUTRAL).all(-1).any(axis=0))
+        film = np.flatnonzero((line == RED).all(-1).any(axis=0))
+        assert own.min() <= letters.min(), word
+        assert letters.max() <= own.max() < film.min(), word
+        assert (line[:, film.min() : film.max()].min(-1) > 250).sum() > 20, "the next word is in its box, in white"
+
+
+def test_tokens_of_white_space_are_shown_and_padding_is_not() -> None:
+    def width(word: str) -> int:
+        return count(token_lines([[word, "x"]], torch.ones(1, 2), None, titles=["t"], scale=1.0), RED)
+
+    assert width("") < width(" ") == width("\n")
+    assert width("\x00") > width(" "), "a control character is spelled out"
+
+
+def test_long_texts_are_few_and_cut_and_say_so() -> None:
+    words, values = [[f"word{i}" for i in range(400)]] * 8, noise(8, 400)
+    picture = token_lines(words, values, values, titles=[f"label {i}" for i in range(8)], scale=1.0)
+    assert picture.shape[0] <= 1600
+    last = token_lines(words[:2], values[[0, 7]], values[[0, 7]], titles=["label 0", "label 7"], scale=1.0)
+    assert np.array_equal(picture, last), "the first text and the last one: strata follow each other"
+    fewer = token_lines([words[0][:300]] * 8, values[:, :300], values[:, :300], titles=["label 0"] * 8, scale=1.0)
+    assert fewer.shape == picture.shape
+    assert (fewer != picture).any(), "how many words are left out is told"
+
+
+def test_the_title_of_a_text_ends_within_the_picture() -> None:
+    one, other = (lines_titled(f"label 0, {'x' * 200} {end}") for end in ("Fe", "Me"))
+    assert (one[:, -6:] == 255).all()
+    assert (one != other).any()
+
+
+def lines_titled(title: str) -> np.ndarray:
+    return token_lines([["good"]], torch.zeros(1, 1), None, titles=[title], scale=1.0)
+
+
 # --- series
 
 

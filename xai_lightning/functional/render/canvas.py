@@ -4,9 +4,11 @@ Each has a ``Figure`` of its own, never ``pyplot`` (trap 65), and Matplotlib's d
 Values that are not finite are shown as such and break nothing (trap 32).
 """
 
+import contextlib
+import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +16,18 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import fontManager
 from torch import Tensor
 
 Picture = npt.NDArray[np.uint8]
 NEUTRAL, UNDEFINED = (247, 247, 247), (150, 150, 150)
 INK, FAINT, PLAIN, HIGHLIGHTED = "#222222", "#6f6f6f", "#5b8db8", "#e07b39"
+SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("Microsoft YaHei", "Hiragino Sans GB", "Droid Sans Fallback", "Arial Unicode MS", "Noto Sans Arabic"),
+    *("Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Emoji", "Segoe UI Emoji", "Symbola"),
+)
+"""Fonts of scripts that Matplotlib's own lack."""
 ANCHORS = ["#0b3c7d", "#3f83bf", "#a9cfe5", "#f7f7f7", "#f6b79b", "#d0553f", "#7f0d20"]
 _COLOURS = torch.tensor(LinearSegmentedColormap.from_list("", ANCHORS, N=257)(np.arange(257), bytes=True)[:, :3])
 GREY = torch.tensor(UNDEFINED, dtype=torch.uint8)
@@ -46,16 +54,14 @@ def write(
     place = (x / figure.bbox.width, 1 - y / figure.bbox.height)
     # letters of one width are placed by their baseline, which does not depend on which ones there are
     align = "center_baseline" if mono else "center"
-    family = "monospace" if mono else "sans-serif"
-    figure.text(*place, text, ha=side, va=align, size=size, color=ink, parse_math=False, family=family)
+    figure.text(*place, text, ha=side, va=align, size=size, color=ink, parse_math=False, family=families(mono=mono))
 
 
-def letter(size: float) -> float:
-    """Width of a letter of one width, in pixels: it is rounded to whole ones where letters are drawn."""
-    figure = Figure(inches(100, 100))
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    font = FontProperties(family="monospace", size=size)
-    return float(renderer.get_text_width_height_descent("0" * 40, font, False)[0]) / 40
+@functools.cache
+def families(*, mono: bool = False) -> list[str]:
+    """Fonts, of which the first that has a letter draws it: Matplotlib's own, then those of other scripts."""
+    here = {font.name for font in fontManager.ttflist}
+    return [*(["monospace"] if mono else []), "sans-serif", *(name for name in SCRIPTS if name in here)]
 
 
 def short(text: str, most: int) -> str:
@@ -72,11 +78,17 @@ def inches(width: float, height: float) -> tuple[float, float]:
 def pixels(figure: Figure) -> Picture:
     """The drawn figure."""
     canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        # a script that the font lacks is drawn as boxes
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+    with boxes_for_unknown():
         canvas.draw()  # type: ignore[no-untyped-call]
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def boxes_for_unknown() -> Iterator[None]:
+    """Draw letters that no font has as boxes, without a word."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
 
 
 def check_scale(scale: float) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from matplotlib import style
@@ -16,14 +17,14 @@ from xai_lightning.functional.render.canvas import (
     check_scale,
     coloured,
     inches,
-    letter,
     pixels,
-    short,
     write,
 )
+from xai_lightning.functional.render.sheets import fitted
+from xai_lightning.functional.render.words import Letters, Word
 
-MOST_TEXTS = 8
-_WIDTH, _LINE, _LEFT, _SIZE = 860, 19, 84, 9
+MOST_TEXTS, MOST_LINES = 8, 16
+_WIDTH, _LINE, _LEFT, _SIZE, _TALLEST = 860, 19, 84, 9, 1500
 
 
 def token_lines(
@@ -37,7 +38,8 @@ def token_lines(
 ) -> Picture:
     """Each text twice, coloured by the attribution of its tokens now and at the reference.
 
-    Red speaks for what is explained, blue against it. Tokens without a word (padding) are left out.
+    Red speaks for what is explained, blue against it. Tokens without a word (padding) are left out. Lines go from left
+    to right in the order of the tokens, whatever their script.
 
     Args:
         tokens: the words of each of N texts; an empty word is left out.
@@ -48,7 +50,8 @@ def token_lines(
         note: what the numbers are.
 
     Returns:
-        uint8[H, W, 3], 860 pixels wide; only the first 8 texts are shown.
+        uint8[H, W, 3], 860 pixels wide and about 1,500 high at most: of the first 8 texts, or fewer if they are long,
+        the first 16 lines each.
 
     Raises:
         ValueError: if the numbers do not fit, or the scale is not positive and finite.
@@ -59,62 +62,97 @@ def token_lines(
     """
     check_count("`tokens`, `now` and `titles`", (len(tokens), len(now), len(titles)))
     check_scale(scale)
-    count = min(MOST_TEXTS, len(tokens))
-    with style.context("default"):
-        step = letter(_SIZE)
-    room = int((_WIDTH - _LEFT - 12) / step)
-    wrapped = [_wrapped([short(word, 40) for word in words], room) for words in tokens[:count]]
     kinds = [("now", now)] if reference is None else [("reference", reference), ("now", now)]
-    height = 40 + sum(26 + len(lines) * (len(kinds) * _LINE + 4) for lines in wrapped)
+    with style.context("default"):
+        letters = Letters(_SIZE)
+    texts = _chosen([_text(words, letters) for words in tokens[:MOST_TEXTS]], len(kinds))
+    height = 40 + sum(text.height(len(kinds)) for text in texts.values())
     canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8)
-    texts: list[tuple[str, float, float, float, str]] = []
+    written: list[_Written] = []
     y = 18
-    for number, lines in enumerate(wrapped):
-        texts.append((titles[number], 8, y, 10, INK))
+    for number, text in texts.items():
+        written.append(_Written(fitted([titles[number]], _WIDTH - 16, 10)[0], 8, y, 10, INK))
         y += 21
-        for line in lines:
+        for line in text.lines:
             for kind, values in kinds:
-                texts.append((kind, 12, y, 8, FAINT))
-                texts += _line(canvas, (y, step), line, tokens[number], values[number], scale)
+                written.append(_Written(kind, 12, y, 8, FAINT))
+                words = [(text.words[place], float(values[number, place])) for place in line]
+                written += _line(canvas, (y, letters.step), words, scale)
                 y += _LINE
             y += 4
+        if text.rest:
+            written.append(_Written(f"… and {text.rest} more", _LEFT, y, 8, FAINT))
+            y += _LINE
         y += 5
     legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}"
+    legend += "" if all(values.isfinite().all() for _, values in kinds) else "; grey: not finite"
     with style.context("default"):
         figure = Figure(inches(_WIDTH, height))
         figure.figimage(canvas.numpy(), origin="upper")
-        for text, x, down, size, ink in [*texts, (legend, 8, height - 12, 8, FAINT)]:
-            write(figure, text, x, down, "left", size=size, ink=ink, mono=x == _LEFT)
+        for shown, x, down, size, ink, mono in [*written, _Written(legend, 8, height - 12, 8, FAINT)]:
+            write(figure, shown, x, down, "left", size=size, ink=ink, mono=mono)
         return pixels(figure)
 
 
-def _wrapped(words: Sequence[str], most: int) -> list[list[int]]:
-    """Positions of the words of each line."""
+class _Written(NamedTuple):
+    """Words at pixels from the upper left corner."""
+
+    text: str
+    x: float
+    y: float
+    size: float
+    ink: str
+    mono: bool = False
+
+
+class _Text(NamedTuple):
+    """The words of one text, positions of those in each line, and how many there is no line for."""
+
+    words: list[Word]
+    lines: list[list[int]]
+    rest: int
+
+    def height(self, kinds: int) -> int:
+        """Pixels, with every line in so many kinds."""
+        return 26 + len(self.lines) * (kinds * _LINE + 4) + (_LINE if self.rest else 0)
+
+
+def _text(tokens: Sequence[str], letters: Letters) -> _Text:
+    words = [letters.word(token) for token in tokens]
     lines: list[list[int]] = [[]]
-    room = most
+    room = most = int((_WIDTH - _LEFT - 12) / letters.step)
     for place, word in enumerate(words):
-        if not word:
+        if not word.text:
             continue
-        if len(word) + 1 > room and lines[-1]:
+        if word.cells + 1 > room and lines[-1]:
             lines.append([])
             room = most
         lines[-1].append(place)
-        room -= len(word) + 1
-    return lines
+        room -= word.cells + 1
+    return _Text(words, lines[:MOST_LINES], sum(map(len, lines[MOST_LINES:])))
 
 
-def _line(
-    canvas: Tensor, down: tuple[int, float], line: Sequence[int], words: Sequence[str], values: Tensor, scale: float
-) -> list[tuple[str, float, float, float, str]]:
-    """Paint the boxes of one line; the words in dark ink and those in white, each as one text with gaps."""
-    (y, step), dark, white, x = down, "", "", float(_LEFT)
-    for place in line:
-        word, value = short(words[place], 40), float(values[place])
+def _chosen(texts: Sequence[_Text], kinds: int) -> dict[int, _Text]:
+    """As many as there is room for, evenly spread, and one at least: which ones depends on their words alone."""
+    places = list(range(len(texts)))
+    while len(places) > 1 and sum(texts[place].height(kinds) for place in places) > _TALLEST:
+        count = len(places) - 1
+        places = [round(i * (len(texts) - 1) / max(1, count - 1)) for i in range(count)]
+    return {place: texts[place] for place in places}
+
+
+def _line(canvas: Tensor, down: tuple[int, float], line: Sequence[tuple[Word, float]], scale: float) -> list[_Written]:
+    """Paint the boxes of one line; plain words in dark ink and in white each as one text with gaps, others alone."""
+    (y, step), rows, alone, x = down, {INK: "", "#ffffff": ""}, [], float(_LEFT)
+    for word, value in line:
         colour = coloured(torch.tensor([[value]]).double(), scale)[0]
         red, green, blue = colour.tolist()
-        canvas[y - 8 : y + 9, round(x - 2) : round(x + len(word) * step + 2)] = colour
+        canvas[y - 8 : y + 9, round(x - 2) : round(x + word.cells * step + 2)] = colour
         bright = not math.isfinite(value) or 0.299 * red + 0.587 * green + 0.114 * blue >= 140
-        dark += (word if bright else " " * len(word)) + " "
-        white += (" " * len(word) if bright else word) + " "
-        x += (len(word) + 1) * step
-    return [(text, _LEFT, y, _SIZE, ink) for text, ink in ((dark, INK), (white, "#ffffff")) if text.strip()]
+        ink = INK if bright else "#ffffff"
+        for each in rows:
+            rows[each] += (word.text if word.plain and each == ink else " " * word.cells) + " "
+        if not word.plain:
+            alone.append(_Written(word.text, x, y, _SIZE, ink, mono=True))
+        x += (word.cells + 1) * step
+    return [_Written(text, _LEFT, y, _SIZE, ink, mono=True) for ink, text in rows.items() if text.strip()] + alone

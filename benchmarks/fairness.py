@@ -38,8 +38,8 @@ from adult_income import quiet
 from mnist_data import planted, read_digits, validation_loader
 from mnist_shortcut import Reader
 from xai_lightning import FairnessMonitor
-from xai_lightning.callbacks._tally import Tally
-from xai_lightning.callbacks._waiting import Waiting
+from xai_lightning.callbacks._fairness.tally import Tally
+from xai_lightning.callbacks._fairness.waiting import Waiting
 from xai_lightning.functional.fairness import METRICS, confusion, count, estimate, is_resampled
 
 BATCH, GROUPS, REPLICATES = 65_536, 4, 1000

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from xai_lightning import FairnessMonitor
+from xai_lightning.callbacks._fairness.tally import Tally
 from xai_lightning.callbacks._record import Look
-from xai_lightning.callbacks._tally import Tally
 from xai_lightning.functional import fairness, gate
 
 METRIC = "fairness/sex/demographic_parity_difference"

@@ -20,7 +20,7 @@ from torch import Tensor
 import xai_lightning
 from hostile import FEW, FLOATS, MANY, NUMBERS, TEXTS, THINGS, WHOLE, circular, deep, refused, tensors
 from xai_lightning import FairnessMonitor, tags
-from xai_lightning.callbacks._counted import subject_names
+from xai_lightning.callbacks._fairness.counted import subject_names
 from xai_lightning.functional import drift, gate, intervals, render
 from xai_lightning.functional.fairness import count
 from xai_lightning.readers import Bins, Outputs, read

@@ -50,7 +50,7 @@ from small import (
 )
 from traced import ACCUMULATE, ARGUMENTS, MONITORS, NAMES, Boom, Traced, bits, differences, snapshot, trace, traced
 from xai_lightning import tags
-from xai_lightning.callbacks._spending import Spending
+from xai_lightning.callbacks._fairness.spending import Spending
 from xai_lightning.functional.attribution import METHODS
 
 CASES = {**{name: [name] for name in NAMES}, "all": NAMES, "all_reversed": NAMES[::-1]}

@@ -23,7 +23,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from small import Classifier, Ledger, events, fit, loader, rows
 from traced import bits
 from xai_lightning import purge_step
-from xai_lightning.callbacks._files import InHand
+from xai_lightning.callbacks._gate.files import InHand
 from xai_lightning.verify.__main__ import find, main
 
 SCRIPT = Path(__file__).with_name("restarted_run.py")

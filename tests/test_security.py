@@ -21,10 +21,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 import gated
 from small import Classifier, fit
 from xai_lightning import ActivationMonitor, FairnessMonitor, GatedCheckpoint, tags
-from xai_lightning.callbacks import _audit as audit
-from xai_lightning.callbacks._certificate import read_checkpoint
-from xai_lightning.callbacks._evidence import sha256, write_verdict
-from xai_lightning.callbacks._files import verdict_path
+from xai_lightning.callbacks._gate import audit
+from xai_lightning.callbacks._gate.certificate import read_checkpoint
+from xai_lightning.callbacks._gate.evidence import sha256, write_verdict
+from xai_lightning.callbacks._gate.files import verdict_path
 from xai_lightning.callbacks._paths import check_within, new_file
 from xai_lightning.verify.__main__ import UNREADABLE, main
 

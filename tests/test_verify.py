@@ -22,7 +22,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 import small
 from xai_lightning import FairnessMonitor, GatedCheckpoint
-from xai_lightning.callbacks import _evidence
+from xai_lightning.callbacks._gate import evidence as gate_evidence
 from xai_lightning.functional.fairness import METRICS
 from xai_lightning.verify.__main__ import NOTE, main
 from xai_lightning.verify.checkpoint import stored_texts
@@ -118,7 +118,7 @@ def rewrite(checkpoint: Path, edit: Callable[[dict[str, Any]], object], *, withi
         content = torch.load(checkpoint, weights_only=True)
         inner = {key: value for key, value in record.items() if key not in ("file", "sha256")}
         torch.save({**content, "xai_lightning": json.dumps(inner)}, checkpoint)
-    side(checkpoint).write_text(json.dumps({**record, "sha256": _evidence.sha256(checkpoint)}))
+    side(checkpoint).write_text(json.dumps({**record, "sha256": gate_evidence.sha256(checkpoint)}))
 
 
 # --- files as they are
@@ -640,7 +640,7 @@ def test_no_evidence_at_all_is_a_traceback(run: Path, tmp_path_factory, data: st
     """Where nothing is there to compare it with, so that every edit is judged and shown."""
     path = tmp_path_factory.mktemp("edited") / "weights.bin"
     path.write_bytes(b"a format of the user's")
-    edited = record_of(run / "epoch=1.ckpt") | {"sha256": _evidence.sha256(path)}
+    edited = record_of(run / "epoch=1.ckpt") | {"sha256": gate_evidence.sha256(path)}
     for _ in range(data.draw(st.integers(1, 3))):
         edited = replaced(edited, data.draw(st.sampled_from(list(places(edited)))), data.draw(JSON))
         if not isinstance(edited, dict | list):

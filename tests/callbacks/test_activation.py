@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from watched import Bottleneck, LastOf, attention, found
-from xai_lightning.callbacks import _activation_record
+from xai_lightning.callbacks._activation import record as activation_record
 
 
 def test_one_module_at_two_widths_gives_the_statistics_of_both_together() -> None:
@@ -96,9 +96,9 @@ def test_the_units_of_each_type_are_its_channels_or_features(
 ) -> None:
     """Trap 96."""
     seen = []
-    original = _activation_record._numbers
+    original = activation_record._numbers
     monkeypatch.setattr(
-        _activation_record, "_numbers", lambda *a: seen.extend(len(s.mean) for s in a[2]) or original(*a)
+        activation_record, "_numbers", lambda *a: seen.extend(len(s.mean) for s in a[2]) or original(*a)
     )
     found(make(), torch.randn(7, *shape), layers=["network.layer"])
     assert seen == [units]

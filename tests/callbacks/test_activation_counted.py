@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from small import Classifier, fit, rows
 from watched import Bottleneck, Residual, Runs, found, validated
 from xai_lightning import ActivationMonitor, MemorySink, Sample
+from xai_lightning.callbacks._activation.running import Running
 from xai_lightning.callbacks._draw import Share
-from xai_lightning.callbacks._running import Running
 from xai_lightning.callbacks._selection import Kept
 from xai_lightning.functional.activation import EVERYTHING
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from xai_lightning.callbacks import _running
-from xai_lightning.callbacks._running import Running, gathered
+from xai_lightning.callbacks._activation import running as running_states
+from xai_lightning.callbacks._activation.running import Running, gathered
 from xai_lightning.functional.activation import EVERYTHING, observe, pack
 
 
@@ -30,7 +30,7 @@ def test_ranks_together_have_seen_what_one_process_sees(monkeypatch: pytest.Monk
         sent[trainer.global_rank].append(mine)
         return waiting[len(sent[trainer.global_rank]) - 1] if waiting else torch.stack([mine] * 3)
 
-    monkeypatch.setattr(_running, "everywhere", record)
+    monkeypatch.setattr(running_states, "everywhere", record)
     for collective in range(2):
         for rank, running in enumerate(ranks):
             sent[rank].clear()

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xai_lightning.callbacks import _audit as audit
-from xai_lightning.callbacks._evidence import prove_room
+from xai_lightning.callbacks._gate import audit
+from xai_lightning.callbacks._gate.evidence import prove_room
 
 LINES = [{"look": i, "global_step": 10 * i, "name": "größe\n☃"[: 2 + i]} for i in range(1, 5)]
 NEW = {"look": 9, "global_step": 90}
@@ -163,7 +163,7 @@ def run(code: str, *args: object) -> subprocess.CompletedProcess[str]:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from xai_lightning.callbacks import _audit as audit
+from xai_lightning.callbacks._gate import audit
 path, act, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 try:
@@ -188,7 +188,7 @@ def test_a_disk_that_fills_within_a_line_is_an_error_and_costs_no_line(tmp_path,
 ENDLESS = """
 import sys
 from pathlib import Path
-from xai_lightning.callbacks import _audit as audit
+from xai_lightning.callbacks._gate import audit
 path = Path(sys.argv[1])
 look = len(audit.read(path))
 while True:
@@ -245,7 +245,7 @@ def test_to_prove_that_there_is_room_changes_nothing(tmp_path):
 
 
 def test_folders_whose_names_differ_behind_a_point_have_side_files_of_their_own(tmp_path):
-    from xai_lightning.callbacks._files import verdict_path
+    from xai_lightning.callbacks._gate.files import verdict_path
 
     names = ["val=0.51", "val=0.52", "epoch=1.ckpt"]
     assert [verdict_path(tmp_path / name).name for name in names] == [
@@ -256,7 +256,7 @@ def test_folders_whose_names_differ_behind_a_point_have_side_files_of_their_own(
 
 
 def test_the_hash_of_a_folder_sees_names_and_where_a_part_ends(tmp_path):
-    from xai_lightning.callbacks._evidence import sha256
+    from xai_lightning.callbacks._gate.evidence import sha256
 
     def folder(name, **parts):
         path = tmp_path / name

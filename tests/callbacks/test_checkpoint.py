@@ -23,7 +23,7 @@ import small
 from gated import LOADER, Scripted, audit, checkpoints, fit, weight
 from small import Classifier
 from xai_lightning import GatedCheckpoint
-from xai_lightning.callbacks import _decision as decision
+from xai_lightning.callbacks._gate import decision
 from xai_lightning.functional.gate import limits
 
 # most of these gates never open, which is said, and tested below

@@ -19,9 +19,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSample
 
 from adult_data import AdultDataModule
 from xai_lightning import Column, FairnessMonitor, MemorySink, Table
-from xai_lightning.callbacks._horizon import planned_validations
+from xai_lightning.callbacks._fairness.horizon import planned_validations
+from xai_lightning.callbacks._fairness.spending import Spending
 from xai_lightning.callbacks._record import Look
-from xai_lightning.callbacks._spending import Spending
 from xai_lightning.readers import vocabularies
 
 QUIET: dict[str, Any] = {

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from xai_lightning.callbacks import _files as files
-from xai_lightning.callbacks._evidence import renew_verdict
-from xai_lightning.callbacks._files import InHand, draft_of, put_aside, replace, take_place, verdict_path
+from xai_lightning.callbacks._gate import files
+from xai_lightning.callbacks._gate.evidence import renew_verdict
+from xai_lightning.callbacks._gate.files import InHand, draft_of, put_aside, replace, take_place, verdict_path
 
 STEPS = ("rename", "replace", "unlink", "rmdir")
 NOTE, OWNER, LOOK = "note.json", "a gate", 4

@@ -21,10 +21,9 @@ from gated import LOADER, Scripted, audit, fit, stamped, weight
 from small import Classifier, rows
 from small import fit as fit_small
 from xai_lightning import FairnessMonitor, GatedCheckpoint
-from xai_lightning.callbacks import _certificate as certificate
-from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._certificate import holding
-from xai_lightning.callbacks._files import draft_of
+from xai_lightning.callbacks._gate import certificate, evidence
+from xai_lightning.callbacks._gate.certificate import holding
+from xai_lightning.callbacks._gate.files import draft_of
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.verify.__main__ import find
 

@@ -20,9 +20,8 @@ from gated import LOADER, Scripted, audit, checkpoints, fit, stamped, weight
 from small import Classifier, Ledger, loader, rows
 from small import fit as fit_small
 from xai_lightning import FairnessMonitor, GatedCheckpoint, tags
-from xai_lightning.callbacks import _decision as decision
-from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._evidence import Coverage
+from xai_lightning.callbacks._gate import decision, evidence
+from xai_lightning.callbacks._gate.evidence import Coverage
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.functional.gate import Limit, Outlook, decide
 

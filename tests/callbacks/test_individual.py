@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from small import Classifier, Rows
 from xai_lightning import tags
-from xai_lightning.callbacks._individual import Individuals
+from xai_lightning.callbacks._fairness.individual import Individuals
 from xai_lightning.callbacks._trainer import resolve_network
 from xai_lightning.functional.fairness.individual import consistency
 from xai_lightning.functional.intervals import wilson

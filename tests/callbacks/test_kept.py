@@ -2,7 +2,7 @@
 
 import torch
 
-from xai_lightning.callbacks._judging import Kept
+from xai_lightning.callbacks._fairness.judging import Kept
 
 
 def test_if_all_samples_count_nothing_is_copied() -> None:

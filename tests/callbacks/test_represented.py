@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from small import GROUPS, IMAGE, TABLE, Classifier, Rows, fit, loader, network, rows, trainer
 from traced import Traced, differences, snapshot, traced
 from xai_lightning import ActivationMonitor, MemorySink
-from xai_lightning.callbacks import _attention_watched
-from xai_lightning.callbacks._activation_probe import ActivationProbe, by_sample
-from xai_lightning.callbacks._attention_watched import heads_of
+from xai_lightning.callbacks._activation import attention as attention_watched
+from xai_lightning.callbacks._activation.attention import heads_of
+from xai_lightning.callbacks._activation.history import MOST, LayerHistory
+from xai_lightning.callbacks._activation.kernels import KernelReferences
+from xai_lightning.callbacks._activation.layers import Layer
+from xai_lightning.callbacks._activation.probe import ActivationProbe, by_sample
+from xai_lightning.callbacks._activation.weights import MOST_ENTRIES
 from xai_lightning.callbacks._batches import Batches
-from xai_lightning.callbacks._kernels import KernelReferences
-from xai_lightning.callbacks._layer_history import MOST, LayerHistory
-from xai_lightning.callbacks._layers import Layer
-from xai_lightning.callbacks._weights_watched import MOST_ENTRIES
 from xai_lightning.functional.representation import (
     attention_bytes_needed,
     attention_entropy,
@@ -516,7 +516,7 @@ def test_each_head_of_each_sample_may_have_a_mask_of_its_own() -> None:
 def test_attention_that_takes_too_much_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(2, 4, 8)
     assert heads_of(layer, ((x, x, x), {}), 2, torch.arange(2)) is not None
-    monkeypatch.setattr(_attention_watched, "MOST_BYTES", attention_bytes_needed(1, 2, 4) - 1)
+    monkeypatch.setattr(attention_watched, "MOST_BYTES", attention_bytes_needed(1, 2, 4) - 1)
     assert heads_of(layer, ((x, x, x), {}), 2, torch.arange(2)) is None
 
 

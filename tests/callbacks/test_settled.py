@@ -15,8 +15,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from gated import LOADER, Scripted, audit, checkpoints, fit, weight
 from xai_lightning import GatedCheckpoint
-from xai_lightning.callbacks._settled import SettledCheckpoint
-from xai_lightning.callbacks._stamped import StampedCheckpoint
+from xai_lightning.callbacks._gate.settled import SettledCheckpoint
+from xai_lightning.callbacks._gate.stamped import StampedCheckpoint
 
 GAPS = [0.0, 0.0, 0.0]
 
@@ -188,7 +188,7 @@ def test_a_run_whose_folder_was_put_aside_goes_on_from_there(monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", dying)
-        patch.setattr("xai_lightning.callbacks._enduring_gate.discard", lambda path: None)
+        patch.setattr("xai_lightning.callbacks._gate.enduring.discard", lambda path: None)
         with pytest.raises(Kill):
             fit(tmp_path, GAPS, plugins=[Folders()])
     assert not (tmp_path / "last.ckpt").exists()

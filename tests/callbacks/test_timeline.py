@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from xai_lightning import GatedCheckpoint
-from xai_lightning.callbacks._timeline import MOST, Timeline
+from xai_lightning.callbacks._gate.timeline import MOST, Timeline
 from xai_lightning.functional.gate import Limit
 
 LIMIT = Limit("fairness/sex/gap/bound", "at_most", 0.1)

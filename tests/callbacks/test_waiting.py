@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning import FairnessMonitor
-from xai_lightning.callbacks._tally import Tally
+from xai_lightning.callbacks._fairness.tally import Tally
 
 
 def batches(sizes: list[int], classes: int = 3) -> Iterator[tuple[Any, Tensor]]:
@@ -66,7 +66,7 @@ def test_weights_wait_with_their_samples() -> None:
 
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xai_lightning.callbacks._waiting.SAMPLES", 50)
+    monkeypatch.setattr("xai_lightning.callbacks._fairness.waiting.SAMPLES", 50)
     counting = FairnessMonitor({"sex": ["a", "b"]}, positive_class=1)._counting
     counting.open(None)
     for batch, outputs in batches([20] * 40):

@@ -8,8 +8,8 @@ import pytest
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from gated import checkpoints, fit, weight
-from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._files import verdict_path
+from xai_lightning.callbacks._gate import evidence
+from xai_lightning.callbacks._gate.files import verdict_path
 
 pytestmark = pytest.mark.filterwarnings("ignore:No checkpoint passed the gate:UserWarning")
 

@@ -9,18 +9,18 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_warn
-from xai_lightning.callbacks._activation_names import Wanted
-from xai_lightning.callbacks._activation_record import recorded
+from xai_lightning.callbacks._activation.expensive import Expensive
+from xai_lightning.callbacks._activation.kernels import BestOf
+from xai_lightning.callbacks._activation.layers import Layer, Pattern, find_layers, why_silent
+from xai_lightning.callbacks._activation.names import Wanted
+from xai_lightning.callbacks._activation.record import recorded
+from xai_lightning.callbacks._activation.running import Running, gathered
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Share
-from xai_lightning.callbacks._expensive import Expensive
 from xai_lightning.callbacks._guard import Made, in_forward
-from xai_lightning.callbacks._kernels import BestOf
 from xai_lightning.callbacks._kinds import other_than_default
-from xai_lightning.callbacks._layers import Layer, Pattern, find_layers, why_silent
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
-from xai_lightning.callbacks._running import Running, gathered
 from xai_lightning.callbacks._selection import Kept, Mask, both, mask_of, readable
 from xai_lightning.callbacks._settings import check_arguments, check_counts, check_seed
 from xai_lightning.callbacks._sharded import unseen

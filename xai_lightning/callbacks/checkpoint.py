@@ -10,18 +10,17 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, check_trainer, rank_zero_warn
-from xai_lightning.callbacks import _decision as decision
-from xai_lightning.callbacks import _evidence as evidence
 from xai_lightning.callbacks._announcer import Announcer
-from xai_lightning.callbacks._arbiter import Arbiter
-from xai_lightning.callbacks._certificate import check_rows
-from xai_lightning.callbacks._deciding import DecidingCheckpoint
+from xai_lightning.callbacks._gate import decision, evidence
+from xai_lightning.callbacks._gate.arbiter import Arbiter
+from xai_lightning.callbacks._gate.certificate import check_rows
+from xai_lightning.callbacks._gate.deciding import DecidingCheckpoint
+from xai_lightning.callbacks._gate.stamped import FALLBACKS, Fallback
 from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._paths import check_within
 from xai_lightning.callbacks._record import STATE_VERSION, OnError
 from xai_lightning.callbacks._settings import check_arguments
 from xai_lightning.callbacks._sharded import refuse_unequal_passes
-from xai_lightning.callbacks._stamped import FALLBACKS, Fallback
 from xai_lightning.callbacks._state import take_up
 from xai_lightning.callbacks._trainer import callbacks_of
 from xai_lightning.functional import gate

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from xai_lightning.callbacks._asked import ask
 from xai_lightning.callbacks._batches import Batches
-from xai_lightning.callbacks._counted import CountingMonitor
-from xai_lightning.callbacks._counting import Counting
-from xai_lightning.callbacks._flips import Flip
-from xai_lightning.callbacks._individual import Individuals
-from xai_lightning.callbacks._judging import Judging
+from xai_lightning.callbacks._fairness.asked import ask
+from xai_lightning.callbacks._fairness.counted import CountingMonitor
+from xai_lightning.callbacks._fairness.counting import Counting
+from xai_lightning.callbacks._fairness.flips import Flip
+from xai_lightning.callbacks._fairness.individual import Individuals
+from xai_lightning.callbacks._fairness.judging import Judging
+from xai_lightning.callbacks._fairness.spending import Spending
 from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._record import OnError, stable
 from xai_lightning.callbacks._settings import check_arguments
-from xai_lightning.callbacks._spending import Spending
 from xai_lightning.functional.fairness import REPLICATES, Metric, Strata
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table, WeightSource
 from xai_lightning.readers.groups import Declared

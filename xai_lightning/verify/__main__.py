@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xai_lightning.callbacks._evidence import finite, sha256
-from xai_lightning.callbacks._files import verdict_path
+from xai_lightning.callbacks._gate.evidence import finite, sha256
+from xai_lightning.callbacks._gate.files import verdict_path
 from xai_lightning.functional import gate
 from xai_lightning.verify.checkpoint import load, look
 from xai_lightning.verify.evidence import Evidence, UnreadableError, field, parse, read_text, understood

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from xai_lightning.callbacks._evidence import CHECKPOINT_KEY, foreign_classes
+from xai_lightning.callbacks._gate.evidence import CHECKPOINT_KEY, foreign_classes
 from xai_lightning.verify.evidence import UnreadableError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xai_lightning.callbacks._evidence import FORMAT
+from xai_lightning.callbacks._gate.evidence import FORMAT
 from xai_lightning.functional.gate import Check
 
 MOST_BYTES = 1 << 26

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from xai_lightning import tags
-from xai_lightning.callbacks._evidence import is_fairness
+from xai_lightning.callbacks._gate.evidence import is_fairness
 from xai_lightning.functional.gate import Check, Limit, decide
 from xai_lightning.functional.tables import choose
 from xai_lightning.verify.evidence import Evidence, number

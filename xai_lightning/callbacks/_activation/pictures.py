@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from xai_lightning import tags
-from xai_lightning.callbacks._activation_probe import Represented
-from xai_lightning.callbacks._layer_history import LayerHistory
-from xai_lightning.callbacks._represented import by_class
+from xai_lightning.callbacks._activation.history import LayerHistory
+from xai_lightning.callbacks._activation.probe import Represented
+from xai_lightning.callbacks._activation.represented import by_class
 from xai_lightning.functional.activation import HISTOGRAM_LIMITS
 from xai_lightning.functional.render import histogram_ridges, layer_heatmap, layer_similarity, unit_samples
 from xai_lightning.functional.render.units import MOST_SAMPLES, MOST_UNITS

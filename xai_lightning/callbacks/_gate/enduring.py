@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, ModelCheckpoint, OneHome, Trainer
-from xai_lightning.callbacks._files import discard, draft_of, take_place
+from xai_lightning.callbacks._gate.files import discard, draft_of, take_place
 from xai_lightning.callbacks._guard import described
 from xai_lightning.callbacks._publish import log_sum
 from xai_lightning.callbacks._record import OnError

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from xai_lightning._lightning import LightningModule, MisconfigurationException
-from xai_lightning.callbacks._asked import Asked
 from xai_lightning.callbacks._batches import NetworkOutput, Reading
 from xai_lightning.callbacks._compiled import is_hidden
+from xai_lightning.callbacks._fairness.asked import Asked
+from xai_lightning.callbacks._fairness.refusals import check_classes
+from xai_lightning.callbacks._fairness.tally import Judged
 from xai_lightning.callbacks._guard import Hooks
-from xai_lightning.callbacks._refusals import check_classes
-from xai_lightning.callbacks._tally import Judged
 from xai_lightning.callbacks._trainer import resolve_network
 from xai_lightning.readers import (
     Decision,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xai_lightning.callbacks._evidence import dumps
-from xai_lightning.callbacks._files import replace
+from xai_lightning.callbacks._gate.evidence import dumps
+from xai_lightning.callbacks._gate.files import replace
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:

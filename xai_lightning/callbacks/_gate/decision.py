@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from xai_lightning import tags
 from xai_lightning._lightning import MisconfigurationException, Trainer, rank_zero_warn
-from xai_lightning.callbacks._evidence import Coverage, is_fairness
+from xai_lightning.callbacks._gate.evidence import Coverage, is_fairness
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._sharded import refuse_tensor_parallel, unseen
 from xai_lightning.callbacks._trainer import callbacks_of

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xai_lightning.callbacks._refusals import check_kinds, check_limits, check_own
+from xai_lightning.callbacks._fairness.refusals import check_kinds, check_limits, check_own
 from xai_lightning.functional import fairness
 from xai_lightning.functional.fairness import METRICS, QUANTITIES, RATES, Metric, Strata
 from xai_lightning.functional.tables import choose

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xai_lightning.callbacks._asked import Asked
-from xai_lightning.callbacks._subjects import Subject
-from xai_lightning.callbacks._tally import Tally
+from xai_lightning.callbacks._fairness.asked import Asked
+from xai_lightning.callbacks._fairness.subjects import Subject
+from xai_lightning.callbacks._fairness.tally import Tally
 from xai_lightning.functional.fairness import RATES, Confusion, Metric, confusion, sample_size
 from xai_lightning.functional.gate import Outlook
 

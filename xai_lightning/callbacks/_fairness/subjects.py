@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai_lightning.callbacks._asked import Asked
 from xai_lightning.callbacks._batches import Batches
+from xai_lightning.callbacks._fairness.asked import Asked
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from xai_lightning._lightning import LightningModule, Trainer, is_param_in_hook_signature
-from xai_lightning.callbacks._counting import Counting
+from xai_lightning.callbacks._fairness.counting import Counting
 from xai_lightning.callbacks._guard import Hooks, explaining
 from xai_lightning.callbacks._progress import step
 

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from xai_lightning._lightning import LightningModule, Trainer
-from xai_lightning.callbacks import _decision as decision
-from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._feedback import Feedback
+from xai_lightning.callbacks._gate import decision, evidence
+from xai_lightning.callbacks._gate.feedback import Feedback
 from xai_lightning.functional import gate
 
 
@@ -19,7 +18,7 @@ class Asked(NamedTuple):
     Args:
         limits: the user's limits.
         monitor: name of the monitored value.
-        utility_floor: see `xai_lightning.callbacks._decision.all_limits`.
+        utility_floor: see `xai_lightning.callbacks._gate.decision.all_limits`.
     """
 
     limits: Sequence[gate.Limit]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xai_lightning._lightning import Trainer, rank_zero_info
-from xai_lightning.callbacks._horizon import planned_validations
+from xai_lightning.callbacks._fairness.horizon import planned_validations
 from xai_lightning.callbacks._record import Look
 from xai_lightning.functional.intervals import allowance
 

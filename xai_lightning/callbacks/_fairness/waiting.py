@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from xai_lightning.callbacks._tally import Judged
+from xai_lightning.callbacks._fairness.tally import Judged
 
 SAMPLES = 1 << 13
 """Samples that there is room for."""

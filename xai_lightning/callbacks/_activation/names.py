@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from xai_lightning.callbacks._layers import Layer
+from xai_lightning.callbacks._activation.layers import Layer
 from xai_lightning.functional.activation import STATISTICS, Measured
 from xai_lightning.functional.tables import choose
 

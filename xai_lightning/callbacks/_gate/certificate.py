@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from xai_lightning._lightning import LightningModule, Trainer
-from xai_lightning.callbacks import _decision as decision
-from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._files import discard, draft_of, take_place, verdict_path
+from xai_lightning.callbacks._gate import decision, evidence
+from xai_lightning.callbacks._gate.files import discard, draft_of, take_place, verdict_path
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._progress import working
 from xai_lightning.callbacks._trainer import OtherRankError, every_object

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning._lightning import rank_zero_warn
-from xai_lightning.callbacks._activation_probe import Represented
+from xai_lightning.callbacks._activation.probe import Represented
 from xai_lightning.functional.representation import kernel
 from xai_lightning.functional.representation.similarity import LEAST_SAMPLES
 

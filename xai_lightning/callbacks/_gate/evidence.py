@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from xai_lightning.callbacks._files import replace, verdict_path
+from xai_lightning.callbacks._gate.files import replace, verdict_path
 from xai_lightning.functional.gate import Verdict
 
 FORMAT = 1

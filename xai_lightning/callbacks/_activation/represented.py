@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from xai_lightning._lightning import MisconfigurationException, Trainer, rank_zero_info
-from xai_lightning.callbacks._activation_probe import MOST_UNITS, ActivationProbe, Represented
-from xai_lightning.callbacks._attention_watched import COLLAPSED, ENTROPY, FIRST, MOST_BYTES, head_numbers
-from xai_lightning.callbacks._kernels import BestOf, KernelReferences
-from xai_lightning.callbacks._layers import Layer
+from xai_lightning.callbacks._activation.attention import COLLAPSED, ENTROPY, FIRST, MOST_BYTES, head_numbers
+from xai_lightning.callbacks._activation.kernels import BestOf, KernelReferences
+from xai_lightning.callbacks._activation.layers import Layer
+from xai_lightning.callbacks._activation.probe import MOST_UNITS, ActivationProbe, Represented
 from xai_lightning.callbacks._progress import step
 from xai_lightning.callbacks._trainer import everywhere
 from xai_lightning.functional.representation import (

@@ -9,17 +9,17 @@ from torch.nn import MultiheadAttention
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer
-from xai_lightning.callbacks import _activation_pictures as drawing
-from xai_lightning.callbacks._activation_names import largest
-from xai_lightning.callbacks._activation_probe import ActivationProbe, Represented
+from xai_lightning.callbacks._activation import pictures as drawing
+from xai_lightning.callbacks._activation.history import LayerHistory
+from xai_lightning.callbacks._activation.kernels import BestOf
+from xai_lightning.callbacks._activation.layers import Layer
+from xai_lightning.callbacks._activation.names import largest
+from xai_lightning.callbacks._activation.probe import ActivationProbe, Represented
+from xai_lightning.callbacks._activation.represented import Key, Representation
+from xai_lightning.callbacks._activation.weights import NORM, UPDATE, WatchedWeights
 from xai_lightning.callbacks._batches import Batches
-from xai_lightning.callbacks._kernels import BestOf
-from xai_lightning.callbacks._layer_history import LayerHistory
-from xai_lightning.callbacks._layers import Layer
 from xai_lightning.callbacks._record import Look, Record
-from xai_lightning.callbacks._represented import Key, Representation
 from xai_lightning.callbacks._trainer import loader_of, log_step
-from xai_lightning.callbacks._weights_watched import NORM, UPDATE, WatchedWeights
 
 Found = Mapping[str, Mapping[str, float]]
 

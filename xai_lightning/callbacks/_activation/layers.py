@@ -7,8 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from xai_lightning._lightning import LightningModule, MisconfigurationException, rank_zero_info, rank_zero_warn
-from xai_lightning.callbacks._compiled import compiled_regions, within
-from xai_lightning.callbacks._units import (
+from xai_lightning.callbacks._activation.units import (
     CONTAINERS,
     NON_LINEAR,
     RECTIFIED,
@@ -17,6 +16,7 @@ from xai_lightning.callbacks._units import (
     is_weighted_leaf,
     saturation_limits,
 )
+from xai_lightning.callbacks._compiled import compiled_regions, within
 
 Pattern = str | type[nn.Module]
 # a hook inside these switches off their fused path, and with it the last bit of what they return (trap 89)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from xai_lightning import tags
-from xai_lightning.callbacks._activation_names import CALLS, GROWTH, Wanted, largest
-from xai_lightning.callbacks._layers import Layer
+from xai_lightning.callbacks._activation.layers import Layer
+from xai_lightning.callbacks._activation.names import CALLS, GROWTH, Wanted, largest
 from xai_lightning.callbacks._record import Record
 from xai_lightning.functional.activation import Moments, histogram_summary, statistics
 

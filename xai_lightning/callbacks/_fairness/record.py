@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from xai_lightning import tags
-from xai_lightning.callbacks._asked import Asked
+from xai_lightning.callbacks._fairness.asked import Asked
+from xai_lightning.callbacks._fairness.subjects import Subject
+from xai_lightning.callbacks._fairness.tally import Tally
 from xai_lightning.callbacks._progress import step
 from xai_lightning.callbacks._record import Record
-from xai_lightning.callbacks._subjects import Subject
-from xai_lightning.callbacks._tally import Tally
 from xai_lightning.functional import fairness, intervals
 from xai_lightning.functional.fairness import RATES, Floor, Metric
 from xai_lightning.functional.render import GroupRate, calibration, group_rates

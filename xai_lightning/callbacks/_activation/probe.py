@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import MultiheadAttention
 
 from xai_lightning._lightning import Trainer
-from xai_lightning.callbacks._attention_watched import heads_of
+from xai_lightning.callbacks._activation.attention import heads_of
+from xai_lightning.callbacks._activation.layers import Layer
 from xai_lightning.callbacks._batches import Batches, Reading
 from xai_lightning.callbacks._draw import row_hash, smallest
-from xai_lightning.callbacks._layers import Layer
 from xai_lightning.callbacks._sample import HASHED
 from xai_lightning.callbacks._sketch import Sketch
 from xai_lightning.callbacks._trainer import summed

@@ -6,14 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from xai_lightning._lightning import LightningModule, Trainer
-from xai_lightning.callbacks._asked import Asked
 from xai_lightning.callbacks._batches import Batches, Reading
+from xai_lightning.callbacks._fairness.asked import Asked
+from xai_lightning.callbacks._fairness.judging import Counted, Judging
+from xai_lightning.callbacks._fairness.subjects import pair_of
+from xai_lightning.callbacks._fairness.tally import Judged, Tally
+from xai_lightning.callbacks._fairness.waiting import SAMPLES, Waiting
 from xai_lightning.callbacks._guard import Hooks
-from xai_lightning.callbacks._judging import Counted, Judging
-from xai_lightning.callbacks._subjects import pair_of
-from xai_lightning.callbacks._tally import Judged, Tally
 from xai_lightning.callbacks._trainer import every_object
-from xai_lightning.callbacks._waiting import SAMPLES, Waiting
 
 
 class Counting:

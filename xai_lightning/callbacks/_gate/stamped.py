@@ -10,12 +10,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, TrainerFn, rank_zero_warn
-from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._enduring_gate import CLOSED, STANDS, settle, writing
-from xai_lightning.callbacks._files import draft_of
+from xai_lightning.callbacks._gate import evidence
+from xai_lightning.callbacks._gate.enduring import CLOSED, STANDS, settle, writing
+from xai_lightning.callbacks._gate.files import draft_of
+from xai_lightning.callbacks._gate.prints import Print, fingerprint, shards
+from xai_lightning.callbacks._gate.settled import SettledCheckpoint
 from xai_lightning.callbacks._paths import check_within
-from xai_lightning.callbacks._prints import Print, fingerprint, shards
-from xai_lightning.callbacks._settled import SettledCheckpoint
 from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 from xai_lightning.callbacks._trainer import is_last_batch, stage_of, summed
 

@@ -7,20 +7,20 @@ from typing_extensions import override
 
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_info
-from xai_lightning.callbacks import _fairness_record as records
-from xai_lightning.callbacks._asked import DEFINITIONS
 from xai_lightning.callbacks._batches import Batches, Reading
-from xai_lightning.callbacks._counting import Counting
-from xai_lightning.callbacks._foresight import outlook
-from xai_lightning.callbacks._individual import Gathered, Individuals
-from xai_lightning.callbacks._judging import Counted, Judging
+from xai_lightning.callbacks._fairness import record as records
+from xai_lightning.callbacks._fairness.asked import DEFINITIONS
+from xai_lightning.callbacks._fairness.counting import Counting
+from xai_lightning.callbacks._fairness.foresight import outlook
+from xai_lightning.callbacks._fairness.individual import Gathered, Individuals
+from xai_lightning.callbacks._fairness.judging import Counted, Judging
+from xai_lightning.callbacks._fairness.rehearsal import rehearsed
+from xai_lightning.callbacks._fairness.spending import Spending
+from xai_lightning.callbacks._fairness.subjects import subject_names, subjects
+from xai_lightning.callbacks._fairness.tally import Tally
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import STATE_VERSION, Look, Record
-from xai_lightning.callbacks._rehearsal import rehearsed
 from xai_lightning.callbacks._sharded import refuse_unequal_passes
-from xai_lightning.callbacks._spending import Spending
-from xai_lightning.callbacks._subjects import subject_names, subjects
-from xai_lightning.callbacks._tally import Tally
 from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network
 from xai_lightning.functional.gate import Kind, Outlook
 from xai_lightning.functional.rng import isolated

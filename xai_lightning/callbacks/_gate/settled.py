@@ -8,10 +8,9 @@ from typing import Any
 from typing_extensions import override
 
 from xai_lightning._lightning import ModelCheckpoint, Trainer
-from xai_lightning.callbacks import _audit as audit
-from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._enduring_gate import STANDS, EnduringCheckpoint
-from xai_lightning.callbacks._files import CHECKPOINT, InHand, discard, draft_of, put_aside, verdict_path
+from xai_lightning.callbacks._gate import audit, evidence
+from xai_lightning.callbacks._gate.enduring import STANDS, EnduringCheckpoint
+from xai_lightning.callbacks._gate.files import CHECKPOINT, InHand, discard, draft_of, put_aside, verdict_path
 
 AUDIT_FILE, NOTE = "gate_audit.jsonl", "gate_in_hand.json"
 

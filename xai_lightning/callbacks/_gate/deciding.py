@@ -12,17 +12,14 @@ from typing_extensions import override
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from xai_lightning._version import __version__
-from xai_lightning.callbacks import _audit as audit
-from xai_lightning.callbacks import _certificate as certificate
-from xai_lightning.callbacks import _decision as decision
-from xai_lightning.callbacks import _evidence as evidence
-from xai_lightning.callbacks._arbiter import Arbiter, Ruling, ask
-from xai_lightning.callbacks._feedback import Feedback
-from xai_lightning.callbacks._gate_memory import GateMemory
-from xai_lightning.callbacks._judged import Asked, Judged, judge, unjudged
-from xai_lightning.callbacks._stamped import StampedCheckpoint
+from xai_lightning.callbacks._gate import audit, certificate, decision, evidence
+from xai_lightning.callbacks._gate.arbiter import Arbiter, Ruling, ask
+from xai_lightning.callbacks._gate.feedback import Feedback
+from xai_lightning.callbacks._gate.judged import Asked, Judged, judge, unjudged
+from xai_lightning.callbacks._gate.memory import GateMemory
+from xai_lightning.callbacks._gate.stamped import StampedCheckpoint
+from xai_lightning.callbacks._gate.timeline import Timeline
 from xai_lightning.callbacks._stopwatch import timed
-from xai_lightning.callbacks._timeline import Timeline
 from xai_lightning.callbacks._trainer import callbacks_of, is_dry, is_real, loaders_of, log_step
 from xai_lightning.functional import gate
 from xai_lightning.functional.pareto import Point

@@ -1,0 +1,1 @@
+"""What `GatedCheckpoint` is made of: ``deciding`` decides, ``stamped`` and ``settled`` keep files with ``evidence``."""

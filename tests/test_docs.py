@@ -13,8 +13,8 @@ import yaml
 from traps_table import cited
 
 import xai_lightning
+from xai_lightning.callbacks._attribution.references import REFERENCES
 from xai_lightning.callbacks._fairness.asked import CLASS_METRICS, LOGGED_RATES, SCORE_METRICS
-from xai_lightning.callbacks._references import REFERENCES
 from xai_lightning.functional.attribution import METHODS
 from xai_lightning.functional.drift import IMAGE_MEASURES, MEASURES
 

@@ -15,7 +15,7 @@ import torch
 import sharded_methods
 import sharded_run
 from xai_lightning import AttributionMonitor, MemorySink
-from xai_lightning.callbacks._in_step import UNCOPIED
+from xai_lightning.callbacks._attribution.in_step import UNCOPIED
 from xai_lightning.functional.attribution import METHODS
 from xai_lightning.verify.__main__ import main
 

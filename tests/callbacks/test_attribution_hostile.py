@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from learners import QUIET, Items, Learner, cross_entropy, curves, draw, fitted, seeded, table, table_net
 from xai_lightning import AttributionMonitor, MemorySink
-from xai_lightning.callbacks._course import Course
+from xai_lightning.callbacks._attribution.course import Course
+from xai_lightning.callbacks._attribution.references import References
 from xai_lightning.callbacks._draw import row_hash
-from xai_lightning.callbacks._references import References
 from xai_lightning.callbacks._strata import Strata
 
 

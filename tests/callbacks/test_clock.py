@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from xai_lightning.callbacks._clock import Clock
+from xai_lightning.callbacks._attribution.clock import Clock
 from xai_lightning.callbacks._stopwatch import Stopwatch
 
 BETWEEN, COST = 10.0, 2.0

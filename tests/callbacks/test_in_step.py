@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from xai_lightning._lightning import MisconfigurationException
 from xai_lightning.callbacks import _sharded
 from xai_lightning.callbacks._activation.attention import heads_of
+from xai_lightning.callbacks._attribution.in_step import check_root, filled
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._in_step import check_root, filled
 from xai_lightning.callbacks._sharded import BrokenPassError, OutOfStepError, Steps
 
 SECONDS = 20

@@ -21,8 +21,8 @@ from torch.utils.data import (
 
 from small import Classifier, fit, loader, rows
 from xai_lightning import AttributionMonitor
+from xai_lightning.callbacks._attribution.shares import Held, _own, keys
 from xai_lightning.callbacks._draw import Rows, smallest
-from xai_lightning.callbacks._shares import Held, _own, keys
 from xai_lightning.callbacks._trainer import foresees_last_batch, is_last_batch
 
 

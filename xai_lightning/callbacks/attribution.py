@@ -5,15 +5,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from xai_lightning.callbacks._attributing import ExplainingMonitor
+from xai_lightning.callbacks._attribution.attributing import ExplainingMonitor
+from xai_lightning.callbacks._attribution.gallery import Gallery, Words
+from xai_lightning.callbacks._attribution.probe import Probe
+from xai_lightning.callbacks._attribution.references import REFERENCES
 from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._explainer import Explainer
-from xai_lightning.callbacks._gallery import Gallery, Words
 from xai_lightning.callbacks._kinds import other_than_default
-from xai_lightning.callbacks._probe import Probe
 from xai_lightning.callbacks._record import OnError
-from xai_lightning.callbacks._references import REFERENCES
 from xai_lightning.callbacks._regions import Region
 from xai_lightning.callbacks._settings import (
     check_arguments,

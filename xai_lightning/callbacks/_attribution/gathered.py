@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._attribution.explanation import Explanation
+from xai_lightning.callbacks._attribution.shares import assigned, drawn, keys
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explanation import Explanation
-from xai_lightning.callbacks._shares import assigned, drawn, keys
 from xai_lightning.callbacks._trainer import everywhere, summed
 from xai_lightning.functional.attribution import completeness_error
 

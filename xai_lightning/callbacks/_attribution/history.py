@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xai_lightning._lightning import rank_zero_warn
+from xai_lightning.callbacks._attribution.course import Course
+from xai_lightning.callbacks._attribution.gathered import Gathered
+from xai_lightning.callbacks._attribution.panel import Panel
+from xai_lightning.callbacks._attribution.references import References
 from xai_lightning.callbacks._canonical import Columns
-from xai_lightning.callbacks._course import Course
-from xai_lightning.callbacks._gathered import Gathered
-from xai_lightning.callbacks._panel import Panel
 from xai_lightning.callbacks._record import Record
-from xai_lightning.callbacks._references import References
 from xai_lightning.callbacks._strata import Strata
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer
-from xai_lightning.callbacks._clock import Clock
+from xai_lightning.callbacks._attribution.clock import Clock
 from xai_lightning.callbacks._monitor import Monitor
 
 

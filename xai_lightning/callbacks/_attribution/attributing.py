@@ -16,8 +16,17 @@ from xai_lightning._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from xai_lightning.callbacks._attribution_names import names
-from xai_lightning.callbacks._attribution_record import (
+from xai_lightning.callbacks._attribution.clock import Clock
+from xai_lightning.callbacks._attribution.course import Course
+from xai_lightning.callbacks._attribution.gallery import Gallery, Shown, chosen
+from xai_lightning.callbacks._attribution.gathered import Gathered, gather
+from xai_lightning.callbacks._attribution.history import History
+from xai_lightning.callbacks._attribution.in_step import check_in_step
+from xai_lightning.callbacks._attribution.names import names
+from xai_lightning.callbacks._attribution.panel import Panel
+from xai_lightning.callbacks._attribution.passing import PassingMonitor
+from xai_lightning.callbacks._attribution.probe import Probe, standard_deviation
+from xai_lightning.callbacks._attribution.record import (
     add_importance,
     add_passes,
     importance_of,
@@ -25,19 +34,10 @@ from xai_lightning.callbacks._attribution_record import (
     summary,
     unusable,
 )
+from xai_lightning.callbacks._attribution.references import References
 from xai_lightning.callbacks._baselines import Baselines
-from xai_lightning.callbacks._clock import Clock
-from xai_lightning.callbacks._course import Course
 from xai_lightning.callbacks._explainer import Explainer
-from xai_lightning.callbacks._gallery import Gallery, Shown, chosen
-from xai_lightning.callbacks._gathered import Gathered, gather
-from xai_lightning.callbacks._history import History
-from xai_lightning.callbacks._in_step import check_in_step
-from xai_lightning.callbacks._panel import Panel
-from xai_lightning.callbacks._passing import PassingMonitor
-from xai_lightning.callbacks._probe import Probe, standard_deviation
 from xai_lightning.callbacks._record import Look, Record
-from xai_lightning.callbacks._references import References
 from xai_lightning.callbacks._sharded import Steps, is_sharded, refuse_unseen
 from xai_lightning.callbacks._trainer import Stage, everywhere, log_step, resolve_network, summed
 from xai_lightning.functional import attribution, drift

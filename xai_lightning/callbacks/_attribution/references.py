@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from xai_lightning.callbacks._gathered import Gathered
+    from xai_lightning.callbacks._attribution.gathered import Gathered
 
 REFERENCES = ("first", "previous", "best")
 

@@ -271,16 +271,26 @@ def test_callbacks_that_log_no_passes_make_none(name: str, more: Mapping[str, An
     assert not any(found.endswith("passes") for look in looks for found in look)
 
 
-@pytest.mark.parametrize(("method", "compiled"), [("kernel_shap", True), ("occlusion", True), ("saliency", False)])
+@pytest.mark.parametrize(
+    ("method", "options", "compiled"),
+    [
+        ("kernel_shap", {}, ["coalitions"]),
+        ("occlusion", {}, ["coalitions"]),
+        ("integrated_gradients", {}, ["paths"]),
+        ("integrated_gradients", {"n_steps": 5}, []),
+        ("saliency", {}, []),
+    ],
+)
 def test_loops_are_compiled_before_any_validation_whose_time_is_told(
-    method: str, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, options: dict[str, Any], compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr(attribution, "compile_loops", lambda: order.append("compiled"))
+    monkeypatch.setattr(attribution.fast, "kernels", lambda: order.append("coalitions"))
+    monkeypatch.setattr(attribution.fast_paths, "kernels", lambda: order.append("paths"))
 
     class Begin(pl.Callback):
         def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             order.append("validation")
 
-    fit(Classifier(), [AttributionMonitor(method, probe_size=4), Begin()], tmp_path, max_epochs=1)
-    assert order == ["compiled"] * compiled + ["validation"]
+    fit(Classifier(), [AttributionMonitor(method, probe_size=4, options=options), Begin()], tmp_path, max_epochs=1)
+    assert order[: order.index("validation")] == compiled

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.loops import interpreted, threads
 from xai_lightning.functional import compiled
 from xai_lightning.functional.attribution import METHODS, Explained, Variables, attribute, fast, proof, table_variables
 from xai_lightning.functional.attribution.ablation import Ablation
@@ -46,27 +47,9 @@ def _way(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         # numba divides as numpy does
         monkeypatch.setattr(fit_kernels, "math", np)
-        for loops in (fit_kernels, kernels):
-            for name, loop in vars(loops).items():
-                if hasattr(loop, "py_func"):
-                    monkeypatch.setattr(loops, name, loop.py_func)
-        monkeypatch.setattr(threads().Bound, "__call__", in_two_parts)
+        interpreted(monkeypatch, fit_kernels, kernels)
     with np.errstate(all="ignore"):
         yield
-
-
-def in_two_parts(bound: Any, turns: int) -> None:
-    """What threads do, one after the other."""
-    arrays = [tensor.numpy() for tensor in bound.tensors]
-    for begin, end in ((turns // 2, turns), (0, turns // 2)):
-        bound.shared.loop.py_func(begin, end, *arrays)
-
-
-def threads() -> Any:
-    """Can be imported where numba is installed."""
-    from xai_lightning.functional import threads as loops_in_threads
-
-    return loops_in_threads
 
 
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,10 +147,10 @@ class ExplainingMonitor(PassingMonitor):
         if self._steps is not None:
             check_in_step(self._explainer.ways)
         self._explainer.check(resolve_network(pl_module, self.network))
-        spec = self._explainer.ways.spec
-        if spec is not None and spec.compiled and trainer.strategy.root_device.type == "cpu":
+        ways = self._explainer.ways
+        if isinstance(ways.method, str) and trainer.strategy.root_device.type == "cpu":
             # not in a validation, of which the time is told
-            attribution.compile_loops()
+            attribution.compile_loops(ways.method, ways.options)
         if Baselines(self._explainer.ways).from_data and trainer.world_size > 1:
             raise MisconfigurationException(
                 f"baseline={self._explainer.ways.baseline!r} is taken from the data that one process sees, which would "

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_lightning.functional.attribution.choices import check_inputs, check_method, resolve_options
+from xai_lightning.functional.attribution import fast, fast_paths
+from xai_lightning.functional.attribution.choices import check_inputs, check_method, is_adaptive, resolve_options
 from xai_lightning.functional.attribution.engine import custom_attributions, proof, run
 from xai_lightning.functional.attribution.explained import Explained, Pass, Signature
-from xai_lightning.functional.attribution.fast import kernels as compile_loops
 from xai_lightning.functional.attribution.methods import METHODS, SMOOTHS, Layout, Method, Passes, Smooth
 from xai_lightning.functional.attribution.question import (
     NUMBERS_AT_ONCE,
@@ -57,6 +57,14 @@ __all__ = [
     "table_variables",
     "unclear",
 ]
+
+
+def compile_loops(method: str, options: Mapping[str, Any]) -> None:
+    """Compile what a method of `METHODS` needs, where numba is installed: its first call would take seconds longer."""
+    if METHODS[method].compiled:
+        fast.kernels()
+    if is_adaptive(method, options):
+        fast_paths.kernels()
 
 
 def attribute(

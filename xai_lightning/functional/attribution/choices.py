@@ -126,11 +126,17 @@ def resolve_options(
         ValueError: if the windows of an occlusion do not fit the shape.
     """
     resolved = {**METHODS[name].defaults(shape, variables), **options, "background": background}
-    if name == "integrated_gradients" and not {"n_steps", "method", "tolerance"} & set(options):
-        resolved["tolerance"] = TOLERANCE
+    if is_adaptive(name, options):
+        resolved.setdefault("tolerance", TOLERANCE)
     if name == "occlusion":
         resolved |= _windows(shape, resolved, strides=options.get("strides"))
     return resolved
+
+
+def is_adaptive(name: str, options: Options) -> bool:
+    """Whether a method adds nodes until its sum is right, as integrated gradients do unless a rule is asked for."""
+    fixed = "tolerance" not in options and bool({"n_steps", "method"} & set(options))
+    return name == "integrated_gradients" and not fixed and options.get("tolerance", TOLERANCE) is not None
 
 
 def _windows(shape: Sequence[int], options: Options, *, strides: Any) -> dict[str, Any]:

@@ -14,28 +14,19 @@ from xai_lightning.functional.attribution.question import KEPT, Found, Inputs, Q
 def refined(how: Run, question: Question) -> Found:
     """Integrated gradients with as many nodes as each sample needs."""
     # the gradients of all nodes are kept to the end: more than one forward pass holds, and still bounded
-    size = max(1, KEPT * how.at_once // (question.numbers * how.passes))
+    size, at_once = max(1, KEPT * how.at_once // (question.numbers * how.passes)), how.at_once // question.numbers
     found = []
     for i in range(0, len(question.targets), size):
         piece = question.take(slice(i, i + size))
-        gradient = partial(_gradient, how, piece)
-        found.append(refine(gradient, piece.inputs, piece.baselines, tolerance=how.options["tolerance"]))
+        given, asked = partial(_gradient, how, piece), {"tolerance": how.options["tolerance"], "at_once": at_once}
+        found.append(refine(given, piece.inputs, piece.baselines, **asked))
     values = tuple(torch.cat(each) for each in zip(*(part.values for part in found), strict=True))
     return Found(values, torch.cat([part.gap for part in found]), torch.cat([part.change for part in found]))
 
 
 def _gradient(how: Run, piece: Question, points: Inputs, sample: Tensor) -> tuple[Tensor, Inputs]:
-    """Scalars and gradients at ``points``, in blocks that fit at once."""
-    size = max(1, how.at_once // piece.numbers)
-    found = []
-    for i in range(0, len(sample), size):
-        where, of = slice(i, i + size), sample[i : i + size]
-        beside = (each[of] for each in (piece.targets, *piece.rest))
-        found.append(_block(how, tuple(x[where] for x in points), *beside))
-    if len(found) == 1:
-        return found[0]
-    scalars, gradients = zip(*found, strict=True)
-    return torch.cat(scalars), tuple(torch.cat(each) for each in zip(*gradients, strict=True))
+    """Scalars and gradients at points of the paths of some samples."""
+    return _block(how, points, *(each[sample] for each in (piece.targets, *piece.rest)))
 
 
 def _block(how: Run, points: Inputs, *beside: Tensor) -> tuple[Tensor, Inputs]:

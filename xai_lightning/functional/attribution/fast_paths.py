@@ -115,18 +115,14 @@ class Segments:
 
     def __init__(self, table: Table, allowed: Tensor, most: int, *, loops: Any = None) -> None:
         count, first_ones = len(allowed), slice(len(START) - 1)
-        first = torch.arange(count * len(START)).view(count, -1)
+        first = torch.arange(count * len(START), device=allowed.device).view(count, -1)
         left, right, chosen = first.new_empty(3, count, most - 1)
         left[:, first_ones], right[:, first_ones] = first[:, :-1], first[:, 1:]
         error, size = errors(table.rows[first[:, :-1]], table.rows[first[:, 1:]]), allowed.new_empty(left.shape)
         size[:, first_ones] = error.abs()
         self.passes, self._many = first.new_full((count,), len(START)), first.new_full((count,), -1)
         self._sums = torch.stack([error.sum(dim=1), error.abs().sum(dim=1), allowed], dim=1)
-        self._free, self._ends, middle = (
-            first.new_zeros(1),
-            torch.empty_like(self.passes),
-            torch.empty_like(self.passes),
-        )
+        self._free, (self._ends, middle) = first.new_zeros(1), first.new_zeros(2, count)
         state = chosen, self._many, self.passes, self._sums
         self._advance = _working(loops).advance.on(middle, table.rows, table.weight, left, right, size, *state)
         given = self._free, self._ends, self._many, chosen, left, right, middle, table.sample, table.rows

@@ -14,7 +14,10 @@ from xai_lightning.functional.attribution.question import KEPT, Found, Inputs, Q
 def refined(how: Run, question: Question) -> Found:
     """Integrated gradients with as many nodes as each sample needs."""
     # the gradients of all nodes are kept to the end: more than one forward pass holds, and still bounded
-    size, at_once = max(1, KEPT * how.at_once // (question.numbers * how.passes)), how.at_once // question.numbers
+    size, at_once = (
+        max(1, KEPT * how.at_once // (question.numbers * how.passes)),
+        max(1, how.at_once // question.numbers),
+    )
     found = []
     for i in range(0, len(question.targets), size):
         piece = question.take(slice(i, i + size))

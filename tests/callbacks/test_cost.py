@@ -48,13 +48,13 @@ WORK = [
     ("FairnessMonitor", "FairnessMonitor._after", 2),
     ("FairnessMonitor", "FairnessMonitor._conclude", 2),
     ("FairnessMonitor", "callbacks._publish.write", 3),
-    ("GatedCheckpoint", "callbacks._feedback.Feedback.validation_ends", 2),
-    ("GatedCheckpoint", "callbacks._feedback.Feedback.training_goes_on", 3),
-    ("GatedCheckpoint", "callbacks._stamped.fingerprint", 2),
-    ("GatedCheckpoint", "callbacks._deciding.gate.decide", 2),
+    ("GatedCheckpoint", "callbacks._gate.feedback.Feedback.validation_ends", 2),
+    ("GatedCheckpoint", "callbacks._gate.feedback.Feedback.training_goes_on", 3),
+    ("GatedCheckpoint", "callbacks._gate.stamped.fingerprint", 2),
+    ("GatedCheckpoint", "callbacks._gate.deciding.gate.decide", 2),
     ("GatedCheckpoint", "GatedCheckpoint._save_checkpoint", 2),
-    ("GatedCheckpoint", "callbacks._audit.append", 3),
-    ("GatedCheckpoint", "callbacks._deciding.logger_sinks", 3),
+    ("GatedCheckpoint", "callbacks._gate.audit.append", 3),
+    ("GatedCheckpoint", "callbacks._gate.deciding.logger_sinks", 3),
 ]
 
 

@@ -256,6 +256,15 @@ def test_series_lie_over_bands_in_the_colours_of_their_attribution() -> None:
     assert ink(curve) > ink(picture) + 200
 
 
+def test_a_curve_has_a_gap_where_it_is_not_known() -> None:
+    maps = torch.zeros(1, 1, 4)
+    series = torch.linspace(0, 1, 100).repeat(1, 1, 1)
+    known = series_bands(series, maps, maps, channels=["x"], titles=["t"], scale=1.0)
+    series[0, 0, 40:60] = math.nan
+    broken = series_bands(series, maps, maps, channels=["x"], titles=["t"], scale=1.0)
+    assert ink(broken) < 0.9 * ink(known)
+
+
 def test_the_channels_that_led_at_the_reference_are_shown() -> None:
     reference = torch.zeros(1, 6, 4)
     reference[0, 4] = 1.0
@@ -274,6 +283,31 @@ def test_whiskers_reach_from_limit_to_limit() -> None:
     plain = bar_chart(["a", "b"], [0.5, 0.3], title="t")
     sure = bar_chart(["a", "b"], [0.5, 0.3], title="t", intervals=[(0.4, 0.6), (math.nan, math.nan)])
     assert ink(sure) > ink(plain) + 20
+
+
+def test_whiskers_reach_from_limit_to_limit_wherever_the_value_is() -> None:
+    def reach(value: float) -> int:
+        drawn = bar_chart(["a", "b"], [value, 0.1], title="t", intervals=[(0.1, 0.9), (math.nan, math.nan)])
+        row = drawn[40:62, 60:].astype(int)
+        return int(np.flatnonzero((row.max(-1) < 90).any(axis=0)).max())
+
+    assert abs(reach(0.95) - reach(0.5)) < 3, "a value beyond its interval mirrors none of its limits"
+
+
+def test_long_names_of_variables_are_told_apart() -> None:
+    """One-hot columns differ at their end only."""
+    names = [f"occupation_of_the_mother_before_the_census_{end}" for end in ("none", "some")]
+    one, other = (bar_chart([name], [1.0], title="t") for name in names)
+    assert one.shape != other.shape or (one != other).any()
+
+
+def test_the_largest_of_the_variables_that_are_left_out_is_named() -> None:
+    """Places depend on the reference, so that a variable that rose from nothing has none."""
+    values, reference = [0.5] * 60, [1.0] * 40 + [0.0] * 20
+    plain = bar_chart([f"x{i}" for i in range(60)], values, title="t", reference=reference)
+    risen = bar_chart([f"x{i}" for i in range(60)], [*values[:-1], 0.9], title="t", reference=reference)
+    assert (plain[60:-40] == risen[60:-40]).all()
+    assert (plain[:60] != risen[:60]).any()
 
 
 def test_similarity_is_brightest_on_the_diagonal_and_grey_where_unknown() -> None:
@@ -315,6 +349,19 @@ def test_the_legend_of_series_is_whole_whatever_their_number(channels: int) -> N
     drawn = series_bands(None, maps, maps, channels=names, titles=["label 0"], scale=0.02, note="of a map's own size")
     assert (drawn[:, -6:] == 255).all()
     assert (drawn[-14:] != 255).any()
+
+
+@pytest.mark.parametrize("place", ["series", "maps"])
+def test_long_titles_and_channels_lose_their_middle(place: str) -> None:
+    """What tells them apart is often their end."""
+    maps, drawn = torch.zeros(1, 1, 8, 8), []
+    for end in ("Fe", "Me"):
+        name = f"left_hand_acceleration_of_the_first_sensor_{end}"
+        if place == "maps":
+            drawn.append(attribution_grid(maps, maps, maps, labels=[name], scale=1.0))
+        else:
+            drawn.append(series_bands(None, maps[:, 0, :1], maps[:, 0, :1], channels=[name], titles=["t"], scale=1.0))
+    assert drawn[0].shape != drawn[1].shape or (drawn[0] != drawn[1]).any()
 
 
 def test_titles_of_long_methods_and_variables_are_whole() -> None:

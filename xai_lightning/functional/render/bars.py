@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from xai_lightning.functional.render.canvas import FAINT, HIGHLIGHTED, INK, PLAIN, Picture, inches, pixels, short
-from xai_lightning.functional.render.sheets import wrapped
+from xai_lightning.functional.render.canvas import FAINT, HIGHLIGHTED, INK, PLAIN, Picture, inches, pixels
+from xai_lightning.functional.render.sheets import breadth, fitted, wrapped
 
 MOST_BARS = 40
+_ROOM = 300
 
 
 def bar_chart(
@@ -29,8 +30,9 @@ def bar_chart(
     """Bars of the importance of each variable, with an outline of what it was at the reference.
 
     The order depends on the reference alone (largest first; the given order if there is none), so that the pictures of
-    successive validations can be flipped through. Of more than 40 variables the highlighted and the largest are shown,
-    and a note says so. A long bar says that a variable moves the output, not that it should, nor that this is unfair.
+    successive validations can be flipped through. Of more than 40 variables the highlighted and the largest at the
+    reference are shown, and a note says so and names the largest of the others now. A long bar says that a variable
+    moves the output, not that it should, nor that this is unfair.
 
     Args:
         names: The variables.
@@ -57,13 +59,12 @@ def bar_chart(
         raise ValueError(f"`names`, `values` and `reference` must have one length above 0, got {got}.")
     limits = [(math.nan, math.nan)] * len(names) if intervals is None else list(intervals)
     every = [
-        _Bar(short(x, 32), _drawable(values[i]), _drawable(before[i]), x in highlight, *limits[i])
-        for i, x in enumerate(names)
+        _Bar(i, x, _drawable(values[i]), _drawable(before[i]), x in highlight, *limits[i]) for i, x in enumerate(names)
     ]
     bars = _chosen(every, by_value=reference is None)
-    note = f"\n{len(every) - len(bars)} variables with smaller values are left out" if len(bars) < len(every) else ""
     with style.context("default"):
         lines = wrapped(title, 540, 12)
+        note = f"\n{_left_out(every, bars)}" if len(bars) < len(every) else ""
         figure = Figure(
             inches(560, 78 + 18 * len(lines) + len(bars) * max(14, min(26, 560 // len(bars)))), layout="constrained"
         )
@@ -76,6 +77,7 @@ def bar_chart(
 
 
 class _Bar(NamedTuple):
+    number: int
     name: str
     value: float
     reference: float
@@ -91,6 +93,16 @@ def _chosen(bars: Sequence[_Bar], *, by_value: bool) -> list[_Bar]:
     return [bars[i] for i in (sorted(kept) if by_value else ranked) if i in kept]
 
 
+def _left_out(every: Sequence[_Bar], bars: Sequence[_Bar]) -> str:
+    rest = [bar for bar in every if bar not in bars]
+    known = [bar for bar in rest if not math.isnan(bar.value)]
+    if not known:
+        return f"{len(rest)} variables are left out"
+    largest = max(known, key=lambda bar: bar.value)
+    told = f"{len(rest)} left out, now at most {largest.value:.3g}: "
+    return told + fitted([largest.name], 540 - breadth(told, 12), 12, [largest.number])[0]
+
+
 def _drawable(value: float) -> float:
     return float(value) if abs(value) < 1e100 else math.nan
 
@@ -102,8 +114,8 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
     axes.barh(rows[known], now[known], height=0.6, color=colours[known])
     low, high = np.array([b.lower for b in bars]), np.array([b.upper for b in bars])
     sure = known & np.isfinite(low) & np.isfinite(high)
-    reach = np.abs(np.stack([now - low, high - now]))[:, sure]
-    axes.errorbar(now[sure], rows[sure], xerr=reach, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2.5)
+    middle, reach = (low + high)[sure] / 2, np.abs(high - low)[sure] / 2
+    axes.errorbar(middle, rows[sure], xerr=reach, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2.5)
     axes.barh(rows[compared], before[compared], height=0.84, facecolor="none", edgecolor=INK, linewidth=1.8)
     ends = np.concatenate([[0.0], now[known], before[compared], high[sure]])
     limit = _rounded_up(1.2 * float(np.abs(ends).max()))
@@ -112,7 +124,8 @@ def _draw_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
 
 def _label_bars(axes: Axes, bars: Sequence[_Bar]) -> None:
     size = 12 if len(bars) <= 24 else 7.5
-    axes.set_yticks(range(len(bars)), labels=[bar.name for bar in bars], fontsize=size, color=INK, parse_math=False)
+    names = fitted([bar.name for bar in bars], _ROOM, size, [bar.number for bar in bars])
+    axes.set_yticks(range(len(bars)), labels=names, fontsize=size, color=INK, parse_math=False)
     for row, bar in enumerate(bars):
         end = max(0.0 if math.isnan(x) else x for x in (bar.value, bar.reference, bar.upper, 0.0))
         text = "undefined" if math.isnan(bar.value) else f"{bar.value:.3g}"

@@ -55,7 +55,7 @@ def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], sc
     rows = shown.shape[1]
     left = margin(labels[:rows])
     width = left + len(frames) * (_TILE + _GAP) + 8
-    legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}"
+    legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}".rstrip()
     legend += "" if shown.isfinite().all() else "; grey is left out: not finite, or incomplete"
     lines = wrapped(legend, width - 12, 8)
     below = _TOP + rows * (_TILE + _GAP) + 16

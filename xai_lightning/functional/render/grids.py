@@ -17,14 +17,14 @@ from xai_lightning.functional.render.canvas import (
     coloured,
     inches,
     pixels,
-    short,
     write,
 )
+from xai_lightning.functional.render.sheets import breadth, fitted
 
 MOST_ROWS = 8
 _COLUMNS = ("input", "reference", "now", "difference")
 _TOP, _BOTTOM, _GAP, _FRAME = 28, 56, 6, 205
-_TALLEST, _LARGEST_TILE, _NARROWEST, _LOWEST = 700, 150, 66, 40
+_TALLEST, _LARGEST_TILE, _NARROWEST, _LOWEST, _WIDEST = 700, 150, 66, 40, 237
 NO_SCALE = 1e-12
 """The colour scale of maps that show nothing."""
 
@@ -129,12 +129,16 @@ def _images(x: Tensor) -> Tensor:
 
 
 def _grid(labels: Sequence[str], size: Sequence[int]) -> _Grid:
-    texts = ["\n".join(short(line, 32) for line in label.splitlines()[:3]) for label in labels]
-    longest = max(len(line) for text in texts for line in text.split("\n"))
+    texts = ["\n".join(_line(line) for line in label.splitlines()[:3]) for label in labels]
+    longest = max(breadth(line, 9) for text in texts for line in text.split("\n"))
     tallest = min(_LARGEST_TILE, (_TALLEST - _TOP - _BOTTOM) // len(texts) - _GAP)
     zoom = min(tallest / size[0], _LARGEST_TILE / size[1])
     height, width = (max(1, round(side * zoom)) for side in size)
-    return _Grid(texts, 18 + max(30, math.ceil(7.4 * longest)), height, width)
+    return _Grid(texts, 18 + max(30, math.ceil(longest)), height, width)
+
+
+def _line(text: str) -> str:
+    return fitted([text], _WIDEST, 9)[0] if text.strip() else ""
 
 
 def _resized(images: Tensor, grid: _Grid) -> Tensor:

@@ -19,10 +19,9 @@ from xai_lightning.functional.render.canvas import (
     coloured,
     inches,
     pixels,
-    short,
     write,
 )
-from xai_lightning.functional.render.sheets import wrapped
+from xai_lightning.functional.render.sheets import fitted, wrapped
 from xai_lightning.functional.render.titles import lined, margin
 
 MOST_SERIES, MOST_CHANNELS = 4, 4
@@ -71,7 +70,9 @@ def series_bands(
     rows = min(MOST_SERIES, len(now))
     left = margin(titles[:rows])
     width = _x(left, len(shown))
-    legend = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g} {note}"
+    legend = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g} {note}".rstrip()
+    legend += "; red speaks for what is explained, blue against it"
+    legend += "" if (now.isfinite() & reference.isfinite()).all() else "; grey: not finite"
     lines = wrapped(legend, width - 12, 8)
     height = _y(rows) + 12 + _LINE * len(lines)
     canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
@@ -89,7 +90,7 @@ def series_bands(
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), frame_on=False, zorder=5)
         axes.set_axis_off()
         axes.add_collection(LineCollection(curves, colors=INK, linewidths=1.1))
-        _label(figure, left, [channels[channel] for channel in shown], titles[:rows])
+        _label(figure, left, fitted([channels[channel] for channel in shown], _WIDTH, 10, shown), titles[:rows])
         for number, line in enumerate(lines):
             write(figure, line, 6, _y(rows) + _LINE * (number + 1), "left", size=8, ink=FAINT)
         return pixels(figure)
@@ -106,7 +107,7 @@ def _x(left: int, column: int) -> int:
 def _label(figure: Figure, left: int, channels: Sequence[str], titles: Sequence[str]) -> None:
     """Write the names of the columns above, and the titles of the rows beside."""
     for column, channel in enumerate(channels):
-        write(figure, short(channel, 26), _x(left, column) + _WIDTH / 2, 14, "center", size=10)
+        write(figure, channel, _x(left, column) + _WIDTH / 2, 14, "center", size=10)
     for row, title in enumerate(titles):
         write(figure, lined(title), 6, _y(row) + _HEIGHT / 2, "left", size=8)
 
@@ -118,11 +119,11 @@ def _band(values: Tensor, height: int, scale: float) -> Tensor:
 
 
 def _curve(values: Tensor, x: float, top: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    """Points of a curve within its panel; values that are not finite break nothing, and are left out."""
+    """Points of a curve within its panel, with a gap where values are not finite."""
     series = values.detach().double().cpu()
-    kept = series.isfinite().nonzero().flatten()
-    series = series[kept]
-    low, span = (float(series.min()), float(series.max() - series.min()) or 1.0) if len(series) else (0.0, 1.0)
-    across = x + (kept + 0.5) / len(values) * _WIDTH
+    series = series.masked_fill(~series.isfinite(), torch.nan)
+    known = series[series.isfinite()]
+    low, span = (float(known.min()), float(known.max() - known.min()) or 1.0) if len(known) else (0.0, 1.0)
+    across = x + (torch.arange(len(series)) + 0.5) / len(series) * _WIDTH
     up = top - _HEIGHT + 6 + (series - low) / span * (_HEIGHT - 12)
     return np.stack([across.numpy(), up.numpy()], axis=1)

@@ -84,7 +84,7 @@ def token_lines(
             written.append(_Written(f"… and {text.rest} more", _LEFT, y, 8, FAINT))
             y += _LINE
         y += 5
-    legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}"
+    legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}".rstrip()
     legend += "" if all(values.isfinite().all() for _, values in kinds) else "; grey: not finite"
     with style.context("default"):
         figure = Figure(inches(_WIDTH, height))

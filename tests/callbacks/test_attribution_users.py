@@ -4,11 +4,15 @@ import warnings
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+import torchmetrics
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.data import DataLoader
 
-from learners import Items, cross_entropy, curves, draw, first, fitted, seeded, table
+from learners import QUIET, Items, cross_entropy, curves, draw, first, fitted, seeded, table, table_net
 from xai_lightning import AttributionMonitor, FairnessMonitor, MemorySink
 
 # --- texts
@@ -203,3 +207,206 @@ def test_it_is_told_once_that_most_explanations_miss_their_sum(method: str, net:
     with pytest.warns(UserWarning, match=rf"1\d explanations miss.*left out of drift.*{instead}") as caught:
         fitted(seeded(net), cross_entropy, Items(table, 16), monitor, lr=0.0)
     assert sum("explanations miss" in str(each.message) for each in caught) == 1
+
+
+# --- modules as they are built
+
+
+class Whole(pl.LightningModule):
+    """A LightningModule with a loss and a metric of its own, explained as a whole."""
+
+    def __init__(self, made: str = "__init__") -> None:
+        super().__init__()
+        self.made, self.loss, self.accuracy = made, nn.CrossEntropyLoss(), torchmetrics.Accuracy("binary")
+        self.net = seeded(table_net) if made == "__init__" else None
+
+    def setup(self, stage: str) -> None:
+        if self.net is None:
+            self.net = seeded(table_net)
+
+    def configure_model(self) -> None:
+        if self.made == "compiled" and not isinstance(self.net, OptimizedModule):
+            self.net = torch.compile(self.net, backend="eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any) -> Tensor:
+        return self.loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any) -> None:
+        self.log("val_loss", self.loss(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+@pytest.mark.parametrize("made", ["__init__", "setup", "compiled"])
+@pytest.mark.parametrize("method", ["lrp", "layer_gradient_x_activation"])
+def test_a_module_is_explained_however_it_is_built_and_whatever_stands_beside_its_network(
+    made: str, method: str
+) -> None:
+    """Traps 22 and 31: layers by the names that they have without the wrapper; losses and metrics need no rules."""
+    monitor = AttributionMonitor(method, layer="net.0" if method.startswith("layer") else None, probe_size=8)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[monitor], **QUIET)
+    trainer.fit(Whole(made), *[DataLoader(Items(table, 16), 8) for _ in range(2)])
+    assert trainer.callback_metrics["xai/errors"] == 0
+    assert first(monitor).abs().sum() > 0
+
+
+def test_parameters_that_wait_for_the_first_batch_are_named() -> None:
+    with pytest.raises(ValueError, match=r"parameters weight, bias of LazyLinear.*in the module's setup"):
+        fitted(nn.LazyLinear(2), cross_entropy, Items(table, 16), AttributionMonitor("saliency", network="net"), lr=0.0)
+
+
+# --- segmentations
+
+
+class PerPixel(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.net = nn.Conv2d(1, classes, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def masked(i: int) -> tuple[Tensor, Tensor]:
+    x = draw(1, 8, 8, seed=i)
+    return x, (x > 0).float()
+
+
+def pixels(net: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(net(batch[0])[:, -1:], batch[1])
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_one_logit_per_pixel_tells_two_classes_of_masks_with_a_channel(target: int) -> None:
+    monitor = AttributionMonitor(
+        "input_x_gradient", task="segmentation", target=target, network="net", probe_size=8, sample_size=0
+    )
+    net = seeded(lambda: PerPixel(1))
+    fitted(net, pixels, Items(masked, 8), monitor, epochs=1, lr=0.0)
+    expected = []
+    for i in range(8):
+        x, mask = (part[None] for part in masked(i))
+        x.requires_grad_()
+        scalar = ((net(x) if target else -net(x)) * (mask == target)).sum()
+        expected.append(x.detach() * torch.autograd.grad(scalar, x)[0])
+    sums = torch.cat(expected).sum(dim=(1, 2, 3)).sort().values
+    torch.testing.assert_close(first(monitor).sum(dim=1).sort().values, sums, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "items", "said"),
+    [
+        ({}, masked, r"got \[8, 2, 8, 8\].*say task='segmentation'"),
+        ({"task": "segmentation", "target": 2}, masked, r"the number of the label or class, in 0 .. 1; got target=2"),
+        (
+            {"task": "segmentation", "target": 1},
+            lambda i: {"image": masked(i)[0], "mask": masked(i)[1]},
+            r"got none beside the input.*reader=\{'input': ..., 'target': ...\}",
+        ),
+    ],
+)
+def test_what_a_segmentation_needs_is_said(settings: Any, items: Any, said: str) -> None:
+    def call(net: nn.Module, batch: Any) -> Tensor:
+        return pixels(net, list(batch.values()) if isinstance(batch, dict) else batch)
+
+    monitor, net = AttributionMonitor("saliency", network="net", **settings), seeded(lambda: PerPixel(2))
+    with pytest.raises(ValueError, match=said):
+        fitted(net, call, Items(items, 16), monitor)
+
+
+# --- which entry of a batch becomes which argument
+
+
+class Columns(nn.Module):
+    """Codes of categories, and numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(4, 3), nn.Linear(3 + 5, 2)
+
+    def forward(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        return self.out(torch.cat([self.embed(codes).flatten(1), numbers], dim=1))
+
+
+class Passing(Columns):
+    """Passes on whatever it is called with, as modules around Hugging Face classifiers do."""
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        return super().forward(**batch)
+
+
+def mixed(i: int) -> dict[str, Any]:
+    return {"codes": torch.tensor([i % 4]), "numbers": draw(5, seed=i), "y": i % 2}
+
+
+NAMED = {"input": "numbers", "target": "y"}
+PLACED = {"input": 1, "target": 2, "codes": 0}
+
+
+@pytest.mark.parametrize("further", [[], ["codes"]], ids=["numbers", "both"])
+@pytest.mark.parametrize(
+    ("net", "reader"),
+    [(Columns, NAMED), (Columns, PLACED), (Passing, NAMED)],
+    ids=["by name", "by place", "by keywords alone"],
+)
+def test_an_input_goes_where_its_name_says(net: Any, reader: Any, further: list[str]) -> None:
+    """The explained numbers are the second argument; the codes before them go along, or are explained as well."""
+    sink, method = MemorySink(), "feature_ablation" if further else "integrated_gradients"
+    monitor = AttributionMonitor(
+        method, reader=reader, inputs=further, network="net", probe_size=16, sinks=[sink], sample_size=0
+    )
+    model, placed = seeded(net), reader is PLACED
+
+    def call(net: nn.Module, batch: Any) -> Tensor:
+        codes, numbers, y = batch if placed else batch.values()
+        return nn.functional.cross_entropy(net(codes=codes, numbers=numbers), y)
+
+    items = Items((lambda i: tuple(mixed(i).values())) if placed else mixed, 16)
+    fitted(model, call, items, monitor, epochs=1, lr=0.0)
+    row = model.out.weight[:, 3:]
+    numbers = torch.stack([mixed(i)["numbers"] for i in range(16)])
+    sign = torch.tensor([1.0 if i % 2 else -1.0 for i in range(16)])[:, None]
+    expected = (sign * numbers * (row[1] - row[0])).abs().mean(dim=0)
+    found = [curves(sink)[f"importance/{method}/column_{i}"][-1] for i in range(5)]
+    torch.testing.assert_close(torch.tensor(found), expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("further", [[], ["codes"]], ids=["the only input", "a further one"])
+def test_one_number_per_sample_is_to_be_a_column(further: list[str]) -> None:
+    def scalar(i: int) -> dict[str, Any]:
+        return {"codes": torch.tensor(0.5 * i), "x": table(i)[0] if further else torch.tensor(0.5 * i), "y": i % 2}
+
+    monitor = AttributionMonitor("saliency", inputs=further, network="net", probe_size=8)
+    with pytest.raises(ValueError, match=r"got Tensor\[8\] float32. Make one number per sample a column, \[N, 1\]"):
+        fitted(
+            seeded(table_net),
+            lambda net, batch: nn.functional.cross_entropy(net(batch["codes"].new_ones(8, 5)), batch["y"]),
+            Items(scalar, 16),
+            monitor,
+        )
+
+
+def test_an_argument_that_is_missing_is_asked_for_by_the_reader() -> None:
+    said = r"missing 1 required positional argument.*which entry of the batch each further argument of that name"
+    with pytest.raises(ValueError, match=said):
+        fitted(
+            seeded(Columns),
+            lambda net, batch: nn.functional.cross_entropy(net(batch[0], batch[1]), batch[2]),
+            Items(lambda i: tuple(mixed(i).values()), 16),
+            AttributionMonitor("feature_ablation", network="net", probe_size=8),
+        )
+
+
+def test_names_that_fit_the_steps_of_a_series_ask_for_its_layout() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    features = {"x": 0, "y": 1, "z": 2}
+    for layout, asked in (("NCT", True), ("NTC", False)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            monitor = AttributionMonitor("saliency", features=features, layout=layout, network="net", probe_size=8)
+            fitted(net, cross_entropy, Items(lambda i: (draw(12, 3, seed=i), i % 2), 16), monitor, lr=0.0)
+        assert any("say layout='NTC'" in str(each.message) for each in caught) == asked

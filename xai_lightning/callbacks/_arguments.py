@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xai_lightning.functional.attribution import Signature
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Sample
+from xai_lightning.readers.batch import describe
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,25 @@ class Arguments:
         Raises:
             ValueError: if there is no such entry, or it has no row per sample.
         """
-        further = (*sample.further, *(choose("input", name, [*sample.extras, *sample.further]) for name in wanted))
+        beside = {name: x for name, x in sample.extras.items() if x is not sample.inputs}
+        further = (*sample.further, *(choose("input", name, [*beside, *sample.further]) for name in wanted))
         parameters = list(inspect.signature(network.forward).parameters.values())
-        known = {p.name for p in parameters[1:]}
-        held = {name: x for name, x in sample.extras.items() if name in known and name not in further}
-        held = {name: x for name, x in held.items() if x is not sample.inputs}
+        keyword = _keyword(parameters, sample, beside)
+        known = {p.name for p in parameters if p.name != keyword} - {p.name for p in parameters[:1] if keyword is None}
+        if parameters and parameters[0].kind is inspect.Parameter.VAR_KEYWORD:
+            known = {name for name, x in beside.items() if isinstance(x, Tensor) and x is not sample.targets}
+        held = {name: x for name, x in beside.items() if name in known and name not in further}
         rows = [name for name, x in held.items() if isinstance(x, Tensor) and x.ndim and len(x) == len(sample)]
-        first = parameters[0] if parameters else None
-        keyword = first.name if first is not None and first.kind is first.KEYWORD_ONLY else None
         inputs = (keyword, *(name if name in known else None for name in further))
         shared = {name: _own(x) for name, x in held.items() if name not in rows}
         found = cls(tuple(further), tuple(rows), Signature(inputs, tuple(rows), shared))
-        for name, x in zip(further, found.columns(sample), strict=False):
-            if x.ndim == 0 or len(x) != len(sample):
-                raise ValueError(f"input {name!r} must be a tensor with one row for each of {len(sample)} samples")
+        for name, x in zip(("input", *further), (sample.inputs, *found.columns(sample)), strict=False):
+            if x.ndim < 2 or len(x) != len(sample):
+                raise ValueError(
+                    f"{name!r} must be a tensor [N, ...] with a row of numbers for each of {len(sample)} samples to be "
+                    f"explained; got {describe(x)}. Make one number per sample a column, [N, 1], or, if it is not the "
+                    "first, leave it out of inputs=, so that it goes along unexplained"
+                )
         return found
 
     def columns(self, sample: Sample) -> list[Tensor]:
@@ -62,6 +68,21 @@ class Arguments:
         """
         every: Mapping[str, Any] = {**sample.extras, **sample.further}
         return [every[choose("entry of the batch", name, list(every))] for name in (*self.further, *self.extras)]
+
+
+def _keyword(parameters: Sequence[inspect.Parameter], sample: Sample, beside: Mapping[str, Any]) -> str | None:
+    """The name that the first input is passed by; None: it comes first."""
+    first = parameters[0] if parameters else None
+    own = next((name for name, x in sample.extras.items() if x is sample.inputs), None)
+    if first is None or (own == first.name and first.kind is first.POSITIONAL_OR_KEYWORD):
+        return None
+    if own is not None and (own in {p.name for p in parameters} or first.kind is first.VAR_KEYWORD):
+        return own
+    if first.kind is first.KEYWORD_ONLY:
+        return first.name
+    # what comes first is another entry of the batch
+    free = [p.name for p in parameters if p.name not in beside and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return free[0] if first.name in beside and free else None
 
 
 def _own(value: Any) -> Any:

@@ -15,6 +15,13 @@ def compiled_regions(pl_module: LightningModule) -> list[str]:
     return [name for name, module in pl_module.named_modules() if _is_compiled(module)]
 
 
+def submodule(root: nn.Module, name: str) -> nn.Module | None:
+    """The module of that name within ``root``, with or without what a wrapper of ``torch.compile`` puts into it."""
+    named = dict(root.named_modules())
+    plain = {key.replace("_orig_mod.", ""): module for key, module in named.items()}
+    return named.get(name, plain.get(name.replace("_orig_mod.", "")))
+
+
 def _is_compiled(module: nn.Module) -> bool:
     return any(getattr(module, name, None) is not None for name in ("_orig_mod", "_compiled_call_impl"))
 

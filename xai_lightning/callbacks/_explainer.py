@@ -11,7 +11,8 @@ from xai_lightning._lightning import LightningModule, rank_zero_warn
 from xai_lightning.callbacks._arguments import Arguments
 from xai_lightning.callbacks._baselines import Baselines
 from xai_lightning.callbacks._canonical import Canon, Columns
-from xai_lightning.callbacks._first_batch import check_channels, heard, tell_choice
+from xai_lightning.callbacks._compiled import submodule
+from xai_lightning.callbacks._first_batch import check_channels, check_made, heard, tell_choice, tell_layout
 from xai_lightning.callbacks._guard import explaining
 from xai_lightning.callbacks._regions import Regions
 from xai_lightning.callbacks._sharded import Steps
@@ -97,7 +98,7 @@ class Explainer:
         name = getattr(self.ways, role)
         if name is None:
             return None
-        found: nn.Module | None = dict(network.named_modules()).get(name)
+        found = submodule(network, name)
         if found is None:
             raise ValueError(f"{role}={name!r} is no module of {type(network).__name__}; it has {_names(network)}")
         return found
@@ -119,6 +120,7 @@ class Explainer:
             ValueError: if the method cannot explain such inputs, or outputs or targets are not what was declared.
         """
         ways, spec = self.ways, self.ways.spec
+        check_made(network)
         self.arguments = Arguments.of(network, sample, ways.inputs)
         columns = [x[:REHEARSED].detach().clone() for x in (sample.inputs, *self.arguments.columns(sample))]
         count = len(self.arguments.further) + 1
@@ -133,6 +135,7 @@ class Explainer:
             cells=cells,
         )
         self.shape = tuple(sample.inputs.shape[1:])
+        tell_layout(ways, self.canon.layouts[0], self.shape)
         self.numbers = sum(x[:1].numel() for x in columns[:count])
         if spec is not None:
             self._check_inputs(self.canon)
@@ -169,13 +172,22 @@ class Explainer:
 
     def _learn_outputs(self, outputs: Tensor) -> None:
         if self.task == "classification":
+            if outputs.ndim > 2:
+                raise ValueError(
+                    f"task='classification' explains outputs [N, K], one row per sample; got {list(outputs.shape)}. Of "
+                    "classes of pixels [N, K, H, W] say task='segmentation' and target=, the number of one; else name "
+                    "a module that returns a row per sample with network=..."
+                )
             check_space(outputs, self.ways.outputs.space)
             self.n_classes = 2 if outputs.ndim == 1 or outputs.shape[1] == 1 else int(outputs.shape[1])
         elif self.task in ("multilabel", "segmentation"):
-            self.n_classes = int(outputs.shape[1]) if outputs.ndim > 1 else 1
+            count = int(outputs.shape[1]) if outputs.ndim > 1 else 1
+            # one logit per pixel tells two classes
+            self.n_classes = 2 if count == 1 and self.task == "segmentation" else count
             if not isinstance(self.ways.target, int) or self.ways.target >= self.n_classes:
-                got = f"target={self.ways.target!r} and {self.n_classes} outputs"
-                raise ValueError(f"task={self.task!r} needs target=, the number of the label or class; got {got}")
+                got = f"target={self.ways.target!r} and {count} outputs"
+                what = f"the number of the label or class, in 0 .. {self.n_classes - 1}"
+                raise ValueError(f"task={self.task!r} needs target=, {what}; got {got}")
         elif isinstance(self.ways.target, int):
             count = 1 if outputs.ndim == 1 else int(outputs.shape[1])
             if self.ways.target >= count:
@@ -245,7 +257,7 @@ class Explainer:
 
 
 def _names(network: nn.Module) -> str:
-    names = [name for name, _ in network.named_modules() if name]
+    names = [name.replace("_orig_mod.", "") for name, _ in network.named_modules() if name]
     return ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
 
 
@@ -258,5 +270,6 @@ def _called(explained: Explained, arguments: Sequence[Tensor]) -> Tensor:
         given = ", ".join(["the input", *names[1:]])
         raise ValueError(
             f"{type(explained.network).__name__} cannot be called with {given} alone ({error!r}); name the module that "
-            "can with network=..., or say what the input is with reader=..."
+            "can with network=..., or say with reader={'input': ..., 'target': ..., 'mask': ...} what its input is and "
+            "which entry of the batch each further argument of that name; inputs=['mask'] explains that too"
         ) from error

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from xai_lightning._lightning import rank_zero_warn
@@ -38,6 +39,36 @@ def heard(network: nn.Module, layer: nn.Module | None) -> Iterator[Heard]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def check_made(network: nn.Module) -> None:
+    """Refuse a network whose parameters take their shape from the first batch: an explanation must not make them.
+
+    Raises:
+        ValueError: names them.
+    """
+    unmade = [name for name, parameter in network.named_parameters() if is_lazy(cast(Any, parameter))]
+    if unmade:
+        raise ValueError(
+            f"parameters {', '.join(unmade)} of {type(network).__name__} take their shape from the first batch; call "
+            "the network once on a batch before the training, in the module's setup or configure_model, as Lightning "
+            "wants it too"
+        )
+
+
+def tell_layout(ways: Ways, layout: str, shape: Sequence[int]) -> None:
+    """Say that a series may lie the other way round, where names fit its steps rather than its channels."""
+    if layout != "series" or ways.features is None or ways.time_first:
+        return
+    named = sum(
+        1 if isinstance(where, int) else len(range(shape[0])[where]) if isinstance(where, slice) else len(where)
+        for where in ways.features.values()
+    )
+    if named == shape[1] != shape[0]:
+        rank_zero_warn(
+            f"AttributionMonitor({ways.label!r}): features name {named} channels, and inputs {['N', *shape]} are read "
+            f"as {shape[0]} channels of {shape[1]} steps; if time comes first say layout='NTC'"
+        )
 
 
 def tell_choice(label: str, network: nn.Module, outputs: Sequence[Any], n: int) -> None:

@@ -136,8 +136,9 @@ class Monitor(Enduring, Announcer):
             raise MisconfigurationException(
                 f"two {type(self).__name__} with equal settings {self._identity}; remove one, or change a setting"
             )
-        # modules that `configure_model` makes do not exist yet
-        made = type(pl_module).configure_model is not LightningModule.configure_model
+        # modules that these make do not exist yet
+        own = type(pl_module)
+        made = own.setup is not LightningModule.setup or own.configure_model is not LightningModule.configure_model
         self._waits = made and next(pl_module.parameters(), None) is None
         if not self._waits:
             self._look_at_module(trainer, pl_module)

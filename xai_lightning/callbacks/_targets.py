@@ -25,10 +25,7 @@ def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int
     if task == "regression":
         return _numbers(sample, target)
     if task == "segmentation":
-        if given is None or given.ndim != 3:
-            got = None if given is None else list(given.shape)
-            raise ValueError(f"segmentation needs targets [N, H, W], whose class's mask is explained; got {got}")
-        return given.detach().to(torch.int64)
+        return _masks(sample)
     if isinstance(target, int):
         return targets_of(torch.full((len(sample),), target), n_classes)
     if target != "label":
@@ -40,6 +37,19 @@ def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int
             "reader={'input': ..., 'target': ...}, or explain predictions with target='reference_prediction'"
         )
     return _classes(given, n_classes)
+
+
+def _masks(sample: Sample) -> Tensor:
+    given = sample.targets
+    given = given.squeeze(1) if given is not None and given.ndim == 4 else given
+    if given is None or given.ndim != 3:
+        got = "none" if sample.targets is None else describe(sample.targets)
+        raise ValueError(
+            "segmentation needs targets [N, H, W] or [N, 1, H, W], the number of each pixel's class, whose mask is "
+            f"explained; got {got} beside the input {describe(sample.inputs)}: name them with reader={{'input': ..., "
+            "'target': ...}"
+        )
+    return given.detach().to(torch.int64)
 
 
 def _numbers(sample: Sample, target: Target) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
 from xai_lightning._lightning import Callback, LightningModule, MisconfigurationException, Trainer, TrainerFn
+from xai_lightning.callbacks._compiled import submodule
 
 T = TypeVar("T")
 Stage = Literal["fit", "validate", "test"]
@@ -116,11 +117,12 @@ def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
     """
     children = [key for key, child in pl_module.named_children() if next(child.parameters(), None) is not None]
     if name is not None:
-        if name not in dict(pl_module.named_modules()):
+        found = submodule(pl_module, name)
+        if found is None:
             raise MisconfigurationException(
                 f"network={name!r} is not a submodule; its children are {', '.join(children)}"
             )
-        return pl_module.get_submodule(name)
+        return found
     if type(pl_module).forward is not LightningModule.forward:
         return pl_module
     if len(children) == 1:

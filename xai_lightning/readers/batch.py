@@ -22,7 +22,8 @@ class Sample:
         inputs: ``[N, ...]``, the tensor that the network receives first.
         targets: ``[N]`` class indices, 0/1 labels or regression targets; ``None`` if the batch has none.
         groups: values of sensitive attributes by name, one per sample: tensors, arrays or lists.
-        extras: further entries of a dict batch by name; those that the network's ``forward`` knows are passed to it.
+        extras: entries of a dict batch by name, and what else a reader names; those that the network's ``forward``
+            knows are passed to it. The input may be among them, and is passed by its name then.
         further: more inputs that the network receives after the first, by name; they are explained with it.
     """
 
@@ -75,7 +76,7 @@ def _by_reader(batch: Any, reader: Mapping[str, Field]) -> Sample:
     picked = {role: _pick(batch, where, role) for role, where in reader.items()}
     inputs, targets = picked.pop("input"), picked.pop("target", None)
     extras = {k: v for k, v in batch.items() if isinstance(k, str)} if isinstance(batch, Mapping) else {}
-    return Sample(inputs, targets, {**extras, **picked}, extras)
+    return Sample(inputs, targets, {**extras, **picked}, {**extras, **picked})
 
 
 def _by_name(batch: Mapping[str, Any]) -> Sample:
@@ -83,9 +84,9 @@ def _by_name(batch: Mapping[str, Any]) -> Sample:
     if inputs is None:
         raise unreadable(batch, "input")
     targets = next((batch[name] for name in TARGET_NAMES if name in batch), None)
-    used = {next(n for n in INPUT_NAMES if n in batch), *(n for n in TARGET_NAMES if n in batch)}
-    extras = {name: value for name, value in batch.items() if name not in used}
-    return Sample(inputs, targets, extras, extras)
+    name = next(n for n in INPUT_NAMES if n in batch)
+    extras = {key: value for key, value in batch.items() if key not in (name, *TARGET_NAMES)}
+    return Sample(inputs, targets, extras, {name: inputs, **extras})
 
 
 def _by_position(batch: list[Any] | tuple[Any, ...]) -> Sample:

@@ -93,7 +93,8 @@ def inspect_call(
     again = [names[id(m)] for m in network.modules() if rules and calls[id(m)] > 1 and isinstance(m, ruled)]
     again = [name for name in again if rules != "lrp" or not list(network.get_submodule(name).children())]
     if again and rules != "guided":
-        found.append(Finding("refuse", f"its rules need modules that are used once; used again: {', '.join(again)}"))
+        text = f"its rules need modules that are used once; used again: {', '.join(again)} (make one for each use)"
+        found.append(Finding("refuse", text))
     if adjacent and rules == "deep_lift":
         text = (
             f"captum 0.9 is wrong where one non-linear module directly follows another: {', '.join(adjacent)}; "
@@ -114,4 +115,4 @@ def _layer_offences(
     name, times = names.get(id(layer), type(layer).__name__), calls[id(layer)]
     if times == 0:
         return [f"layer {name!r} is never called in a forward pass"]
-    return [f"layer {name!r} is called {times} times in a forward pass, of which captum sees one; name a module in it"]
+    return [f"layer {name!r} is called {times} times in a forward pass, of which captum sees one; name another"]

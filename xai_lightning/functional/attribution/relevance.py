@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xai_lightning.functional.attribution.explained import Explained
 
+ASIDE = nn.modules.loss._Loss
 PASSED_ON = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 SUPPORTED = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS, *PASSED_ON)
 
@@ -41,7 +42,7 @@ class Relevance:
         twin = copy.copy(self._explained)
         twin._modules = {"network": copy.deepcopy(self._explained.network), "head": copy.copy(self._explained.head)}
         for layer in twin.modules():
-            if isinstance(layer, PASSED_ON) and not hasattr(layer, "rule"):
+            if (isinstance(layer, PASSED_ON) or _is_aside(layer)) and not hasattr(layer, "rule"):
                 layer.rule = _PassOn()
         twin.head.rule = _HeadRule()
         try:
@@ -53,9 +54,17 @@ class Relevance:
 
 
 def unsupported(network: nn.Module) -> list[str]:
-    """Leaf modules that captum's LRP has no rule for, as ``name (type)``, unless they carry a ``rule`` (trap 31)."""
+    """Leaf modules that captum's LRP has no rule for, as ``name (type)``, unless they carry a ``rule`` (trap 31).
+
+    Losses and metrics stand aside, often within the module that is explained, and need none.
+    """
     leaves = [(name, m) for name, m in network.named_modules() if not list(m.children()) and not hasattr(m, "rule")]
-    return [f"{name or 'network'} ({type(m).__name__})" for name, m in leaves if type(m) not in SUPPORTED]
+    needy = [(name, m) for name, m in leaves if type(m) not in SUPPORTED and not _is_aside(m)]
+    return [f"{name or 'network'} ({type(m).__name__})" for name, m in needy]
+
+
+def _is_aside(module: nn.Module) -> bool:
+    return isinstance(module, ASIDE) or type(module).__module__.partition(".")[0] == "torchmetrics"
 
 
 class _PassOn(PropagationRule):  # type: ignore[misc]

@@ -513,6 +513,17 @@ def test_the_similarity_of_all_validations_is_drawn_at_the_end() -> None:
     assert (course.similarity[0, 1:] < 1).all()
 
 
+def test_without_pictures_none_is_drawn_and_the_numbers_are_the_same() -> None:
+    with_all, without = MemorySink(), MemorySink()
+    for pictures, sink in ((True, with_all), (False, without)):
+        monitor = AttributionMonitor("saliency", network="net", probe_size=32, pictures=pictures, sinks=[sink])
+        fitted(seeded(table_net), cross_entropy, Items(table, 32), monitor, epochs=2, lr=0.3)
+    assert with_all.pictures
+    assert without.pictures == []
+    torch.testing.assert_close(*(torch.tensor([x for *_, x in s.records]) for s in (without, with_all)), equal_nan=True)
+    assert [name for _, name, _ in without.records] == [name for _, name, _ in with_all.records]
+
+
 # --- averaged weights
 
 

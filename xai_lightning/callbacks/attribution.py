@@ -31,7 +31,7 @@ from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import SMOOTHS, Custom, Smooth, Task
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
-from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table
+from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Table
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
 
@@ -96,6 +96,7 @@ class AttributionMonitor(ExplainingMonitor):
         every_n_validations: explain at every n-th validation, beginning with the first.
         max_overhead: leave out validations so that explaining and drawing take at most this share of the time; then
             the record depends on the clock.
+        pictures: whether to draw pictures.
         log_inputs: whether pictures may show the inputs themselves.
         words: of token ids, for pictures: a callable such as a tokenizer's ``convert_ids_to_tokens``, a list or a dict.
         seed: of the draw and of methods that draw.
@@ -137,7 +138,7 @@ class AttributionMonitor(ExplainingMonitor):
         special_tokens: Sequence[int] = (),
         layout: Literal["NCT", "NTC"] = "NCT",
         regions: Mapping[str, Region] | None = None,
-        outputs: Space = "logits",
+        outputs: Literal["logits", "probabilities"] = "logits",
         options: Mapping[str, Any] | None = None,
         probe: Any = None,
         probe_size: int | None = None,
@@ -149,6 +150,7 @@ class AttributionMonitor(ExplainingMonitor):
         noise_every: int = 5,
         every_n_validations: int = 1,
         max_overhead: float | None = None,
+        pictures: bool = True,
         log_inputs: bool = True,
         words: Words | None = None,
         seed: int = 0,
@@ -202,6 +204,7 @@ class AttributionMonitor(ExplainingMonitor):
             every_n_validations=every_n_validations,
             max_overhead=check_share(max_overhead),
             sample_size=check_sample_size(sample_size),
+            pictures=pictures,
             network=network,
             seed=seed,
             identity=identity,

@@ -61,6 +61,7 @@ class ExplainingMonitor(PassingMonitor):
         every_n_validations: likewise.
         max_overhead: likewise.
         sample_size: likewise.
+        pictures: likewise.
         network: likewise.
         seed: likewise.
         identity: what tells it from others of its kind.
@@ -82,6 +83,7 @@ class ExplainingMonitor(PassingMonitor):
         every_n_validations: int,
         max_overhead: float | None,
         sample_size: int | None,
+        pictures: bool,
         network: str | None,
         seed: int,
         identity: dict[str, object],
@@ -102,7 +104,7 @@ class ExplainingMonitor(PassingMonitor):
         )
         self.measures, self.references, self.best_of, self.seed = measures, references, best_of, seed
         self.reference_after, self.every_n_validations = reference_after, every_n_validations
-        self._gallery = gallery
+        self._gallery, self.pictures = gallery, pictures
         self._last_step, self._scale, self._unusable = 0, 1.0, False
 
     @override
@@ -267,6 +269,12 @@ class ExplainingMonitor(PassingMonitor):
             if look.stage == "fit" and look.failure is None:
                 self._try("remember this validation", self._history.note, trainer.callback_metrics)
         super()._end(trainer)
+
+    @override
+    def _show(self, trainer: Trainer, record: Record, step: int) -> None:
+        if not self.pictures:
+            record.pictures.clear()
+        super()._show(trainer, record, step)
 
     @override
     def _after_training(self, trainer: Trainer) -> None:

@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 class Mass(NamedTuple):
-    """Absolute attribution of each sample inside a region and in all, ``float64[N]``, in units of the scalar."""
+    """Absolute attribution of each sample, in units of the scalar.
+
+    Attributes:
+        inside: ``float64[N]``, within the region.
+        total: ``float64[N]``, everywhere.
+    """
 
     inside: Tensor
     total: Tensor

@@ -35,6 +35,12 @@ def isolated(seed: int | None = None) -> Iterator[None]:
 def mixed(words: Tensor) -> Tensor:
     """The finaliser of splitmix64 on ``int64``, in wrapping arithmetic, which is exact on every device.
 
+    Args:
+        words: ``int64``, of any shape.
+
+    Returns:
+        ``int64`` of that shape; a one-to-one map of all words.
+
     References:
         G. L. Steele, D. Lea, C. H. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
     """

@@ -15,7 +15,12 @@ STEP_KEYS = ("preds", "logits", "probs", "y_hat")
 
 
 class Outputs(NamedTuple):
-    """How outputs become predictions: their space, and the threshold of a single output in that space."""
+    """How outputs become predictions; see `of`, which fills in the threshold.
+
+    Attributes:
+        space: what outputs are: logits, probabilities, class numbers, or values of a regression.
+        threshold: above which a single output is class 1, in that space.
+    """
 
     space: Space
     threshold: float
@@ -23,6 +28,10 @@ class Outputs(NamedTuple):
     @classmethod
     def of(cls, space: Space, threshold: float | None) -> "Outputs":
         """Fill in the threshold of ``space``: 0 for logits, .5 for probabilities.
+
+        Args:
+            space: one of `SPACES`.
+            threshold: None for the default.
 
         Raises:
             ValueError: on an unknown space, or a threshold outside it, or of outputs that have none.
@@ -41,7 +50,13 @@ class Outputs(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Predicted classes ``int64[N]``, which of them come from finite outputs ``bool[N]``, and the number of classes."""
+    """Predicted classes of a batch.
+
+    Attributes:
+        classes: ``int64[N]``.
+        finite: ``bool[N]``, whether the outputs that each was made of are finite.
+        n_classes: how many classes K there are.
+    """
 
     classes: Tensor
     finite: Tensor

@@ -52,14 +52,14 @@ def selected(h: Tensor, unit_dim: int, keep: Tensor | None = None) -> tuple[Tens
     Args:
         h: float[N, ..., U, ...].
         unit_dim: Dimension of the units.
-        keep: bool[N, ...], as there.
+        keep: bool[N, ...], as in :func:`observe`.
 
     Returns:
-        float[M, ..., U, ...], a dimension of it, and a number.
+        What is left, float[M, ..., U, ...], the dimension of its units, and the number of samples.
 
     Raises:
-        ValueError: As there.
-        TypeError: As there.
+        ValueError: As :func:`observe`.
+        TypeError: As :func:`observe`.
     """
     if unit_dim == 0 or not -h.dim() < unit_dim < h.dim():
         raise ValueError(f"`unit_dim` must be a dimension of shape {tuple(h.shape)} after the first, got {unit_dim}.")

@@ -8,7 +8,17 @@ from xai_lightning.functional.activation.moments import Moments
 
 
 class HistogramSummary(NamedTuple):
-    """A histogram as TensorBoard's ``add_histogram_raw`` takes it: ``add_histogram_raw(name, **summary._asdict())``."""
+    """A histogram as TensorBoard's ``add_histogram_raw`` takes it: ``add_histogram_raw(name, **summary._asdict())``.
+
+    Attributes:
+        min: Smallest value.
+        max: Largest value.
+        num: How many values; 0 of an empty histogram, which sinks leave out.
+        sum: Their sum.
+        sum_squares: The sum of their squares.
+        bucket_limits: Upper limit of each bin, ascending.
+        bucket_counts: Values in each bin.
+    """
 
     min: float
     max: float

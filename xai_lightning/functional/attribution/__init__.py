@@ -112,6 +112,14 @@ def attribute(
     Raises:
         ValueError: if a callable returns another shape, or baselines do not fit.
 
+    Example:
+        >>> network = torch.nn.Linear(2, 1, bias=False)
+        >>> network.weight.data = torch.tensor([[1.0, -2.0]])
+        >>> x = torch.tensor([[3.0, 1.0]])
+        >>> fixed = {"baselines": torch.zeros_like(x), "variables": table_variables(2), "seeds": [0]}
+        >>> attribute("input_x_gradient", Explained(network), x, torch.tensor([1]), **fixed).values[0]
+        tensor([[ 3., -2.]])
+
     References:
         N. Kokhlikyan et al., Captum: a unified and generic model interpretability library for PyTorch, 2020.
         D. Smilkov et al., SmoothGrad: removing noise by adding noise, 2017.

@@ -122,6 +122,13 @@ def resolve_options(
     Integrated gradients are adaptive (``tolerance=0.01``) unless captum's rule is asked for by ``tolerance=None``,
     ``n_steps`` or ``method``.
 
+    Args:
+        name: of `METHODS`.
+        options: given ones.
+        shape: of one input, without the batch.
+        variables: how many variables it has.
+        background: how many rows the background has.
+
     Raises:
         ValueError: if the windows of an occlusion do not fit the shape.
     """

@@ -11,7 +11,16 @@ DRAWN_AT_ONCE = 2**20
 
 
 class Summary(NamedTuple):
-    """Distances of a probe in five numbers (mean, its two limits, median, 90th percentile), and how many were NaN."""
+    """Distances of the samples of a probe, in a few numbers.
+
+    Attributes:
+        mean: Mean over samples.
+        lower: Lower limit of the mean's two-sided interval, by a bootstrap over samples.
+        upper: Upper limit.
+        median: Median over samples.
+        p90: 90th percentile over samples.
+        dropped: How many distances were NaN, and left out.
+    """
 
     mean: float
     lower: float
@@ -62,7 +71,13 @@ def summarise(distances: Tensor, *, repeats: int = 1000, level: float = 0.05, se
 
 
 class Interval(NamedTuple):
-    """An estimate and the limits of its two-sided 95 % interval."""
+    """An estimate and its interval.
+
+    Attributes:
+        value: The estimate.
+        lower: Lower limit of its two-sided 95 % interval.
+        upper: Upper limit.
+    """
 
     value: float
     lower: float

@@ -122,6 +122,10 @@ def test_several_inputs_of_any_shape_are_followed_together(at_once: int, own: bo
     found = refine(differentiated(scalars, seen), xs, bs, tolerance=0.02, at_once=at_once)
     assert max(seen) <= at_once
     assert sum(seen) == found.passes.sum()
+    one_input = (torch.cat([each.flatten(1) for each in ends], dim=1) for ends in (xs, bs))
+    joined = refine(differentiated(scalars), *((each,) for each in one_input), tolerance=0.02)
+    assert joined.passes.tolist() == found.passes.tolist()
+    torch.testing.assert_close(joined.gap, found.gap, atol=1e-5, rtol=0)
     for i in range(9):
         one = (tuple(x[i : i + 1] for x in each) for each in (xs, bs))
         alone = refine(differentiated(scalars), *one, tolerance=0.02)

@@ -142,8 +142,9 @@ def resolve_options(
 
 def is_adaptive(name: str, options: Options) -> bool:
     """Whether a method adds nodes until its sum is right, as integrated gradients do unless a rule is asked for."""
-    fixed = "tolerance" not in options and bool({"n_steps", "method"} & set(options))
-    return name == "integrated_gradients" and not fixed and options.get("tolerance", TOLERANCE) is not None
+    if name != "integrated_gradients" or ("tolerance" not in options and {"n_steps", "method"} & set(options)):
+        return False
+    return options.get("tolerance", TOLERANCE) is not None
 
 
 def _windows(shape: Sequence[int], options: Options, *, strides: Any) -> dict[str, Any]:

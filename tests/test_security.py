@@ -47,7 +47,7 @@ RESUMERS = {"fit", "validate", "test", "predict"}
 BY_NAME = {
     "xai_lightning/__init__.py": "public names",
     "xai_lightning/_lightning.py": "the two Lightnings",
-    "xai_lightning/callbacks/_ways.py": "method='my_package.my_function', which the user wrote",
+    "xai_lightning/callbacks/_attribution/ways.py": "method='my_package.my_function', which the user wrote",
     "tools/alias_lightning.py": "the two Lightnings",
 }
 """Files that may import a module by its name, and where that name comes from."""

@@ -17,8 +17,8 @@ from learners import QUIET, Items, Learner, cross_entropy, curves, draw, fitted,
 from xai_lightning import AttributionMonitor, MemorySink
 from xai_lightning.callbacks._attribution.course import Course
 from xai_lightning.callbacks._attribution.references import References
+from xai_lightning.callbacks._attribution.strata import Strata
 from xai_lightning.callbacks._draw import row_hash
-from xai_lightning.callbacks._strata import Strata
 
 
 def maps(net: nn.Module, method: Any, **settings: Any) -> Tensor:

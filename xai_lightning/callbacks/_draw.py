@@ -11,6 +11,8 @@ from xai_lightning.functional.activation import fused
 from xai_lightning.functional.rng import GOLDEN, mixed, random_words
 
 RUN = 16
+HASHED = 1024
+"""Numbers by which a sample of rows knows a row: hashing all of a large one would take longer than the row's step."""
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 

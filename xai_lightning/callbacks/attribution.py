@@ -6,15 +6,16 @@ from typing import Any, Literal
 from torch import Tensor
 
 from xai_lightning.callbacks._attribution.attributing import ExplainingMonitor
+from xai_lightning.callbacks._attribution.baselines import Baselines
+from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.gallery import Gallery, Words
 from xai_lightning.callbacks._attribution.probe import Probe
 from xai_lightning.callbacks._attribution.references import REFERENCES
-from xai_lightning.callbacks._baselines import Baselines
+from xai_lightning.callbacks._attribution.regions import Region
+from xai_lightning.callbacks._attribution.ways import Target, Ways, resolve_method
 from xai_lightning.callbacks._batches import Batches
-from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._record import OnError
-from xai_lightning.callbacks._regions import Region
 from xai_lightning.callbacks._settings import (
     check_arguments,
     check_counts,
@@ -26,7 +27,6 @@ from xai_lightning.callbacks._settings import (
     check_target,
     check_tokens,
 )
-from xai_lightning.callbacks._ways import Target, Ways, resolve_method
 from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import SMOOTHS, Custom, Smooth, Task
 from xai_lightning.functional.attribution.variables import Where

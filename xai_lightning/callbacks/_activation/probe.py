@@ -12,8 +12,7 @@ from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._activation.attention import heads_of
 from xai_lightning.callbacks._activation.layers import Layer
 from xai_lightning.callbacks._batches import Batches, Reading
-from xai_lightning.callbacks._draw import row_hash, smallest
-from xai_lightning.callbacks._sample import HASHED
+from xai_lightning.callbacks._draw import HASHED, row_hash, smallest
 from xai_lightning.callbacks._sketch import Sketch
 from xai_lightning.callbacks._trainer import summed
 from xai_lightning.functional.representation import per_sample

@@ -16,8 +16,10 @@ from xai_lightning._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
+from xai_lightning.callbacks._attribution.baselines import Baselines
 from xai_lightning.callbacks._attribution.clock import Clock
 from xai_lightning.callbacks._attribution.course import Course
+from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.gallery import Gallery, Shown, chosen
 from xai_lightning.callbacks._attribution.gathered import Gathered, gather
 from xai_lightning.callbacks._attribution.history import History
@@ -35,8 +37,6 @@ from xai_lightning.callbacks._attribution.record import (
     unusable,
 )
 from xai_lightning.callbacks._attribution.references import References
-from xai_lightning.callbacks._baselines import Baselines
-from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._record import Look, Record
 from xai_lightning.callbacks._sharded import Steps, is_sharded, refuse_unseen
 from xai_lightning.callbacks._trainer import Stage, everywhere, log_step, resolve_network, summed

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from xai_lightning._lightning import LightningModule, rank_zero_warn
+from xai_lightning.callbacks._attribution.baselines import Against, Baselines, Seen
+from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.hints import hints
 from xai_lightning.callbacks._attribution.in_step import differentiate
-from xai_lightning.callbacks._baselines import Against, Baselines, Seen
+from xai_lightning.callbacks._attribution.ways import Ways
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._guard import out_of_memory
 from xai_lightning.callbacks._progress import step
 from xai_lightning.callbacks._sharded import Steps
-from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import attribution, drift, render
 from xai_lightning.functional.attribution import Explained
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from xai_lightning import tags
 from xai_lightning.callbacks._attribution.course import Course
+from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.explanation import Explanation
 from xai_lightning.callbacks._attribution.gathered import Gathered
 from xai_lightning.callbacks._attribution.probe import gallery
 from xai_lightning.callbacks._attribution.record import importance_of, mean_limits
 from xai_lightning.callbacks._attribution.references import References
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._record import Record
 from xai_lightning.functional import drift, render
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from xai_lightning.callbacks._attribution.ways import Ways
 from xai_lightning.callbacks._guard import out_of_memory
-from xai_lightning.callbacks._ways import Ways
 
 _NO_GRADIENT = ("not have been used in the graph", "does not require grad", "doesn't require gradient")
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xai_lightning._lightning import rank_zero_warn
+from xai_lightning.callbacks._attribution.canonical import Columns
 from xai_lightning.callbacks._attribution.course import Course
 from xai_lightning.callbacks._attribution.gathered import Gathered
 from xai_lightning.callbacks._attribution.panel import Panel
 from xai_lightning.callbacks._attribution.references import References
-from xai_lightning.callbacks._canonical import Columns
+from xai_lightning.callbacks._attribution.strata import Strata
 from xai_lightning.callbacks._record import Record
-from xai_lightning.callbacks._strata import Strata
 
 
 class History:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from xai_lightning._lightning import MisconfigurationException
+from xai_lightning.callbacks._attribution.explainer import Explainer
+from xai_lightning.callbacks._attribution.ways import Ways
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._sharded import Steps
-from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional.attribution import Explained
 
 UNCOPIED = {"lrp"}

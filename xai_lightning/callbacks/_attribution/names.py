@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from xai_lightning import tags
+from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.panel import Panel
-from xai_lightning.callbacks._explainer import Explainer
-from xai_lightning.callbacks._strata import Strata
+from xai_lightning.callbacks._attribution.strata import Strata
 from xai_lightning.callbacks._trainer import Stage
 from xai_lightning.functional import drift
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from xai_lightning import tags
+from xai_lightning.callbacks._attribution.canonical import Columns
 from xai_lightning.callbacks._attribution.course import Course
 from xai_lightning.callbacks._attribution.gathered import Gathered
 from xai_lightning.callbacks._attribution.references import References
-from xai_lightning.callbacks._canonical import Columns
+from xai_lightning.callbacks._attribution.strata import Strata
 from xai_lightning.callbacks._record import Record
-from xai_lightning.callbacks._strata import Strata
 from xai_lightning.functional import drift
 
 AGREEMENT = drift.Agreement._fields

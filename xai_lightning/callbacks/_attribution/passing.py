@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info
+from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.explanation import Explaining, Explanation
 from xai_lightning.callbacks._attribution.history import History
 from xai_lightning.callbacks._attribution.in_step import check_root, filled
@@ -16,7 +17,6 @@ from xai_lightning.callbacks._attribution.probe import Probe, gallery
 from xai_lightning.callbacks._attribution.record import check_columns
 from xai_lightning.callbacks._attribution.timed import TimedMonitor
 from xai_lightning.callbacks._draw import Rows
-from xai_lightning.callbacks._explainer import Explainer
 from xai_lightning.callbacks._progress import working
 from xai_lightning.callbacks._record import Look
 from xai_lightning.callbacks._sharded import Steps

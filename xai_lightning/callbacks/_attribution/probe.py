@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xai_lightning._lightning import Trainer
+from xai_lightning.callbacks._attribution.baselines import BACKGROUND, Baselines, Seen
+from xai_lightning.callbacks._attribution.explainer import Explainer
+from xai_lightning.callbacks._attribution.sample import FreshSample
 from xai_lightning.callbacks._attribution.shares import Held, share_out
-from xai_lightning.callbacks._baselines import BACKGROUND, Baselines, Seen
+from xai_lightning.callbacks._attribution.strata import Strata
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Candidates, Rows, some
-from xai_lightning.callbacks._explainer import Explainer
-from xai_lightning.callbacks._sample import FreshSample
-from xai_lightning.callbacks._strata import Strata
 from xai_lightning.functional import activation
 from xai_lightning.functional.rng import isolated
 from xai_lightning.readers import Sample

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from xai_lightning import tags
+from xai_lightning.callbacks._attribution.canonical import Columns
 from xai_lightning.callbacks._attribution.course import Course
+from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.gathered import Gathered
 from xai_lightning.callbacks._attribution.names import judged
-from xai_lightning.callbacks._canonical import Columns
-from xai_lightning.callbacks._explainer import Explainer
+from xai_lightning.callbacks._attribution.strata import Strata
+from xai_lightning.callbacks._attribution.ways import Ways
 from xai_lightning.callbacks._record import Record
-from xai_lightning.callbacks._strata import Strata
-from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import drift, render
 from xai_lightning.readers import Sample
 from xai_lightning.sinks import Picture

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from xai_lightning import tags
 from xai_lightning._lightning import Trainer, rank_zero_warn
 from xai_lightning.callbacks._arguments import Arguments
-from xai_lightning.callbacks._draw import row_hash
+from xai_lightning.callbacks._draw import HASHED, row_hash
 from xai_lightning.callbacks._fairness.flips import COLUMNS, Answer, Flip, changed, check_flip, compared, favour
 from xai_lightning.callbacks._guard import explaining
-from xai_lightning.callbacks._sample import HASHED
 from xai_lightning.callbacks._sketch import Held, Sketch, nothing
 from xai_lightning.callbacks._trainer import summed
 from xai_lightning.functional.attribution import Explained

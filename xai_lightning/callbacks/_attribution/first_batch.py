@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from xai_lightning._lightning import rank_zero_warn
-from xai_lightning.callbacks._ways import Ways
+from xai_lightning.callbacks._attribution.ways import Ways
 from xai_lightning.functional.attribution import unclear
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from xai_lightning.callbacks._ways import Target
+from xai_lightning.callbacks._attribution.ways import Target
 from xai_lightning.functional.attribution import Task
 from xai_lightning.readers import Sample, targets_of
 from xai_lightning.readers.batch import describe

@@ -5,12 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_lightning.callbacks._draw import Candidates, Rows, known_by, row_hash, some
-from xai_lightning.callbacks._explainer import Explainer
-from xai_lightning.callbacks._strata import Strata
+from xai_lightning.callbacks._attribution.explainer import Explainer
+from xai_lightning.callbacks._attribution.strata import Strata
+from xai_lightning.callbacks._draw import HASHED, Candidates, Rows, known_by, row_hash, some
 from xai_lightning.readers import Sample
-
-HASHED = 1024
 
 
 class FreshSample:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from xai_lightning.callbacks._canonical import Canon
+from xai_lightning.callbacks._attribution.canonical import Canon
 from xai_lightning.functional.regions import Mass, box, mass
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Sample

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from xai_lightning.callbacks._regions import Region
+from xai_lightning.callbacks._attribution.regions import Region
 from xai_lightning.functional import attribution
 from xai_lightning.functional.attribution import METHODS, Custom, Method, Smooth, check_method
 from xai_lightning.functional.attribution.variables import Where

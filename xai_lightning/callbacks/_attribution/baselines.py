@@ -12,7 +12,7 @@ from xai_lightning.functional.tables import choose
 from xai_lightning.readers.batch import describe
 
 if TYPE_CHECKING:
-    from xai_lightning.callbacks._ways import Ways
+    from xai_lightning.callbacks._attribution.ways import Ways
 
 BACKGROUND = 16
 FROM_DATA = ("mean", "background")

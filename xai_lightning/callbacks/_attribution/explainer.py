@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from xai_lightning._lightning import LightningModule, rank_zero_warn
 from xai_lightning.callbacks._arguments import Arguments
-from xai_lightning.callbacks._baselines import Baselines
-from xai_lightning.callbacks._canonical import Canon, Columns
+from xai_lightning.callbacks._attribution.baselines import Baselines
+from xai_lightning.callbacks._attribution.canonical import Canon, Columns
+from xai_lightning.callbacks._attribution.first_batch import check_channels, check_made, heard, tell_choice, tell_layout
+from xai_lightning.callbacks._attribution.regions import Regions
+from xai_lightning.callbacks._attribution.targets import explained_targets
+from xai_lightning.callbacks._attribution.ways import Ways
 from xai_lightning.callbacks._compiled import submodule
-from xai_lightning.callbacks._first_batch import check_channels, check_made, heard, tell_choice, tell_layout
 from xai_lightning.callbacks._guard import explaining
-from xai_lightning.callbacks._regions import Regions
 from xai_lightning.callbacks._sharded import Steps
-from xai_lightning.callbacks._targets import explained_targets
-from xai_lightning.callbacks._ways import Ways
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import METHODS, Explained, Passes
 from xai_lightning.functional.attribution.preflight import Finding, inspect_call, inspect_network

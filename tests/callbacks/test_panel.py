@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from small import Classifier, Ledger, Rows, fit, loader, rows
 from xai_lightning import AttributionMonitor, MemorySink
+from xai_lightning.functional import render
 
 Maps = Callable[[Tensor, int], Tensor]
 """Attributions to ``inputs[1, ...]`` at a validation, which count from 1."""
@@ -85,6 +86,7 @@ def test_explanations_that_grow_from_almost_nothing_stay_comparable(tmp_path: Pa
     assert (now == expected).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*explanations are not finite")
 @pytest.mark.parametrize("first", [0.0, math.nan], ids=["zero", "nan"])
 def test_explanations_that_show_nothing_at_first_do_not_set_the_colours_of_later_ones(
     first: float, tmp_path: Path
@@ -125,3 +127,19 @@ def test_leading_words_are_those_of_their_own_text_however_long_others_are(tmp_p
     options = {"net": Words, "validations": 2, "probe_size": 200, "baseline": "pad"}
     look = explained(maps, tmp_path, data=data, **options)[0].validations()[1]
     assert look["drift/chosen/top_k/first/mean"] == pytest.approx(1, abs=0.15)
+
+
+def test_titles_show_groups_as_they_are_called_and_large_growth_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, draw_it = [], render.attribution_grid
+
+    def spy(*maps: Any, labels: list[str], **settings: Any) -> Any:
+        titles[:] = labels
+        return draw_it(*maps, labels=labels, **settings)
+
+    monkeypatch.setattr(render, "attribution_grid", spy)
+    small = {"shape": (1, 8, 8), "validations": 2, "probe_size": 16, "sample_size": 0}
+    explained(lambda inputs, number: inputs * 4700**number, tmp_path, groups={"sex": ["class_a", "b"]}, **small)
+    assert {title.split("\n")[0] for title in titles} == {f"label {y} {g}" for y in (0, 1) for g in ("class_a", "b")}
+    assert {title.split("\n")[2] for title in titles} == {"size x 4,700"}

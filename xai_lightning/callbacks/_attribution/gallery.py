@@ -112,7 +112,7 @@ class Gallery:
         mean = drift.global_importance(shares)
         references.average_scale = _kept(references.average_scale, render.colour_scale(mean.reshape(1, *grid)))
         pair = torch.stack([mean, (upper - lower) / 2]).reshape(2, *grid)
-        scale, count = references.average_scale, len(fresh.hashes)
+        scale, count = references.average_scale, int(shares.isfinite().all(dim=1).sum())
         record.pictures[tags.attribution(self._method, "average")] = lambda: render.average_map(
             pair[0], pair[1], scale=scale, title=f"mean share of |attribution|, {count} fresh samples, {self._method}"
         )
@@ -124,7 +124,7 @@ class Gallery:
         grown = now * math.nan if first is None else now / first[shown.places].abs().sum(dim=1)
         columns = shown.columns["probabilities"], shown.columns["targets"].flatten().tolist(), grown.tolist()
         for stratum, p, target, times in zip(shown.rows.strata.tolist(), *columns, strict=True):
-            size = f"\nsize x {times:.2g}" if math.isfinite(times) else ""
+            size = f"\nsize x {_grown(times)}" if math.isfinite(times) else ""
             says = self._says(p, target)
             titles.append(self._what(names[stratum], target) + (f"\n{says}" if says else "") + size)
         return titles
@@ -135,7 +135,7 @@ class Gallery:
         if self._explainer.task == "regression":
             return f"target {target:.3g}{groups}"
         if self._explainer.task == "classification":
-            return stratum.replace("class_", "label ")
+            return stratum.replace("class_", "label ", 1)
         return f"explains {self._explainer.ways.target}{groups}"
 
     def _says(self, p: Tensor, target: float) -> str:
@@ -217,6 +217,10 @@ class Gallery:
         now, first = drift.normalised(shown.columns["maps"].float()), references.maps.get("first")
         before = None if first is None else drift.normalised(first[shown.places])
         return now, before
+
+
+def _grown(times: float) -> str:
+    return f"{times:,.0f}" if 100 <= times < 1e6 else f"{times:.2g}"
 
 
 def _kept(scale: float, now: float) -> float:

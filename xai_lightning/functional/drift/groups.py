@@ -69,8 +69,9 @@ def attribution_gap(importance: Tensor, groups: Tensor, *, seed: int = 0) -> tup
         seed: of the private generator.
 
     Returns:
-        The gap, and what it would be on average if groups were dealt out at random: only what exceeds that is a
-        difference. NaN with fewer than two groups of at least 8.
+        The gap, and what it would be on average if groups were dealt out at random. Half of the gaps between groups
+        that are explained alike exceed that, 1 in 20 by half as much again (of a few features; by a tenth, of
+        hundreds). NaN with fewer than two groups of at least 8.
 
     Example:
         >>> shares = torch.tensor([[1.0, 0.0]] * 8 + [[0.0, 1.0]] * 8)

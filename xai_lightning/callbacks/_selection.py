@@ -108,6 +108,7 @@ def fitted(keep: Tensor, shape: Sequence[int]) -> Tensor | None:
     shape, n = tuple(shape), len(keep)
     if shape[: keep.dim()] == keep.shape:
         return keep
+    # outputs may have time first, or time folded into the samples
     if keep.dim() > 1 and shape[:2] == keep.shape[1::-1]:
         return keep.transpose(0, 1)
     if keep.dim() > 1 and shape[0] == keep.numel():

@@ -40,6 +40,7 @@ def objections(evidence: Evidence) -> list[str]:
 def differences(beside: Mapping[str, Any], within: Mapping[str, Any]) -> list[str]:
     """Fields in which the side file and the record within the checkpoint differ."""
     names = [name for name in dict.fromkeys([*beside, *within]) if name not in BESIDE_ONLY]
+    # None is a value that a record may hold
     nothing = object()
     return [name for name in names if beside.get(name, nothing) != within.get(name, nothing)]
 
@@ -140,6 +141,7 @@ def _held(limit: Limit, known: Mapping[str, Sequence[float]]) -> Check:
         choose("metric", limit.name, known)
     except ValueError as error:
         return Check(*limit, None, passed=False, reason=f"not stamped: {error}", violation=math.inf)
+    # several monitors may have stamped one name: the limit must hold for each
     checks = [decide([limit], {limit.name: value}, {limit.name}).checks[0] for value in known[limit.name]]
     return next((check for check in checks if not check.passed), checks[0])
 

@@ -44,6 +44,7 @@ def heads_of(
             f"where the {module.num_heads} heads look cannot be recomputed from a shard of their weights; call "
             "fully_shard on the block around nn.MultiheadAttention rather than on it, or do not name it in layers=[...]"
         )
+    # a hook sees arguments as the caller wrote them, by position or by name
     given = _SIGNATURE.bind(module, *call[0], **call[1])
     given.apply_defaults()
     tokens = [given.arguments[name] for name in ("query", "key", "value")]
@@ -57,6 +58,7 @@ def heads_of(
     if attention_bytes_needed(1, module.num_heads, length) > MOST_BYTES:
         return None
     mask, padding = given.arguments["attn_mask"], given.arguments["key_padding_mask"]
+    # one sample at a time: weights of a whole batch take samples x heads x tokens^2
     rows = [_row(module, inputs, mask, padding, place) for place in places.tolist()]
     return torch.stack(rows).cpu()
 
@@ -66,6 +68,7 @@ def _row(
 ) -> Tensor:
     """Entropy and share of the first token of each head for one sample, ``float64[2 U]``."""
     heads = module.num_heads
+    # torch lays a mask per sample out as one per sample and head
     own = mask[place * heads : (place + 1) * heads] if mask is not None and mask.ndim == 3 else mask
     held = None if padding is None else padding[place : place + 1]
     weights = _weights(module, [x[:, place : place + 1].float() for x in inputs], _wide(own), _wide(held))

@@ -126,6 +126,7 @@ class ActivationProbe:
         held = self._sketch.held
         if held is None:
             return torch.ones_like(hashes, dtype=torch.bool)
+        # what the sketch would drop need not be listened to: a hook costs time
         new = ~torch.isin(hashes, held.hashes)
         return new & (hashes < held.hashes[-1]) if len(held.hashes) == self._sketch.quota else new
 
@@ -206,6 +207,7 @@ def by_sample(h: Tensor, layer: Layer, samples: int, places: Tensor, mask: Tenso
     h = h[:, None] if h.ndim == 1 else h
     if h.ndim == 0 or not h.numel():
         return None
+    # recurrent and attention layers may put time first; others fold time or patches into the batch
     moved = h.movedim(dim, -1)
     if len(moved) != samples and moved.ndim > 2 and moved.shape[1] == samples:
         moved = moved.transpose(0, 1)
@@ -235,6 +237,7 @@ def thumbnails(inputs: Tensor, places: Tensor) -> Tensor:
     small = torch.nn.functional.adaptive_avg_pool2d(images, size)
     low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
     levels = ((small - low) / (high - low).clamp(min=1e-12) * 255).nan_to_num(0.0).round()
+    # the shape travels with each row: a rank that saw no image must be able to read those of others
     shape = torch.tensor(levels.shape[1:], dtype=torch.float64).expand(len(levels), 3)
     return torch.cat([shape, levels.flatten(1)], dim=1)
 

@@ -203,6 +203,7 @@ def gathered(trainer: Trainer, running: Running, names: list[str]) -> tuple[dict
     own = running.merged()
     if trainer.world_size == 1:
         return own, running.steps
+    # ranks may have met other widths, and must agree on all of them before they exchange states
     mine = torch.zeros(len(names), WIDTHS, dtype=torch.int64)
     for row, name in enumerate(names):
         widths = sorted(width for other, width in own if other == name)

@@ -50,6 +50,7 @@ class WatchedWeights:
             return
         weights = {name: w for name, module in pl_module.named_modules() if (w := _weight(module)) is not None}
         matrices = [name for name, weight in weights.items() if weight.ndim > 1]
+        # scales of normalisations would crowd the matrices out
         found = matrices or list(weights)
         most = min(MOST_MODULES, len(found))
         self.names = [found[round(i * (len(found) - 1) / max(most - 1, 1))] for i in range(most)]
@@ -71,6 +72,7 @@ class WatchedWeights:
     def gather(self, trainer: Trainer) -> None:
         """Look at the weights that are spread over ranks, one after the other whole; every rank calls this."""
         for name, shard in self._shards.items():
+            # no rank may gather the next one while another still waits for this
             meet(trainer)
             self._measure(name, whole(shard))
         self._shards = {}
@@ -85,6 +87,7 @@ class WatchedWeights:
 
     def _drawn(self, weight: Tensor) -> Tensor:
         """At most `MOST_ENTRIES` entries, ``float32[E]`` on the CPU."""
+        # always the same entries of a weight, so that what moved between validations is the weight and not the draw
         flat = weight.detach().flatten()
         if len(flat) > MOST_ENTRIES:
             words = random_words([self._seed + len(flat)], MOST_ENTRIES)[0]

@@ -76,6 +76,7 @@ def gather(
         quota: samples per stratum, or of all strata together if they are ``pooled``.
         pooled: see `Strata`.
     """
+    # a rank that explained nothing cannot know how wide a map is, and shapes must be equal before ranks exchange any
     own_widths = torch.tensor([mine[1].columns[name].shape[1] if mine else 0 for name in COLUMNS])
     widths = [int(width) for width in summed(trainer, own_widths, "max")]
     own = keys(mine[0] if mine else None, capacity)

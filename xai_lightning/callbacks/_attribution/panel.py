@@ -139,6 +139,7 @@ class Panel(NamedTuple):
         now = found.believed
         settled = False
         if "previous" in references.maps:
+            # a slow, steady drift is small from one validation to the next, and not over three
             lagged = course.recent[0] if len(course.recent) == 3 else now * math.nan
             previous = drift.cosine(now, references.believed("previous", now))
             settled = course.follow(previous, drift.cosine(now, lagged), step, self.seed)

@@ -131,6 +131,7 @@ def mean_limits(values: Tensor, *, repeats: int = 1000) -> tuple[Tensor, Tensor]
     if not len(finite):
         nothing = torch.full(values.shape[1:], math.nan, dtype=torch.float64)
         return nothing, nothing
+    # one product of the weights of all replicates with all columns: a loop over variables would draw anew for each
     generator = torch.Generator().manual_seed(0)
     weights = torch.zeros(repeats, len(finite), dtype=torch.float64)
     drawn = torch.randint(len(finite), (repeats, len(finite)), generator=generator)

@@ -113,6 +113,7 @@ class References:
         """The frozen class of each of ``hashes``, -1 where none is known; None unless the reference's are explained."""
         if target != "reference_prediction" or not len(self.frozen):
             return None
+        # the probe keeps its own order, and a search needs a sorted one
         order = self.hashes.argsort()
         found = order[torch.searchsorted(self.hashes[order], hashes).clamp(max=len(order) - 1)]
         return torch.where(self.hashes[found] == hashes, self.frozen[found], -1)

@@ -64,6 +64,7 @@ class Strata:
             stratum += self._classes(sample.targets, len(sample)).to(stratum.device)
         for attribute, vocabulary in self._vocabularies.items():
             missing = torch.full_like(stratum, vocabulary.rows.index("missing"))
+            # a number in a mixed base, whose digits are the class and a row of each attribute
             stratum = stratum * len(vocabulary.rows) + groups.get(attribute, missing).to(stratum.device)
         return stratum
 

@@ -190,6 +190,7 @@ class CountingMonitor(Monitor):
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         kin = [c for c in callbacks_of(trainer) if isinstance(c, CountingMonitor) and c.name == self.name]
+        # what does not depend on the groups is logged once, whichever monitors count
         self._leads = kin[0] is self
         if kin[0]._reads != self._reads:
             raise MisconfigurationException(

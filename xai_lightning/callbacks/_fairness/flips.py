@@ -86,6 +86,7 @@ def changed(
 
 
 def _others(flip: Callable[[Tensor], Sequence[Tensor]], rows: Tensor) -> list[Tensor]:
+    # a callable may write into what it is given
     others = list(flip(rows.clone()))
     given: Sequence[object] = others
     if not given or not all(isinstance(x, Tensor) and x.shape == rows.shape for x in given):
@@ -101,6 +102,7 @@ def _place(column: Column, batch: Any, inputs: Sequence[Tensor]) -> int:
         table = batch[column.input]
     except (KeyError, IndexError, TypeError) as error:
         raise unreadable(batch, f"table named {column.input!r}") from error
+    # the very tensor: a change to a table that the network is not called with would change no decision
     place = next((i for i, x in enumerate(inputs) if x is table), None)
     if place is None or table.ndim != 2:
         raise ValueError(
@@ -115,6 +117,7 @@ def _tables(column: Column, vocabulary: Vocabulary, table: Tensor) -> tuple[Tens
     known = codes(vocabulary)
     own = vocabulary.encode(column({column.input: table})).to(table.device)
     grouped = own < len(known)
+    # in a circle from its own value, each row meets each other value once
     written = torch.tensor(known, device=table.device)
     others = [written[(own + step) % len(known)] for step in range(1, len(known))]
     if isinstance(column.index, int):

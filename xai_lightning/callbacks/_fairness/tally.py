@@ -110,6 +110,7 @@ class Tally:
             sizes: their numbers of groups.
             kinds: which states there are: ``counts``, ``weights``, ``scores``, ``residuals``.
         """
+        # a rank without a batch knows neither
         mine = torch.tensor([self.n_classes, self.labels])
         n_classes, labels = _over(trainer, mine, "max").tolist()
         total = Tally(n_classes=n_classes, labels=labels)
@@ -118,6 +119,7 @@ class Tally:
             size = sizes[name]
             for kind in kinds:
                 if kind == "residuals":
+                    # a rank without a batch takes part all the same, in the same shapes
                     own = self.residuals.get(name) or _no_numbers(size)
                     total.residuals[name] = Residuals(*(_over(trainer, part, "sum") for part in own))
                 else:
@@ -191,6 +193,7 @@ def _counted(judged: Judged, rows: Tensor, size: int) -> Tensor:
             n_groups=size,
         )
     labels = judged.targets.shape[1]
+    # each label of each group is counted as a group of its own, in one pass
     places = rows[:, None] * labels + torch.arange(labels, device=rows.device)
     cells = fairness.count(judged.classes, judged.targets, places, classes=2, n_groups=size * labels)
     return cells.reshape(size, labels, 2, 2)

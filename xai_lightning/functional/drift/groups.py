@@ -47,6 +47,7 @@ def drift_gap(distances: Tensor, groups: Tensor) -> Interval:
     means = torch.stack([part.mean() for part in parts])
     sure, each = _reach(parts, LEVEL / (2 * len(parts))), _reach(parts, LEVEL)
     apart = means[:, None] - means[None] + (each[:, None].square() + each[None].square()).sqrt()
+    # a group is not compared with itself, to which its own uncertainty would make up a gap
     apart.fill_diagonal_(-math.inf)
     lower = max(0.0, float((means - sure).max() - (means + sure).min()))
     return Interval(float(means.max() - means.min()), lower, float(apart.max()))
@@ -122,10 +123,12 @@ def equal_treatment_auc(
     x, y = maps[finite].detach().double(), member[finite].bool()
     if min(int(y.sum()), int((~y).sum())) < least:
         return UNKNOWN
+    # directions only: a group that is predicted with more confidence has larger maps
     x = x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
     half, generator = torch.zeros(len(x), dtype=torch.int64), torch.Generator().manual_seed(seed)
     for group in (y, ~y):
         where = group.nonzero().flatten()
+        # within each group, or a half may be left without members
         half[where[torch.randperm(len(where), generator=generator)]] = torch.arange(len(where)) % 2
     found = []
     for part in (0, 1):
@@ -138,6 +141,7 @@ def _linear(x: Tensor, y: Tensor, unseen: Tensor) -> Tensor:
     """Scores by a ridge regression on standardised features."""
     mean, deviation = x.mean(0), x.std(0).clamp(min=1e-12)
     design, target = (x - mean) / deviation, y.double() - y.double().mean()
+    # with more features than samples any labels can be fitted
     penalty = RIDGE * len(x) * max(1.0, x.shape[1] / len(x))
     weights = torch.linalg.solve(design.T @ design + penalty * torch.eye(x.shape[1], dtype=x.dtype), design.T @ target)
     scores: Tensor = ((unseen - mean) / deviation) @ weights

@@ -103,6 +103,7 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], count: int, *, repeats: int
     if count == 0:
         return Interval(math.nan, math.nan, math.nan)
     value = float(statistic(torch.arange(count)[None])[0])
+    # in blocks, so that memory does not grow with the number of samples
     generator, block = torch.Generator().manual_seed(seed), max(1, DRAWN_AT_ONCE // count)
     sizes = [min(block, repeats - start) for start in range(0, repeats, block)]
     found = torch.cat([statistic(torch.randint(count, (size, count), generator=generator)) for size in sizes])

@@ -170,6 +170,7 @@ def unresolved(numbers: Tensor, mixed: Tensor) -> Tensor:
         [False, True]
     """
     most, total = (numbers * mixed).amax(dim=-1).double(), numbers.sum(dim=-1).double()
+    # of a small group a handful is over that share already, by chance
     return (most > BLIND * total) & (most > total.sqrt())
 
 

@@ -69,6 +69,7 @@ def sample_size(
     rate, group = divmod(int(numbers.argmin()), numbers.shape[-1])
 
     smallest = int(numbers.min())
+    # a bound without error is infinite, whatever the number of samples
     if error == 0:
         return SampleSize(group, rate, smallest, None, False)
 
@@ -82,6 +83,7 @@ def sample_size(
 
 
 def _smallest(enough: Callable[[int], bool]) -> int | None:
+    # what is enough stays enough: doubled until it is, then halved between
     low, high = 1, 2
     while not enough(high):
         low, high = high, high * 2
@@ -117,6 +119,7 @@ def _alike(metric: Metric, of: Groupwise, numbers: Tensor, whole: bool) -> Group
         if whole:
             successes, totals = successes.nan_to_num().round().long(), totals.long()
         return Proportions(successes, totals, totals, totals)
+    # groups that are alike may all be off by the same: of a magnitude the best case is 0
     centre = torch.zeros(()) if metric.aggregation == "largest_magnitude" else _pooled(of, of.value)
     if isinstance(of, Averages):
         return Averages(centre + 0 * numbers, _pooled(of, of.variance) + 0 * numbers, numbers)

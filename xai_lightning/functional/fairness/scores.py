@@ -233,6 +233,7 @@ def _add(sums: Tensor, scores: Tensor, targets: Tensor, groups: Tensor) -> None:
     fixed = (wide * 2**_BITS).round().long()
     bins = (fixed * SCORE_BINS >> _BITS).clamp_max(SCORE_BINS - 1)
     cell = (groups.long() * 2 + targets.long()) * SCORE_BINS + bins
+    # a square has twice the bits: rounded to the unit of the scores, so that billions of them fit into a sum
     squares = (fixed * fixed + (1 << (_BITS - 1))) >> _BITS
     for column, values in zip(sums, (torch.ones_like(fixed), fixed, squares), strict=True):
         column.index_add_(0, cell, values)

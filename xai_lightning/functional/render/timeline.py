@@ -69,6 +69,7 @@ def gate_timeline(
     _check(steps, limits, opened)
     kept = _thinned(steps, best)
     courses = [Course(limit, kept) for limit in limits]
+    # where not all fit, those that are broken now are what one wants to see
     broken = sorted(range(len(limits)), key=lambda place: courses[place].holds(-1))
     shown, hidden = sorted(broken[:MOST_LIMITS]), sorted(broken[MOST_LIMITS:])
     columns = 1 if len(shown) <= 4 else 2
@@ -213,6 +214,7 @@ def _thinned(steps: Sequence[int], best: int | None) -> list[int]:
     order = sorted(range(len(steps)), key=steps.__getitem__)
     if len(order) <= MOST_VALIDATIONS:
         return order
+    # the kept one is shown, whatever else is left out
     star = [rank for rank, place in enumerate(order) if steps[place] == best][-1:]
     even = np.linspace(0, len(order) - 1, MOST_VALIDATIONS - len(star)).round().astype(int).tolist()
     return [order[rank] for rank in sorted({*even, *star})]

@@ -189,6 +189,7 @@ def _rows(weights: Tensor, keep: Tensor | None, causal: bool) -> tuple[Tensor, T
     samples, _, tokens, _ = weights.shape
     if keep is not None and (keep.dtype != torch.bool or keep.shape != (samples, tokens)):
         raise ValueError(f"`keep` must be bool[{samples}, {tokens}], got {keep.dtype} of shape {tuple(keep.shape)}.")
+    # Apple's GPUs have no float64
     wide = (weights.cpu() if weights.device.type == "mps" else weights).detach().double()
     held = torch.ones(samples, tokens, dtype=torch.bool) if keep is None else keep
     held = held.to(wide.device)
@@ -200,5 +201,6 @@ def _rows(weights: Tensor, keep: Tensor | None, causal: bool) -> tuple[Tensor, T
 
 def _mean(values: Tensor, allowed: Tensor) -> Tensor:
     """Mean of each head over the queries that have a choice of keys."""
+    # a query with a single key looks there whatever the head does
     choice = (allowed.sum(-1) > 1)[:, None]
     return values.where(choice, 0.0).sum((0, 2)) / choice.sum((0, 2))

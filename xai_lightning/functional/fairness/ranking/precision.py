@@ -123,6 +123,7 @@ def _won_variance(positives: Tensor, negatives: Tensor) -> Tensor:
 
 def _trials(positives: Tensor, negatives: Tensor) -> Tensor:
     value, variance = won(positives, negatives), _won_variance(positives, negatives)
+    # where every pair is won, the variance of 0 would be that of infinitely many trials
     fewest = torch.minimum(positives.sum(dim=-1), negatives.sum(dim=-1))
     return torch.where(variance == 0, fewest, value * (1 - value) / variance)
 

@@ -247,7 +247,8 @@ class Candidates:
             earlier, now = list(self.rows.inputs.shape[1:]), list(inputs.shape[1:])
             raise ValueError(
                 f"samples of this batch have the shape {now}, earlier ones {earlier}; the probe needs one shape: pad "
-                "to a fixed length, or give probe=... samples of one shape"
+                "to a fixed length (token ids by pad_to=..., which leaves batches as they are), or give probe=... "
+                "samples of one shape"
             )
         known = known_by(inputs, targets, extras)
         hashes, strata = row_hash(known, self._seed, self._hashed).cpu(), strata.cpu()

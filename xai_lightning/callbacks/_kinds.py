@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("network", "layer", "embedding"), MODULE),
     **dict.fromkeys(("max_layers", "max_groups", "replicates", "save_top_k"), WHOLE),
     **dict.fromkeys(("reference_after", "noise_every", "every_n_validations"), WHOLE),
-    **dict.fromkeys(("probe_size", "sample_size", "n_classes", "positive_class", "horizon"), WHOLE.or_none()),
+    **dict.fromkeys(("probe_size", "sample_size", "pad_to", "n_classes", "positive_class", "horizon"), WHOLE.or_none()),
     **dict.fromkeys(("share", "delta"), NUMBER),
     **dict.fromkeys(("threshold", "max_overhead"), NUMBER.or_none()),
     "dataloader_idx": INDEX,

@@ -1,6 +1,7 @@
 """What the model looks at, on a fixed probe, and whether that drifts."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -33,6 +34,7 @@ from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Table
 from xai_lightning.readers.groups import Declared
+from xai_lightning.readers.padding import read_padded
 from xai_lightning.sinks import Sink
 
 TASKS = ("classification", "multilabel", "segmentation", "regression")
@@ -74,6 +76,8 @@ class AttributionMonitor(ExplainingMonitor):
         smooth: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``: average over noisy copies of the input.
         embedding: name of the module that embeds token ids, within the network.
         pad_token: the id of padding, which is left out, and is the default baseline of token ids.
+        pad_to: pads token ids, and what goes with them, on the right to so many tokens for explanations alone, where
+            a collator pads each batch to its longest text; the network must not look at padding.
         special_tokens: further ids that are left out of explanations, and kept in baselines.
         layout: of series: channels first (``"NCT"``), or time first (``"NTC"``).
         regions: name to a region whose share of the attribution is logged: edges ``(top, left, bottom, right)`` or
@@ -135,6 +139,7 @@ class AttributionMonitor(ExplainingMonitor):
         smooth: Smooth | None = None,
         embedding: str | None = None,
         pad_token: int = 0,
+        pad_to: int | None = None,
         special_tokens: Sequence[int] = (),
         layout: Literal["NCT", "NTC"] = "NCT",
         regions: Mapping[str, Region] | None = None,
@@ -190,6 +195,9 @@ class AttributionMonitor(ExplainingMonitor):
         check_counts(reference_after=reference_after, every_n_validations=every_n_validations, noise_every=noise_every)
         check_counts(**({} if probe_size is None else {"probe_size": probe_size}))
         known = (*drift.MEASURES, *drift.IMAGE_MEASURES)
+        if pad_to is not None:
+            check_counts(pad_to=pad_to)
+            reader = partial(read_padded, reader=reader, length=pad_to, pad_token=pad_token)
         batches = Batches(reader, groups or {}, groups_from, "unknown")
         super().__init__(
             explainer,

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._attribution.baselines import BACKGROUND, Baselines, Seen
@@ -42,6 +42,7 @@ class Probe:
         if isinstance(given, int | float):
             raise ValueError(f"probe={given!r} holds no samples; to draw so many, give probe_size={given!r}")
         self._explainer, self._given, self._seed = explainer, given, seed
+        self._loader: Any = None
         self._candidates: Candidates | None = None
         self._kept: Rows | None = None
         self._drawn = self._shared_out = False
@@ -50,7 +51,8 @@ class Probe:
         self.fresh = FreshSample(explainer, self.strata, seed)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_candidates": None, "_kept": None, "_drawn": False, "_survey": Survey(self._seed)}
+        passing = dict.fromkeys(("_candidates", "_kept", "_loader"))
+        return {**vars(self), **passing, "_drawn": False, "_survey": Survey(self._seed)}
 
     def fit(self, sample_size: int | None) -> None:
         """Fit the sizes that were not given to the inputs, which are known now: the fresh sample is half the probe."""
@@ -72,7 +74,7 @@ class Probe:
             given = given.dataset
         counted = len(given) if isinstance(given, Dataset) and hasattr(given, "__len__") else None
         if counted is None and not isinstance(given, Dataset):
-            counted = len(self.batches.sample(given))
+            counted = len(self._given_sample(given))
         return self.strata.size if counted is None else counted
 
     @property
@@ -102,6 +104,7 @@ class Probe:
     def open(self, loader: Any, number: int, *, draw: bool, anew: bool) -> None:
         """Begin evaluation ``number`` of ``loader``; draw a probe if there is none, or if one is wanted ``anew``."""
         self.batches.open(loader)
+        self._loader = loader
         self.fresh.open(number, draw=draw)
         self._candidates = Candidates(0, self._seed) if draw and (anew or not self._drawn) else None
         self._shared_out = False
@@ -142,7 +145,7 @@ class Probe:
             batch = next(iter(self._given_batches(trainer)), None)
         if batch is None:
             return None
-        shape, expected = list(self.batches.sample(batch).inputs.shape[1:]), list(self._explainer.shape)
+        shape, expected = list(self._given_sample(batch).inputs.shape[1:]), list(self._explainer.shape)
         if shape != expected:
             raise ValueError(f"samples of probe=... must have the shape of the loader's, {expected}; got {shape}")
         try:
@@ -169,11 +172,21 @@ class Probe:
         batches = self.batches
         return batches.elsewhere(None) if batches.vocabularies else Batches(batches.reader, {}, None, "unknown")
 
+    def _given_sample(self, batch: Any) -> Sample:
+        try:
+            return self.batches.sample(batch)
+        except ValueError as error:
+            raise ValueError(
+                f"probe=... takes one batch as the loader yields it, a Dataset, or a DataLoader: {error}"
+            ) from error
+
     def _given_batches(self, trainer: Trainer) -> Iterator[Any]:
         """The batches that were given, in the precision of the loader's."""
         if self._given is None:
             return
-        given = DataLoader(self._given, batch_size=64) if isinstance(self._given, Dataset) else self._given
+        given = self._given
+        if isinstance(given, Dataset):
+            given = DataLoader(given, batch_size=64, collate_fn=collator(given, self._loader))
         for batch in given if isinstance(given, DataLoader) else [given]:
             yield trainer.precision_plugin.convert_input(batch)
 
@@ -234,6 +247,16 @@ class Survey:
             return None
         mean = tuple((total / self._count)[None] for total in self._sums)
         return Seen(mean, (rows.inputs, *rows.extras))
+
+
+def collator(given: Any, loader: Any) -> Any:
+    """What makes batches of rows like the loader's own: its collator; None for rows of another dataset."""
+    own = isinstance(loader, DataLoader) and loader.batch_size is not None
+    return loader.collate_fn if own and type(_whole(given)) is type(_whole(loader.dataset)) else None
+
+
+def _whole(dataset: Any) -> Any:
+    return _whole(dataset.dataset) if isinstance(dataset, Subset) else dataset
 
 
 def gallery(n: int) -> Tensor:

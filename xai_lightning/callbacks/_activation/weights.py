@@ -72,7 +72,7 @@ class WatchedWeights:
     def gather(self, trainer: Trainer) -> None:
         """Look at the weights that are spread over ranks, one after the other whole; every rank calls this."""
         for name, shard in self._shards.items():
-            # no rank may gather the next one while another still waits for this
+            # a rank that failed gathers nothing, and the others would wait for it (trap 45)
             meet(trainer)
             self._measure(name, whole(shard))
         self._shards = {}

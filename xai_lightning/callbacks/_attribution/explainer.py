@@ -11,7 +11,14 @@ from xai_lightning._lightning import LightningModule, rank_zero_warn
 from xai_lightning.callbacks._arguments import Arguments
 from xai_lightning.callbacks._attribution.baselines import Baselines
 from xai_lightning.callbacks._attribution.canonical import Canon, Columns
-from xai_lightning.callbacks._attribution.first_batch import check_channels, check_made, heard, tell_choice, tell_layout
+from xai_lightning.callbacks._attribution.first_batch import (
+    Heard,
+    check_channels,
+    check_made,
+    heard,
+    tell_choice,
+    tell_layout,
+)
 from xai_lightning.callbacks._attribution.regions import Regions
 from xai_lightning.callbacks._attribution.targets import explained_targets
 from xai_lightning.callbacks._attribution.ways import Ways
@@ -119,49 +126,65 @@ class Explainer:
         Raises:
             ValueError: if the method cannot explain such inputs, or outputs or targets are not what was declared.
         """
-        ways, spec = self.ways, self.ways.spec
         check_made(network)
+        columns = self._learn_inputs(network, sample)
+        layer = self.module(network, "layer")
+        output, returned = self._try_once(pl_module, network, layer, columns)
+        tell_choice(self.ways.label, network, returned.network, len(columns[0]))
+        self._learn_layer(layer, returned.layer[-1] if returned.layer else ())
+        self._learn_outputs(output)
+
+    def _learn_inputs(self, network: nn.Module, sample: Sample) -> list[Tensor]:
+        """What the inputs are; gives the few rows of each, and of the extras, on which the network is tried."""
+        ways, spec = self.ways, self.ways.spec
         self.arguments = Arguments.of(network, sample, ways.inputs)
         columns = [x[:REHEARSED].detach().clone() for x in (sample.inputs, *self.arguments.columns(sample))]
-        count = len(self.arguments.further) + 1
-        Baselines(ways).suit(columns[:count])
-        cells = spec.cells if spec else 14
+        inputs = columns[: len(self.arguments.further) + 1]
+        Baselines(ways).suit(inputs)
         self.canon = Canon(
-            columns[:count],
+            inputs,
             self.arguments.further,
             ways.features,
-            embedded=self.ways.embeds,
+            embedded=ways.embeds,
             time_first=ways.time_first,
-            cells=cells,
+            cells=spec.cells if spec else 14,
         )
         self.shape = tuple(sample.inputs.shape[1:])
         tell_layout(ways, self.canon.layouts[0], self.shape)
-        self.numbers = sum(x[:1].numel() for x in columns[:count])
+        self.numbers = sum(x[:1].numel() for x in inputs)
         if spec is not None:
             self._check_inputs(self.canon)
         self.regions.learn(self.canon.spatial(torch.zeros(1, *self.shape)).shape[1:], sample)
-        layer = self.module(network, "layer")
+        return columns
+
+    def _try_once(
+        self, pl_module: LightningModule, network: nn.Module, layer: nn.Module | None, columns: list[Tensor]
+    ) -> tuple[Tensor, Heard]:
+        """What the network, and modules within it, return for a few rows; refuses what the method has no rule for."""
+        spec, found = self.ways.spec, list[Tensor]()
         with self.guarded(pl_module), torch.no_grad(), heard(network, layer) as returned:
-            found: list[Tensor] = []
             findings = inspect_call(
                 spec.rules if spec else None,
                 network,
                 layer,
                 lambda: found.append(_called(self.explained(network), columns)),
             )
+        # the rows are copies, whose versions count what was written into them
         self.writes = any(x._version > 0 for x in columns)
         self._judge(findings)
-        tell_choice(ways.label, network, returned.network, len(columns[0]))
-        self.layer_shape = returned.layer[-1] if returned.layer else ()
-        check_channels(ways, self.canon.forms[0], self.shape, layer, self.layer_shape)
-        self.pictured = self.canon.forms[0] == "image" and (not ways.explains_layer or len(self.layer_shape) == 3)
+        return found[0], returned
+
+    def _learn_layer(self, layer: nn.Module | None, shape: tuple[int, ...]) -> None:
+        """What the layer returns, and whether its explanations can be drawn."""
+        ways, self.layer_shape = self.ways, shape
+        check_channels(ways, self.canon.forms[0], self.shape, layer, shape)
+        self.pictured = self.canon.forms[0] == "image" and (not ways.explains_layer or len(shape) == 3)
         if ways.regions and ways.explains_layer and not self.pictured:
             raise ValueError(
                 f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains the layer {ways.layer!r}, of "
-                f"shape {list(self.layer_shape)}: name a convolution over images, or use a method that explains "
+                f"shape {list(shape)}: name a convolution over images, or use a method that explains "
                 "inputs, such as 'integrated_gradients'"
             )
-        self._learn_outputs(found[0])
 
     def _check_inputs(self, canon: Canon) -> None:
         if isinstance(self.ways.method, str):

@@ -127,21 +127,21 @@ class Explainer:
             ValueError: if the method cannot explain such inputs, or outputs or targets are not what was declared.
         """
         check_made(network)
-        columns = self._learn_inputs(network, sample)
+        canon, columns = self._learn_inputs(network, sample)
         layer = self.module(network, "layer")
         output, returned = self._try_once(pl_module, network, layer, columns)
         tell_choice(self.ways.label, network, returned.network, len(columns[0]))
-        self._learn_layer(layer, returned.layer[-1] if returned.layer else ())
+        self._learn_layer(layer, returned.layer[-1] if returned.layer else (), canon.forms[0])
         self._learn_outputs(output)
 
-    def _learn_inputs(self, network: nn.Module, sample: Sample) -> list[Tensor]:
-        """What the inputs are; gives the few rows of each, and of the extras, on which the network is tried."""
+    def _learn_inputs(self, network: nn.Module, sample: Sample) -> tuple[Canon, list[Tensor]]:
+        """What the inputs are, and the few rows of each, and of the extras, on which the network is tried."""
         ways, spec = self.ways, self.ways.spec
         self.arguments = Arguments.of(network, sample, ways.inputs)
         columns = [x[:REHEARSED].detach().clone() for x in (sample.inputs, *self.arguments.columns(sample))]
         inputs = columns[: len(self.arguments.further) + 1]
         Baselines(ways).suit(inputs)
-        self.canon = Canon(
+        self.canon = canon = Canon(
             inputs,
             self.arguments.further,
             ways.features,
@@ -150,12 +150,12 @@ class Explainer:
             cells=spec.cells if spec else 14,
         )
         self.shape = tuple(sample.inputs.shape[1:])
-        tell_layout(ways, self.canon.layouts[0], self.shape)
+        tell_layout(ways, canon.layouts[0], self.shape)
         self.numbers = sum(x[:1].numel() for x in inputs)
         if spec is not None:
-            self._check_inputs(self.canon)
-        self.regions.learn(self.canon.spatial(torch.zeros(1, *self.shape)).shape[1:], sample)
-        return columns
+            self._check_inputs(canon)
+        self.regions.learn(canon.spatial(torch.zeros(1, *self.shape)).shape[1:], sample)
+        return canon, columns
 
     def _try_once(
         self, pl_module: LightningModule, network: nn.Module, layer: nn.Module | None, columns: list[Tensor]
@@ -174,11 +174,11 @@ class Explainer:
         self._judge(findings)
         return found[0], returned
 
-    def _learn_layer(self, layer: nn.Module | None, shape: tuple[int, ...]) -> None:
-        """What the layer returns, and whether its explanations can be drawn."""
+    def _learn_layer(self, layer: nn.Module | None, shape: tuple[int, ...], form: str) -> None:
+        """What the layer returns, and whether explanations can be drawn, of inputs of this form."""
         ways, self.layer_shape = self.ways, shape
-        check_channels(ways, self.canon.forms[0], self.shape, layer, shape)
-        self.pictured = self.canon.forms[0] == "image" and (not ways.explains_layer or len(shape) == 3)
+        check_channels(ways, form, self.shape, layer, shape)
+        self.pictured = form == "image" and (not ways.explains_layer or len(shape) == 3)
         if ways.regions and ways.explains_layer and not self.pictured:
             raise ValueError(
                 f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains the layer {ways.layer!r}, of "

@@ -405,3 +405,50 @@ def test_pictures_of_whole_numbers_are_compared_and_drawn_as_those_of_others(met
 def test_a_setting_of_another_type_is_refused_with_what_it_should_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         AttributionMonitor(**settings)
+
+
+# --- sizes
+
+
+class Sums(nn.Module):
+    """Logits 0 and a weighted sum, of a table or series and of the pixels of an image, by 0.01."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights, self.lightness = nn.Parameter(weights), nn.Parameter(torch.tensor(0.01))
+
+    def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
+        z = (x * self.weights).flatten(1).sum(dim=1)
+        z = z if image is None else z + self.lightness * image.flatten(1).sum(dim=1)
+        return torch.stack([torch.zeros_like(z), z], dim=1)
+
+
+def test_shares_beside_an_image_are_parts_of_all_attribution() -> None:
+    """The 784 pixels of an image count as many times as there are, though they are compared in 196 cells."""
+
+    def illustrated(i: int) -> dict[str, Any]:
+        return {**grouped(i), "image": draw(1, 28, 28, seed=i)}
+
+    def of_pairs(net: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(net(batch["x"], batch["image"]), batch["y"])
+
+    weights = torch.arange(1.0, grouped(0)["x"].numel() + 1)
+    settings: dict[str, Any] = {"call": of_pairs, "inputs": ["image"], "sensitive": ["column_1"], "sample_size": 0}
+    found, _ = told(Sums(weights), Items(illustrated, 16), "saliency", **settings)
+    share = 2 / (float(weights.sum()) + 0.01 * 784)
+    assert found["attribution/saliency/sensitive_share"] == pytest.approx([share] * 2)
+
+
+@pytest.mark.parametrize("layout", ["NCT", "NTC"])
+def test_the_importance_of_a_channel_is_the_sum_over_its_time(layout: str) -> None:
+    """In units of what is explained, however many steps share a cell."""
+    weights = torch.tensor([[0.01], [0.02]]).expand(2, 112).clone()
+
+    def series(i: int) -> tuple[Tensor, int]:
+        x = draw(2, 112, seed=i)
+        return (x if layout == "NCT" else x.T.contiguous()), i % 2
+
+    net = Sums(weights if layout == "NCT" else weights.T.contiguous())
+    found, _ = told(net, Items(series, 16), "saliency", layout=layout, sample_size=0)
+    importance = [found[f"importance/saliency/channel_{i}"][-1] for i in range(2)]
+    assert importance == pytest.approx([1.12, 2.24])

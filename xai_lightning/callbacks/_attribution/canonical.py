@@ -1,5 +1,6 @@
 """Explanations in canonical form: which numbers are compared, and which variable each belongs to."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -135,12 +136,15 @@ class Canon:
         return drift.pool(torch.cat(parts, dim=1))
 
     def _one(self, values: Tensor, i: int) -> Tensor:
+        # a cell holds the sum of its places: else those of an image, or of long series, would count less than columns
         if self.forms[i] == "image":
-            return drift.pool(values)
+            cells = drift.pool(values)
+            return cells * (math.prod(values.shape[2:]) / cells.shape[1])
         if self.layouts[i] == "series":
             values = values.transpose(1, 2) if self.time_first else values
             cells = min(CELLS, values.shape[2])
-            return torch.nn.functional.adaptive_avg_pool1d(values.double(), cells).flatten(1)
+            means = torch.nn.functional.adaptive_avg_pool1d(values.double(), cells)
+            return means.flatten(1) * (values.shape[2] / cells)
         if self.layouts[i] == "tokens":
             return (values.sum(dim=2) if values.ndim == 3 else values).double()
         return per_variable(values, self.blocks[i]) if values.ndim == 2 else values.flatten(1).double()

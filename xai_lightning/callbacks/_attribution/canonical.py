@@ -138,8 +138,8 @@ class Canon:
     def _one(self, values: Tensor, i: int) -> Tensor:
         # a cell holds the sum of its places: else those of an image, or of long series, would count less than columns
         if self.forms[i] == "image":
-            cells = drift.pool(values)
-            return cells * (math.prod(values.shape[2:]) / cells.shape[1])
+            pooled = drift.pool(values)
+            return pooled * (math.prod(values.shape[2:]) / pooled.shape[1])
         if self.layouts[i] == "series":
             values = values.transpose(1, 2) if self.time_first else values
             cells = min(CELLS, values.shape[2])

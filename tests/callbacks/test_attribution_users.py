@@ -298,6 +298,30 @@ def test_one_logit_per_pixel_tells_two_classes_of_masks_with_a_channel(target: i
     torch.testing.assert_close(first(monitor).sum(dim=1).sort().values, sums, rtol=1e-4, atol=1e-4)
 
 
+def test_logits_of_a_coarser_grid_are_those_of_the_pixels_between_them() -> None:
+    """As Segformer's, whose loss interpolates them too."""
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(1, 2, 4, 4)))
+    monitor = AttributionMonitor(
+        "input_x_gradient", task="segmentation", target=1, network="net", probe_size=8, sample_size=0
+    )
+
+    def call(net: nn.Module, batch: Any) -> Tensor:
+        fine = nn.functional.interpolate(net(batch[0]), (8, 8), mode="bilinear")
+        return nn.functional.cross_entropy(fine, batch[1][:, 0].long())
+
+    fitted(net, call, Items(masked, 8), monitor, epochs=1, lr=0.0)
+    sums = []
+    for i in range(8):
+        x, mask = (part[None] for part in masked(i))
+        x.requires_grad_()
+        fine = nn.functional.interpolate(net(x), (8, 8), mode="bilinear")
+        scalar = ((fine[:, 1] - fine[:, 0]) * (mask[:, 0] == 1)).sum()
+        sums.append(float((x.detach() * torch.autograd.grad(scalar, x)[0]).sum()))
+    torch.testing.assert_close(
+        first(monitor).sum(dim=1).sort().values, torch.tensor(sums).sort().values, rtol=1e-4, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "items", "said"),
     [

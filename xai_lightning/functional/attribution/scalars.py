@@ -1,10 +1,11 @@
 """The one scalar per sample that is explained, so that captum always gets ``target=None`` (trap 4)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 Task = Literal["classification", "multilabel", "segmentation", "regression"]
 Kind = Literal["margin", "centred"]
@@ -172,7 +173,7 @@ def masked_sum(logits: Tensor, targets: Tensor, masks: Tensor, kind: Kind) -> Te
     """Sum of the target class's scalar over a region of the output.
 
     Args:
-        logits: floating ``[N, K, H, W]``, of each pixel.
+        logits: floating ``[N, K, H, W]``, of each pixel; coarser ones are interpolated, as for their loss.
         targets: ``int64[N]``, class indices.
         masks: ``bool[N, H, W]``, the region; freeze it, or its change counts as drift.
         kind: which scalar of a pixel.
@@ -185,6 +186,8 @@ def masked_sum(logits: Tensor, targets: Tensor, masks: Tensor, kind: Kind) -> Te
         >>> masked_sum(logits, torch.tensor([0]), torch.ones(1, 3, 3, dtype=torch.bool), "centred")
         tensor([9.])
     """
+    if logits.ndim == 4 == masks.ndim + 1 and _coarser(logits.shape[2:], masks.shape[1:]):
+        logits = interpolate(logits, masks.shape[1:], mode="bilinear", align_corners=False)
     if logits.ndim != 4 or masks.shape != (len(logits), *logits.shape[2:]):
         got = f"{list(logits.shape)} and {list(masks.shape)}"
         raise ValueError(f"segmentation needs outputs [N, K, H, W] and masks [N, H, W]; got {got}")
@@ -192,6 +195,10 @@ def masked_sum(logits: Tensor, targets: Tensor, masks: Tensor, kind: Kind) -> Te
     classes = targets[:, None, None].expand(masks.shape)
     each = KINDS[kind](pixels.flatten(0, 2), classes.flatten()).reshape(masks.shape)
     return (each * masks).flatten(1).sum(dim=1)
+
+
+def _coarser(grid: Sequence[int], masks: Sequence[int]) -> bool:
+    return tuple(grid) != tuple(masks) and all(0 < few <= many for few, many in zip(grid, masks, strict=True))
 
 
 def scalar(task: Task, kind: Kind, outputs: Tensor, targets: Tensor, masks: Tensor | None = None) -> Tensor:

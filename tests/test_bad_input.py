@@ -172,6 +172,15 @@ def test_two_monitors_with_equal_settings_are_refused(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", TWINS)
+def test_a_training_without_validations_is_warned_of(kind, tmp_path):
+    """Who watches one would wait for curves that never come."""
+    quiet = [TWINS[kind](), ActivationMonitor(["net.0"], name="second")]
+    with pytest.warns(UserWarning, match=r"Monitor looks at validations, and .* \(it is 0\)") as caught:
+        fit(Classifier(), quiet, tmp_path, limit_val_batches=0, max_epochs=1)
+    assert sum("looks at validations" in str(warning.message) for warning in caught) == 1
+
+
+@pytest.mark.parametrize("kind", TWINS)
 def test_a_trainer_that_logs_nothing_is_refused(kind, tmp_path):
     """Law 8: Lightning would warn once for every name, and explain for nobody."""
     bare = pl.Trainer(barebones=True, accelerator="cpu", max_epochs=1, callbacks=[TWINS[kind]()])

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection
 
-from xai_lightning._lightning import Callback, MisconfigurationException, Trainer, rank_zero_info
-from xai_lightning.callbacks._trainer import callbacks_of
+from xai_lightning._lightning import Callback, MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
+from xai_lightning.callbacks._trainer import callbacks_of, is_dry
 from xai_lightning.sinks import logger_sinks
 
 
@@ -17,7 +17,9 @@ class Announcer(Callback):
         return f"{type(self).__name__}({self._settings})"
 
     def _meet_loggers(self, trainer: Trainer, shared: Collection[str] = ()) -> None:
-        """Let each logger refuse names, and say where pictures go: the first of our callbacks does, once, for all.
+        """Let each logger refuse names, and say where pictures go, or that there is nothing to look at.
+
+        The first of our callbacks says it, once, for all.
 
         Raises:
             MisconfigurationException: if the Trainer logs nothing at all, or a logger would choke on a name.
@@ -31,8 +33,15 @@ class Announcer(Callback):
         for sink in sinks:
             sink.check(shared)
         first = next((other for other in callbacks_of(trainer) if isinstance(other, Announcer)), None)
+        if first is not self or self._announced:
+            return
+        if trainer.state.fn == "fit" and not trainer.enable_validation:
+            rank_zero_warn(
+                f"{type(self).__name__} looks at validations, and this Trainer makes none: it needs a validation_step, "
+                f"a validation loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
+            )
         # a dry run has loggers that drop everything
-        if first is not self or self._announced or getattr(trainer, "fast_dev_run", False):
+        if is_dry(trainer):
             return
         self._announced = True
         without = dict.fromkeys(type(sink.logger).__name__ for sink in sinks if not sink.takes_pictures)

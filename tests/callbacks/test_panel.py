@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from small import Classifier, Ledger, Rows, fit, loader, rows
+from small import Classifier, Ledger, Rows, fit, loader, network, rows
 from xai_lightning import AttributionMonitor, MemorySink
 from xai_lightning.functional import render
 
@@ -143,3 +143,13 @@ def test_titles_show_groups_as_they_are_called_and_large_growth_in_full(
     explained(lambda inputs, number: inputs * 4700**number, tmp_path, groups={"sex": ["class_a", "b"]}, **small)
     assert {title.split("\n")[0] for title in titles} == {f"label {y} {g}" for y in (0, 1) for g in ("class_a", "b")}
     assert {title.split("\n")[2] for title in titles} == {"size x 4,700"}
+
+
+@pytest.mark.parametrize(("classes", "named"), [(64, 64), (65, 0)])
+def test_of_many_classes_none_has_numbers_of_its_own(classes: int, named: int, tmp_path: Path) -> None:
+    """A thousand classes would be thousands of curves, of samples that each class hardly has."""
+    options = {"net": lambda: network(outputs=classes), "validations": 2, "references": ["first"], "sample_size": 0}
+    look = explained(lambda inputs, number: inputs, tmp_path, **options)[0].validations()[-1]
+    for prefix in ("drift/chosen/by_class/first/", "xai/chosen/probe/"):
+        assert sum(name.startswith(prefix) for name in look) == named
+    assert look["drift/chosen/cosine/first/mean"] == 0

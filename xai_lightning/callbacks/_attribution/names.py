@@ -37,7 +37,7 @@ def names(
     direct = [tags.importance(method, name) for name in variables]
     direct += [tags.importance_limit(method, name, limit) for name in variables for limit in ("lower", "upper")]
     direct += [tags.xai(method, "colour_scale")] if explainer.picture else []
-    direct += [tags.xai(method, "probe", *name) for name in strata.names()]
+    direct += [tags.xai(method, "probe", *name) for name in strata.counted]
     if fitting:
         shared += panel.names(strata.attributes)
         direct += panel.parts(strata)

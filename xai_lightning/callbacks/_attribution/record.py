@@ -32,7 +32,7 @@ def summary(
     masses = found.columns["regions"]
     for i, name in enumerate(explainer.regions.names):
         record.shared[tags.region(method, name)] = float(masses[:, i].nansum() / masses[:, -1].nansum())
-    for stratum, names in enumerate(strata.names()):
+    for stratum, names in enumerate(strata.counted):
         record.direct[tags.xai(method, "probe", *names)] = float((found.strata == stratum).sum())
     return record
 

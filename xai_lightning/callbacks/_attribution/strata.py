@@ -9,7 +9,7 @@ from torch import Tensor
 from xai_lightning.functional.attribution import Task
 from xai_lightning.readers import Sample, Vocabulary
 
-LARGE, SMALL_INPUTS, LARGE_INPUTS = 10_000, 128, 32
+LARGE, SMALL_INPUTS, LARGE_INPUTS, MOST_CLASSES = 10_000, 128, 32, 64
 
 
 class Strata:
@@ -93,11 +93,18 @@ class Strata:
         return torch.tensor(known)[strata]
 
     def classes(self) -> dict[str, Tensor]:
-        """Which strata ``bool[S]`` are of each class; nothing without classes."""
+        """Which strata ``bool[S]`` are of each class; nothing without classes, or with more than 64."""
+        if self.n_classes > MOST_CLASSES:
+            return {}
         every = self.names()
         return {
             f"class_{c}": torch.tensor([names[0] == f"class_{c}" for names in every]) for c in range(self.n_classes)
         }
+
+    @property
+    def counted(self) -> list[tuple[str, ...]]:
+        """Names of the strata whose samples are counted: of all, unless there are more than 64 classes."""
+        return [] if self.n_classes > MOST_CLASSES else self.names()
 
     def members(self, attribute: str) -> dict[str, Tensor]:
         """Which strata ``bool[S]`` are of each declared group."""

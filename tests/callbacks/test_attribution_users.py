@@ -9,85 +9,10 @@ import torch
 import torchmetrics
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
-from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from learners import QUIET, Items, Learner, cross_entropy, curves, draw, first, fitted, seeded, table, table_net
+from learners import QUIET, Items, cross_entropy, curves, draw, first, fitted, seeded, table, table_net
 from xai_lightning import AttributionMonitor, FairnessMonitor, MemorySink
-from xai_lightning.readers.padding import read_padded
-
-# --- texts
-
-
-def text(i: int) -> tuple[Tensor, int]:
-    length = 2 + i % 4
-    ids = torch.zeros(6, dtype=torch.int64)
-    ids[:length] = 1 + draw(length, seed=i).mul(9).long().abs() % 10
-    return ids, int(ids[0] > 3)
-
-
-class Packed(nn.Module):
-    """A recurrent network that finds lengths out from padding, and so takes no text that is padding alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.rnn, self.out = nn.Embedding(12, 4), nn.GRU(4, 4, batch_first=True), nn.Linear(4, 2)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        lengths = (ids != 0).sum(dim=1)
-        packed = pack_padded_sequence(self.embed(ids), lengths, batch_first=True, enforce_sorted=False)
-        return self.out(self.rnn(packed)[1][0])
-
-
-@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap"])
-def test_a_network_that_takes_no_text_of_padding_alone_is_explained(method: str) -> None:
-    """Only the embedding is given the baseline; lengths and masks are those of the text."""
-    sink = MemorySink()
-    monitor = AttributionMonitor(method, embedding="embed", network="net", probe_size=8, sinks=[sink])
-    fitted(seeded(Packed), cross_entropy, Items(text, 16), monitor, epochs=1, lr=0.0)
-    errors = curves(sink).get(f"xai/{method}/completeness_error", [0.0])
-    assert errors[0] < 0.01
-    assert first(monitor).isfinite().all()
-    assert first(monitor).abs().sum() > 0
-
-
-def test_an_error_on_a_text_of_padding_alone_comes_with_what_to_do() -> None:
-    monitor = AttributionMonitor("kernel_shap", embedding="embed", network="net", probe_size=8)
-    with pytest.raises(RuntimeError, match="Length of all samples") as raised:
-        fitted(seeded(Packed), cross_entropy, Items(text, 16), monitor)
-    assert "give baseline= another id" in "".join(raised.value.__notes__)
-
-
-@pytest.mark.filterwarnings("ignore:.*its rules do not cover rnn")
-@pytest.mark.parametrize("method", ["layer_deep_lift", "internal_influence"])
-def test_an_embedding_is_no_layer_of_what_is_explained_through_it(method: str) -> None:
-    monitor = AttributionMonitor(method, embedding="embed", layer="embed", network="net", probe_size=8)
-    with pytest.raises(RuntimeError, match=r"cannot explain the embedding 'embed' as a layer.*name another layer"):
-        fitted(seeded(Packed), cross_entropy, Items(text, 16), monitor)
-
-
-class Turned(Packed):
-    """Time first, as torch's recurrent networks are by default."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.out(self.embed(ids.t())[0])
-
-
-class Bag(Packed):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.EmbeddingBag(12, 4)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.out(self.embed(ids))
-
-
-@pytest.mark.parametrize("net", [Turned, Bag])
-def test_an_embedding_that_does_not_return_a_row_for_each_token_is_refused_with_a_way_out(net: Any) -> None:
-    monitor = AttributionMonitor("saliency", embedding="embed", network="net", probe_size=8)
-    with pytest.raises(ValueError, match=r"for ids \[N, T\], here \[\d, 6\].*leave embedding= out.*feature_ablation"):
-        fitted(seeded(net), cross_entropy, Items(text, 16), monitor)
-
 
 # --- what a network returns
 
@@ -437,97 +362,55 @@ def test_names_that_fit_the_steps_of_a_series_ask_for_its_layout() -> None:
         assert any("say layout='NTC'" in str(each.message) for each in caught) == asked
 
 
-# --- texts of any length
-
-
-LONG = 8
-
-
-def sentence(i: int) -> dict[str, Any]:
-    return {"input_ids": 1 + draw(2 + i % 5, seed=i).mul(9).long().abs() % 10, "labels": i % 2}
-
-
-def as_long_as_needed(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """As Hugging Face's collators do by default."""
-    ids = pad_sequence([row["input_ids"] for row in rows], batch_first=True)
-    labels = torch.tensor([row["labels"] for row in rows])
-    return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
-
-
-class Masked(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.out = nn.Embedding(12, 4), nn.Linear(4, 2)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        mask = attention_mask[..., None]
-        return self.out((self.embed(input_ids).tanh() * mask).sum(dim=1) / mask.sum(dim=1))
-
-
-def trained_on_texts(monitor: Any, order: Any) -> Any:
-    data = Items(lambda i: sentence(order(i)), 24)
-    model = Learner(
-        seeded(Masked),
-        lambda net, b: nn.functional.cross_entropy(net(b["input_ids"], b["attention_mask"]), b["labels"]),
-        lr=0.0,
-    )
-    trainer = pl.Trainer(max_epochs=2, callbacks=[monitor], **QUIET)
-    loaders = [DataLoader(data, 4, collate_fn=as_long_as_needed) for _ in range(2)]
-    trainer.fit(model, *loaders)
-    assert trainer.callback_metrics["xai/errors"] == 0
-    return trainer.callback_metrics
-
-
-@pytest.mark.parametrize("method", ["integrated_gradients", "kernel_shap"])
-def test_texts_are_padded_to_one_length_for_explanations_alone(method: str) -> None:
-    """Law 2: a text is the same sample in whatever batch it stands, and however long that is."""
-    found = []
-    for order in (lambda i: i, lambda i: 23 - i, lambda i: 7 * i % 24):
-        monitor = AttributionMonitor(method, embedding="embed", pad_to=LONG, network="net", probe_size=16)
-        metrics = trained_on_texts(monitor, order)
-        assert metrics[f"drift/{method}/cosine/previous/mean"] == 0
-        found.append(first(monitor))
-    assert found[0].shape[1] == LONG
-    assert found[0].abs().sum() > 0
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("length", "said"),
-    [
-        (None, "token ids by pad_to=..., which leaves batches as they are"),
-        (3, r"texts of \d tokens, more than pad_to=3: raise it"),
-    ],
-)
-def test_texts_that_are_not_of_one_length_are_refused_with_what_to_do(length: int | None, said: str) -> None:
-    monitor = AttributionMonitor("saliency", embedding="embed", pad_to=length, network="net", on_error="raise")
-    with pytest.raises(ValueError, match=said):
-        trained_on_texts(monitor, lambda i: i)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "said"),
-    [
-        (torch.tensor([[0, 5], [6, 7]]), "pads on the right, and texts of this batch begin with pad_token=0"),
-        (torch.zeros(2, 3), r"is for token ids \[N, T\]; the input is Tensor\[2, 3\] float32"),
-    ],
-)
-def test_what_cannot_be_padded_on_the_right_is_refused(inputs: Tensor, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        read_padded((inputs, torch.zeros(2)), reader=None, length=4, pad_token=0)
-
-
-def test_given_rows_are_put_together_by_the_loaders_collator() -> None:
-    sink, rows = MemorySink(), Subset(Items(sentence, 24), [1, 2, 5])
-    monitor = AttributionMonitor(
-        "saliency", embedding="embed", pad_to=LONG, network="net", probe=rows, sinks=[sink], sample_size=0
-    )
-    trained_on_texts(monitor, lambda i: i)
-    assert curves(sink)["xai/saliency/probe_size"] == [3, 3]
-
-
 def test_a_list_of_samples_is_no_probe() -> None:
     monitor = AttributionMonitor("saliency", network="net", probe=[table(i) for i in range(8)])
     with pytest.raises(ValueError, match="takes one batch as the loader yields it, a Dataset, or a DataLoader: cannot"):
         fitted(seeded(table_net), cross_entropy, Items(table, 16), monitor)
+
+
+# --- targets and inputs that are not what they seem
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (lambda i: nn.functional.one_hot(torch.tensor(i % 2), 2).float(), r"Of one-hot classes.*argmax\(1\)"),
+        (
+            lambda i: -100 if i % 5 == 0 else i % 2,
+            r"got -100. Where some samples have no label.*target='ref",
+        ),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused_with_what_they_may_be(target: Any, said: str) -> None:
+    items = Items(lambda i: (table(i)[0], target(i)), 16)
+    with pytest.raises(ValueError, match=said):
+        fitted(seeded(table_net), cross_entropy, items, AttributionMonitor("saliency", network="net", probe_size=8))
+
+
+class Scaled(nn.Module):
+    """Takes pixels as bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x.float().flatten(1) / 255)
+
+
+def test_pixels_as_bytes_are_explained_as_the_floats_that_are_read() -> None:
+    items = Items(lambda i: (draw(1, 4, 4, seed=i).mul(50).add(100).clamp(0, 255).to(torch.uint8), i % 2), 16)
+    plain = AttributionMonitor("integrated_gradients", network="net", probe_size=8)
+    with pytest.raises(ValueError, match=r"reader=\{'input': lambda batch: batch\[0\].float\(\), 'target': 1\}"):
+        fitted(seeded(Scaled), cross_entropy, items, plain)
+    reader = {"input": lambda batch: batch[0].float(), "target": 1}
+    monitor = AttributionMonitor("integrated_gradients", reader=reader, network="net", probe_size=8)
+    fitted(seeded(Scaled), cross_entropy, items, monitor)
+    assert first(monitor).abs().sum() > 0
+
+
+def test_names_of_columns_are_refused_where_a_volume_has_none() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    monitor = AttributionMonitor("saliency", features={"age": 0}, network="net", probe_size=8)
+    with pytest.raises(ValueError, match=r"columns of a table.*the inputs are \[8, 1, 2, 2, 4\]"):
+        fitted(net, cross_entropy, Items(lambda i: (draw(1, 2, 2, 4, seed=i), i % 2), 16), monitor)

@@ -80,7 +80,8 @@ class Canon:
             "image" if layout == "integers" and x.ndim == 4 else layout
             for x, layout in zip(inputs, self.layouts, strict=True)
         )
-        if features is not None and self.forms[0] in ("image", "tokens"):
+        nameable = inputs[0].ndim == 2 or self.forms[0] == "series"
+        if features is not None and (self.forms[0] in ("image", "tokens") or not nameable):
             shape = list(inputs[0].shape)
             raise ValueError(f"features=... names columns of a table or channels of a series; the inputs are {shape}")
         self.blocks: tuple[Variables, ...] = ()

@@ -71,8 +71,19 @@ def _classes(given: Tensor, n_classes: int) -> Tensor:
     try:
         return targets_of(given, n_classes)
     except ValueError as error:
-        if not given.is_floating_point():
-            raise
-        raise ValueError(
-            f"{error}. If they are no classes, say task='regression' of numbers, or task='multilabel' of several labels"
-        ) from error
+        raise ValueError(f"{error}. {_meant(given, n_classes)}") from error
+
+
+def _meant(given: Tensor, n_classes: int) -> str:
+    """What targets that are no classes may be, and what to say then."""
+    if given.ndim == 2 and given.shape[1] == n_classes:
+        return (
+            "Of one-hot classes read the number with reader={'input': 0, 'target': lambda batch: batch[1].argmax(1)}; "
+            "of several labels say task='multilabel', of numbers task='regression'"
+        )
+    if given.is_floating_point():
+        return "If they are no classes, say task='regression' of numbers, or task='multilabel' of several labels"
+    return (
+        "Where some samples have no label, explain target='reference_prediction', or one class by its number; classes "
+        "beyond the outputs are another network's, to be named with network=..."
+    )

@@ -173,7 +173,16 @@ def test_code_of_the_documents_shows_every_callback():
 def test_arguments_that_the_documents_name_exist():
     """Code spans such as `utility_floor=False`: an argument of ours, or one of these that belong to others."""
     known = {argument for name in OURS for argument in parameters(name)}
-    of_lightning = {"purge_step", "version", "inference_mode", "weights_only", "ckpt_path", "logger", "callbacks"}
+    of_lightning = {
+        "purge_step",
+        "version",
+        "inference_mode",
+        "weights_only",
+        "ckpt_path",
+        "logger",
+        "callbacks",
+        "barebones",
+    }
     of_lightning |= {"save_distributed_checkpoint"}
     of_loggers = {"log_model", "offline", "run_id", "tracking_uri", "MLFLOW_ALLOW_FILE_STORE"}
     of_commands = {"PORT", "LOGDIR", "PART", "PYTHON", "images"}

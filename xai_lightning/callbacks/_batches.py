@@ -210,6 +210,7 @@ class Batches:
         self._decide(self._discovered | loaded)
 
     def _decide(self, fixed: dict[str, Vocabulary]) -> None:
+        # a state that does not fit leaves what was known
         before = self.vocabularies
         self.vocabularies = before | fixed
         try:

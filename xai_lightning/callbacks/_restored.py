@@ -72,6 +72,7 @@ def _held(value: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     """All containers within ``value``, however deep, and all else that is held in them."""
     containers: dict[int, Any] = {}
     others: list[Any] = []
+    # a list of what waits, and no recursion: containers may hold themselves
     waiting: list[Any] = [value]
     while waiting:
         found = waiting.pop()
@@ -92,6 +93,7 @@ def _remember(module: nn.Module) -> _Memory:
     weights: list[Tensor] = [p for p in module._parameters.values() if p is not None]
     weights += [p.grad for p in weights if p.grad is not None]
     known = {id(weight) for weight in weights}
+    # parameters and gradients are compared by their bits alone: copies would take the model's memory twice
     tensors = [x for x in others if isinstance(x, Tensor) and id(x) not in known]
     return _Memory(
         module,

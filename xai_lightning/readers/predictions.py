@@ -126,7 +126,9 @@ def _looks_like_probabilities(values: Tensor, eps: float) -> bool:
     if bool(values.min() < 0) or bool(values.max() > 1):
         return False
     if values.ndim == 2:
+        # rows of half precision add up to 1 only roughly
         return bool(((values.sum(dim=1) - 1).abs() < max(1e-3, eps / 2)).all())
+    # some logits lie between 0 and 1 by chance, so that more is asked where no sums tell
     return bool(values.min() < 0.5) and bool(values.max() > 0.5)
 
 

@@ -54,6 +54,7 @@ class Baselines:
     def __init__(self, ways: "Ways") -> None:
         self._ways = ways
         several = isinstance(ways.baseline, list | tuple)
+        # a method that takes values from other rows has nothing to take from a single one
         default = "background" if ways.spec is not None and ways.spec.donors else None
         self._each = tuple(ways.baseline) if several else (default if ways.baseline is None else ways.baseline,)
 
@@ -157,6 +158,7 @@ class Baselines:
         if isinstance(wanted, Tensor):
             return _shaped(wanted.to(x), x)
         if wanted in FROM_DATA:
+            # before any data were seen, in the trial on the first batch, its own rows stand in
             known = None if seen is None else (seen.mean if wanted == "mean" else seen.rows)[i].to(x)
             return known if known is not None else x[:BACKGROUND] if wanted == "background" else x[:1]
         if wanted == "blur":

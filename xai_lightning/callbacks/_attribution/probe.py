@@ -141,6 +141,7 @@ class Probe:
 
     def first_given(self, trainer: Trainer) -> Rows | None:
         """The first sample that was given, with every target of its batch checked; None if none was given."""
+        # a loader that shuffles draws from the global generators
         with isolated():
             batch = next(iter(self._given_batches(trainer)), None)
         if batch is None:

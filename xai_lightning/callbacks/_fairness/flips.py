@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.fairness.individual import flips, score_change
-from xai_lightning.readers import Column, Outputs, Vocabulary
+from xai_lightning.readers import Column, Outputs, Vocabulary, scores_of
 from xai_lightning.readers.batch import describe, unreadable
 from xai_lightning.readers.predictions import Decision
 
@@ -146,11 +146,7 @@ def favour(outputs: Tensor, how: Outputs, positive: int, classes: Tensor) -> Ten
     """Probability of the favourable class, ``float64[M]``; of labels, whether they are it."""
     if how.space == "labels":
         return (classes == positive).double()
-    values = outputs.detach().double().reshape(len(outputs), -1)
-    if values.shape[1] == 1:
-        single = values[:, 0].sigmoid() if how.space == "logits" else values[:, 0]
-        return single if positive == 1 else 1 - single
-    return (values.softmax(dim=1) if how.space == "logits" else values)[:, positive]
+    return scores_of(outputs, how, positive).double()
 
 
 def compared(grouped: Tensor, own: Answer, others: Sequence[Answer]) -> Tensor:

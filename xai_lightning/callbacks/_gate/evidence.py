@@ -115,6 +115,7 @@ def sha256(path: Path) -> str:
     parts = [] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in parts or [path]:
         if parts:
+            # or bytes could move from the end of one file to the beginning of the next
             digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):

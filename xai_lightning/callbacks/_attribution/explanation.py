@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xai_lightning._lightning import LightningModule, rank_zero_warn
 from xai_lightning.callbacks._attribution.baselines import Against, Baselines, Seen
 from xai_lightning.callbacks._attribution.explainer import Explainer
-from xai_lightning.callbacks._attribution.hints import hints
+from xai_lightning.callbacks._attribution.hints import hints, never_fits
 from xai_lightning.callbacks._attribution.in_step import differentiate
 from xai_lightning.callbacks._attribution.ways import Ways
 from xai_lightning.callbacks._draw import Rows
@@ -127,8 +127,10 @@ class Explaining(NamedTuple):
                 return action()
             except RuntimeError as error:
                 # a pass that failed on one rank of a sharded model cannot be made again
-                if self.steps or not out_of_memory(error) or explainer.at_once <= explainer.numbers:
+                if self.steps or not out_of_memory(error):
                     raise
+                if explainer.at_once <= explainer.numbers:
+                    raise torch.OutOfMemoryError(never_fits(error)) from error
             # outside of the handler, which holds what the failed computation held
             most = explainer.numbers * len(probe.hashes) * (cost.forward if cost is not None else 1)
             explainer.at_once = max(explainer.numbers, min(explainer.at_once, most) // 2)

@@ -42,6 +42,14 @@ def hints(network: nn.Module, ways: Ways) -> Iterator[None]:
         raise
 
 
+def never_fits(error: BaseException) -> str:
+    """What is said where memory runs out at one sample too."""
+    return (
+        f"one sample at a time does not fit either ({error}). Methods that make all draws of a sample in one pass need "
+        "fewer, options={'n_samples': ...} or a smaller background; others, such as 'saliency', need one row at a time"
+    )
+
+
 def _without_gradient(network: nn.Module, ways: Ways) -> str:
     if ways.explains_layer and ways.embeds and ways.layer == ways.embedding:
         return (

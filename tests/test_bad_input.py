@@ -261,7 +261,9 @@ class TwoHeads(Classifier):
 
 def test_a_network_that_is_not_obvious_must_be_named(tmp_path):
     """Law 8, trap 6: at ``setup``, not in the middle of an epoch."""
-    with pytest.raises(MisconfigurationException, match=r"TwoHeads does not override forward.*net, other.*network="):
+    with pytest.raises(
+        MisconfigurationException, match=r"TwoHeads does not override.*net, other.*network=.*override forward"
+    ):
         fit(TwoHeads(), [AttributionMonitor()], tmp_path)
     fit(TwoHeads(), [AttributionMonitor("saliency", network="net"), FairnessMonitor(SEX)], tmp_path)
 

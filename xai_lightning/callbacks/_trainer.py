@@ -129,7 +129,8 @@ def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
         return pl_module.get_submodule(children[0])
     raise MisconfigurationException(
         f"{type(pl_module).__name__} does not override forward and has {len(children)} children with parameters "
-        f"({', '.join(children) or 'none'}); name the network with network=..."
+        f"({', '.join(children) or 'none'}); name the network with network=..., or "
+        "override forward, if it takes more than one of them to get from inputs to outputs"
     )
 
 

@@ -310,14 +310,34 @@ def test_the_largest_of_the_variables_that_are_left_out_is_named() -> None:
     assert (plain[:60] != risen[:60]).any()
 
 
-def test_similarity_is_brightest_on_the_diagonal_and_grey_where_unknown() -> None:
+def test_what_is_not_known_has_no_colour_of_what_is() -> None:
+    """The middle of the scale is grey itself."""
+    for drawn in (
+        similarity(torch.full((2, 2), math.nan), [1, 2], title="t"),
+        average_map(torch.full((4, 4), math.nan), torch.full((4, 4), math.nan), scale=1.0, title="t"),
+    ):
+        middle = drawn[drawn.shape[0] // 2 - 40 : drawn.shape[0] // 2 + 40, 60:200]
+        assert (middle == 255).all()
+
+
+def test_numbers_of_validations_do_not_run_into_each_other() -> None:
+    drawn = similarity(torch.eye(60), [2345 * i for i in range(60)], title="t")
+    inked = np.flatnonzero((drawn[-57:-43, 60:480].max(-1) < 235).any(axis=0))
+    numbers = np.split(inked, np.flatnonzero(np.diff(inked) > 8) + 1)
+    assert len(numbers) > 3
+    assert all(np.ptp(number) < 60 for number in numbers)
+
+
+def test_similarity_is_brightest_on_the_diagonal_and_white_where_unknown() -> None:
     matrix = torch.eye(5).double()
     matrix[0, 4] = matrix[4, 0] = math.nan
     picture = similarity(matrix, [1, 2, 3, 5, 9], title="t")
     yellow = (back(picture)[..., 0] > 240) & (back(picture)[..., 2] < 90)
     rows, columns = np.nonzero(yellow[:, : int(picture.shape[1] * 0.7)])
     assert np.corrcoef(rows, columns)[0, 1] > 0.9
-    assert count(picture, UNDEFINED) > 2000
+    assert (
+        count(picture, (255, 255, 255)) > count(similarity(torch.eye(5), [1, 2, 3, 5, 9], title="t"), (255,) * 3) + 5000
+    )
     with pytest.raises(ValueError, match="for 2 numbers"):
         similarity(matrix, [1, 2], title="t")
 

@@ -16,7 +16,7 @@ def average_map(mean: Tensor, half_width: Tensor, *, scale: float, title: str) -
     A place whose right colour is as bright as its left one is not known to matter.
 
     Args:
-        mean: float[H, W], at least 0, in units of the explained scalar; NaN is grey.
+        mean: float[H, W], at least 0, in units of the explained scalar; NaN is white.
         half_width: float[H, W], likewise.
         scale: what full colour means, positive; larger values saturate.
         title: What is shown.
@@ -40,7 +40,7 @@ def average_map(mean: Tensor, half_width: Tensor, *, scale: float, title: str) -
         figure = Figure(inches(640, 330), layout="constrained", facecolor="white")
         panels = figure.subplots(1, 2)
         for axes, name in zip(panels, ("mean", "half of its 95 % interval"), strict=True):
-            axes.set_facecolor("#969696")
+            axes.set_facecolor("#ffffff")
             axes.set_title(name, fontsize=11, color=INK)
             axes.set(xticks=[], yticks=[])
         colours: Any = {"cmap": "cividis", "vmin": 0.0, "vmax": scale, "interpolation": "nearest"}

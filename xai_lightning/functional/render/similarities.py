@@ -18,7 +18,7 @@ def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture
     Blocks along the diagonal are phases in which the model looked at the same things.
 
     Args:
-        matrix: float[T, T], from -1 to 1; NaN is grey.
+        matrix: float[T, T], from -1 to 1; NaN is white.
         numbers: of the T validations.
         title: What is shown.
 
@@ -38,14 +38,15 @@ def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture
     with style.context("default"):
         figure = Figure(inches(560, 500), layout="constrained")
         axes = figure.add_subplot()
-        colours = matplotlib.colormaps["cividis"].with_extremes(bad="#969696")
+        colours = matplotlib.colormaps["cividis"].with_extremes(bad="#ffffff")
         low = min(0.0, float(np.nanmin(matrix.numpy(), initial=0.0)))
         shown = axes.imshow(matrix.numpy(), cmap=colours, vmin=low, vmax=1.0, interpolation="nearest")
-        places = sorted({round(i * (len(numbers) - 1) / 9) for i in range(10)})
+        count = max(2, min(10, 40 // (len(str(max(numbers))) + 1)))
+        places = sorted({round(i * (len(numbers) - 1) / (count - 1)) for i in range(count)})
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(places, labels=[str(numbers[place]) for place in places])
         axes.tick_params(labelsize=10, labelcolor=FAINT, length=0)
-        axes.set(xlabel="validation", ylabel="validation")
+        axes.set(xlabel="validation" + "; white: not known" * bool(matrix.isnan().any()), ylabel="validation")
         bar = figure.colorbar(shown, shrink=0.85)
         bar.set_label("mean cosine similarity", color=INK)
         bar.outline.set_visible(False)

@@ -184,11 +184,11 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
+        if self.certify is not None:
+            refuse_unequal_passes(trainer, "GatedCheckpoint(certify=...)")
         decision.check_can_decide(trainer, self.dirpath)
         self._meet_loggers(trainer)
         self._check_own_files(trainer)
-        if self.certify is not None:
-            refuse_unequal_passes(trainer, "GatedCheckpoint(certify=...)")
         decision.warn_of_conflicts(self.limits)
         others = [other for other in trainer.checkpoint_callbacks if not isinstance(other, GatedCheckpoint)]
         if others:

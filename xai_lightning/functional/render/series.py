@@ -40,8 +40,6 @@ def series_bands(
 ) -> Picture:
     """Curves of some channels over a band that is coloured by attribution; beneath it, a band of the reference.
 
-    The channels with the largest attribution at the reference are shown, so that pictures can be flipped through.
-
     Args:
         series: float[N, C, T], or None, which keeps them out of the picture.
         now: float[N, C, B], attribution of B stretches of time.
@@ -52,7 +50,7 @@ def series_bands(
         note: what the numbers are.
 
     Returns:
-        uint8[H, W, 3]; of more than 4 series or channels 4 are shown.
+        uint8[H, W, 3]; of more than 4 series the first, of more than 4 channels those that lead at the reference.
 
     Raises:
         ValueError: if the numbers do not fit, or the scale is not positive and finite.

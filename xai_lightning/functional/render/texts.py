@@ -38,8 +38,7 @@ def token_lines(
 ) -> Picture:
     """Each text twice, coloured by the attribution of its tokens now and at the reference.
 
-    Red speaks for what is explained, blue against it. Tokens without a word (padding) are left out. Lines go from left
-    to right in the order of the tokens, whatever their script.
+    Red speaks for what is explained, blue against it. Lines go from left to right whatever the script of their tokens.
 
     Args:
         tokens: the words of each of N texts; an empty word is left out.

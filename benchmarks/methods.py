@@ -89,7 +89,7 @@ def bare(explained: Explained, inputs: Tensor, rows: int, batch: int, *, backwar
 
 def bare_loops(explained: Explained, x: Tensor, rows: int, *, backward: bool) -> dict[str, Callable[[], Any]]:
     """The bare loop over as many inputs, and that over one block, each at the fastest of several micro-batches."""
-    sizes = [size for size in (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if size <= max(4, rows)]
+    sizes = [size for size in (2**i for i in range(2, 15)) if size <= max(4, rows)]
     if x[0].numel() > 10_000:
         sizes = [size for size in sizes if size <= 128]
     inputs = x[torch.arange(rows) % len(x)]

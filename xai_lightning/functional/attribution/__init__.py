@@ -11,9 +11,16 @@ from xai_lightning.functional.attribution import fast, fast_paths
 from xai_lightning.functional.attribution.choices import check_inputs, check_method, is_adaptive, resolve_options
 from xai_lightning.functional.attribution.engine import custom_attributions, proof, run
 from xai_lightning.functional.attribution.explained import Explained, Pass, Signature
-from xai_lightning.functional.attribution.methods import METHODS, SMOOTHS, Layout, Method, Passes, Smooth
-from xai_lightning.functional.attribution.question import (
+from xai_lightning.functional.attribution.methods import (
+    METHODS,
     NUMBERS_AT_ONCE,
+    SMOOTHS,
+    Layout,
+    Method,
+    Passes,
+    Smooth,
+)
+from xai_lightning.functional.attribution.question import (
     SMOOTH_OPTIONS,
     Custom,
     Found,
@@ -81,7 +88,7 @@ def attribute(
     options: Mapping[str, Any] | None = None,
     layer: nn.Module | None = None,
     smooth: Smooth | None = None,
-    at_once: int = NUMBERS_AT_ONCE,
+    at_once: int | None = None,
 ) -> Found:
     """Attributions of the explained scalar to each number of the inputs, or of a layer.
 
@@ -103,7 +110,7 @@ def attribute(
         options: further arguments of captum's ``attribute``.
         layer: the layer of methods that need one.
         smooth: average over copies of each input with Gaussian noise; ``nt_samples`` and ``stdevs`` are options.
-        at_once: how many input numbers one forward pass may hold; changes no result.
+        at_once: how many input numbers one pass may hold, by default `Method.at_once`; changes no result.
 
     Returns:
         The attributions; a masked method's number for a variable is spread evenly over its columns, so that sums
@@ -134,7 +141,8 @@ def attribute(
     parts = (variables,) if isinstance(variables, Variables) else variables
     number = sum(each.number for each in parts)
     resolved = resolve_options(method, options or {}, given[0].shape[1:], number, len(behind[0]) if behind else 1)
-    return run(Run(method, explained, parts, resolved, layer, smooth, at_once), question, seeds)
+    held = METHODS[method].at_once if at_once is None else at_once
+    return run(Run(method, explained, parts, resolved, layer, smooth, held), question, seeds)
 
 
 def _tuple(tensors: Tensor | Inputs) -> Inputs:

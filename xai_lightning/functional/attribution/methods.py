@@ -45,6 +45,12 @@ class Passes(NamedTuple):
     backward: int
 
 
+NUMBERS_AT_ONCE = 2**19
+"""How many input numbers a differentiated pass may hold; others hold twice as many, for they keep nothing on the way.
+
+It bounds memory, and changes no result. On CPUs such blocks still fit the caches (`benchmarks/methods.py`)."""
+
+
 class Method(NamedTuple):
     """One row of the table.
 
@@ -101,6 +107,11 @@ class Method(NamedTuple):
     own: tuple[str, ...] = ()
     package: str | None = None
     compiled: bool = False
+
+    @property
+    def at_once(self) -> int:
+        """How many input numbers one pass may hold unless it is told."""
+        return NUMBERS_AT_ONCE if self.gradient else 2 * NUMBERS_AT_ONCE
 
 
 def _window(shape: Sequence[int], variables: int) -> Options:
@@ -179,11 +190,7 @@ METHODS: dict[str, Method] = {
         rules="guided",
     ),
     "feature_ablation": Method(
-        _of(Ablation),
-        lambda o, v: Passes(1 + v, 0),
-        per_variable=True,
-        compiled=True,
-        **_SWITCHES,
+        _of(Ablation), lambda o, v: Passes(1 + v, 0), per_variable=True, compiled=True, **_SWITCHES
     ),
     "occlusion": Method(
         _of(Windows),

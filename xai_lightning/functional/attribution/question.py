@@ -11,10 +11,6 @@ from xai_lightning.functional.attribution.explained import Explained
 from xai_lightning.functional.attribution.methods import METHODS, Method, Smooth
 from xai_lightning.functional.attribution.variables import Variables
 
-NUMBERS_AT_ONCE = 2**19
-"""How many input numbers one forward pass may hold: it bounds memory, and changes no result.
-
-On CPUs blocks of this size still fit the caches: small tables and ResNets pass fastest so (`benchmarks/methods.py`)."""
 KEPT = 32
 
 SMOOTH_OPTIONS = {"nt_samples": 10, "stdevs": 0.1}

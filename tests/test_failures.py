@@ -169,6 +169,7 @@ def test_an_interruption_ends_the_training_and_leaves_no_trace(name, unwatched, 
     assert wrong == []
 
 
+@pytest.mark.slow
 @each_monitor
 def test_raising_on_error_ends_the_training_with_the_very_error(name, unwatched, tmp_path):
     """Trap 49: no other exception in its place, no hooks left, and the weights those of the moment."""

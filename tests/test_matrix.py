@@ -74,6 +74,7 @@ def test_the_array_is_the_same_at_each_call():
     assert covering_array(seed=1) != ARRAY
 
 
+@pytest.mark.slow
 def test_parts_of_the_product_are_all_of_it():
     whole = {name_of(cell) for cell in product()}
     told = (Path(__file__).parents[1] / "Makefile").read_text()

@@ -1,9 +1,11 @@
 """Ways in which compiled loops can run."""
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 
 def threads() -> Any:
@@ -27,3 +29,15 @@ def interpreted(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
             if hasattr(loop, "py_func"):
                 monkeypatch.setattr(loops, name, loop.py_func)
     monkeypatch.setattr(threads().Bound, "__call__", in_two_parts)
+
+
+class Broken:
+    """A loop that does not work: it ``raises`` or does nothing."""
+
+    def __init__(self, fault: str) -> None:
+        self._fault = fault
+
+    def on(self, *tensors: Tensor) -> Callable[[int], None]:
+        if self._fault == "raises":
+            raise OSError("no space left on device")
+        return lambda turns: None

@@ -4,11 +4,13 @@
 one.
 """
 
-import difflib
 import inspect
 import re
 import sys
+from functools import partial
 from pathlib import Path
+
+from marked_tables import between, write
 
 import xai_lightning
 
@@ -48,34 +50,15 @@ def rows(name: str) -> list[str]:
     return lines
 
 
-def with_table(page: str, table: list[str]) -> str:
-    """The page with its table made anew.
-
-    Raises:
-        ValueError: if the marks between which it stands are not there, each once and in order.
-    """
-    before, first, rest = page.partition(MARKS[0])
-    _, last, after = rest.partition(MARKS[1])
-    if not (first and last) or any(mark in after for mark in MARKS):
-        raise ValueError(f"the table's place in the page must be marked by {MARKS!r}, each once and in this order")
-    return "\n".join([f"{before}{first}\n", *table, f"\n{last}{after}"])
+with_table = partial(between, MARKS)
+"""A page with its table made anew."""
 
 
 def main(*, check: bool) -> int:
     """Write the tables, or show how the pages differ from what they should be."""
-    found = 0
-    for page, name in PAGES.items():
-        path = DOCS / page
-        text = path.read_text(encoding="utf-8")
-        wanted = with_table(text, rows(name))
-        if not check:
-            path.write_text(wanted, encoding="utf-8")
-            continue
-        names = (f"docs/{page}", "what python tools/settings_table.py writes")
-        difference = list(difflib.unified_diff(text.splitlines(), wanted.splitlines(), *names, lineterm="", n=0))
-        sys.stdout.writelines(f"{line}\n" for line in difference)
-        found |= bool(difference)
-    return int(found)
+    pages = {DOCS / page: name for page, name in PAGES.items()}
+    wanted = {path: with_table(path.read_text(encoding="utf-8"), rows(name)) for path, name in pages.items()}
+    return write(wanted, "settings_table.py", check=check)
 
 
 if __name__ == "__main__":

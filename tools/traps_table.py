@@ -4,12 +4,14 @@
 """
 
 import ast
-import difflib
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from marked_tables import between, write
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "traps.md"
@@ -94,17 +96,8 @@ def law_rows(page: str, tests: dict[int, list[str]]) -> list[str]:
     return lines
 
 
-def with_table(page: str, rows: list[str]) -> str:
-    """The page with its table made anew.
-
-    Raises:
-        ValueError: if the marks between which it stands are not there, each once and in order.
-    """
-    before, first, rest = page.partition(MARKS[0])
-    _, last, after = rest.partition(MARKS[1])
-    if not (first and last) or any(mark in after for mark in MARKS):
-        raise ValueError(f"the table's place in the page must be marked by {MARKS!r}, each once and in this order")
-    return "\n".join([f"{before}{first}\n", *rows, f"\n{last}{after}"])
+with_table = partial(between, MARKS)
+"""A page with its table made anew."""
 
 
 def wanted() -> dict[Path, str]:
@@ -117,17 +110,7 @@ def wanted() -> dict[Path, str]:
 
 def main(*, check: bool) -> int:
     """Write the tables, or show how the pages differ from what they should be."""
-    found = 0
-    for path, text in wanted().items():
-        if not check:
-            path.write_text(text, encoding="utf-8")
-            continue
-        names = (f"docs/{path.name}", "what python tools/traps_table.py writes")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        difference = list(difflib.unified_diff(lines, text.splitlines(), *names, lineterm="", n=0))
-        sys.stdout.writelines(f"{line}\n" for line in difference)
-        found |= bool(difference)
-    return int(found)
+    return write(wanted(), "traps_table.py", check=check)
 
 
 if __name__ == "__main__":

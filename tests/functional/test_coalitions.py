@@ -4,7 +4,7 @@ import importlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.loops import interpreted, threads
+from tests.loops import Broken, interpreted, threads
 from xai_lightning.functional import compiled
 from xai_lightning.functional.attribution import METHODS, Explained, Variables, attribute, fast, proof, table_variables
 from xai_lightning.functional.attribution.ablation import Ablation
@@ -507,14 +507,7 @@ LOOPS = ["draw_shapley", "draw_even", "mix", "leave_out", "fit", "nearness", "ad
 @pytest.mark.parametrize("name", LOOPS)
 @pytest.mark.parametrize("fault", ["does nothing", "raises"])
 def test_loops_that_do_not_work_are_told_and_left_alone(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-
-    class Broken:
-        def on(self, *tensors: Tensor) -> Callable[[int], None]:
-            if fault == "raises":
-                raise OSError("no space left on device")
-            return lambda turns: None
-
-    monkeypatch.setattr(fast.kernels(), name, Broken())
+    monkeypatch.setattr(fast.kernels(), name, Broken(fault))
     fast.kernels.cache_clear()
     try:
         with pytest.warns(

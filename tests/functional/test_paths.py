@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.loops import interpreted
+from tests.loops import Broken, interpreted
 from xai_lightning.functional.attribution import fast_paths
 from xai_lightning.functional.attribution.adaptive import Refined, refine
 from xai_lightning.functional.attribution.segments import Path, Segments, Table
@@ -197,13 +197,7 @@ def test_other_types_are_followed_by_operations(dtype: torch.dtype, monkeypatch:
 @pytest.mark.parametrize("name", ["walk", "add_slopes", "gather", "advance", "append"])
 @pytest.mark.parametrize("fault", ["does nothing", "raises"])
 def test_loops_that_do_not_work_are_told_and_left_alone(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        def on(self, *tensors: Tensor) -> Callable[[int], None]:
-            if fault == "raises":
-                raise OSError("no space left on device")
-            return lambda turns: None
-
-    monkeypatch.setattr(fast_paths.kernels(), name, Broken())
+    monkeypatch.setattr(fast_paths.kernels(), name, Broken(fault))
     fast_paths.kernels.cache_clear()
     try:
         with pytest.warns(UserWarning, match=r"gradients take longer.*(no space left|not followed as known)"):
@@ -231,3 +225,11 @@ def test_the_way_by_operations_is_not_compiled() -> None:
     assert table.weight[:6].tolist() == [0.25, 0.5, 0.25] * 2
     assert Path(torch.ones(2, 3), torch.zeros(2, 3), table).points(range(1, 3)).tolist() == [[0.5] * 3, [1.0] * 3]
     assert Segments(table, torch.zeros(2).double(), 5).advance(0, 6) == 0
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_no_more_points_are_written_than_there_is_room_for() -> None:
+    path = fast_paths.Path(torch.ones(2, 3), torch.zeros(2, 3), Table.of(2, 5, torch.device("cpu")), room=2)
+    assert len(path.points(range(2))) == 2
+    with pytest.raises(ValueError, match="room for 2 rows; got 3"):
+        path.points(range(3))

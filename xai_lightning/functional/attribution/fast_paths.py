@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.attribution import segments
-from xai_lightning.functional.attribution.mixture import distinct
+from xai_lightning.functional.attribution.mixture import distinct, first_rows
 from xai_lightning.functional.attribution.segments import START, Table, errors
 from xai_lightning.functional.compiled import usable
+
+_FOLLOWED = ("samples", "nodes", "weights", "sums of gradients", "passes", "errors")
 
 
 @cache
@@ -34,8 +36,10 @@ def _check(loops: Any) -> None:
     with torch.device("cpu"):
         known = _some_steps(segments.Path, segments.Segments)
         found = _some_steps(partial(Path, room=16, loops=loops), partial(Segments, loops=loops))
-    if not all(torch.allclose(one, other, atol=1e-5) for one, other in zip(known, found, strict=True)):
-        raise RuntimeError("paths of two samples were not followed as known")
+    same = [torch.allclose(one, other, atol=1e-5) for one, other in zip(known, found, strict=True)]
+    if not all(same):
+        wrong = [what for what, right in zip(_FOLLOWED, same, strict=True) if not right]
+        raise RuntimeError(f"paths of two samples were not followed as known: {', '.join(wrong)} differ")
 
 
 def _some_steps(path: Callable[..., Any], halved: Callable[..., Any]) -> tuple[Tensor, ...]:
@@ -87,12 +91,14 @@ class Path:
 
     def points(self, nodes: range) -> Tensor:
         """Points ``[R, ...]`` at some nodes."""
+        rows = first_rows(self._rows, len(nodes))
         self._first.fill_(nodes.start)
         self._walk(len(nodes))
-        return self._rows[: len(nodes)]
+        return rows
 
     def add_slopes(self, nodes: range, gradients: Tensor) -> None:
         """Add to the table how fast the scalar changes along the way, of its gradients ``[R, ...]`` at some nodes."""
+        self._first.fill_(nodes.start)
         given = gradients.flatten(1).contiguous()
         self._loops.add_slopes.on(self._first, *self._ends, self._table.sample, given, self._table.rows)(len(nodes))
 

@@ -36,7 +36,7 @@ def distinct(rows: Tensor) -> Tensor:
     return rows[:1] if rows.stride(0) == 0 else rows
 
 
-def _first(rows: Tensor, count: int) -> Tensor:
+def first_rows(rows: Tensor, count: int) -> Tensor:
     """So many of the rows that there is room for; loops would write beyond."""
     if count > len(rows):
         raise ValueError(f"there is room for {len(rows)} rows; got {count}")
@@ -81,7 +81,7 @@ class Mixture:
             x, b = self._inputs[some], self._baselines[some]
             inside = self._coalitions.present[some, these][:, :, self._mask]
             return torch.where(inside, x[:, None], b[:, None]).flatten(0, 1)
-        rows = _first(self._rows, len(samples) * len(drawn))
+        rows = first_rows(self._rows, len(samples) * len(drawn))
         if self._mixer:
             whole = len(drawn) == self._coalitions.words.shape[1]
             mixer = self._mixer if whole else self._mixer_of(self._coalitions.words[:, these])
@@ -119,14 +119,14 @@ class Without:
         """Inputs ``[N' * V', ...]`` of some samples without each of some variables."""
         shape, some = self._inputs.shape[1:], slice(samples.start, samples.stop)
         if self._leaver:
-            rows = _first(self._rows, len(samples) * len(variables))
+            rows = first_rows(self._rows, len(samples) * len(variables))
             self._leaver(samples, variables)
             return rows.view(-1, *shape)
         left_out = torch.stack([self._mask == variable for variable in variables])
         if self._bits is None:
             return torch.where(left_out, self._baselines[some, None], self._inputs[some, None]).flatten(0, 1)
         x, b, off = self._x[some, None], _of(self._b, some)[:, None], left_out.flatten(1).to(self._bits).neg_()
-        rows = _first(self._rows, len(samples) * len(variables)).view(self._bits).view(len(x), len(off), -1)
+        rows = first_rows(self._rows, len(samples) * len(variables)).view(self._bits).view(len(x), len(off), -1)
         torch.bitwise_and(x ^ b, off, out=rows).bitwise_xor_(x)
         return rows.view(self._inputs.dtype).view(-1, *shape)
 

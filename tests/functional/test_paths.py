@@ -167,9 +167,11 @@ def test_compiled_loops_find_what_operations_find(threads: int, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("_way")
-def test_ends_of_a_path_are_baseline_and_input_themselves() -> None:
+@pytest.mark.parametrize("far", ["input", "baseline"])
+def test_ends_of_a_path_are_baseline_and_input_themselves(far: str) -> None:
     """Bit for bit: what is logged as f(x) is that of x."""
     x, b = 1e6 * drawn(50, 7), drawn(50, 7) + 0.1
+    x, b = (x, b) if far == "input" else (b, x)
     seen: list[Tensor] = []
 
     def scalars(p: Tensor) -> Tensor:

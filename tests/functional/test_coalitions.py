@@ -1,5 +1,6 @@
 """Coalitions of variables: drawn as a slow twin draws them, and inputs exchanged bit for bit."""
 
+import ctypes
 import importlib
 import itertools
 import math
@@ -569,9 +570,9 @@ def test_as_many_threads_share_a_loop_as_torch_uses(
 
     def told(work: int, table: Any, many: int, flags: int) -> None:
         found.append(many)
-        team(work, table, many, flags)
+        team.run(work, table, many, flags)
 
-    monkeypatch.setattr(threads(), "in_threads", lambda: told)
+    monkeypatch.setattr(threads(), "in_threads", lambda: team._replace(run=told))
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -579,6 +580,41 @@ def test_as_many_threads_share_a_loop_as_torch_uses(
     finally:
         torch.set_num_threads(before)
     assert found == asked
+
+
+@pytest.mark.usefixtures("_compiled")
+@pytest.mark.parametrize(("number", "order"), [(0, [0, 1, 2]), (1, [1, 2, 0]), (2, [2, 0, 1])])
+def test_a_thread_begins_with_its_own_share(number: int, order: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's operations do; then it does what others have left."""
+    of_threads, many, each = threads(), torch.get_num_threads(), 8
+    place, seen = torch.zeros(1, dtype=torch.int64), torch.zeros(3 * each, dtype=torch.int64)
+
+    @of_threads.loops  # type: ignore[untyped-decorator]
+    def note(begin: int, end: int, place: Any, seen: Any) -> None:
+        for turn in range(begin, end):
+            seen[place[0]] = turn
+            place[0] += 1
+
+    parts, as_ints = of_threads.parts, of_threads.as_ints
+
+    def work(table: Any) -> None:
+        for begin, end in parts(table):
+            note(begin, end, as_ints(table, 0), as_ints(table, 1))
+
+    tells = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: number)
+    alone = of_threads.Team(
+        lambda work, table, threads, flags: ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)(ctypes.addressof(table)),
+        ctypes.cast(tells, ctypes.c_void_p).value,
+    )
+    monkeypatch.setattr(of_threads, "in_threads", lambda: alone)
+    # not kept: there would be one more for each run of this test
+    monkeypatch.setattr(of_threads, "kept_callback", pytest.importorskip("numba").cfunc)
+    torch.set_num_threads(3)
+    try:
+        of_threads.shared(note, as_ints, as_ints)(work).on(place, seen)(3 * each)
+    finally:
+        torch.set_num_threads(many)
+    assert seen.tolist() == [turn for share in order for turn in range(share * each, (share + 1) * each)]
 
 
 @pytest.mark.usefixtures("_way")

@@ -53,8 +53,8 @@ def test_it_is_told_once_which_of_several_tensors_is_taken(kind: str) -> None:
     """Trap 5."""
     told = told_of(lambda features, logits: (features, logits), lambda found: found[1], MONITORS[kind]())
     assert len(told) == 1
-    assert "returned a tuple of [8, 7], [8, 2]" in told[0]
-    assert "as 'logits' of a dict" in told[0]
+    assert "returned a tuple of 0: [8, 7], 1: [8, 2]" in told[0]
+    assert "Choose one with output_key=..., its name or position" in told[0]
 
 
 CLEAR = {

@@ -71,6 +71,7 @@ WRONG = {
     "probe_size": (AttributionMonitor, True, "a whole number; got True"),
     "best_of": (AttributionMonitor, "val_loss", r".*such as \('val_loss', 'min'\); got 'val_loss'"),
     "network": (FairnessMonitor, torch.nn.Linear(1, 1), "the name of a submodule.*; got <Linear>"),
+    "output_key": (FairnessMonitor, ["logits"], r"the name or position .*; got \['logits'\]"),
     "reader": (FairnessMonitor, "image", "a dict such as .* or a callable; got 'image'"),
     "groups_from": (FairnessMonitor, "sex", "a Column, a Table, .*; got 'sex'"),
     "filename": (GatedCheckpoint, 3, "a string.*; got 3"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xai_lightning._lightning import rank_zero_warn
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._trainer import Positions
-from xai_lightning.functional.attribution.scalars import output_tensor, rows, unclear
+from xai_lightning.functional.attribution.returned import output_tensor, rows, unclear
 from xai_lightning.readers import GroupSource, Reader, Sample, Table, Vocabulary, read, step_output, vocabularies
 from xai_lightning.readers.groups import (
     Declared,
@@ -232,10 +232,11 @@ class NetworkOutput:
 
     Args:
         label: how to call the network in messages.
+        key: which of several tensors; None: the usual one, see `step_output` and `output_tensor`.
     """
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    def __init__(self, label: str, key: int | str | None = None) -> None:
+        self._label, self._key = label, key
         self._input: Tensor | None = None
         self._output: Any = None
         self._hidden = self._told = False
@@ -262,19 +263,21 @@ class NetworkOutput:
             ValueError: if neither has any.
         """
         output, self._output, self._input = self._output, None, None
-        found = step_output(returned, n)
+        found = step_output(returned, n, self._key)
         if found is not None:
             return found
         if output is None:
             why, way = ("was not called with the batch's input", "name the network with network=...")
             if self._hidden:
                 why, way = ("is called inside of what is compiled, where hooks do not fire", "compile less")
+            usual = f"preds, logits, probs, y_hat, or a tensor of {n} rows"
+            looked_for = usual if self._key is None else f"output_key={self._key!r}, of {n} rows"
             raise ValueError(
-                f"no predictions: the step returned none (preds, logits, probs, y_hat, or a tensor of {n} rows), and "
-                f"{self._label} {why}. Return them from the step, or {way}"
+                f"no predictions: the step returned none ({looked_for}), and {self._label} {why}. Return them from the "
+                f"step, or {way}"
             )
         self._tell(output, n)
-        tensor = rows(output_tensor(output), n)
+        tensor = rows(output_tensor(output, self._key), n)
         if tensor.ndim == 0 or len(tensor) != n:
             raise ValueError(
                 f"{self._label} returned {tuple(tensor.shape)} for a batch of {n}; expected one row per sample"
@@ -282,7 +285,7 @@ class NetworkOutput:
         return tensor
 
     def _tell(self, output: Any, n: int) -> None:
-        choice = None if self._told else unclear(output, n)
+        choice = None if self._told or self._key is not None else unclear(output, n)
         if choice is not None:
             rank_zero_warn(f"predictions are read off what {self._label} returned: it {choice}")
         self._told = True

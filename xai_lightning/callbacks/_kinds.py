@@ -81,6 +81,10 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("share", "delta"), NUMBER),
     **dict.fromkeys(("threshold", "max_overhead"), NUMBER.or_none()),
     "dataloader_idx": INDEX,
+    "output_key": Kind(
+        lambda value: isinstance(value, str) or _whole(value),
+        "the name or position of one of the tensors that the network returns, such as 'logits' or 1",
+    ).or_none(),
     "name": Kind(_is(str), "a string"),
     "monitor": Kind(_is(str), "the name of a metric, such as 'val_loss'").or_none(),
     "filename": Kind(_is(str), "a string, such as '{epoch}-{val_loss:.2f}'").or_none(),

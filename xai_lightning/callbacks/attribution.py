@@ -83,6 +83,8 @@ class AttributionMonitor(ExplainingMonitor):
         regions: name to a region whose share of the attribution is logged: edges ``(top, left, bottom, right)`` or
             ``(begin, end)``, a mask, or the name of an entry of the batch that holds a mask for each sample.
         outputs: space of the network's outputs, ``"logits"`` or ``"probabilities"``.
+        output_key: which tensor is explained where the network returns several: its key, field or attribute, or its
+            position; default the one called ``logits``, ``preds``, ``probs``, ``y_hat`` or ``out``, else the first.
         options: further arguments of captum's ``attribute``, such as ``{"n_steps": 20}``.
         probe: a batch, dataset or loader to explain instead of drawn samples.
         probe_size: how many samples to draw, an equal part from each stratum; default 128, and 32 where a sample has
@@ -144,6 +146,7 @@ class AttributionMonitor(ExplainingMonitor):
         layout: Literal["NCT", "NTC"] = "NCT",
         regions: Mapping[str, Region] | None = None,
         outputs: Literal["logits", "probabilities"] = "logits",
+        output_key: int | str | None = None,
         options: Mapping[str, Any] | None = None,
         probe: Any = None,
         probe_size: int | None = None,
@@ -178,6 +181,7 @@ class AttributionMonitor(ExplainingMonitor):
             baseline=baseline,
             features=features,
             inputs=inputs,
+            output_key=output_key,
             layer=layer,
             smooth=smooth if smooth is None else choose("smooth", smooth, SMOOTHS),
             embedding=embedding,
@@ -192,6 +196,7 @@ class AttributionMonitor(ExplainingMonitor):
         explainer, shares = Explainer(ways), check_shares(features, sensitive_share=sensitive, proxy_share=proxies)
         identity: dict[str, object] = {"method": ways.label, "options": options, "target": target, "seed": seed}
         identity |= {"baseline": baseline, "network": network, "layer": layer, "embedding": embedding}
+        identity |= {} if output_key is None else {"output_key": output_key}
         check_counts(reference_after=reference_after, every_n_validations=every_n_validations, noise_every=noise_every)
         check_counts(**({} if probe_size is None else {"probe_size": probe_size}))
         known = (*drift.MEASURES, *drift.IMAGE_MEASURES)

@@ -47,6 +47,8 @@ class FairnessMonitor(CountingMonitor):
         network: submodule whose output holds the predictions if the step returns none; not one that is called from
             compiled code, where nothing is heard.
         outputs: space of the outputs: ``"logits"``, ``"probabilities"``, ``"labels"``, or ``"values"`` of a regression.
+        output_key: which tensor holds the predictions where there are several: its name among what the step returned,
+            else its key, field, attribute or position among what the network returned.
         threshold: above which a single output is the positive class, in the space of ``outputs``; default 0 for
             logits, 0.5 for probabilities.
         n_classes: number of classes of ``outputs="labels"``.
@@ -92,6 +94,7 @@ class FairnessMonitor(CountingMonitor):
         reader: Reader | None = None,
         network: str | None = None,
         outputs: Space = "logits",
+        output_key: int | str | None = None,
         threshold: float | None = None,
         n_classes: int | None = None,
         positive_class: int | None = None,
@@ -147,14 +150,16 @@ class FairnessMonitor(CountingMonitor):
             positive_class=positive_class,
             multi_label=multi_label,
             network=network,
+            output_key=output_key,
         )
         identity = {"groups": groups, "outputs": outputs, "positive_class": positive_class, "network": network}
+        identity |= {} if output_key is None else {"output_key": output_key}
         super().__init__(
             Counting(asked, batches, judging),
             _individuals(batches, judging, flips, consistency_features),
             Spending(delta, horizon),
             identity=identity,
-            reads=stable([network, outputs, judging.how.threshold, n_classes, dataloader_idx, reader]),
+            reads=stable([network, outputs, output_key, judging.how.threshold, n_classes, dataloader_idx, reader]),
             network=network,
             pictures=pictures,
             custom_scalars=custom_scalars,
@@ -194,4 +199,11 @@ def _individuals(
         raise ValueError(f"flips and consistency_features need one class per sample; got outputs={judging.how.space!r}")
     vocabularies = batches.vocabularies
     chosen = None if features is None else list(features)
-    return Individuals(flips or {}, vocabularies, judging.how, consistency_features=chosen, n_classes=judging.n_classes)
+    return Individuals(
+        flips or {},
+        vocabularies,
+        judging.how,
+        consistency_features=chosen,
+        n_classes=judging.n_classes,
+        output_key=judging.output_key,
+    )

@@ -63,16 +63,19 @@ class Decision(NamedTuple):
     n_classes: int
 
 
-def step_output(outputs: Any, n: int) -> Tensor | None:
+def step_output(outputs: Any, n: int, key: int | str | None = None) -> Tensor | None:
     """The predictions among what ``validation_step`` returned, or None.
 
     Args:
         outputs: the step's return value: a mapping with one of ``preds``, ``logits``, ``probs``, ``y_hat``, or a
             tensor.
         n: size of the batch; a tensor whose first dimension differs (a loss) holds no predictions.
+        key: the only key that counts; a position is one among what the network returned, not here.
     """
     found = outputs
-    if isinstance(outputs, Mapping):
+    if key is not None:
+        found = outputs.get(key) if isinstance(outputs, Mapping) else None
+    elif isinstance(outputs, Mapping):
         found = next((outputs[key] for key in STEP_KEYS if key in outputs), None)
     return found if isinstance(found, Tensor) and found.ndim > 0 and len(found) == n else None
 

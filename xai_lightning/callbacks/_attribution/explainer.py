@@ -13,6 +13,7 @@ from xai_lightning.callbacks._attribution.baselines import Baselines
 from xai_lightning.callbacks._attribution.canonical import Canon, Columns
 from xai_lightning.callbacks._attribution.first_batch import (
     Heard,
+    called,
     check_channels,
     check_made,
     heard,
@@ -130,7 +131,8 @@ class Explainer:
         canon, columns = self._learn_inputs(network, sample)
         layer = self.module(network, "layer")
         output, returned = self._try_once(pl_module, network, layer, columns)
-        tell_choice(self.ways.label, network, returned.network, len(columns[0]))
+        if self.ways.output_key is None:
+            tell_choice(self.ways.label, network, returned.network, len(columns[0]))
         self._learn_layer(layer, returned.layer[-1] if returned.layer else (), canon.forms[0])
         self._learn_outputs(output)
 
@@ -167,7 +169,7 @@ class Explainer:
                 spec.rules if spec else None,
                 network,
                 layer,
-                lambda: found.append(_called(self.explained(network), columns)),
+                lambda: found.append(called(self.explained(network), columns, returned)),
             )
         # the rows are copies, whose versions count what was written into them
         self.writes = any(x._version > 0 for x in columns)
@@ -269,6 +271,7 @@ class Explainer:
             signature=self.arguments.signature,
             embedding=self.module(network, "embedding") if self.ways.embeds else None,
             output=target if isinstance(target, int) else None,
+            output_key=self.ways.output_key,
             writes=self.writes,
             **({} if steps is None else {"passing": steps.passing}),
         )
@@ -282,17 +285,3 @@ class Explainer:
 def _names(network: nn.Module) -> str:
     names = [name.replace("_orig_mod.", "") for name, _ in network.named_modules() if name]
     return ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
-
-
-def _called(explained: Explained, arguments: Sequence[Tensor]) -> Tensor:
-    try:
-        return explained.outputs(*arguments)
-    except Exception as error:
-        signature = explained.signature
-        names = [*(name or "an input" for name in signature.inputs), *(name or "" for name in signature.extras)]
-        given = ", ".join(["the input", *names[1:]])
-        raise ValueError(
-            f"{type(explained.network).__name__} cannot be called with {given} alone ({error!r}); name the module that "
-            "can with network=..., or say with reader={'input': ..., 'target': ..., 'mask': ...} what its input is and "
-            "which entry of the batch each further argument of that name; inputs=['mask'] explains that too"
-        ) from error

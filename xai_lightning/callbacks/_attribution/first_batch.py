@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xai_lightning._lightning import rank_zero_warn
 from xai_lightning.callbacks._attribution.ways import Ways
-from xai_lightning.functional.attribution import unclear
+from xai_lightning.functional.attribution import Explained, unclear
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
@@ -39,6 +39,28 @@ def heard(network: nn.Module, layer: nn.Module | None) -> Iterator[Heard]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def called(explained: Explained, arguments: Sequence[Tensor], returned: Heard) -> Tensor:
+    """What the network returns for the first rows.
+
+    Raises:
+        ValueError: if it cannot be called with them, or returned no tensor, or none where one was named.
+    """
+    try:
+        return explained.outputs(*arguments)
+    except Exception as error:
+        if returned.network:
+            # it can be called; what it returned is not what was expected
+            raise
+        signature = explained.signature
+        names = [*(name or "an input" for name in signature.inputs), *(name or "" for name in signature.extras)]
+        given = ", ".join(["the input", *names[1:]])
+        raise ValueError(
+            f"{type(explained.network).__name__} cannot be called with {given} alone ({error!r}); name the module that "
+            "can with network=..., or say with reader={'input': ..., 'target': ..., 'mask': ...} what its input is and "
+            "which entry of the batch each further argument of that name; inputs=['mask'] explains that too"
+        ) from error
 
 
 def check_made(network: nn.Module) -> None:

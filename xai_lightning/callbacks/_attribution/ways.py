@@ -27,6 +27,7 @@ class Ways:
     baseline: Any
     features: Mapping[str, Where] | None
     inputs: Sequence[str] = ()
+    output_key: int | str | None = None
     layer: str | None = None
     smooth: Smooth | None = None
     embedding: str | None = None

@@ -93,6 +93,7 @@ class Individuals:
         consistency_features: columns of the first input, a table, by which rows are compared; None: not at all.
         consistency_samples: how many rows are compared.
         n_classes: number of classes of outputs that are labels.
+        output_key: which of several tensors that the network returns.
         seed: chooses the draws.
 
     Raises:
@@ -109,6 +110,7 @@ class Individuals:
         consistency_features: slice | Sequence[int] | None = None,
         consistency_samples: int = 2000,
         n_classes: int | None = None,
+        output_key: int | str | None = None,
         seed: int = 0,
     ) -> None:
         for option, size in (("flip_samples", flip_samples), ("consistency_samples", consistency_samples)):
@@ -118,6 +120,7 @@ class Individuals:
             raise TypeError(f"flips must map attributes to a Column or a callable; got {flips!r}")
         self.flips = {choose("attribute", name, vocabularies): flip for name, flip in flips.items()}
         self._vocabularies, self._how, self._n_classes, self._seed = dict(vocabularies), how, n_classes, seed
+        self._output_key = output_key
         for attribute, flip in self.flips.items():
             check_flip(attribute, flip, self._vocabularies[attribute])
         chosen = consistency_features
@@ -194,7 +197,7 @@ class Individuals:
             return
         if network is None:
             raise ValueError(f"flips of {', '.join(self.flips)} need the network: name it with network=..., got None")
-        explained = Explained(network, signature=arguments.signature, writes=True)
+        explained = Explained(network, signature=arguments.signature, output_key=self._output_key, writes=True)
         ask = Question(explained, batch, inputs, positive)
         self._effects.offer(hashes, lambda index: self._effect(pl_module, ask, where[index]))
 

@@ -73,6 +73,7 @@ class Judging:
         positive_class: the favourable class, or None.
         multi_label: whether each output is a label by itself.
         network: name of the network, or None.
+        output_key: which of several tensors holds the predictions, or None.
     """
 
     def __init__(
@@ -84,13 +85,15 @@ class Judging:
         positive_class: int | None,
         multi_label: bool,
         network: str | None,
+        output_key: int | str | None,
     ) -> None:
+        self.output_key = output_key
         self.how, self.multi_label, self.n_classes = how, multi_label, n_classes
         self.numbers = how.space == "values"
         _check_choices(how, n_classes, positive_class)
         self._asked, self._free, self._scored = asked, asked.only_accuracy, "scores" in asked.needs
         self._given, self._network, self._listens = positive_class, network, True
-        self._output = NetworkOutput(f"network={network!r}")
+        self._output = NetworkOutput(f"network={network!r}", output_key)
         self._classes = 0
 
     @property

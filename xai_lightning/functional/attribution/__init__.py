@@ -28,7 +28,8 @@ from xai_lightning.functional.attribution.question import (
     Question,
     Run,
 )
-from xai_lightning.functional.attribution.scalars import Kind, Task, centred, margin, output_tensor, unclear
+from xai_lightning.functional.attribution.returned import output_tensor, unclear
+from xai_lightning.functional.attribution.scalars import Kind, Task, centred, margin
 from xai_lightning.functional.attribution.variables import Variables, grid_variables, per_variable, table_variables
 
 __all__ = [

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from xai_lightning.functional.attribution.scalars import Kind, Task, log_odds, output_tensor, rows, scalar
+from xai_lightning.functional.attribution.returned import output_tensor, rows
+from xai_lightning.functional.attribution.scalars import Kind, Task, log_odds, scalar
 
 Pass = Literal["outputs", "embedded", "scalars", "gradient", "whole"]
 """One pass: forward without a gradient, for three purposes; forward and backward; forward, and captum goes backward."""
@@ -45,6 +46,7 @@ class Explained(nn.Module):
         embedding: a submodule whose *output* is the first explained input; what the network calls it with comes as the
             first extra. So token ids are explained through their embedding, and no module is swapped (trap 25).
         output: which of several outputs of a regression.
+        output_key: which of several tensors that the network returns, see `output_tensor`.
         writes: whether the network writes into its inputs; then it is given copies.
         passing: entered around each pass, which it is told the kind of.
     """
@@ -59,11 +61,12 @@ class Explained(nn.Module):
         signature: Signature | None = None,
         embedding: nn.Module | None = None,
         output: int | None = None,
+        output_key: int | str | None = None,
         writes: bool = False,
         passing: Callable[[Pass], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__()
-        self._writes, self._passing, self._within = writes, passing, False
+        self._writes, self._passing, self._within, self._key = writes, passing, False, output_key
         self.network, self.head = network, Head(task, kind, probabilities, output)
         self.signature, self.task = signature or Signature(), task
         self._embedding = [] if embedding is None else [embedding]
@@ -81,7 +84,7 @@ class Explained(nn.Module):
         self._note(len(inputs[0]))
         alone = nullcontext() if self._within else self._passing("whole" if torch.is_grad_enabled() else "scalars")
         with alone:
-            outputs = rows(output_tensor(self._call(inputs, rest)), len(inputs[0]))
+            outputs = self._chosen(self._call(inputs, rest), len(inputs[0]))
         scalars: Tensor = self.head(outputs, targets, masks)
         return self._counted(scalars, inputs)
 
@@ -141,7 +144,10 @@ class Explained(nn.Module):
         count = len(self.signature.inputs)
         self._note(len(arguments[0]))
         with self._passing("outputs"), torch.no_grad():
-            return rows(output_tensor(self._network(arguments[:count], arguments[count:])), len(arguments[0]))
+            return self._chosen(self._network(arguments[:count], arguments[count:]), len(arguments[0]))
+
+    def _chosen(self, output: Any, n: int) -> Tensor:
+        return rows(output_tensor(output, self._key), n)
 
     def embedded(self, *arguments: Any, replaced: Tensor | None = None) -> Tensor:
         """What the embedding returns when the network is called with the ids themselves: ``[N, T, E]``, detached.

@@ -1,7 +1,7 @@
 """The one scalar per sample that is explained, so that captum always gets ``target=None`` (trap 4)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,75 +10,6 @@ from torch.nn.functional import interpolate
 Task = Literal["classification", "multilabel", "segmentation", "regression"]
 Kind = Literal["margin", "centred"]
 PROBABILITY_FLOOR = 1e-7
-OUTPUTS = ("logits", "preds", "probs", "y_hat", "out")
-
-
-def output_tensor(output: Any) -> Tensor:
-    """The tensor of a network's output (trap 5): itself, or one of several.
-
-    By key or attribute it is the one called ``logits``, ``preds``, ``probs``, ``y_hat`` or ``out``, in this order; else
-    the first.
-
-    Raises:
-        ValueError: if there is none; says what came.
-    """
-    if isinstance(output, Tensor):
-        return output
-    for found in (*_named(output), *_parts(output)):
-        if isinstance(found, Tensor):
-            return found
-    got = f"{type(output).__name__}: {output!r:.80}"
-    raise ValueError(f"expected the network to return a tensor, or something that holds one; got {got}")
-
-
-def unclear(output: Any, n: int) -> str | None:
-    """What to say where `output_tensor` takes the first of several tensors that all may be what is meant.
-
-    Args:
-        output: what a network returned.
-        n: number of samples; a tensor without a row ``[N, ...]`` for each is not meant.
-
-    Returns:
-        What it returned and what to do; None if there is no choice, or a name makes it.
-
-    Example:
-        >>> unclear((torch.zeros(4, 16), torch.zeros(4, 3)), 4)[:58]
-        'returned a tuple of [4, 16], [4, 3], of which the first is'
-        >>> unclear({"logits": torch.zeros(4, 3), "features": torch.zeros(4, 16)}, 4)
-    """
-    if isinstance(output, Tensor) or any(isinstance(x, Tensor) for x in _named(output)):
-        return None
-    tensors = [x for x in _parts(output) if isinstance(x, Tensor) and x.is_floating_point()]
-    rival = [x for x in tensors if x.ndim in (1, 2, 4) and len(x) == n]
-    if len(rival) < 2 or rival[0] is not tensors[0]:
-        return None
-    shapes = ", ".join(str(list(x.shape)) for x in tensors)
-    return (
-        f"returned a {type(output).__name__} of {shapes}, of which the first is taken. If another is meant, return it "
-        "first, or as 'logits' of a dict or named tuple, or name the module that returns it alone with network=..."
-    )
-
-
-def _named(output: Any) -> list[Any]:
-    parts = output if isinstance(output, Mapping) else dict(getattr(output, "__dict__", {}))
-    return [parts.get(name, getattr(output, name, None)) for name in OUTPUTS]
-
-
-def _parts(output: Any) -> list[Any]:
-    parts = output if isinstance(output, Mapping) else dict(getattr(output, "__dict__", {}))
-    return [*parts.values(), *(output if isinstance(output, list | tuple) else ())]
-
-
-def rows(outputs: Tensor, n: int) -> Tensor:
-    """``outputs`` with a row per sample also where the network squeezed away the only one.
-
-    Args:
-        outputs: what a network returned for ``n`` samples.
-        n: number of samples.
-    """
-    if n == 1 and (outputs.ndim == 0 or (outputs.ndim == 1 and len(outputs) > 1)):
-        return outputs.reshape(1, -1).squeeze(1) if outputs.ndim == 0 else outputs[None]
-    return outputs
 
 
 def margin(logits: Tensor, targets: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ def output_tensor(output: Any, key: int | str | None = None) -> Tensor:
         ValueError: if there is none, or none at ``key``; says what came.
 
     Example:
+        >>> import torch
         >>> output_tensor((torch.zeros(4, 16), torch.ones(4, 2)), 1).shape
         torch.Size([4, 2])
     """
@@ -63,6 +64,7 @@ def unclear(output: Any, n: int) -> str | None:
         What it returned and what to do; None if there is no choice, or a name makes it.
 
     Example:
+        >>> import torch
         >>> unclear((torch.zeros(4, 16), torch.zeros(4, 3)), 4)[:64]
         'returned a tuple of 0: [4, 16], 1: [4, 3], of which the first is'
         >>> unclear({"logits": torch.zeros(4, 3), "features": torch.zeros(4, 16)}, 4)

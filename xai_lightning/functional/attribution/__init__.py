@@ -133,29 +133,28 @@ def attribute(
         D. Smilkov et al., SmoothGrad: removing noise by adding noise, 2017.
     """
     given, against = _tuple(inputs), _tuple(baselines)
-    shared = all(len(b) == 1 for b in against)
+    shared = all(b.shape[0] == 1 for b in against)
     behind = _tuple(background) if background is not None else against if shared else None
     question = Question(given, targets, tuple(extras), _fitted(against, given), behind)
     if callable(method):
-        unknown = torch.full((len(targets),), math.nan, dtype=torch.float64)
-        return Found(custom_attributions(method, explained, question, seeds), unknown, unknown)
+        return Found.unproven(custom_attributions(method, explained, question, seeds), len(targets))
     parts = (variables,) if isinstance(variables, Variables) else variables
     number = sum(each.number for each in parts)
-    resolved = resolve_options(method, options or {}, given[0].shape[1:], number, len(behind[0]) if behind else 1)
+    resolved = resolve_options(method, options or {}, given[0].shape[1:], number, behind[0].shape[0] if behind else 1)
     held = METHODS[method].at_once if at_once is None else at_once
     return run(Run(method, explained, parts, resolved, layer, smooth, held), question, seeds)
 
 
 def _tuple(tensors: Tensor | Inputs) -> Inputs:
     """None of which remembers how it came about: what is found has no gradient."""
-    return tuple(x.detach() for x in ((tensors,) if isinstance(tensors, Tensor) else tensors))
+    return (tensors.detach(),) if isinstance(tensors, Tensor) else tuple(x.detach() for x in tensors)
 
 
 def _fitted(baselines: Inputs, inputs: Inputs) -> Inputs:
     """A baseline for each sample."""
     fitted = []
     for x, b in zip(inputs, baselines, strict=True):
-        if len(b) not in (1, len(x)):
+        if b.shape[0] not in (1, x.shape[0]):
             raise ValueError(f"baselines must have one row, or one for each of {len(x)} samples; got {list(b.shape)}")
         fitted.append(b.expand_as(x))
     return tuple(fitted)

@@ -1,6 +1,5 @@
 """Running captum: micro-batches from shapes, private seeds, and nothing left behind."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,8 +33,7 @@ def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
     how.explained.types = tuple(x.dtype for x in question.inputs)
     with _out_of_place(how.explained):
         if how.smooth:
-            unknown = torch.full((len(question.targets),), math.nan, dtype=torch.float64)
-            return Found(_smoothed(how, question, seeds), unknown, unknown)
+            return Found.unproven(_smoothed(how, question, seeds), len(question.targets))
         return _found(how, question, seeds)
 
 
@@ -74,7 +72,7 @@ SMOOTHERS: dict[Smooth, Callable[[Tensor], Tensor]] = {
 @contextmanager
 def _out_of_place(network: nn.Module) -> Iterator[None]:
     """Layers do not overwrite their input, since captum hands them tensors that must stay as they are (trap 15)."""
-    found = [module for module in _modules(network) if vars(module).get("inplace") is True]
+    found = _in_place(network)
     for module in found:
         vars(module)["inplace"] = False
     try:
@@ -84,23 +82,27 @@ def _out_of_place(network: nn.Module) -> Iterator[None]:
             vars(module)["inplace"] = True
 
 
-def _modules(network: nn.Module) -> set[nn.Module]:
-    """What `modules` gives: of a small network, its names take as long as a layer's pass."""
-    found: set[nn.Module] = set()
+def _in_place(network: nn.Module) -> list[nn.Module]:
+    """Of what `modules` gives, whose names take, of a small network, as long as a layer's pass."""
+    seen: set[nn.Module] = set()
     waiting: list[nn.Module | None] = [network]
+    found = []
     while waiting:
         module = waiting.pop()
-        if module is not None and module not in found:
-            found.add(module)
-            waiting.extend(vars(module)["_modules"].values())
+        if module is None or module in seen:
+            continue
+        seen.add(module)
+        its = vars(module)
+        waiting.extend(its["_modules"].values())
+        if its.get("inplace") is True:
+            found.append(module)
     return found
 
 
 def _checked(how: Run, question: Question, values: Inputs, change: Tensor | None) -> Found:
     """With the gap to what the attributions should add up to, for methods that promise it: see `proof`."""
     if not how.spec.complete:
-        unknown = torch.full((len(question.targets),), math.nan, dtype=torch.float64)
-        return Found(values, unknown, unknown)
+        return Found.unproven(values, len(question.targets))
     if change is None:
         change = _mean_change(how, question) if how.spec.background else _change(how, question)
     total = torch.stack([each.flatten(1).double().sum(dim=1) for each in values]).sum(dim=0)
@@ -160,10 +162,10 @@ def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> tuple[Inputs,
             with isolated(seed):
                 parts.append(captum_attributions(how, question.take(slice(i, i + 1))))
     else:
-        size = max(1, how.at_once // _held(how, question))
-        pieces = [slice(i, i + size) for i in range(0, len(question.targets), size)]
-        if len(pieces) == 1:
+        size, count = max(1, how.at_once // _held(how, question)), len(question.targets)
+        if count <= size:
             return captum_attributions(how, question, seeds)
+        pieces = [slice(i, i + size) for i in range(0, count, size)]
         parts = [captum_attributions(how, question.take(piece), seeds[piece]) for piece in pieces]
     changes = [change for _, change in parts if change is not None]
     values = zip(*(found for found, _ in parts), strict=True)
@@ -195,7 +197,7 @@ def captum_attributions(
         method.gradient_func = partial(_gradients, how)
     with _unannounced() if spec.rules else nullcontext(), torch.set_grad_enabled(spec.gradient):
         found = method.attribute(inputs, **given)
-    found = tuple(x.detach() for x in ((found,) if isinstance(found, Tensor) else tuple(found)))
+    found = (found.detach(),) if isinstance(found, Tensor) else tuple(x.detach() for x in found)
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
         raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")
     return found, method.change if spec.ends else None

@@ -12,6 +12,7 @@ from xai_lightning.functional.attribution.methods import METHODS, Method, Smooth
 from xai_lightning.functional.attribution.variables import Variables
 
 KEPT = 32
+_UNKNOWN = torch.tensor(math.nan, dtype=torch.float64, device="cpu")
 
 SMOOTH_OPTIONS = {"nt_samples": 10, "stdevs": 0.1}
 
@@ -77,6 +78,12 @@ class Found(NamedTuple):
     values: Inputs
     gap: Tensor
     change: Tensor
+
+    @classmethod
+    def unproven(cls, values: Inputs, count: int) -> "Found":
+        """Attributions of so many samples of which nobody looked what they should add up to."""
+        unknown = _UNKNOWN.expand(count)
+        return cls(values, unknown, unknown)
 
 
 class Run(NamedTuple):

@@ -23,11 +23,11 @@ class Saliency(captum.attr.Saliency):  # type: ignore[misc]  # captum has no typ
         """Gradients of the scalar, or their absolute values.
 
         Args:
-            inputs: ``[N, ...]`` each.
+            inputs: ``[N, ...]`` each, which require gradients.
             target: none; the scalar is chosen already.
             abs: whether absolute values are taken.
             additional_forward_args: further arguments, a row per sample.
         """
-        found = super().attribute(inputs, target, abs=False, additional_forward_args=additional_forward_args)
+        found = self.gradient_func(self.forward_func, inputs, target, additional_forward_args)
         # of a sum, autograd gives one number that is seen many times, which cannot be written to
         return tuple(x if not abs else x.abs_() if x.is_contiguous() else x.abs() for x in found)

@@ -261,7 +261,8 @@ def _masks(variables: tuple[Variables, ...], device: torch.device) -> Inputs:
     """The variable of each number, distinct across inputs: equal ids would be switched off together (trap 33)."""
     masks, first = [], 0
     for each in variables:
-        masks.append(each.mask.to(device) + first)
+        mask = each.mask.to(device)
+        masks.append(mask + first if first else mask)
         first += each.number
     return tuple(masks)
 

@@ -144,12 +144,12 @@ class Mixer:
     """
 
     def __init__(self, x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor, *, loops: Any = None) -> None:
-        self._first = shift.new_zeros(1, dtype=torch.int64)
-        self._mix = _working(loops).mix.on(self._first, x, b, shift, words, rows)
+        first = shift.new_zeros(1, dtype=torch.int64)
+        self._mix, self._first = _working(loops).mix.on(first, x, b, shift, words, rows), first.numpy()
 
     def __call__(self, first: int, count: int) -> None:
         """Write all coalitions of some samples."""
-        self._first.fill_(first)
+        self._first[0] = first
         self._mix(count)
 
 
@@ -164,12 +164,12 @@ class Leaver:
     """
 
     def __init__(self, x: Tensor, b: Tensor, owner: Tensor, rows: Tensor, *, loops: Any = None) -> None:
-        self._where = owner.new_zeros(3, dtype=torch.int64)
-        self._leave_out = _working(loops).leave_out.on(self._where, x, b, owner, rows)
+        where = owner.new_zeros(3, dtype=torch.int64)
+        self._leave_out, self._where = _working(loops).leave_out.on(where, x, b, owner, rows), where.numpy()
 
     def __call__(self, samples: range, variables: range) -> None:
         """Write some samples without each of some variables."""
-        self._where.copy_(self._where.new_tensor([samples.start, variables.start, len(variables)]))
+        self._where[:] = samples.start, variables.start, len(variables)
         self._leave_out(len(samples))
 
 

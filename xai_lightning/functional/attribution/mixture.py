@@ -28,7 +28,8 @@ def on_numbers(found: Tensor, mask: Tensor) -> Tensor:
         found: of each variable.
         mask: ``[1, ...]``, the variable of each number.
     """
-    return found.index_select(1, mask.flatten()).view(len(found), *mask.shape[1:])
+    # in threads, unlike index_select
+    return found.gather(1, mask.view(1, -1).expand(len(found), -1)).view(len(found), *mask.shape[1:])
 
 
 def distinct(rows: Tensor) -> Tensor:

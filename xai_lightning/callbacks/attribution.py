@@ -81,7 +81,8 @@ class AttributionMonitor(ExplainingMonitor):
         special_tokens: further ids that are left out of explanations, and kept in baselines.
         layout: of series: channels first (``"NCT"``), or time first (``"NTC"``).
         regions: name to a region whose share of the attribution is logged: edges ``(top, left, bottom, right)`` or
-            ``(begin, end)``, a mask, or the name of an entry of the batch that holds a mask for each sample.
+            ``(begin, end)``, a mask, or the name of an entry of the batch that holds a mask for each sample. Of another
+            input than the first, a pair: its name, and the region in it.
         outputs: space of the network's outputs, ``"logits"`` or ``"probabilities"``.
         output_key: which tensor is explained where the network returns several: its key, field or attribute, or its
             position; default the one called ``logits``, ``preds``, ``probs``, ``y_hat`` or ``out``, else the first.

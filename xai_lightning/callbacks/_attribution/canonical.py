@@ -150,11 +150,11 @@ class Canon:
             return (values.sum(dim=2) if values.ndim == 3 else values).double()
         return per_variable(values, self.blocks[i]) if values.ndim == 2 else values.flatten(1).double()
 
-    def spatial(self, values: Tensor) -> Tensor:
-        """The first input's attributions over its places: ``[N, H, W]``, ``[N, T]`` or ``[N, D]``."""
-        if self.forms[0] == "image":
+    def spatial(self, values: Tensor, i: int) -> Tensor:
+        """The attributions to input ``i`` over its places: ``[N, H, W]``, ``[N, T]`` or ``[N, D]``."""
+        if self.forms[i] == "image":
             return values.sum(dim=1)
-        if self.layouts[0] == "series":
+        if self.layouts[i] == "series":
             return values.sum(dim=2 if self.time_first else 1)
         return values.sum(dim=2) if values.ndim == 3 else values
 

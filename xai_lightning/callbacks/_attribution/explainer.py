@@ -156,7 +156,8 @@ class Explainer:
         self.numbers = sum(x[:1].numel() for x in inputs)
         if spec is not None:
             self._check_inputs(canon)
-        self.regions.learn(canon.spatial(torch.zeros(1, *self.shape)).shape[1:], sample)
+        places = [canon.spatial(torch.zeros(1, *x.shape[1:]), i).shape[1:] for i, x in enumerate(inputs)]
+        self.regions.learn(places, sample, self.arguments.further)
         return canon, columns
 
     def _try_once(
@@ -181,6 +182,12 @@ class Explainer:
         ways, self.layer_shape = self.ways, shape
         check_channels(ways, form, self.shape, layer, shape)
         self.pictured = form == "image" and (not ways.explains_layer or len(shape) == 3)
+        elsewhere = self.regions.elsewhere
+        if ways.explains_layer and elsewhere:
+            raise ValueError(
+                f"regions of {', '.join(elsewhere.values())} need a method that explains inputs: maps of the layer "
+                f"{ways.layer!r}, which {ways.label!r} explains, are laid over the first input"
+            )
         if ways.regions and ways.explains_layer and not self.pictured:
             raise ValueError(
                 f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains the layer {ways.layer!r}, of "

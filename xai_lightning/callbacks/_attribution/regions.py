@@ -10,8 +10,10 @@ from xai_lightning.functional.regions import Mass, box, mass
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Sample
 
-Region = Tensor | tuple[int, ...] | str
+Place = Tensor | tuple[int, ...] | str
 """A mask, the edges of a box, or the name of an entry of the batch that holds a mask for each sample."""
+Region = Place | tuple[str, Place]
+"""A place in the first input; or the name of another input, and a place in that."""
 
 
 class Regions:
@@ -22,21 +24,38 @@ class Regions:
     """
 
     def __init__(self, regions: Mapping[str, Region]) -> None:
-        self._given = dict(regions)
+        parts = {name: _parted(region) for name, region in regions.items()}
         self.names = tuple(regions)
+        self._inputs = {name: found[0] for name, found in parts.items()}
+        self._places = {name: found[1] for name, found in parts.items()}
         self._fixed: dict[str, Tensor] = {}
+        self._at: dict[str, int] = {}
 
-    def learn(self, shape: Sequence[int], sample: Sample) -> None:
-        """Make masks of ``shape``.
+    @property
+    def elsewhere(self) -> dict[str, str]:
+        """Regions that do not lie in the first input, with the names of those that they lie in."""
+        return {name: given for name, given in self._inputs.items() if given is not None and self._at.get(name)}
+
+    def learn(self, shapes: Sequence[Sequence[int]], sample: Sample, further: Sequence[str]) -> None:
+        """Find the inputs, and make masks.
+
+        Args:
+            shapes: of the places of each input: ``(H, W)``, ``(T,)`` or ``(D,)``.
+            sample: of the first batch.
+            further: names of the inputs after the first.
 
         Raises:
-            ValueError: if a region does not fit.
+            ValueError: if a region does not fit, or its input is not explained.
         """
-        for name, region in self._given.items():
-            if isinstance(region, str):
-                choose("entry of the batch", region, list(sample.extras))
+        first = [name for name, x in sample.extras.items() if x is sample.inputs]
+        order = {**dict.fromkeys(first, 0), **{name: i for i, name in enumerate(further, start=1)}}
+        for name, place in self._places.items():
+            given = self._inputs[name]
+            self._at[name] = 0 if given is None else order[choose("explained input", given, list(order))]
+            if isinstance(place, str):
+                choose("entry of the batch", place, list(sample.extras))
             else:
-                self._fixed[name] = _fixed(name, region, tuple(shape))
+                self._fixed[name] = _fixed(name, place, tuple(shapes[self._at[name]]), further)
 
     def columns(self, sample: Sample) -> list[Tensor]:
         """The masks that come with the batch.
@@ -44,30 +63,44 @@ class Regions:
         Raises:
             ValueError: if one does not.
         """
-        wanted = [region for region in self._given.values() if isinstance(region, str)]
+        wanted = [place for place in self._places.values() if isinstance(place, str)]
         known = list(sample.extras)
         return [torch.as_tensor(sample.extras[choose("entry of the batch", r, known)]).bool() for r in wanted]
 
     def mass(self, canon: Canon | None, values: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-        """``float64[M, R + 1]``: absolute attribution in each region, then in all; no columns without regions."""
+        """``float64[M, R + 1]``: absolute attribution in each region, then in all inputs; nothing without regions."""
         if not self.names or canon is None:
             return torch.zeros(len(values[0]), 0)
-        maps, own = canon.spatial(values[0]), iter(masks)
-        found = [_mass(name, maps, self._fixed[name] if name in self._fixed else next(own)) for name in self.names]
-        return torch.stack([*(each.inside for each in found), found[0].total], dim=1)
+        maps, own = [canon.spatial(x, i) for i, x in enumerate(values)], iter(masks)
+        inside = []
+        for name in self.names:
+            mask = self._fixed[name] if name in self._fixed else next(own)
+            inside.append(_mass(name, maps[self._at[name]], mask).inside)
+        everywhere = [mass(x, torch.ones(x.shape[1:], dtype=torch.bool)).total for x in maps]
+        return torch.stack([*inside, torch.stack(everywhere).sum(dim=0)], dim=1)
 
 
-def _fixed(name: str, region: object, shape: tuple[int, ...]) -> Tensor:
-    if isinstance(region, Tensor):
-        if region.shape != shape:
-            raise ValueError(f"regions[{name!r}] must have the shape {list(shape)}; got {list(region.shape)}")
-        return region.bool()
-    if not isinstance(region, Sequence) or not all(isinstance(edge, int) for edge in region):
+def _parted(region: object) -> tuple[str | None, object]:
+    """The name of the input, None for the first, and the place in it."""
+    pair = isinstance(region, list | tuple) and len(region) == 2 and isinstance(region[0], str)
+    return (region[0], region[1]) if pair else (None, region)  # type: ignore[index]
+
+
+def _fixed(name: str, place: object, shape: tuple[int, ...], further: Sequence[str]) -> Tensor:
+    hint = f"; of another input than the first say ({further[0]!r}, region)" if further else ""
+    if isinstance(place, Tensor):
+        if place.shape != shape:
+            raise ValueError(f"regions[{name!r}] must have the shape {list(shape)}; got {list(place.shape)}{hint}")
+        return place.bool()
+    if not isinstance(place, Sequence) or not all(isinstance(edge, int) for edge in place):
         raise ValueError(
             f"regions[{name!r}] must be a mask (a tensor), the edges of a box, or the name of an entry of the batch; "
-            f"got {region!r:.50}"
+            f"got {place!r:.50}"
         )
-    return box(shape, tuple(region))
+    try:
+        return box(shape, tuple(place))
+    except ValueError as error:
+        raise ValueError(f"regions[{name!r}]: {error}{hint}") from error
 
 
 def _mass(name: str, maps: Tensor, mask: Tensor) -> Mass:

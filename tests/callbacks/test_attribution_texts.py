@@ -174,3 +174,13 @@ def test_given_rows_are_put_together_by_the_loaders_collator() -> None:
     )
     trained_on_texts(monitor, lambda i: i)
     assert curves(sink)["xai/saliency/probe_size"] == [3, 3]
+
+
+@pytest.mark.parametrize("said", [{"special_tokens": [11]}, {"pad_to": LONG}, {"words": str}])
+def test_the_places_of_a_text_are_no_variables(said: dict[str, Any]) -> None:
+    """Explained through its embedding or not; what is said of token ids shows that they are some."""
+    sink = MemorySink()
+    monitor = AttributionMonitor("feature_ablation", network="net", probe_size=8, sinks=[sink], **said)
+    fitted(seeded(Packed), cross_entropy, Items(text, 16), monitor, epochs=1, lr=0.0)
+    assert not [name for name in curves(sink) if name.startswith("importance")]
+    assert [name for _, name, _ in sink.pictures if name.endswith("tokens")]

@@ -247,6 +247,37 @@ def test_logits_of_a_coarser_grid_are_those_of_the_pixels_between_them() -> None
     )
 
 
+def rare(i: int) -> tuple[Tensor, Tensor]:
+    """A picture of which one in four holds class 1."""
+    x = draw(1, 8, 8, seed=i)
+    return x, ((x > 0) & (i % 4 == 0)).float()
+
+
+def test_a_segmentation_is_explained_where_its_class_is() -> None:
+    """Pictures without it have nothing to sum over: their maps would be 0, and hide the drift of others."""
+    sink = MemorySink()
+    monitor = AttributionMonitor(
+        "input_x_gradient", task="segmentation", target=1, network="net", probe_size=8, sample_size=8, sinks=[sink]
+    )
+    fitted(seeded(lambda: PerPixel(2)), pixels, Items(rare, 16), monitor)
+    found = curves(sink)
+    assert found["xai/input_x_gradient/probe_size"] == [4.0, 4.0]
+    assert found["xai/input_x_gradient/zero_maps"] == [0.0, 0.0]
+    assert first(monitor).abs().sum(dim=1).gt(0).all()
+    given = torch.utils.data.default_collate([rare(i) for i in range(8)])
+    monitor = AttributionMonitor(
+        "saliency", task="segmentation", target=1, network="net", probe=given, sample_size=0, sinks=[sink]
+    )
+    fitted(seeded(lambda: PerPixel(2)), pixels, Items(rare, 16), monitor)
+    assert curves(sink)["xai/saliency/probe_size"] == [2.0, 2.0]
+
+
+def test_a_segmentation_whose_class_is_nowhere_says_so() -> None:
+    monitor = AttributionMonitor("saliency", task="segmentation", target=1, network="net", on_error="raise")
+    with pytest.raises(ValueError, match="no mask of loader 0 has a pixel of class 1"):
+        fitted(seeded(lambda: PerPixel(2)), pixels, Items(lambda i: (rare(1)[0] + i, rare(1)[1]), 16), monitor)
+
+
 @pytest.mark.parametrize(
     ("settings", "items", "said"),
     [

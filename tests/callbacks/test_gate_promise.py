@@ -158,6 +158,19 @@ def test_the_wording_claims_what_the_limits_carry_and_no_more(
     assert ("at most 0.05" in found["promise"]) == (guarantee == "holds")
 
 
+@pytest.mark.filterwarnings("ignore:Sample sizes.* the limit of 0 can be kept by no number of them, so it cannot open")
+def test_a_closed_gate_promises_nothing(tmp_path: Path) -> None:
+    """Neither in a fallback nor in the file for resuming: that limits were kept would be false there."""
+    limits = {"at_most": {GAP: 0.0}, "fallback": "least_violation"}
+    gate = GatedCheckpoint("val_loss", dirpath=tmp_path, utility_floor=False, **limits)
+    fit_small(Classifier(), [FairnessMonitor({"sex": ["Female", "Male"]}), gate], tmp_path, max_epochs=1)
+    for file in (gate.fallback_model_path, tmp_path / "last.ckpt"):
+        found = stamped(file)
+        assert found["gate"] == "closed"
+        assert found["guarantee"] == "none"
+        assert found["promise"] == "The gate was closed: nothing is promised of these weights."
+
+
 def test_a_bound_that_nobody_accounts_for_carries_no_promise(tmp_path: Path) -> None:
     """A user's own metric may have any name."""
 

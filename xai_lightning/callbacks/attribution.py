@@ -190,6 +190,7 @@ class AttributionMonitor(ExplainingMonitor):
             special_tokens=special_tokens,
             time_first=choose("layout", layout, LAYOUTS) == "NTC",
             regions=regions or {},
+            texts=pad_to is not None or words is not None,
             seed=check_seed(seed),
             autocast=autocast,
         )

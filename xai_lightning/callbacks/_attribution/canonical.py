@@ -56,6 +56,7 @@ class Canon:
         names: of the further inputs.
         features: names of the first input's columns (table) or channels (series).
         embedded: whether the first input are token ids that are explained through their embedding.
+        tokens: whether the first input are token ids; the places of a text are no variables.
         time_first: whether series are ``[N, T, C]`` rather than ``[N, C, T]``.
         cells: into how many patches per side images are cut where variables are switched off.
 
@@ -70,6 +71,7 @@ class Canon:
         features: Mapping[str, Where] | None,
         *,
         embedded: bool = False,
+        tokens: bool = False,
         time_first: bool = False,
         cells: int = 14,
     ) -> None:
@@ -88,6 +90,8 @@ class Canon:
         self.columns, place = Columns(), 0
         for i, (x, layout) in enumerate(zip(inputs, self.forms, strict=True)):
             blocks, columns = self._learned(x, layout, features if i == 0 else None, cells)
+            if tokens and i == 0 and x.ndim == 2:
+                columns = _unnamed(len(columns.owner))
             prefix = "" if i == 0 else f"{names[i - 1]}."
             self.blocks += (blocks,)
             owner = torch.where(columns.owner < 0, -1, columns.owner + place)

@@ -148,6 +148,7 @@ class Explainer:
             self.arguments.further,
             ways.features,
             embedded=ways.embeds,
+            tokens=ways.tokens,
             time_first=ways.time_first,
             cells=spec.cells if spec else 14,
         )

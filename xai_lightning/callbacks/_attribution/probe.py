@@ -13,6 +13,7 @@ from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.sample import FreshSample
 from xai_lightning.callbacks._attribution.shares import Held, share_out
 from xai_lightning.callbacks._attribution.strata import Strata
+from xai_lightning.callbacks._attribution.targets import explainable
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Candidates, Rows, some
 from xai_lightning.functional import activation
@@ -194,7 +195,8 @@ class Probe:
     def _offer(self, candidates: Candidates, sample: Sample, strata: Tensor, real: Tensor) -> Tensor:
         targets, further = self._explainer.targets(sample), len(self._explainer.arguments.further)
         columns = self._explainer.columns_of(sample)
-        candidates.offer(sample.inputs, targets, strata, columns, real)
+        some_of_it = explainable(targets, self._explainer.task, self._explainer.ways.target).to(real.device)
+        candidates.offer(sample.inputs, targets, strata, columns, real & some_of_it)
         if Baselines(self._explainer.ways).from_data:
             self._survey.add((sample.inputs, *columns[:further]), real)
         return targets

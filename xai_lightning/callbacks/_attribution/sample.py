@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.strata import Strata
+from xai_lightning.callbacks._attribution.targets import explainable
 from xai_lightning.callbacks._draw import HASHED, Candidates, Rows, known_by, row_hash, some
 from xai_lightning.readers import Sample
 
@@ -44,7 +45,8 @@ class FreshSample:
             return
         self._candidates.quota, self._candidates.pooled = self.size, True
         targets, labels = explainer.targets(sample), self._strata.of(sample, {})
-        self._candidates.offer(sample.inputs, targets, labels, explainer.columns_of(sample), real)
+        some_of_it = explainable(targets, explainer.task, explainer.ways.target).to(real.device)
+        self._candidates.offer(sample.inputs, targets, labels, explainer.columns_of(sample), real & some_of_it)
 
     def rows(self) -> Rows | None:
         """This rank's samples; some give way to other ranks' once all are put together."""

@@ -39,6 +39,28 @@ def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int
     return _classes(given, n_classes)
 
 
+def explainable(targets: Tensor, task: Task, target: Target) -> Tensor:
+    """Which samples have something to explain, ``bool[N]``: of a segmentation those whose mask of the class has pixels.
+
+    The sum over an empty mask is 0 whatever the network does, so its map would be 0 at every validation: no drift.
+
+    Args:
+        targets: of `explained_targets`.
+        task: what the outputs are.
+        target: the class of a segmentation.
+    """
+    if task != "segmentation":
+        return torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+    return targets.eq(int(target)).flatten(1).any(dim=1)
+
+
+def nothing(task: Task, target: Target, loader: int) -> str:
+    """Why there is no sample to explain in a whole validation."""
+    if task == "segmentation":
+        return f"no mask of loader {loader} has a pixel of class {target}, or none was read in this validation"
+    return f"no sample of loader {loader} was read in this validation"
+
+
 def _masks(sample: Sample) -> Tensor:
     given = sample.targets
     given = given.squeeze(1) if given is not None and given.ndim == 4 else given

@@ -35,13 +35,14 @@ class Ways:
     special_tokens: Sequence[int] = ()
     time_first: bool = False
     regions: Mapping[str, Region] = field(default_factory=dict)
+    texts: bool = False
     seed: int = 0
     autocast: bool = False
 
     @property
     def tokens(self) -> bool:
         """Whether the first input are token ids, of which some are padding or special."""
-        return self.embedding is not None or bool(self.special_tokens) or self.baseline == "pad"
+        return self.texts or self.embedding is not None or bool(self.special_tokens) or self.baseline == "pad"
 
     @property
     def spec(self) -> Method | None:

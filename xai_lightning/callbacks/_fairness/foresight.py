@@ -50,7 +50,7 @@ def outlook(
     sizes, part = min(known, key=lambda pair: (pair[0].can_open, pair[0].smallest))
     group, trials = subject.groups[sizes.group], _trials(metric, part, sizes.rate)
     where = " in the smallest part" if len(parts_of) > 1 else ""
-    enough = "no number suffices" if sizes.needed is None else f"needs {sizes.needed:,} per group"
+    enough = "can be kept by no number of them" if sizes.needed is None else f"needs {sizes.needed:,} per group"
     opens = "" if sizes.can_open else ", so it cannot open"
     sentence = f"{full}: {group!r} has {sizes.smallest:,} {trials}{where}; the limit of {threshold:g} {enough}{opens}"
     return Outlook(full, group, trials, sizes.smallest, sizes.needed, sizes.can_open, sentence)

@@ -159,6 +159,7 @@ class DecidingCheckpoint(StampedCheckpoint):
             "fallback": None,
             "pareto": self._memory.points(),
             **judged.grounds,
+            **({} if is_open else evidence.CLOSED),
         }
 
     def _settle(
@@ -188,7 +189,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         if self._decision["gate"] == "open":
             failure = self._keep(trainer, candidates)
             if failure:
-                self._decision |= {"gate": "closed", "reason": failure}
+                self._decision |= {"gate": "closed", "reason": failure, **evidence.CLOSED}
                 self._memory.close(point, failure)
         if self._memory.opened:
             self._candidate = {}

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from xai_lightning.callbacks._gate.files import replace, verdict_path
@@ -17,6 +18,10 @@ LINE = 1 << 14
 """More bytes than most lines of an audit file have."""
 Guarantee = Literal["holds", "heuristic", "none"]
 CHECKPOINT_KEY = "xai_lightning"
+CLOSED: Mapping[str, Guarantee | str] = MappingProxyType(
+    {"guarantee": "none", "promise": "The gate was closed: nothing is promised of these weights."}
+)
+"""What stands in the place of a promise where the gate did not open."""
 
 
 def is_fairness(name: str) -> bool:

@@ -318,6 +318,66 @@ def test_series_of_more_channels_than_have_names_are_drawn(layout: str, monkeypa
     assert channels == [f"channel_{i}" for i in range(70)]
 
 
+class Beside(nn.Module):
+    """Reads a series, or embedded tokens, and a table."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(12, 3), nn.Linear(numbers, 2)
+
+    def forward(self, x: Tensor, *, static: Tensor) -> Tensor:
+        embedded = x if x.is_floating_point() else self.embedding(x)
+        return self.out(torch.cat([embedded.flatten(1), static], dim=1))
+
+
+def of_beside(net: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(net(batch["x"], static=batch["static"]), batch["y"])
+
+
+@pytest.mark.parametrize("layout", ["NCT", "NTC"])
+def test_the_first_of_several_inputs_is_drawn_as_if_it_were_alone(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bands are its own part of the maps."""
+    shown: list[Any] = []
+    draw_it = render.series_bands
+
+    def spy(*args: Any, **settings: Any) -> Any:
+        shown[:] = [*args, settings["channels"]]
+        return draw_it(*args, **settings)
+
+    monkeypatch.setattr(render, "series_bands", spy)
+    shape = (2, 6) if layout == "NCT" else (6, 2)
+    items = Items(lambda i: {"x": draw(*shape, seed=i), "static": draw(3, seed=i + 50), "y": i % 2}, 16)
+    monitor = AttributionMonitor(
+        "input_x_gradient", inputs=["static"], layout=layout, network="net", probe_size=16, sinks=[MemorySink()]
+    )
+    fitted(seeded(lambda: Beside(15)), of_beside, items, monitor, lr=0.0)
+    series, now, _, channels = shown
+    assert channels == ["channel_0", "channel_1"]
+    assert series.shape == (8, 2, 6)
+    assert now.shape == (8, 2, 6)
+    maps = monitor.state_dict()["references"]["maps"]["previous"]
+    shares = (maps / maps.abs().sum(dim=1, keepdim=True))[:, :12].reshape(-1, 2, 6)
+    assert all(any(torch.allclose(each, share.float(), atol=1e-5) for share in shares) for each in now)
+
+
+def test_texts_beside_other_inputs_are_drawn() -> None:
+    items = Items(lambda i: {"x": text(i)["input_ids"], "static": draw(3, seed=i), "y": i % 2}, 16)
+    settings: dict[str, Any] = {"call": of_beside, "inputs": ["static"], "embedding": "embedding"}
+    _, drawn = told(seeded(lambda: Beside(18)), items, "saliency", **settings)
+    assert "attribution/saliency/tokens" in drawn
+
+
+def test_channels_of_one_variable_are_drawn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = titles(monkeypatch, "series_bands", "channels")
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+
+    items = Items(lambda i: (draw(3, 12, seed=i), i % 2), 16)
+    told(seeded(net), items, "saliency", features={"place": slice(0, 2), "heat": 2})
+    assert channels == ["place", "place", "heat"]
+
+
 # --- what a batch, or the metrics, lack
 
 

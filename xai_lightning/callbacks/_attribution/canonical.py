@@ -60,6 +60,9 @@ class Canon:
         time_first: whether series are ``[N, T, C]`` rather than ``[N, C, T]``.
         cells: into how many patches per side images are cut where variables are switched off.
 
+    Attributes:
+        first: how many columns of maps, the first of them, are of the first input.
+
     Raises:
         ValueError: if names are given to an input that has no columns or channels.
     """
@@ -87,11 +90,12 @@ class Canon:
             shape = list(inputs[0].shape)
             raise ValueError(f"features=... names columns of a table or channels of a series; the inputs are {shape}")
         self.blocks: tuple[Variables, ...] = ()
-        self.columns, place = Columns(), 0
+        self.columns, place, self.first = Columns(), 0, 0
         for i, (x, layout) in enumerate(zip(inputs, self.forms, strict=True)):
             blocks, columns = self._learned(x, layout, features if i == 0 else None, cells)
             if tokens and i == 0 and x.ndim == 2:
                 columns = _unnamed(len(columns.owner))
+            self.first = self.first or len(columns.owner)
             prefix = "" if i == 0 else f"{names[i - 1]}."
             self.blocks += (blocks,)
             owner = torch.where(columns.owner < 0, -1, columns.owner + place)

@@ -75,13 +75,13 @@ class Explainer:
         """What explained samples are drawn as, once one was explained; None: not at all."""
         if self.canon is None:
             return None
-        layout, alone = self.canon.forms[0], not self.arguments.further
+        layout = self.canon.forms[0]
         if layout == "image":
             return "maps" if self.mapped else None
         by_token = not self.ways.explains_layer or self.ways.layer == self.ways.embedding
-        if layout in ("tokens", "integers") and self.ways.tokens and alone and by_token:
+        if layout in ("tokens", "integers") and self.ways.tokens and by_token:
             return "tokens"
-        return "series" if layout == "series" and alone and not self.ways.explains_layer else None
+        return "series" if layout == "series" and not self.ways.explains_layer else None
 
     def check(self, network: nn.Module) -> None:
         """Refuse what is seen without data: names of modules, and layers that the method has no rules for.

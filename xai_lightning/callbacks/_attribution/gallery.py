@@ -205,18 +205,26 @@ class Gallery:
         if series is not None and self._explainer.ways.time_first:
             series = series.transpose(1, 2)
         along = 2 if self._explainer.ways.time_first else 1
-        channels = self._explainer.columns.names or [f"channel_{i}" for i in range(shown.rows.inputs.shape[along])]
-        count = len(channels)
+        count = shown.rows.inputs.shape[along]
+        channels = self._channels(now.shape[1] // count, now.shape[1])
         bands = [m.reshape(len(m), count, -1) for m in (now, now if before is None else before)]
         record.pictures[tags.attribution(self._method, "series")] = lambda: render.series_bands(
             series, bands[0], bands[1], channels=channels, titles=titles, scale=scale, note=SHARES
         )
 
+    def _channels(self, cells: int, width: int) -> list[str]:
+        """The name of the variable that each channel of the first input, of so many ``cells``, is or belongs to."""
+        columns = self._explainer.columns
+        owners = enumerate(columns.owner[:width:cells].tolist())
+        return [f"channel_{i}" if owner < 0 else columns.names[owner] for i, owner in owners]
+
     def _compared(self, references: References, shown: Shown) -> tuple[Tensor, Tensor | None]:
-        """Canonical maps now and at the first reference, as shares of their own size."""
+        """Canonical maps of the first input now and at the first reference, as shares of the size of whole maps."""
+        canon = self._explainer.canon
+        width = canon.first if canon is not None else 0
         now, first = drift.normalised(shown.columns["maps"].float()), references.maps.get("first")
         before = None if first is None else drift.normalised(first[shown.places])
-        return now, before
+        return now[:, :width], None if before is None else before[:, :width]
 
 
 def _grown(times: float) -> str:

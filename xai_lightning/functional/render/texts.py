@@ -20,11 +20,11 @@ from xai_lightning.functional.render.canvas import (
     pixels,
     write,
 )
-from xai_lightning.functional.render.sheets import fitted
+from xai_lightning.functional.render.sheets import fitted, wrapped
 from xai_lightning.functional.render.words import Letters, Word
 
 MOST_TEXTS, MOST_LINES = 8, 16
-_WIDTH, _LINE, _LEFT, _SIZE, _TALLEST = 860, 19, 84, 9, 1500
+_WIDTH, _LINE, _LEFT, _SIZE, _TALLEST = 600, 19, 78, 9, 1500
 
 
 def token_lines(
@@ -49,7 +49,7 @@ def token_lines(
         note: what the numbers are.
 
     Returns:
-        uint8[H, W, 3], 860 pixels wide and about 1,500 high at most: of the first 8 texts, or fewer if they are long,
+        uint8[H, W, 3], 600 pixels wide and about 1,500 high at most: of the first 8 texts, or fewer if they are long,
         the first 16 lines each.
 
     Raises:
@@ -57,7 +57,7 @@ def token_lines(
 
     Example:
         >>> token_lines([["good", "film"]], torch.ones(1, 2), None, titles=["label 1"], scale=1.0).shape[1]
-        860
+        600
     """
     check_count("`tokens`, `now` and `titles`", (len(tokens), len(now), len(titles)))
     check_scale(scale)
@@ -65,7 +65,8 @@ def token_lines(
     with style.context("default"):
         letters = Letters(_SIZE)
     texts = _chosen([_text(words, letters) for words in tokens[:MOST_TEXTS]], len(kinds))
-    height = 40 + sum(text.height(len(kinds)) for text in texts.values())
+    legend = wrapped(_legend(kinds, scale, note), _WIDTH - 16, 8)
+    height = 26 + 14 * len(legend) + sum(text.height(len(kinds)) for text in texts.values())
     canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8)
     written: list[_Written] = []
     y = 18
@@ -83,14 +84,18 @@ def token_lines(
             written.append(_Written(f"… and {text.rest} more", _LEFT, y, 8, FAINT))
             y += _LINE
         y += 5
-    legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}".rstrip()
-    legend += "" if all(values.isfinite().all() for _, values in kinds) else "; grey: not finite"
+    below = [_Written(line, 8, height - 12 - 14 * place, 8, FAINT) for place, line in enumerate(reversed(legend))]
     with style.context("default"):
         figure = Figure(inches(_WIDTH, height))
         figure.figimage(canvas.numpy(), origin="upper")
-        for shown, x, down, size, ink, mono in [*written, _Written(legend, 8, height - 12, 8, FAINT)]:
+        for shown, x, down, size, ink, mono in [*written, *below]:
             write(figure, shown, x, down, "left", size=size, ink=ink, mono=mono)
         return pixels(figure)
+
+
+def _legend(kinds: Sequence[tuple[str, Tensor]], scale: float, note: str) -> str:
+    words = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}".rstrip()
+    return words + ("" if all(values.isfinite().all() for _, values in kinds) else "; grey: not finite")
 
 
 class _Written(NamedTuple):

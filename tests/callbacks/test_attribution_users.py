@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torchmetrics
+from captum.attr._utils.custom_modules import Addition_Module
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.utils.data import DataLoader
@@ -96,6 +97,65 @@ def test_a_layer_of_tokens_has_no_class_activation_map(method: str) -> None:
         )
     monitor = AttributionMonitor("grad_cam", layer="patch", network="net", probe_size=8)
     fitted(seeded(Patches), cross_entropy, Items(pictures, 16), monitor)
+
+
+# --- sums that rules do not see
+
+
+class Residual(nn.Module):
+    """Two blocks, each with a skip around a layer."""
+
+    def __init__(self, added: Any) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.out = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.active, self.adds, self.added = nn.Tanh(), nn.ModuleList([Addition_Module(), Addition_Module()]), added
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer, add in zip((self.a, self.b), self.adds, strict=True):
+            x = self.added(add, layer(x), x)
+        return self.out(self.active(x))
+
+
+def lost(net: nn.Module, method: str, items: Any, **settings: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted(net, settings.pop("call", cross_entropy), items, AttributionMonitor(method, probe_size=8, **settings))
+    return [str(each.message) for each in caught if "relevance misses" in str(each.message)]
+
+
+def test_a_residual_network_is_told_of_once_where_lrp_explains_it() -> None:
+    """Trap 31: captum gives both paths of a sum the whole relevance."""
+    plain, covered = lambda add, h, x: h + x, lambda add, h, x: add(h, x)
+    told = lost(seeded(lambda: Residual(plain)), "lrp", Items(table, 16), network="net")
+    assert len(told) == 1
+    assert told[0].startswith("AttributionMonitor('lrp'): its relevance misses what is explained by ")
+    assert "the network joins paths outside of modules, and captum gives each the whole. Make sums modules" in told[0]
+    assert lost(seeded(lambda: Residual(covered)), "lrp", Items(table, 16), network="net") == []
+    assert lost(seeded(lambda: Residual(plain)), "deep_lift", Items(table, 16), network="net") == []
+
+
+def test_tasks_of_every_kind_are_weighed_and_plain_networks_are_not_accused() -> None:
+    def pixels(i: int) -> tuple[Tensor, Tensor]:
+        return draw(1, 6, 6, seed=i), (draw(6, 6, seed=i + 50) > 0).long()
+
+    class Skipping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return x + self.b(x)
+
+    plain = seeded(lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)))
+    settings: dict[str, Any] = {"network": "net", "task": "segmentation", "target": 1}
+    assert lost(plain, "lrp", Items(pixels, 16), **settings) == []
+    assert len(lost(seeded(Skipping), "lrp", Items(pixels, 16), **settings)) == 1
+    numbers: dict[str, Any] = {"network": "net", "task": "regression", "target": 1}
+    loss = {"call": lambda net, batch: net(batch[0]).square().mean()}
+    assert lost(seeded(table_net), "lrp", Items(table, 16), **numbers, **loss) == []
+    assert len(lost(seeded(lambda: Residual(lambda add, h, x: h + x)), "lrp", Items(table, 16), **numbers, **loss)) == 1
 
 
 # --- explanations that are left out

@@ -17,6 +17,7 @@ from xai_lightning.callbacks._attribution.first_batch import (
     check_channels,
     check_made,
     heard,
+    lost_relevance,
     tell_choice,
     tell_layout,
 )
@@ -135,6 +136,9 @@ class Explainer:
             tell_choice(self.ways.label, network, returned.network, len(columns[0]))
         self._learn_layer(layer, returned.layer[-1] if returned.layer else (), canon.forms[0])
         self._learn_outputs(output)
+        if self.ways.spec is not None and self.ways.spec.rules == "lrp":
+            with self.guarded(pl_module):
+                self._judge(lost_relevance(self.ways, self.explained(network), columns, output))
 
     def _learn_inputs(self, network: nn.Module, sample: Sample) -> tuple[Canon, list[Tensor]]:
         """What the inputs are, and the few rows of each, and of the extras, on which the network is tried."""

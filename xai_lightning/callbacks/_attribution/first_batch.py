@@ -4,14 +4,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from xai_lightning._lightning import rank_zero_warn
 from xai_lightning.callbacks._attribution.ways import Ways
-from xai_lightning.functional.attribution import Explained, unclear
+from xai_lightning.functional.attribution import NUMBERS_AT_ONCE, Explained, unclear
+from xai_lightning.functional.attribution.preflight import Finding, inspect_relevance
 
+WEIGHED = 8
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
@@ -98,6 +101,23 @@ def tell_choice(label: str, network: nn.Module, outputs: Sequence[Any], n: int) 
     choice = unclear(outputs[-1], n) if outputs else None
     if choice is not None:
         rank_zero_warn(f"AttributionMonitor({label!r}): {type(network).__name__} {choice}")
+
+
+def lost_relevance(ways: Ways, explained: Explained, columns: Sequence[Tensor], outputs: Tensor) -> list[Finding]:
+    """What the rules of LRP do not cover of what the network does between its modules.
+
+    Args:
+        ways: the settings.
+        explained: network and scalar.
+        columns: the first rows of the input, and of what goes along with it.
+        outputs: of the network for these rows.
+    """
+    few = slice(0, max(1, min(WEIGHED, NUMBERS_AT_ONCE // (2 * columns[0][0].numel()))))
+    x, *extras = (column[few] for column in columns)
+    target = ways.target if isinstance(ways.target, int) else 0
+    targets = torch.full((len(x),), target, device=x.device)
+    masks = [torch.ones_like(outputs[few, 0], dtype=torch.bool)] if ways.task == "segmentation" else []
+    return inspect_relevance(explained, x, (targets, *masks, *extras))
 
 
 def check_channels(

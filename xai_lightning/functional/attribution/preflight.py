@@ -5,14 +5,19 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
+import torch
 from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from xai_lightning.functional.attribution.relevance import unsupported
+from xai_lightning.functional.attribution.explained import Explained
+from xai_lightning.functional.attribution.relevance import arriving, unsupported
 
 Rules = Literal["deep_lift", "lrp", "guided"]
 _UNRULED = (nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.SELU, nn.CELU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.GLU)
 _UNSEEN = (nn.RNNBase, nn.MultiheadAttention)
+_JOINS = {"add", "sub", "mul", "div", "cat", "concat", "concatenate", "hstack", "stack", "matmul", "bmm", "einsum"}
+CONSERVED, SHOWN = 0.05, 4
 
 
 class Finding(NamedTuple):
@@ -116,3 +121,66 @@ def _layer_offences(
     if times == 0:
         return [f"layer {name!r} is never called in a forward pass"]
     return [f"layer {name!r} is called {times} times in a forward pass, of which captum sees one; name another"]
+
+
+def inspect_relevance(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> list[Finding]:
+    """Whether LRP passes relevance on whole: a residual network's sum of two paths, for one, doubles it.
+
+    Args:
+        explained: network and scalar.
+        inputs: ``[N, ...]``, a few samples.
+        rest: further arguments of ``explained``, a row per sample.
+
+    Example:
+        >>> rest = (torch.ones(4, dtype=torch.int64),)
+        >>> inspect_relevance(Explained(nn.Linear(3, 1)), torch.ones(4, 3), rest)
+        []
+    """
+    shares = arriving(explained, inputs, rest)
+    known = shares[~shares.isnan()]
+    missed = float((known - 1).abs().median()) if len(known) else 0.0
+    if missed <= CONSERVED:
+        return []
+    places = _joins(explained, inputs, rest)
+    where = (
+        "something between modules changes it: a sum of two paths, a scale, an activation, or a tensor that an "
+        "activation and another module both take. Take"
+    )
+    if places:
+        where = (
+            f"{', '.join(places[:SHOWN])}{', ...' * (len(places) > SHOWN)} joins paths outside of modules, and captum "
+            "gives each the whole. Make sums modules (captum.attr._utils.custom_modules.Addition_Module), or take"
+        )
+    text = f"its relevance misses what is explained by {missed:.0%}, biases left aside (median): {where}"
+    return [Finding("warn", f"{text} 'integrated_gradients' or 'deep_lift'")]
+
+
+def _joins(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> list[str]:
+    """Names of the modules that themselves join tensors with a row per sample, by what is no module."""
+    network, within, found = explained.network, list[str](), dict[str, None]()
+    modules = list(network.named_modules())
+    if any(hasattr(module, "_orig_mod") for _, module in modules):
+        # what is compiled is compiled anew when it is watched
+        return []
+
+    class Watched(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = [x for each in args for x in (each if isinstance(each, list | tuple) else (each,))]
+            tensors = [x for x in given if isinstance(x, Tensor) and x.ndim > 1 and len(x) == len(inputs)]
+            if within and within[-1] and len(tensors) > 1 and getattr(func, "__name__", "").rstrip("_") in _JOINS:
+                found[within[-1]] = None
+            return func(*args, **(kwargs or {}))
+
+    names = {id(m): "" if name and not list(m.children()) else name or "the network" for name, m in modules}
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        within.pop()
+
+    with ExitStack() as stack:
+        for _, module in modules:
+            stack.callback(module.register_forward_pre_hook(lambda m, args: within.append(names[id(m)])).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        stack.enter_context(Watched())
+        stack.enter_context(torch.no_grad())
+        explained(inputs, *rest)
+    return list(found)

@@ -5,13 +5,14 @@ from typing import Any
 
 import captum.attr
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
-from captum.attr._utils.lrp_rules import PropagationRule
+from captum.attr._utils.lrp_rules import EpsilonRule, PropagationRule
 from torch import Tensor, nn
 
 from xai_lightning.functional.attribution.explained import Explained
 
 ASIDE = nn.modules.loss._Loss
 PASSED_ON = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+TINY = 1e-30
 SUPPORTED = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS, *PASSED_ON)
 
 
@@ -39,18 +40,70 @@ class Relevance:
             inputs: ``[N, ...]`` each.
             additional_forward_args: further arguments, a row per sample.
         """
-        twin = copy.copy(self._explained)
-        twin._modules = {"network": copy.deepcopy(self._explained.network), "head": copy.copy(self._explained.head)}
-        for layer in twin.modules():
-            if (isinstance(layer, PASSED_ON) or _is_aside(layer)) and not hasattr(layer, "rule"):
-                layer.rule = _PassOn()
-        twin.head.rule = _HeadRule()
+        twin = _twin(self._explained)
         try:
             found = captum.attr.LRP(twin).attribute(inputs, additional_forward_args=additional_forward_args)
             return tuple(each.detach() for each in found)
         finally:
             for name in ("rows", "gradients"):
                 setattr(self._explained, name, getattr(twin, name))
+
+
+def _twin(explained: Explained) -> Explained:
+    """A copy that may be changed, with rules for what captum has none for."""
+    twin = copy.copy(explained)
+    twin._modules = {"network": copy.deepcopy(explained.network), "head": copy.copy(explained.head)}
+    for layer in twin.modules():
+        if (isinstance(layer, PASSED_ON) or _is_aside(layer)) and not hasattr(layer, "rule"):
+            layer.rule = _PassOn()
+    twin.head.rule = _HeadRule()
+    return twin
+
+
+def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Tensor:
+    """How much relevance arrives at the inputs of each 1 that is explained: exactly 1 where rules cover the network.
+
+    Biases absorb relevance, as they should, so that they are set to 0 here, in a copy; nothing else loses or adds any
+    in a network that is made of modules with rules. What joins two paths outside of a module is invisible to captum: it
+    gives each path the whole.
+
+    Args:
+        explained: network and scalar.
+        inputs: ``[N, ...]``.
+        rest: further arguments of ``explained``, a row per sample.
+
+    Returns:
+        ``float64[N]``, a fraction; NaN where nothing is left to be explained; empty if layers have rules of their own
+        that captum has no rule for, whose intention is not known.
+
+    Example:
+        >>> import torch
+        >>> relu = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+        >>> x = torch.ones(1, 3).double()
+        >>> arriving(Explained(relu), x, (torch.tensor([1]),)).round(decimals=6)
+        tensor([1.], dtype=torch.float64)
+    """
+    twin, head = _twin(explained), _HeadRule()
+    # without biases numbers may become very small
+    head.STABILITY_FACTOR = TINY
+    twin.head.rule = head
+    for layer in twin.network.modules():
+        if type(layer) in SUPPORTED_LAYERS_WITH_RULES:
+            # a rule that was chosen may absorb on purpose
+            layer.rule = EpsilonRule(epsilon=TINY)
+        elif vars(layer).get("rule") is not None and not isinstance(layer.rule, _PassOn):
+            return inputs.new_zeros(0).double()
+        if vars(layer).get("inplace") is True:
+            vars(layer)["inplace"] = False
+        for name in ("bias", "running_mean"):
+            shift = getattr(layer, name, None)
+            if isinstance(shift, Tensor):
+                shift.data = shift.new_zeros(shift.shape)
+    x = inputs.detach().clone().requires_grad_(True)
+    found, lost = captum.attr.LRP(twin).attribute(x, additional_forward_args=rest, return_convergence_delta=True)
+    total = found.detach().flatten(1).double().sum(dim=1)
+    share: Tensor = total / (total + lost.detach().double())
+    return share.masked_fill(~share.isfinite(), float("nan"))
 
 
 def unsupported(network: nn.Module) -> list[str]:

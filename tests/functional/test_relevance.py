@@ -165,3 +165,15 @@ def test_a_network_that_returns_nothing_is_not_accused() -> None:
     network = Table(lambda s, x: s.c(s.tanh(s.a(x)) + s.e(x)))
     nn.init.zeros_(network.c.weight)
     assert found(network, rows(6)) == []
+
+
+def test_numbers_that_are_too_coarse_accuse_nobody() -> None:
+    """Roundings of 16 bits would, where logits are alike; under autocast the copy is weighed in full."""
+    plain, summed = (Table(lambda s, x, add=add: s.c(s.tanh(s.a(x)) + add * s.e(x))) for add in (0, 1))
+    for each in (plain, summed):
+        each.c.weight.data.mul_(0.01).add_(1)
+    low = copy.deepcopy(plain).bfloat16()
+    assert inspect_relevance(Explained(low, kind="centred"), rows(6).bfloat16(), (LABELS,)) == []
+    with torch.autocast("cpu", torch.bfloat16):
+        assert found(plain, rows(6)) == []
+        assert len(found(summed, rows(6))) == 1

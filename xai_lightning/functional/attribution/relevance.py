@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import captum.attr
+import torch
 from captum.attr._core.lrp import SUPPORTED_LAYERS_WITH_RULES, SUPPORTED_NON_LINEAR_LAYERS
 from captum.attr._utils.lrp_rules import EpsilonRule, PropagationRule
 from torch import Tensor, nn
@@ -74,15 +75,16 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
 
     Returns:
         ``float64[N]``, a fraction; NaN where nothing is left to be explained; empty if layers have rules of their own
-        that captum has no rule for, whose intention is not known.
+        that captum has no rule for, whose intention is not known, or numbers are too coarse to tell (16 bits).
 
     Example:
-        >>> import torch
         >>> relu = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
         >>> x = torch.ones(1, 3).double()
         >>> arriving(Explained(relu), x, (torch.tensor([1]),)).round(decimals=6)
         tensor([1.], dtype=torch.float64)
     """
+    if any(x.is_floating_point() and x.element_size() < 4 for x in (inputs, *explained.network.parameters())):
+        return inputs.new_zeros(0).double()
     twin, head = _twin(explained), _HeadRule()
     # without biases numbers may become very small
     head.STABILITY_FACTOR = TINY
@@ -100,7 +102,8 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
             if isinstance(shift, Tensor):
                 shift.data = shift.new_zeros(shift.shape)
     x = inputs.detach().clone().requires_grad_(True)
-    found, lost = captum.attr.LRP(twin).attribute(x, additional_forward_args=rest, return_convergence_delta=True)
+    with torch.autocast(x.device.type, enabled=False):
+        found, lost = captum.attr.LRP(twin).attribute(x, additional_forward_args=rest, return_convergence_delta=True)
     total = found.detach().flatten(1).double().sum(dim=1)
     share: Tensor = total / (total + lost.detach().double())
     return share.masked_fill(~share.isfinite(), float("nan"))

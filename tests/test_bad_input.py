@@ -23,6 +23,7 @@ from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor
 from xai_lightning.functional.attribution import METHODS
 from xai_lightning.functional.drift import MEASURES
 from xai_lightning.functional.fairness import METRICS
+from xai_lightning.functional.tables import choose
 
 SEX = {"sex": GROUPS}
 FEATURES = {"age": 0, "work": slice(1, 3)}
@@ -69,6 +70,15 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_known_ones(what):
     assert what in message
     assert f"Did you mean {nearest!r}?" in message
     assert all(name in message.partition("Known are")[2] for name in known)
+
+
+def test_of_many_known_names_the_nearest_are_listed():
+    """As of all that is stamped into a checkpoint, which would fill a screen."""
+    known = ["val_acc", *(f"fairness/sex/metric_{i}/value" for i in range(300))]
+    said = r"Did you mean 'val_acc'\? Known are 301, the nearest of them val_acc, "
+    with pytest.raises(ValueError, match=said) as caught:
+        choose("metric", "val_accuracy", known)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("limits", [{}, {"at_most": {}}, {"at_most": None, "at_least": {}}], ids=str)

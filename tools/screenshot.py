@@ -46,7 +46,7 @@ VIEWS = {
     "fairness": View("adult", "^fairness/sex/(rates|calibration)$|^gate/timeline", 1420, 560),
     "shortcut_curves": View("mnist", SHORTCUT, 730),
     "shortcut_maps": View("mnist", f"^attribution/{IG}/(film|average)", 1060, 440),
-    "text": View("text", f"^attribution/{IG}/tokens", 860, 640, actual=True),
+    "text": View("text", f"^attribution/{IG}/tokens", 660, 860, actual=True),
     "motion": View("motion", f"^attribution/{IG}/(series|importance)", 660, 560),
 }
 

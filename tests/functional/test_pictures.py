@@ -372,11 +372,12 @@ def test_the_legend_of_series_is_whole_whatever_their_number(channels: int) -> N
 
 
 def test_words_of_series_and_texts_can_be_read_in_a_card() -> None:
-    """TensorBoard's are 350 pixels wide: what is far wider is made so small that no word can be read."""
+    """TensorBoard's are 350 pixels wide, or 220 high: what is far larger is made so small that no word can be read."""
     maps, note = torch.full((4, 6, 4), math.nan), "of a map's own size"
     series = series_bands(None, maps, maps, channels=list("abcdef"), titles=["label 0"] * 4, scale=0.02, note=note)
     texts = token_lines([["word"] * 60] * 8, maps.new_full((8, 60), math.nan), None, titles=["t"] * 8, scale=0.02)
-    for drawn, most in ((series, 480), (texts, 600)):
+    assert series.shape[0] <= 450
+    for drawn, most in ((series, 560), (texts, 600)):
         assert drawn.shape[1] <= most
         assert (drawn[:, -4:] == 255).all()
 

@@ -22,6 +22,12 @@ def submodule(root: nn.Module, name: str) -> nn.Module | None:
     return named.get(name, plain.get(name.replace("_orig_mod.", "")))
 
 
+def names_within(root: nn.Module, kind: type[nn.Module] = nn.Module) -> list[str]:
+    """Names that `submodule` takes: of the modules of a kind, or of all if there is none."""
+    named = {name.replace("_orig_mod.", ""): module for name, module in root.named_modules() if name}
+    return [name for name, module in named.items() if isinstance(module, kind)] or list(named)
+
+
 def _is_compiled(module: nn.Module) -> bool:
     return any(getattr(module, name, None) is not None for name in ("_orig_mod", "_compiled_call_impl"))
 

@@ -5,13 +5,14 @@ from collections.abc import Collection
 from typing import TypeVar
 
 Name = TypeVar("Name", bound=str)
+MOST, NEAREST = 128, 8
 
 
 def choose(role: str, name: Name, known: Collection[str]) -> Name:
     """``name``, if it is known.
 
     Raises:
-        ValueError: if it is not; the nearest is named and the known ones are listed.
+        ValueError: if it is not; the nearest is named and the known ones are listed, of more than 128 the nearest 8.
 
     Example:
         >>> choose("method", "saliency", ["saliency", "occlusion"])
@@ -19,7 +20,21 @@ def choose(role: str, name: Name, known: Collection[str]) -> Name:
     """
     if name in known:
         return name
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = f"Known are {', '.join(known)}." if known else "There are none."
-    raise ValueError(f"unknown {role} {name!r}.{hint} {listed}")
+    raise ValueError(f"unknown {role} {name!r}. {listed(str(name), known)}")
+
+
+def listed(name: str, known: Collection[str], most: int = MOST) -> str:
+    """The nearest of ``known`` to a name that is not among them, and all of them, or the nearest of more than ``most``.
+
+    Example:
+        >>> listed("salience", ["saliency", "occlusion"])
+        "Did you mean 'saliency'? Known are saliency, occlusion."
+    """
+    if not known:
+        return "There are none."
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    if len(known) <= most:
+        return f"{hint}Known are {', '.join(known)}."
+    near = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.0)
+    return f"{hint}Known are {len(known)}, the nearest of them {', '.join(near)}."

@@ -108,7 +108,10 @@ def check_space(outputs: Tensor, space: Space, *, multi_label: bool = False) -> 
             raise ValueError(f"outputs='labels' needs integer classes [N]; got {describe(outputs)}")
         return
     if space == "values" and flat.ndim != 1:
-        raise ValueError(f"outputs='values' needs one number per sample, [N] or [N, 1]; got {describe(outputs)}")
+        raise ValueError(
+            f"outputs='values' needs one number per sample, [N] or [N, 1]; got {describe(outputs)}. Of several "
+            "return the one to compare as 'preds' from the step, and read its target with reader={'target': ...}"
+        )
     if not flat.is_floating_point():
         raise ValueError(
             f"outputs={space!r} needs floating point; got {describe(outputs)}. For classes say outputs='labels'."

@@ -24,12 +24,13 @@ from xai_lightning.callbacks._attribution.first_batch import (
 from xai_lightning.callbacks._attribution.regions import Regions
 from xai_lightning.callbacks._attribution.targets import explained_targets
 from xai_lightning.callbacks._attribution.ways import Ways
-from xai_lightning.callbacks._compiled import submodule
+from xai_lightning.callbacks._compiled import names_within, submodule
 from xai_lightning.callbacks._guard import explaining
 from xai_lightning.callbacks._sharded import Steps
 from xai_lightning.functional import attribution, drift
 from xai_lightning.functional.attribution import METHODS, Explained, Passes
 from xai_lightning.functional.attribution.preflight import Finding, inspect_call, inspect_network
+from xai_lightning.functional.tables import listed
 from xai_lightning.readers import Sample, check_space
 
 REHEARSED = 64
@@ -94,7 +95,8 @@ class Explainer:
             self.module(network, role)
         if self.ways.spec is not None and self.ways.layer is None and self.ways.spec.layer:
             raise ValueError(
-                f"method {self.ways.label!r} explains a layer: name it with layer=..., one of {_names(network)}"
+                f"method {self.ways.label!r} explains a layer: name it with layer=..., one of "
+                f"{', '.join(names_within(network)[:40])}"
             )
         self._judge(inspect_network(self.ways.spec.rules if self.ways.spec else None, network))
 
@@ -109,7 +111,10 @@ class Explainer:
             return None
         found = submodule(network, name)
         if found is None:
-            raise ValueError(f"{role}={name!r} is no module of {type(network).__name__}; it has {_names(network)}")
+            known = names_within(network, nn.Embedding if role == "embedding" else nn.Module)
+            raise ValueError(
+                f"{role}={name!r} is no module of {type(network).__name__}. {listed(name, known, most=40)}"
+            )
         return found
 
     def _judge(self, findings: Sequence[Finding]) -> None:
@@ -292,8 +297,3 @@ class Explainer:
         """A context in which the module may be explained, and after which it is as before."""
         context = pl_module.trainer.precision_plugin.forward_context() if self.ways.autocast else None
         return explaining(pl_module, seed=self.ways.seed, precision=context)
-
-
-def _names(network: nn.Module) -> str:
-    names = [name.replace("_orig_mod.", "") for name, _ in network.named_modules() if name]
-    return ", ".join(names[:40]) + (", …" if len(names) > 40 else "")

@@ -58,7 +58,7 @@ def called(explained: Explained, arguments: Sequence[Tensor], returned: Heard) -
             raise
         signature = explained.signature
         names = [*(name or "an input" for name in signature.inputs), *(name or "" for name in signature.extras)]
-        given = ", ".join(["the input", *names[1:]])
+        given = ", ".join([f"the input {list(arguments[0].shape)}", *names[1:]])
         raise ValueError(
             f"{type(explained.network).__name__} cannot be called with {given} alone ({error!r}); name the module that "
             "can with network=..., or say with reader={'input': ..., 'target': ..., 'mask': ...} what its input is and "

@@ -25,38 +25,55 @@ from xai_lightning.functional.render.canvas import (
 from xai_lightning.functional.render.sheets import breadth, fitted, wrapped
 
 MOST_SERIES, MOST_CHANNELS = 4, 4
-# narrow, so that words can be read in a card of TensorBoard, which is 350 pixels wide
-_WIDTH, _EDGE, _TITLE, _STRIP, _GAP, _LINE = 480, 8, 24, 10, 6, 15
-_HEIGHTS = {1: 84, 2: 60, 3: 48, 4: 40}
-_NARROW, _WIDE, _SIZE, _SMALL = 40, 130, 10, 9
+# neither wide nor high, so that words can be read in TensorBoard: its cards are 350 pixels wide, or 220 high
+_WIDTH, _EDGE, _BESIDE, _TITLE, _STRIP, _GAP, _LINE = 560, 8, 12, 34, 8, 5, 14
+_HEIGHTS = {1: 104, 2: 52, 3: 34, 4: 26}
+_NARROW, _WIDE, _SIZE = 24, 110, 9
 
 
 class _Layout(NamedTuple):
-    """Where things are, in pixels from the upper left corner.
+    """Where things are, in pixels from the upper left corner: two series beside each other, channels beneath.
 
     Args:
-        left: of the bands, beside the names of the channels.
-        channels: how many are beneath each other.
-        height: of a band.
+        left: of the first bands, beside the names of the channels.
+        series: how many there are.
+        channels: of each.
     """
 
     left: int
+    series: int
     channels: int
-    height: int
+
+    @property
+    def abreast(self) -> int:
+        """How many series are beside each other."""
+        return min(2, self.series)
+
+    @property
+    def rows(self) -> int:
+        """How many are beneath each other."""
+        return -(-self.series // self.abreast)
 
     @property
     def width(self) -> int:
         """Of a band."""
-        return _WIDTH - _EDGE - self.left
+        return (_WIDTH - _EDGE - self.left - _BESIDE * (self.abreast - 1)) // self.abreast
+
+    @property
+    def height(self) -> int:
+        """Of a band."""
+        return _HEIGHTS[self.channels]
 
     @property
     def block(self) -> int:
         """Height of one series with its title."""
         return _TITLE + self.channels * (self.height + _STRIP + _GAP) + _GAP
 
-    def band(self, row: int, channel: int) -> int:
-        """Top of a band."""
-        return row * self.block + _TITLE + channel * (self.height + _STRIP + _GAP)
+    def corner(self, number: int, channel: int = 0) -> tuple[int, int]:
+        """Left and top of a band of one of the series."""
+        row, column = divmod(number, self.abreast)
+        down = row * self.block + _TITLE + channel * (self.height + _STRIP + _GAP)
+        return self.left + column * (self.width + _BESIDE), down
 
 
 def series_bands(
@@ -71,19 +88,20 @@ def series_bands(
 ) -> Picture:
     """Curves of some channels over a band that is coloured by attribution; beneath it, a band of the reference.
 
-    The channels of a series lie beneath each other, so that what happens at one time stands in one column.
+    The channels of a series lie beneath each other, so that what happens at one time stands in one column; up to two
+    series lie beside each other.
 
     Args:
         series: float[N, C, T], or None, which keeps them out of the picture.
         now: float[N, C, B], attribution of B stretches of time.
         reference: float[N, C, B], likewise at the reference.
         channels: name of each channel.
-        titles: of each series; of several lines one is made.
+        titles: of each series; of up to three lines two are made.
         scale: the largest absolute value that is told apart.
         note: what the numbers are.
 
     Returns:
-        uint8[H, W, 3], 480 pixels wide; of more than 4 series the first, of more than 4 channels those that lead at
+        uint8[H, W, 3], 560 pixels wide; of more than 4 series the first, of more than 4 channels those that lead at
         the reference.
 
     Raises:
@@ -92,36 +110,39 @@ def series_bands(
     Example:
         >>> maps = torch.zeros(1, 1, 4)
         >>> series_bands(None, maps, maps, channels=["x"], titles=["label 0"], scale=1.0).shape[1:]
-        (480, 3)
+        (560, 3)
     """
     check_count("`now`, `reference` and `titles`", (len(now), len(reference), len(titles)))
     check_count("`channels` and those of `now`", (len(channels), now.shape[1]))
     check_scale(scale)
     order = reference.abs().nan_to_num().sum(dim=(0, 2)).argsort(descending=True, stable=True)
     shown = order[:MOST_CHANNELS].sort().values.tolist()
-    names = fitted([channels[channel] for channel in shown], _WIDE, _SMALL, shown)
-    left = _EDGE + max(_NARROW, *(round(breadth(name, _SMALL)) + 8 for name in names))
-    layout, rows = _Layout(left, len(shown), _HEIGHTS[len(shown)]), min(MOST_SERIES, len(now))
-    lines = wrapped(_legend(now, reference, scale, note), _WIDTH - 2 * _EDGE, _SMALL)
-    height = rows * layout.block + 10 + _LINE * len(lines)
+    names = fitted([channels[channel] for channel in shown], _WIDE, _SIZE, shown)
+    left = _EDGE + max(_NARROW, *(round(breadth(name, _SIZE)) + 6 for name in names))
+    layout = _Layout(left, min(MOST_SERIES, len(now)), len(shown))
+    lines = wrapped(_legend(now, reference, scale, note), _WIDTH - 2 * _EDGE, _SIZE)
+    height = layout.rows * layout.block + 4 + _LINE * len(lines)
     canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8)
     curves = []
-    for row, (place, channel) in product(range(rows), enumerate(shown)):
-        y, across = layout.band(row, place), slice(left, left + layout.width)
-        canvas[y : y + layout.height, across] = _band(now[row, channel], layout.height, layout.width, scale)
-        strip = y + layout.height + 2
-        canvas[strip : strip + _STRIP - 2, across] = _band(reference[row, channel], _STRIP - 2, layout.width, scale)
+    for number, (place, channel) in product(range(layout.series), enumerate(shown)):
+        x, y = layout.corner(number, place)
+        for values, top, high in (
+            (now, y, layout.height),
+            (reference, y + layout.height + 2, _STRIP - 2),
+        ):
+            canvas[top : top + high, x : x + layout.width] = _band(values[number, channel], high, layout.width, scale)
         if series is not None:
-            curves.append(_curve(series[row, channel], layout, height - y))
+            curves.append(_curve(series[number, channel], x, height - y, layout))
     with style.context("default"):
         figure = Figure(inches(_WIDTH, height))
         figure.figimage(canvas.numpy(), origin="upper")
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(0, height), frame_on=False, zorder=5)
         axes.set_axis_off()
         axes.add_collection(LineCollection(curves, colors=INK, linewidths=1.1))
-        _label(figure, layout, names, titles[:rows])
+        _label(figure, layout, names, titles)
         for number, line in enumerate(lines):
-            write(figure, line, _EDGE, rows * layout.block + _LINE * (number + 0.5), "left", size=_SMALL, ink=FAINT)
+            y = layout.rows * layout.block + _LINE * number + _LINE // 2
+            write(figure, line, _EDGE, y, "left", size=_SIZE, ink=FAINT)
         return pixels(figure)
 
 
@@ -133,12 +154,14 @@ def _legend(now: Tensor, reference: Tensor, scale: float, note: str) -> str:
 
 def _label(figure: Figure, layout: _Layout, channels: Sequence[str], titles: Sequence[str]) -> None:
     """Write the titles above the series, and the names of the channels beside the bands."""
-    for row, title in enumerate(titles):
-        line = fitted([", ".join(title.splitlines())], _WIDTH - 2 * _EDGE, _SIZE)[0]
-        write(figure, line, _EDGE, row * layout.block + _TITLE / 2 + 1, "left", size=_SIZE)
-        for place, channel in enumerate(channels):
-            y = layout.band(row, place) + layout.height / 2
-            write(figure, channel, _EDGE, y, "left", size=_SMALL, ink=FAINT)
+    for number in range(layout.series):
+        x, y = layout.corner(number)
+        first, *rest = titles[number].splitlines() or [""]
+        for line, up in ((first, _TITLE - 9), (", ".join(rest), 10)):
+            write(figure, fitted([line], layout.width, _SIZE)[0] if line else "", x, y - up, "left", size=_SIZE)
+    for row, (place, channel) in product(range(layout.rows), enumerate(channels)):
+        y = layout.corner(row * layout.abreast, place)[1] + layout.height // 2
+        write(figure, channel, _EDGE, y, "left", size=_SIZE, ink=FAINT)
 
 
 def _band(values: Tensor, height: int, width: int, scale: float) -> Tensor:
@@ -147,12 +170,12 @@ def _band(values: Tensor, height: int, width: int, scale: float) -> Tensor:
     return coloured(values.detach().double().cpu()[place][None, :, None], scale).expand(height, width, 3)
 
 
-def _curve(values: Tensor, layout: _Layout, top: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+def _curve(values: Tensor, x: int, top: float, layout: _Layout) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
     """Points of a curve within its panel, with a gap where values are not finite."""
     series = values.detach().double().cpu()
     series = series.masked_fill(~series.isfinite(), torch.nan)
     known = series[series.isfinite()]
     low, span = (float(known.min()), float(known.max() - known.min()) or 1.0) if len(known) else (0.0, 1.0)
-    across = layout.left + (torch.arange(len(series)) + 0.5) / len(series) * layout.width
-    up = top - layout.height + 5 + (series - low) / span * (layout.height - 10)
+    across = x + (torch.arange(len(series)) + 0.5) / len(series) * layout.width
+    up = top - layout.height + 4 + (series - low) / span * (layout.height - 8)
     return np.stack([across.numpy(), up.numpy()], axis=1)

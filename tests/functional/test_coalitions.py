@@ -6,6 +6,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -189,11 +190,13 @@ def test_rows_are_whole_again_after_a_network_wrote_into_them(*, inference: bool
         x, b = torch.randn(2, 4, 6)
         b = b[:1].expand(4, 6) if shared else b
         mask = torch.tensor([[0, 1, 0, 2, 3, 1]])
-        without = Without(x, b, mask, 8)
-        for samples, variables in ((range(1, 2), range(2)), (range(2, 3), range(2, 5)), (range(1, 3), range(4))):
-            rows = without.of(samples, variables)
-            expected = torch.stack([torch.where(mask == v, b, x)[samples] for v in variables], dim=1)
-            assert torch.equal(rows, expected.flatten(0, 1))
+        without, forms = Without(x, b, mask), [(1, 0), (1, 1), (2, 2), (2, 3), (2, 4), (3, 4), (0, 0), (3, 1)]
+        without.prepare(*torch.tensor(forms).T.contiguous(), 5)
+        for some in (range(2), range(2, 5), range(3, 8)):
+            rows = without.of(some)
+            assert torch.equal(
+                rows, torch.stack([torch.where(mask[0] == v, b[i], x[i]) for i, v in forms[some.start : some.stop]])
+            )
             rows.mul_(2)
 
 
@@ -492,16 +495,19 @@ def test_networks_in_torch_of_any_default_type_and_device_can_be_explained() -> 
             fast_again = fast.kernels.__wrapped__() if hasattr(fast.kernels, "__wrapped__") else None
         x, b, mask = torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[0, 1, 1]])
         assert Mixture(x, b, mask, even_coalitions(4, 2, [1, 2]), 8).of(range(2), range(4)).dtype == torch.float64
+        forms = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]])
         for dtype in (torch.float32, torch.float64):
-            without = Without(x.to(dtype), b.to(dtype), mask, 4)
             with torch.device("meta"):
-                assert without.of(range(2), range(2)).tolist() == [[0, 1, 1], [1, 0, 0]] * 2
+                without = Without(x.to(dtype), b.to(dtype), mask)
+                assert without.effective(3).tolist() == [[True, True, False]] * 2
+                without.prepare(*forms, 4)
+                assert without.of(range(4)).tolist() == [[0, 1, 1], [1, 0, 0]] * 2
     finally:
         torch.set_default_dtype(torch.float32)
     assert fast_again is fast.kernels()
 
 
-LOOPS = ["draw_shapley", "draw_even", "mix", "leave_out", "fit", "nearness", "add_products"]
+LOOPS = ["draw_shapley", "draw_even", "mix", "leave_out", "effective", "fit", "nearness", "add_products"]
 
 
 @pytest.mark.usefixtures("_compiled")
@@ -621,10 +627,97 @@ def test_a_thread_begins_with_its_own_share(number: int, order: list[int], monke
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_more_rows_are_written_than_there_is_room_for(dtype: torch.dtype) -> None:
     x, mask = torch.ones(3, 4, dtype=dtype), torch.arange(4)[None]
-    for part in (Mixture(x, 0 * x, mask, even_coalitions(2, 4, range(3)), 4), Without(x, 0 * x, mask, 4)):
-        assert len(part.of(range(2), range(2))) == 4
-        with pytest.raises(ValueError, match="room for 4 rows; got 6"):
-            part.of(range(3), range(2))
+    mixture, without = Mixture(x, 0 * x, mask, even_coalitions(2, 4, range(3)), 4), Without(x, 0 * x, mask)
+    without.prepare(*torch.tensor([[0, 0, 1, 1, 2, 2], [0, 1] * 3]), 4)
+    assert len(mixture.of(range(2), range(2))) == len(without.of(range(4))) == 4
+    with pytest.raises(ValueError, match="room for 4 rows; got 6"):
+        mixture.of(range(3), range(2))
+    with pytest.raises(ValueError, match="room for 4 rows; got 6"):
+        without.of(range(6))
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_is_the_baseline_already_takes_no_pass(dtype: torch.dtype, *, shared: bool) -> None:
+    """Compared with the method written down: one sample and one variable after the other."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        x, b = torch.randint(0, 2, (2, 5, 6)).to(dtype)
+        b = b[:1].expand(5, 6) if shared else b
+        mask = torch.randint(0, 4, (1, 6))
+        mask[0, 0], rows = 3, []
+
+        def forward(points: Tensor, weights: Tensor, *, rows: list[Tensor] = rows) -> Tensor:
+            rows.append(points.clone())
+            return (points.double() ** 2 * weights).sum(dim=1)
+
+        weights = torch.randn(5, 6, dtype=torch.float64)
+        found = Ablation(forward).attribute((x,), (b,), (mask,), (weights,), 7)
+        forms = [[torch.where(mask[0] == v, b[i], x[i]) for v in range(4)] for i in range(5)]
+        known = [[bool((form == x[i]).all()) for form in forms[i]] for i in range(5)]
+        expected = [
+            [forward(x[i : i + 1], weights[i : i + 1]) - forward(form[None], weights[i : i + 1]) for form in forms[i]]
+            for i in range(5)
+        ]
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+        # numbers of two bytes are not compared
+        assert found[torch.tensor(known)].abs().sum() == 0
+        passes = sum(map(len, rows)) - 2 * 4 * 5
+        all_but_known = 5 + sum(not each for one in known for each in one)
+        has = len(set(mask[0].tolist()))
+        assert passes == (all_but_known if dtype != torch.float16 else 5 + 5 * has)
+
+
+@pytest.mark.usefixtures("_way")
+def test_only_the_very_bits_of_the_baseline_are_known() -> None:
+    """One over zero has the zero's sign; and what is no number for the sample is none for its variables."""
+    x, b, mask = (
+        torch.tensor([[-0.0, 1.0], [0.0, math.nan]]),
+        torch.tensor([[0.0, 1.0], [0.0, math.nan]]),
+        torch.tensor([[0, 1]]),
+    )
+    assert Without(x, b, mask).effective(2).tolist() == [[True, False], [False, False]]
+    found = Ablation(lambda rows: 1 / rows[:, 0] + rows[:, 1]).attribute((x,), (b,), (mask,))
+    assert found[0].tolist() == [-math.inf, pytest.approx(math.nan, nan_ok=True)]
+    assert found[1].isnan().all()
+
+
+@pytest.mark.usefixtures("_way")
+def test_a_variable_of_several_inputs_is_known_where_all_of_its_numbers_are() -> None:
+    x, masks = (
+        (torch.tensor([[0.0, 1.0]] * 2), torch.tensor([[1.0], [0.0]])),
+        (torch.tensor([[0, 1]]), torch.tensor([[0]])),
+    )
+    seen: list[int] = []
+
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(len(a))
+        return a.sum(dim=1) + 10 * b[:, 0]
+
+    assert Ablation(forward).attribute(x, tuple(map(torch.zeros_like, x)), masks, (), 99).tolist() == [[10, 1], [0, 1]]
+    assert seen == [5]
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.sparing])
+def test_every_pass_is_made_where_passes_are_announced(method: str) -> None:
+    """Other processes make as many, of samples that they know less of."""
+    x, told = torch.eye(6), []
+
+    @contextmanager
+    def passing(kind: str) -> Iterator[None]:
+        told.append(kind)
+        yield
+
+    network, fixed = nn.Linear(6, 1), {"variables": table_variables(6), "seeds": range(6)}
+    one, all_of_them = Explained(network), Explained(network, passing=passing)
+    found = [
+        attribute(method, each, x, torch.ones(6, dtype=torch.int64), baselines=x[:1] * 0, **fixed).values[0]
+        for each in (one, all_of_them)
+    ]
+    torch.testing.assert_close(*found)
+    assert (one.rows, all_of_them.rows) == (6 * 2, 6 * 7)
+    assert told
 
 
 def test_a_baseline_that_all_samples_share_is_held_once() -> None:

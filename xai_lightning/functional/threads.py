@@ -115,7 +115,7 @@ as_words, as_ints, as_flags, as_doubles = (
     reader(kind, 1) for kind in (types.int32, types.int64, types.boolean, types.float64)
 )
 as_word_rows, as_float_rows, as_double_rows = (reader(kind, 2) for kind in (types.int32, types.float32, types.float64))
-as_int_rows = reader(types.int64, 2)
+as_int_rows, as_flag_rows = (reader(kind, 2) for kind in (types.int64, types.boolean))
 as_double_cube = reader(types.float64, 3)
 
 

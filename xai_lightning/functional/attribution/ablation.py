@@ -4,14 +4,14 @@ captum rebuilds every perturbed input with several passes over it, which takes l
 they are written once, into a block that stays near the processor.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import captum.attr
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.attribution.mixture import Without, on_numbers, scalars
+from xai_lightning.functional.attribution.mixture import Without, blocks, in_line, on_numbers
 
 
 class Ablation:
@@ -34,8 +34,9 @@ class Ablation:
         feature_mask: tuple[Tensor, ...],
         additional_forward_args: tuple[Tensor, ...] = (),
         perturbations_per_eval: int = 1,
+        every: bool = False,
     ) -> Tensor:
-        """Effects ``[N, V]`` of all inputs' variables.
+        """Effects ``[N, V]`` of all inputs' variables; 0 without a pass where all numbers are the baseline's already.
 
         Args:
             inputs: ``[N, ...]`` each.
@@ -43,14 +44,36 @@ class Ablation:
             feature_mask: ``[1, ...]`` each, the variable of each number, from 0.
             additional_forward_args: further arguments, a row per sample.
             perturbations_per_eval: rows in one forward pass.
+            every: whether a pass is made for each variable all the same.
         """
         number, samples = 1 + max(int(mask.max()) for mask in feature_mask), len(inputs[0])
-        at_once = max(1, perturbations_per_eval)
-        given = zip(inputs, baselines, feature_mask, strict=True)
-        parts = [Without(*each, min(at_once, (number + 1) * samples)) for each in given]
+        parts = [Without(*each) for each in zip(inputs, baselines, feature_mask, strict=True)]
         # the last form leaves out a variable that no number belongs to
-        found, _ = scalars(self._forward, parts, additional_forward_args, (samples, number + 1), at_once)
+        wanted = torch.ones(samples, number + 1, dtype=torch.bool, device=inputs[0].device)
+        if not every:
+            wanted[:, :-1] = torch.stack([part.effective(number) for part in parts]).any(dim=0)
+        found = _scalars(self._forward, parts, additional_forward_args, wanted, max(1, perturbations_per_eval))
         return found[:, -1:] - found[:, :-1]
+
+
+def _scalars(
+    forward: Callable[..., Tensor], parts: Sequence[Without], extras: Sequence[Tensor], wanted: Tensor, at_once: int
+) -> Tensor:
+    """The scalar ``[N, F]`` of each sample in the forms that are wanted; in others that of its last form."""
+    samples, variables = wanted.nonzero().T.contiguous()
+    for part in parts:
+        part.prepare(samples, variables, min(at_once, len(samples)))
+
+    def passes() -> Iterator[Tensor]:
+        for forms in blocks(len(samples), at_once):
+            of = samples[forms.start : forms.stop]
+            yield forward(*(part.of(forms) for part in parts), *(extra.index_select(0, of) for extra in extras))
+
+    values, _ = in_line(passes(), len(samples))
+    if len(values) == wanted.numel():
+        return values.view(wanted.shape)
+    scalars = values.new_empty(wanted.shape).masked_scatter_(wanted, values)
+    return torch.where(wanted, scalars, scalars[:, -1:])
 
 
 class Windows:
@@ -71,6 +94,7 @@ class Windows:
         baselines: Any = None,
         additional_forward_args: Any = (),
         perturbations_per_eval: int = 1,
+        every: bool = False,
     ) -> tuple[Tensor, ...]:
         """Effects of each window on each number in it.
 
@@ -81,11 +105,12 @@ class Windows:
             baselines: like the inputs.
             additional_forward_args: further arguments, a row per sample.
             perturbations_per_eval: rows in one forward pass.
+            every: whether a pass is made for each window that holds the baseline's numbers, too.
         """
         common: dict[str, Any] = {"baselines": baselines, "additional_forward_args": additional_forward_args}
         if strides == sliding_window_shapes:
             mask = _tiles(inputs[0].shape[1:], sliding_window_shapes[0])[None].to(inputs[0].device)
-            common["perturbations_per_eval"] = perturbations_per_eval
+            common |= {"perturbations_per_eval": perturbations_per_eval, "every": every}
             return (on_numbers(Ablation(self._forward).attribute(inputs, feature_mask=(mask,), **common), mask),)
         found: tuple[Tensor, ...] = captum.attr.Occlusion(self._on_a_copy).attribute(
             inputs,

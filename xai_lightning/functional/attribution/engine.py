@@ -243,6 +243,8 @@ def _arguments(how: Run, question: Question) -> dict[str, Any]:
     if how.name == "deep_lift_shap":
         # captum's DeepLiftShap refuses a single baseline
         given["baselines"] = tuple(b.expand(2, *b.shape[1:]) if len(b) == 1 else b for b in question.behind)
+    if spec.sparing:
+        given["every"] = how.explained.announced
     if spec.masked:
         given["feature_mask"] = _masks(how.variables, question.targets.device)
     room = max(1, how.at_once // (question.numbers * (1 if spec.compiled else len(question.targets))))

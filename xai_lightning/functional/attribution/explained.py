@@ -74,6 +74,11 @@ class Explained(nn.Module):
         self.types: tuple[torch.dtype, ...] = ()
         self.told: Callable[[int], None] | None = None
 
+    @property
+    def announced(self) -> bool:
+        """Whether something is told of each pass, and may expect as many of any samples."""
+        return self._passing is not nullcontext
+
     def forward(self, *arguments: Any) -> Tensor:
         """The scalar ``[N]`` of each sample."""
         count = len(self.signature.inputs)

@@ -88,10 +88,13 @@ def _mixes_as_torch(loops: Any) -> bool:
 
 def _leaves_out_as_torch(loops: Any) -> bool:
     x, b, mask, _ = _known()
-    rows = x.new_empty(4, 3)
-    given = (each.view(torch.int32) for each in (x, b, mask.int(), rows))
-    Leaver(*given, loops=loops)(range(2), range(2))
-    return torch.equal(rows.view(2, 2, 3), torch.stack([torch.where(mask == v, b, x) for v in (0, 1)], dim=1))
+    forms, rows = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]), x.new_empty(4, 3)
+    bits = [each.view(torch.int32) for each in (x, b, mask.int(), rows)]
+    Leaver(*forms, *bits, loops=loops)(range(4))
+    found = effective(bits[0], bits[1], bits[2], torch.tensor([True, True, False]), loops=loops)
+    # the first sample's second number is the baseline's
+    known = torch.equal(found, torch.tensor([[True, False, False], [True, True, False]]))
+    return known and torch.equal(rows.view(2, 2, 3), torch.stack([torch.where(mask == v, b, x) for v in (0, 1)], dim=1))
 
 
 def _fits_a_line(loops: Any) -> bool:
@@ -154,23 +157,43 @@ class Mixer:
 
 
 class Leaver:
-    """Leaves one variable after the other out: see `kernels.leave_out`.
+    """Leaves single variables out: see `kernels.leave_out`.
 
     Args:
+        samples: int64[F], the sample of each form.
+        variables: int64[F], the variable that it lacks.
         x: int32[N, W], the bits of the samples.
-        b: int32[N, W], of the baselines.
+        b: int32[N or 1, W], of the baselines.
         owner: int32[W], the variable of each number.
         rows: int32[at least so many, W], where they are written to.
     """
 
-    def __init__(self, x: Tensor, b: Tensor, owner: Tensor, rows: Tensor, *, loops: Any = None) -> None:
-        where = owner.new_zeros(3, dtype=torch.int64)
-        self._leave_out, self._where = _working(loops).leave_out.on(where, x, b, owner, rows), where.numpy()
+    def __init__(
+        self,
+        samples: Tensor,
+        variables: Tensor,
+        x: Tensor,
+        b: Tensor,
+        owner: Tensor,
+        rows: Tensor,
+        *,
+        loops: Any = None,
+    ) -> None:
+        first = samples.new_zeros(1)
+        self._leave_out = _working(loops).leave_out.on(first, samples, variables, x, b, owner, rows)
+        self._first = first.numpy()
 
-    def __call__(self, samples: range, variables: range) -> None:
-        """Write some samples without each of some variables."""
-        self._where[:] = samples.start, variables.start, len(variables)
-        self._leave_out(len(samples))
+    def __call__(self, forms: range) -> None:
+        """Write some of the forms."""
+        self._first[0] = forms.start
+        self._leave_out(len(forms))
+
+
+def effective(x: Tensor, b: Tensor, owner: Tensor, has: Tensor, *, loops: Any = None) -> Tensor:
+    """Which variables differ from the baseline's, ``bool[N, V]``: see `kernels.effective`."""
+    found = has.new_empty(len(x), len(has))
+    _working(loops).effective.on(x, b, owner, has, found)(len(x))
+    return found
 
 
 def products(x: Tensor, b: Tensor, mask: Tensor, number: int, *, loops: Any = None) -> Tensor:

@@ -11,9 +11,9 @@ import numpy as np
 
 from xai_lightning.functional.attribution.fit_kernels import add_products, fit, nearness
 from xai_lightning.functional.compiled import loops
-from xai_lightning.functional.threads import as_ints, as_word_rows, as_words, parts, shared
+from xai_lightning.functional.threads import as_flag_rows, as_flags, as_ints, as_word_rows, as_words, parts, shared
 
-__all__ = ["add_products", "draw_even", "draw_shapley", "fit", "leave_out", "mix", "nearness"]
+__all__ = ["add_products", "draw_even", "draw_shapley", "effective", "fit", "leave_out", "mix", "nearness"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -143,44 +143,70 @@ def mix(t: Any) -> None:
 
 
 @loops
-def _exchanged(number: Any, difference: Any, owner: Any, variable: Any) -> Any:
-    return number ^ (difference & np.int32(-np.int32(owner == variable)))
-
-
-@loops
-def _leave_out(begin: Any, end: Any, where: Any, x: Any, b: Any, owner: Any, rows: Any) -> None:
-    """Inputs of which one variable after the other has the baseline's numbers.
+def _effective(begin: Any, end: Any, x: Any, b: Any, owner: Any, has: Any, found: Any) -> None:
+    """Which variables have numbers that differ from the baseline's, bit for bit.
 
     Arrays:
-        where: int64[3], the first sample, the first variable, and how many variables of each sample are left out.
         x: int32[N, W], the bits of the inputs.
         b: int32[N or 1, W], of the baselines.
         owner: int32[W], the variable of each number.
-        rows: int32[at least N' * V', W], to be overwritten.
+        has: bool[V], which variables have numbers at all.
+        found: bool[N, V], to be overwritten.
     """
-    samples, variables, many = where
     width = len(owner)
-    difference = np.empty(width, np.int32)
     for i in range(begin, end):
-        sample, base, own = x[samples + i], b[(samples + i) % len(b)], rows[i * many : (i + 1) * many]
+        base, own = b[i % len(b)], x[i]
+        alike = 0
         for c in range(width):
-            difference[c] = sample[c] ^ base[c]
-        for k in range(0, many - 1, 2):
-            row, next_row, one = own[k], own[k + 1], np.int32(variables + k)
-            other = np.int32(one + 1)
-            for c in range(width):
-                row[c] = _exchanged(sample[c], difference[c], owner[c], one)
-                next_row[c] = _exchanged(sample[c], difference[c], owner[c], other)
-        if many % 2:
-            row, one = own[many - 1], np.int32(variables + many - 1)
-            for c in range(width):
-                row[c] = _exchanged(sample[c], difference[c], owner[c], one)
+            alike += own[c] == base[c]
+        for v in range(len(has)):
+            found[i, v] = has[v] and alike == 0
+        # apart, for it cannot be done side by side
+        for c in range(width if alike else 0):
+            found[i, owner[c]] |= own[c] != base[c]
 
 
-@shared(_leave_out, as_ints, as_word_rows, as_word_rows, as_words, as_word_rows)
+@shared(_effective, as_word_rows, as_word_rows, as_words, as_flags, as_flag_rows)
+def effective(t: Any) -> None:
+    """See `_effective`."""
+    for begin, end in parts(t):
+        _effective(
+            begin, end, as_word_rows(t, 0), as_word_rows(t, 1), as_words(t, 2), as_flags(t, 3), as_flag_rows(t, 4)
+        )
+
+
+@loops
+def _exchanged(number: Any, other: Any, owner: Any, variable: Any) -> Any:
+    return number ^ ((number ^ other) & np.int32(-np.int32(owner == variable)))
+
+
+@loops
+def _leave_out(
+    begin: Any, end: Any, first: Any, samples: Any, variables: Any, x: Any, b: Any, owner: Any, rows: Any
+) -> None:
+    """Inputs of which one variable has the baseline's numbers.
+
+    Arrays:
+        first: int64[1], which of all forms the first row has.
+        samples: int64[F], the sample of each form.
+        variables: int64[F], and its variable.
+        x: int32[N, W], the bits of the inputs.
+        b: int32[N or 1, W], of the baselines.
+        owner: int32[W], the variable of each number.
+        rows: int32[at least so many, W], to be overwritten.
+    """
+    width = len(owner)
+    for i in range(begin, end):
+        sample, variable = samples[first[0] + i], np.int32(variables[first[0] + i])
+        own, base, row = x[sample], b[sample % len(b)], rows[i]
+        for c in range(width):
+            row[c] = _exchanged(own[c], base[c], owner[c], variable)
+
+
+@shared(_leave_out, as_ints, as_ints, as_ints, as_word_rows, as_word_rows, as_words, as_word_rows)
 def leave_out(t: Any) -> None:
     """See `_leave_out`."""
+    first, samples, variables = as_ints(t, 0), as_ints(t, 1), as_ints(t, 2)
+    x, b, owner, rows = as_word_rows(t, 3), as_word_rows(t, 4), as_words(t, 5), as_word_rows(t, 6)
     for begin, end in parts(t):
-        _leave_out(
-            begin, end, as_ints(t, 0), as_word_rows(t, 1), as_word_rows(t, 2), as_words(t, 3), as_word_rows(t, 4)
-        )
+        _leave_out(begin, end, first, samples, variables, x, b, owner, rows)

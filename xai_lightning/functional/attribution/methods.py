@@ -35,6 +35,7 @@ RESERVED = {
     "return_convergence_delta",
     "seeds",
     "attribute_to_layer_input",
+    "every",
 }
 
 
@@ -81,6 +82,7 @@ class Method(NamedTuple):
         own: options of ours, which captum does not know.
         package: a package that it needs beside captum.
         compiled: whether loops are compiled for it, where numba is installed.
+        sparing: whether it leaves out passes on inputs that it knows; then ``every`` makes it pass them all.
     """
 
     make: Callable[[Any, Any], Any]
@@ -107,6 +109,7 @@ class Method(NamedTuple):
     own: tuple[str, ...] = ()
     package: str | None = None
     compiled: bool = False
+    sparing: bool = False
 
     @property
     def at_once(self) -> int:
@@ -190,7 +193,7 @@ METHODS: dict[str, Method] = {
         rules="guided",
     ),
     "feature_ablation": Method(
-        _of(Ablation), lambda o, v: Passes(1 + v, 0), per_variable=True, compiled=True, **_SWITCHES
+        _of(Ablation), lambda o, v: Passes(1 + v, 0), per_variable=True, compiled=True, sparing=True, **_SWITCHES
     ),
     "occlusion": Method(
         _of(Windows),
@@ -200,6 +203,7 @@ METHODS: dict[str, Method] = {
         several=False,
         gradient=False,
         compiled=True,
+        sparing=True,
     ),
     "feature_permutation": Method(
         _of(DonorPermutation),

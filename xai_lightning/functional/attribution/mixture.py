@@ -1,7 +1,7 @@
 """Inputs that have only some variables, and the baseline's other ones."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -96,40 +96,69 @@ class Mixture:
 
 
 class Without:
-    """Inputs of which one variable after the other has the baseline's numbers.
+    """Inputs of which one variable or another has the baseline's numbers.
 
     Args:
         inputs: ``[N, ...]``.
         baselines: like the inputs.
         mask: ``[1, ...]``, the variable of each number.
-        room: how many rows are held at once, at most; they are overwritten by the next ones.
     """
 
-    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, room: int) -> None:
+    def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor) -> None:
         self._inputs, self._baselines, self._mask = inputs, baselines, mask[0]
-        self._bits, self._leaver = bits(inputs, baselines), None
+        self._owner, self._bits = mask.flatten().int(), bits(inputs, baselines)
+        if self._bits is not None:
+            self._x, self._b = (x.flatten(1).contiguous().view(self._bits) for x in (inputs, distinct(baselines)))
+
+    def effective(self, number: int) -> Tensor:
+        """Which of so many variables have numbers that are not the baseline's already, ``bool[N, V]``.
+
+        Of types that cannot be compared bit for bit, all that have numbers.
+        """
+        owner = self._owner
+        has = torch.zeros(number, dtype=torch.bool, device=owner.device).index_fill_(0, owner.long(), True)
+        if self._bits is None:
+            return has.expand(len(self._inputs), number)
+        if fast.takes(self._inputs, self._baselines):
+            return fast.effective(self._x, self._b, owner, has)
+        differs = (self._x != self._b).int()
+        return differs.new_zeros(len(differs), number).index_add_(1, owner, differs) > 0
+
+    def prepare(self, samples: Tensor, variables: Tensor, room: int) -> None:
+        """Have room for so many rows at once, which are overwritten by the next ones.
+
+        Args:
+            samples: ``int64[F]``, the sample of each form.
+            variables: ``int64[F]``, the variable that it lacks.
+            room: how many rows.
+        """
+        self._forms, self._leaver = (samples, variables), None
         if self._bits is None:
             return
-        self._rows = inputs.new_empty(room, inputs[0].numel())
-        self._x, self._b = (x.flatten(1).contiguous().view(self._bits) for x in (inputs, distinct(baselines)))
-        if fast.takes(inputs, baselines):
-            owner = self._mask.flatten().int()
-            self._leaver = fast.Leaver(self._x, self._b, owner, self._rows.view(torch.int32))
+        self._rows = self._inputs.new_empty(room, self._inputs[0].numel())
+        if fast.takes(self._inputs, self._baselines):
+            given = self._x, self._b, self._owner, self._rows.view(torch.int32)
+            self._leaver = fast.Leaver(samples, variables, *given)
 
-    def of(self, samples: range, variables: range) -> Tensor:
-        """Inputs ``[N' * V', ...]`` of some samples without each of some variables."""
-        shape, some = self._inputs.shape[1:], slice(samples.start, samples.stop)
+    def of(self, forms: range) -> Tensor:
+        """Inputs ``[F', ...]`` of some of the forms."""
+        shape, some = self._inputs.shape[1:], slice(forms.start, forms.stop)
         if self._leaver:
-            rows = first_rows(self._rows, len(samples) * len(variables))
-            self._leaver(samples, variables)
+            rows = first_rows(self._rows, len(forms))
+            self._leaver(forms)
             return rows.view(-1, *shape)
-        left_out = torch.stack([self._mask == variable for variable in variables])
+        samples, variables = (each[some] for each in self._forms)
+        left_out = self._mask == variables.view(-1, *[1] * self._mask.ndim)
         if self._bits is None:
-            return torch.where(left_out, self._baselines[some, None], self._inputs[some, None]).flatten(0, 1)
-        x, b, off = self._x[some, None], _of(self._b, some)[:, None], left_out.flatten(1).to(self._bits).neg_()
-        rows = first_rows(self._rows, len(samples) * len(variables)).view(self._bits).view(len(x), len(off), -1)
-        torch.bitwise_and(x ^ b, off, out=rows).bitwise_xor_(x)
-        return rows.view(self._inputs.dtype).view(-1, *shape)
+            return torch.where(left_out, self._baselines[samples], self._inputs[samples])
+        rows = first_rows(self._rows, len(forms))
+        x, b, off = self._x[samples], _of_each(self._b, samples), left_out.flatten(1).to(self._bits).neg_()
+        torch.bitwise_and(x ^ b, off, out=rows.view(self._bits)).bitwise_xor_(x)
+        return rows.view(-1, *shape)
+
+
+def _of_each(rows: Tensor, samples: Tensor) -> Tensor:
+    return rows if len(rows) == 1 else rows[samples]
 
 
 def blocks(count: int, most: int) -> list[range]:
@@ -140,7 +169,7 @@ def blocks(count: int, most: int) -> list[range]:
 
 def scalars(
     forward: Callable[..., Tensor],
-    parts: Sequence[Mixture | Without],
+    parts: Sequence[Mixture],
     extras: Sequence[Tensor],
     shape: tuple[int, int],
     at_once: int,
@@ -161,15 +190,24 @@ def scalars(
     """
     samples, forms = shape
     beside = [extra[:, None].expand(samples, forms, *extra.shape[1:]) for extra in extras]
-    found, kind, place = torch.empty(0), torch.float32, 0
-    for some in blocks(samples, at_once // forms):
-        for these in blocks(forms, at_once):
-            rows = (extra[some.start : some.stop, these.start : these.stop].flatten(0, 1) for extra in beside)
-            mixed = [part.of(some, these) for part in parts]
-            values = forward(*mixed, *rows)
-            if not place:
-                kind = values.dtype
-                found = torch.empty(samples * forms, dtype=dtype or kind, device=mixed[0].device)
-            found[place : place + len(values)] = values
-            place += len(values)
+
+    def passes() -> Iterator[Tensor]:
+        for some in blocks(samples, at_once // forms):
+            for these in blocks(forms, at_once):
+                rows = (extra[some.start : some.stop, these.start : these.stop].flatten(0, 1) for extra in beside)
+                yield forward(*(part.of(some, these) for part in parts), *rows)
+
+    found, kind = in_line(passes(), samples * forms, dtype)
     return found.view(samples, forms), kind
+
+
+def in_line(passes: Iterable[Tensor], count: int, dtype: torch.dtype | None = None) -> tuple[Tensor, torch.dtype]:
+    """The scalars of one pass after the other in one plain tensor, of the given or their own type; and that type."""
+    found, kind, place = torch.empty(0), torch.float32, 0
+    for values in passes:
+        if not place:
+            kind = values.dtype
+            found = torch.empty(count, dtype=dtype or kind, device=values.device)
+        found[place : place + len(values)] = values
+        place += len(values)
+    return found, kind

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xai_lightning.functional.attribution.explained import Explained
+from xai_lightning.functional.attribution.in_place import out_of_place
 from xai_lightning.functional.attribution.methods import PRIVATE, Method, Smooth
 from xai_lightning.functional.attribution.mixture import on_numbers
 from xai_lightning.functional.attribution.paths import by_rule, refined
@@ -31,7 +32,7 @@ INTERNAL = ("layer_integrated_gradients", "conductance", "internal_influence")
 def run(how: Run, question: Question, seeds: Sequence[int]) -> Found:
     """Attributions, the same for any batching."""
     how.explained.types = tuple(x.dtype for x in question.inputs)
-    with _out_of_place(how.explained):
+    with out_of_place(how.explained):
         if how.smooth:
             return Found.unproven(_smoothed(how, question, seeds), len(question.targets))
         return _found(how, question, seeds)
@@ -67,36 +68,6 @@ SMOOTHERS: dict[Smooth, Callable[[Tensor], Tensor]] = {
     "smoothgrad_sq": lambda copies: copies.square().mean(dim=0, keepdim=True),
     "vargrad": lambda copies: copies.var(dim=0, keepdim=True, correction=0),
 }
-
-
-@contextmanager
-def _out_of_place(network: nn.Module) -> Iterator[None]:
-    """Layers do not overwrite their input, since captum hands them tensors that must stay as they are (trap 15)."""
-    found = _in_place(network)
-    for module in found:
-        vars(module)["inplace"] = False
-    try:
-        yield
-    finally:
-        for module in found:
-            vars(module)["inplace"] = True
-
-
-def _in_place(network: nn.Module) -> list[nn.Module]:
-    """Of what `modules` gives, whose names take, of a small network, as long as a layer's pass."""
-    seen: set[nn.Module] = set()
-    waiting: list[nn.Module | None] = [network]
-    found = []
-    while waiting:
-        module = waiting.pop()
-        if module is None or module in seen:
-            continue
-        seen.add(module)
-        its = vars(module)
-        waiting.extend(its["_modules"].values())
-        if its.get("inplace") is True:
-            found.append(module)
-    return found
 
 
 def _checked(how: Run, question: Question, values: Inputs, change: Tensor | None) -> Found:

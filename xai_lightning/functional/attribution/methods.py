@@ -23,20 +23,17 @@ Smooth = Literal["smoothgrad", "smoothgrad_sq", "vargrad"]
 LAYOUTS: frozenset[Layout] = frozenset({"table", "image", "series", "tokens", "integers"})
 CONTINUOUS: frozenset[Layout] = LAYOUTS - {"integers"}
 SMOOTHS: tuple[Smooth, ...] = ("smoothgrad", "smoothgrad_sq", "vargrad")
-TOLERANCE = 0.01
-PRIVATE = {"windows", "background"}
-RESERVED = {
-    "self",
+TOLERANCE, PRIVATE = 0.01, {"windows", "background"}
+_OF_CAPTUM = {
     "inputs",
     "baselines",
     "target",
     "additional_forward_args",
     "feature_mask",
     "return_convergence_delta",
-    "seeds",
     "attribute_to_layer_input",
-    "every",
 }
+RESERVED = {"self", "seeds", "every"} | _OF_CAPTUM
 
 
 class Passes(NamedTuple):
@@ -82,7 +79,7 @@ class Method(NamedTuple):
         own: options of ours, which captum does not know.
         package: a package that it needs beside captum.
         compiled: whether loops are compiled for it, where numba is installed.
-        sparing: whether it leaves out passes on inputs that it knows; then ``every`` makes it pass them all.
+        sparing: whether it leaves out passes on inputs that it knows, unless told to make ``every`` one.
     """
 
     make: Callable[[Any, Any], Any]

@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from small import GROUPS, IMAGE, TABULAR, Classifier, Ledger, Rows, at_length, events, fit, loader, needs, rows, trainer
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink, Table
@@ -492,6 +492,26 @@ def test_a_table_of_groups_must_fit_the_loader(values, shuffle, said, sanity, tm
     monitor = FairnessMonitor({"race": ["a", "b"]}, groups_from=Table(values))
     with pytest.raises(ValueError, match=said):
         fit(Classifier(), [monitor], tmp_path, val=data, num_sanity_val_steps=sanity)
+
+
+def test_a_table_of_groups_does_not_fit_an_iterable_dataset(tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(rows(16))
+
+    monitor = FairnessMonitor({"race": ["a", "b"]}, groups_from=Table(["a"] * 16))
+    with pytest.raises(ValueError, match="is of an iterable dataset, whose rows have no numbers"):
+        fit(Classifier(), [monitor], tmp_path, val=DataLoader(Stream(), 4))
+
+
+def test_targets_of_a_regression_are_told_from_classes(tmp_path):
+    class Regression(Classifier):
+        def validation_step(self, batch, batch_idx):
+            return batch["x"].mean(dim=1)
+
+    data = Rows(rows(16).x, torch.full((16,), 0.25), rows(16).sex)
+    with pytest.raises(ValueError, match=r"0 or 1; got 0.25; of a regression say outputs='values'"):
+        fit(Regression(), [FairnessMonitor({"sex": ["a", "b"]})], tmp_path, val=loader(data))
 
 
 # --- the gate's names

@@ -246,6 +246,7 @@ class Positions:
         self._sampler = getattr(loader, "sampler", None) if self._in_order else inner
         # without automatic batching the sampler's indices are those of whole batches
         self._by_batch = loader is not None and batches is None
+        self._iterable = isinstance(getattr(loader, "dataset", None), IterableDataset)
         self._seen = 0
         self._order: Tensor | None = None
         sampler: Any = self._sampler
@@ -288,7 +289,9 @@ class Positions:
             if self._order is None:
                 self._order = torch.tensor(list(self._sampler), dtype=torch.int64)
             return self._order[first : first + n]
+        seen = "is of an iterable dataset, whose rows have no numbers"
+        what = seen if self._iterable else f"has the sampler {type(self._sampler).__name__}"
         raise ValueError(
-            f"groups_from=Table(...) needs a validation loader that does not shuffle; this one has the sampler "
-            f"{type(self._sampler).__name__}. Put the attribute into the batch, or use Column(...) or a callable."
+            f"groups_from=Table(...) needs a validation loader that does not shuffle; this one {what}. Put the "
+            "attribute into the batch, or use Column(...) or a callable."
         )

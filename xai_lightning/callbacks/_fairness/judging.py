@@ -142,7 +142,7 @@ class Judging:
             return Counted(judged, kept, kept.left_out(real), None)
         decision = decide_labels(found, self.how) if self.multi_label else self._decided(found)
         kept = Kept(real & decision.finite)
-        truth = labels_of(targets, tuple(found.shape)) if self.multi_label else targets_of(targets, decision.n_classes)
+        truth = labels_of(targets, tuple(found.shape)) if self.multi_label else _classes_of(targets, decision.n_classes)
         positive = 1 if self.multi_label else self.positive(decision.n_classes)
         scores = scores_of(kept.of(found), self.how, positive) if self._scored else None
         weights = None if reading.weights is None else kept.of(reading.weights)
@@ -183,3 +183,11 @@ def _check_choices(how: Outputs, n_classes: int | None, positive_class: int | No
         raise ValueError(f"n_classes must be at least 2, and is for outputs='labels'; got {n_classes} of {how.space!r}")
     if positive_class is not None and not 0 <= positive_class < (n_classes or math.inf):
         raise ValueError(f"positive_class must be a class from 0 on, below n_classes; got {positive_class}")
+
+
+def _classes_of(targets: Tensor | None, n_classes: int) -> Tensor:
+    try:
+        return targets_of(targets, n_classes)
+    except ValueError as error:
+        numbers = targets is not None and targets.is_floating_point()
+        raise ValueError(f"{error}{'; of a regression say outputs=' + repr('values') if numbers else ''}") from error

@@ -87,7 +87,7 @@ def check_inputs(
         f"it cannot explain {layout} ({_instead(method, layout)})" for layout in layouts if layout not in method.layouts
     ]
     if len(layouts) > 1 and not method.several:
-        offences.append(f"it explains one input, not {len(layouts)}")
+        offences.append(f"it explains one input, not {len(layouts)} (leave inputs= out, or take 'feature_ablation')")
     if method.most_variables is not None and variables > method.most_variables:
         offences.append(
             f"it explains at most {method.most_variables} variables, not {variables}; join some with features="

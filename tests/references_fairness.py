@@ -118,8 +118,8 @@ def gap_upper(rates: Sequence[Sequence[Count]], error: float) -> float:
 
 
 def gap_lower(rates: Sequence[Sequence[Count]], error: float) -> float:
-    single = error / (2 * len(rates) * len(rates[0]))
-    return max(wilson(p, single)[0] - wilson(q, single)[1] for group in rates for p, q in permutations(group, 2))
+    each = error / sum(len(list(permutations(group, 2))) for group in rates)
+    return max(newcombe(p, q, each)[0] for group in rates for p, q in permutations(group, 2))
 
 
 def quotient(rates: Sequence[Sequence[Count]]) -> float:
@@ -132,9 +132,8 @@ def quotient_lower(rates: Sequence[Sequence[Count]], error: float) -> float:
 
 
 def quotient_upper(rates: Sequence[Sequence[Count]], error: float) -> float:
-    single = error / (2 * len(rates) * len(rates[0]))
-    pairs = [(wilson(p, single)[1], wilson(q, single)[0]) for group in rates for p, q in permutations(group, 2)]
-    return min(upper / lower if lower else math.inf for upper, lower in pairs)
+    each = error / sum(len(list(permutations(group, 2))) for group in rates)
+    return min(mover_ratio(p, q, each)[1] for group in rates for p, q in permutations(group, 2))
 
 
 def smallest(rates: Sequence[Sequence[Count]]) -> float:

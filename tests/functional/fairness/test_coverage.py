@@ -75,7 +75,7 @@ def test_the_bound_and_both_limits_cover_the_true_metric(world, name):
     low = METRICS[name].best == "low"
     assert share(parts.bound >= true if low else parts.bound <= true) >= 0.95 - SPREAD
     careful, plain = (parts.lower > true, parts.upper < true) if low else (parts.upper < true, parts.lower > true)
-    assert share(careful) <= 0.025
+    assert share(careful) <= 0.025 + SPREAD
     assert share(plain) <= 0.025 + SPREAD
 
 
@@ -93,7 +93,14 @@ def test_with_fifteen_samples_per_class_and_group_the_bound_still_covers_in_93_o
 def test_a_fair_model_is_not_claimed_to_be_unfair_however_many_groups_there_are(name, n_groups, size):
     """Trap 80: small groups are noise."""
     parts = estimate(METRICS[name], simulated([0.7] * n_groups, [0.2] * n_groups, [size] * n_groups), error=0.05)
-    assert share(parts.lower > 0 if METRICS[name].best == "low" else parts.upper < 1) <= 0.025
+    assert share(parts.lower > 0 if METRICS[name].best == "low" else parts.upper < 1) <= 0.025 + SPREAD
+
+
+@pytest.mark.parametrize("name", ["demographic_parity_difference", "demographic_parity_ratio", "accuracy_difference"])
+def test_the_interval_of_two_groups_is_not_wider_than_it_must_be(name):
+    """What is significant is seen: an interval that hardly ever left out what is true would hide true gaps."""
+    parts = estimate(METRICS[name], simulated([0.7] * 2, [0.2] * 2, [400] * 2), error=0.05)
+    assert share(parts.lower > 0 if METRICS[name].best == "low" else parts.upper < 1) >= 0.015
 
 
 @pytest.mark.parametrize("name", ["demographic_parity_difference", "equalized_odds_difference", "accuracy_difference"])

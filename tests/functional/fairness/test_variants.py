@@ -227,7 +227,7 @@ def test_a_model_that_is_fair_in_all_strata_is_not_claimed_to_be_unfair_however_
     found = estimate(
         METRICS["demographic_parity_difference"], confusion(cells, 1), error=0.05, level=0.2, strata="worst"
     )
-    assert (found.lower > 0).double().mean() <= 0.1
+    assert (found.lower > 0).double().mean() <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / len(found.lower))
     assert found.value.mean() > 0.08
 
 

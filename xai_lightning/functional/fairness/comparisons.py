@@ -3,8 +3,8 @@
 The limit on the bad side of the worst pair or group is the worst of their limits, each at the full error: it can
 only fail if the limit of the pair that truly is the worst fails (intersection-union). The limit on the good side
 fails if any single limit that enters fails, since the groups that look extreme are not known beforehand; there the
-error is divided by the number of limits. The exact variant takes exact limits of single groups at half the error,
-since only two groups, the truly highest and lowest, enter a gap.
+error is divided by the number of limits: of a difference or a ratio, those of the ordered pairs. The exact variant
+takes exact limits of single groups at half the error, since only two groups, the truly highest and lowest, enter a gap.
 """
 
 import math
@@ -28,6 +28,14 @@ def _together(of: Groupwise, error: float, exact: bool) -> Interval | None:
     return of.limits(error / (2 * of.value.shape[-1] * of.value.shape[-2]), exact=exact)
 
 
+def _careful(of: Groupwise, error: float, exact: bool) -> Interval | None:
+    """Limits from which those of all ordered pairs of groups, in all rates, are recovered that hold together."""
+    if exact:
+        return _together(of, error, exact)
+    rates, groups = of.value.shape[-2:]
+    return of.limits(error / (rates * max(1, groups * (groups - 1))), exact=False)
+
+
 def difference(of: Groupwise) -> Tensor:
     """Largest minus smallest, of the rate where that is most; float64[...]."""
     return (of.value.amax(dim=-1) - of.value.amin(dim=-1)).amax(dim=-1)
@@ -35,14 +43,15 @@ def difference(of: Groupwise) -> Tensor:
 
 def difference_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
     """Its limits, each at the one-sided error."""
-    together, single = _together(of, error, exact), _single(of, error / 2 if exact else error, exact)
+    together, single = _careful(of, error, exact), _single(of, error / 2 if exact else error, exact)
     if together is None or single is None:
         return None
-    lower = (together.lower.amax(dim=-1) - together.upper.amin(dim=-1)).amax(dim=-1)
     if exact:
+        lower = (together.lower.amax(dim=-1) - together.upper.amin(dim=-1)).amax(dim=-1)
         return Interval(lower, (single.upper.amax(dim=-1) - single.lower.amin(dim=-1)).amax(dim=-1))
-    pairs = mover_difference(*_ordered_pairs(of.value, single))
-    return Interval(lower, _off_diagonal(pairs.upper, -math.inf).amax(dim=(-3, -2, -1)))
+    careful, pairs = (mover_difference(*_ordered_pairs(of.value, limits)) for limits in (together, single))
+    highest = (_off_diagonal(limit, -math.inf).amax(dim=(-3, -2, -1)) for limit in (careful.lower, pairs.upper))
+    return Interval(*highest)
 
 
 def ratio(of: Groupwise) -> Tensor:
@@ -52,14 +61,15 @@ def ratio(of: Groupwise) -> Tensor:
 
 def ratio_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
     """Its limits, each at the one-sided error."""
-    together, single = _together(of, error, exact), _single(of, error / 2 if exact else error, exact)
+    together, single = _careful(of, error, exact), _single(of, error / 2 if exact else error, exact)
     if together is None or single is None:
         return None
-    upper = (together.upper.amin(dim=-1) / together.lower.amax(dim=-1)).amin(dim=-1)
     if exact:
+        upper = (together.upper.amin(dim=-1) / together.lower.amax(dim=-1)).amin(dim=-1)
         return Interval((single.lower.amin(dim=-1) / single.upper.amax(dim=-1)).amin(dim=-1), upper)
-    pairs = mover_quotient(*_ordered_pairs(of.value, single))
-    return Interval(_off_diagonal(pairs.lower, math.inf).amin(dim=(-3, -2, -1)), upper)
+    careful, pairs = (mover_quotient(*_ordered_pairs(of.value, limits)) for limits in (together, single))
+    lowest = (_off_diagonal(limit, math.inf).amin(dim=(-3, -2, -1)) for limit in (pairs.lower, careful.upper))
+    return Interval(*lowest)
 
 
 def worst(of: Groupwise) -> Tensor:

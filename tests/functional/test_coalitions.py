@@ -736,8 +736,37 @@ def test_where_numba_is_missing_nothing_is_said(monkeypatch: pytest.MonkeyPatch)
         fast.kernels.cache_clear()
 
 
+WAYS = pytest.mark.parametrize("way", ["kept", "kept_callback(types.float64(types.float64))"])
+
+
 @pytest.mark.usefixtures("_compiled")
-@pytest.mark.parametrize("way", ["kept", "kept_callback(types.float64(types.float64))"])
+@WAYS
+def test_what_another_process_has_only_announced_is_not_looked_for_in_what_an_earlier_version_left(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numba's index names a file before it is written: a process beside, or after a kill, reads what lay there."""
+    from numba.core.caching import IndexDataCacheFile
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def more(number: int) -> float:
+        source = f"from numba import types\nfrom xai_lightning.functional.compiled import *\n@{way}\ndef more(x):\n"
+        (tmp_path / "announced_loops.py").write_text(f"{source}    return x + {number}\n")
+        monkeypatch.delitem(sys.modules, "announced_loops", raising=False)
+        compiled._sources.cache_clear()
+        made = importlib.import_module("announced_loops").more
+        return getattr(made, "ctypes", made)(1.0)
+
+    assert more(1) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexDataCacheFile, "_save_data", lambda *args: None)
+        assert more(22) == 23
+    assert [more(22), more(22), more(1)] == [23, 23, 2]
+
+
+@pytest.mark.usefixtures("_compiled")
+@WAYS
 def test_what_was_compiled_of_another_version_of_what_is_called_is_not_found(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

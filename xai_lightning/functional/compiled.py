@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import CellType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 # sums in any order, but infinities and NaN as they are
@@ -28,16 +28,20 @@ def _sources(folder: Path) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _found_by_sources(function: Any) -> Any:
-    """The function with a variable that it does not read.
+def _named_by_sources(function: Any) -> Any:
+    """The function under a name of its version, by which numba names the files in which it keeps what is compiled.
 
-    numba finds again what it kept by the function's own file, and by what the function encloses; what is compiled into
-    it of other modules may be of an earlier version, which lays out its tables in another way.
+    numba looks whether the function's own file is the same; what is compiled into it of other modules may be of an
+    earlier version, which lays out its tables in another way. And it enters a number in its index before it writes the
+    file of that number, where another process, or one that comes after it was killed, would find that of an earlier
+    version.
     """
-    code = function.__code__.replace(co_freevars=(*function.__code__.co_freevars, "sources"))
-    cells = (*(function.__closure__ or ()), CellType(_sources(Path(function.__code__.co_filename).parent)))
-    made = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
-    made.__qualname__, made.__module__, made.__doc__ = function.__qualname__, function.__module__, function.__doc__
+    made = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    version = _sources(Path(function.__code__.co_filename).parent)[:16]
+    made.__qualname__ = f"{function.__qualname__}_{version}"
+    made.__module__, made.__doc__ = function.__module__, function.__doc__
     return made
 
 
@@ -51,7 +55,7 @@ def kept(function: Any) -> Any:
     from numba import njit
 
     try:
-        return njit(cache=_has_home(), **_OPTIONS)(_found_by_sources(function))
+        return njit(cache=_has_home(), **_OPTIONS)(_named_by_sources(function))
     except RuntimeError:
         return loops(function)
 
@@ -64,7 +68,7 @@ def kept_callback(signature: Any) -> Any:
 
     def made(function: Any) -> Any:
         try:
-            return cfunc(signature, cache=_has_home(), **options)(_found_by_sources(function))
+            return cfunc(signature, cache=_has_home(), **options)(_named_by_sources(function))
         except RuntimeError:
             return cfunc(signature, **options)(function)
 

@@ -40,6 +40,18 @@ def test_at_most_sixteen_evenly_spaced_are_watched_and_the_others_named(caplog) 
     assert sorted([*names, *left_out.split(", ")]) == sorted(f"network.{2 * i + 1}" for i in range(20))
 
 
+def test_non_linearities_and_layers_of_transformers_are_known() -> None:
+    """Its own classes, of which torch has no base: GPT-2 watches its functions, and knows their units."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"n_layer": 2, "n_embd": 8, "n_head": 2, "vocab_size": 10, "n_positions": 6}
+    config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+    logged = found(transformers.GPT2Model(config), torch.randint(0, 10, (6, 5)), statistics="cheap")
+    names = [f"network.h.{i}{part}" for i in range(2) for part in ("", ".mlp.act")]
+    assert watched(logged) == names
+    for name in names:
+        assert math.isfinite(logged[f"activation/{name}/hoyer"]), "a statistic of units"
+
+
 def test_types_and_patterns_choose_modules_together() -> None:
     logged = found(nn.Sequential(Residual(), nn.Flatten()), IMAGES, layers=[nn.Conv2d, "*.body.1"])
     assert watched(logged) == ["network.0.body.0", "network.0.body.1"]

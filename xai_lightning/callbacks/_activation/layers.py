@@ -9,10 +9,10 @@ from torch import nn
 from xai_lightning._lightning import LightningModule, MisconfigurationException, rank_zero_info, rank_zero_warn
 from xai_lightning.callbacks._activation.units import (
     CONTAINERS,
-    NON_LINEAR,
     RECTIFIED,
     Arrangement,
     Units,
+    is_non_linear,
     is_weighted_leaf,
     saturation_limits,
 )
@@ -104,7 +104,7 @@ def why_silent(pl_module: LightningModule, name: str) -> str:
 def _by_default(modules: dict[str, nn.Module]) -> list[str]:
     fused = [name for name, module in modules.items() if isinstance(module, FUSED)]
     free = {name: module for name, module in modules.items() if name and not within(name, fused)}
-    found = [n for n, m in free.items() if isinstance(m, NON_LINEAR) or _is_block(n, modules)]
+    found = [n for n, m in free.items() if is_non_linear(m) or _is_block(n, modules)]
     if found:
         return found
     weighted = [name for name, module in free.items() if is_weighted_leaf(module)]

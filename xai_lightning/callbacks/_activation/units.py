@@ -1,6 +1,7 @@
 """What a unit is: which dimension of a module's output holds channels or features (trap 96)."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -34,6 +35,9 @@ NON_LINEAR: tuple[type[nn.Module], ...] = (
     nn.Tanhshrink,
     nn.Threshold,
 )
+NAMED_NON_LINEAR = re.compile("relu|gelu|silu|swish|mish|tanh|sigmoid|softplus", re.IGNORECASE)
+# `Conv1D` of transformers is a linear layer
+NAMED_FEATURES = re.compile("^Conv1D$|(Layer|RMS)Norm$")
 # units of these are zero, and pass no gradient, wherever their input is not positive
 RECTIFIED = (nn.ReLU, nn.ReLU6, nn.Threshold)
 SMOOTHLY_BOUNDED: dict[type[nn.Module], tuple[float, float]] = {
@@ -88,9 +92,21 @@ def saturation_limits(module: nn.Module) -> tuple[float, float] | None:
     return next((limits for kind, limits in SMOOTHLY_BOUNDED.items() if isinstance(module, kind)), None)
 
 
+def is_non_linear(module: nn.Module) -> bool:
+    """It is one of torch's non-linearities, or of another library and called like one: a function without weights."""
+    if isinstance(module, NON_LINEAR):
+        return True
+    bare = next(module.parameters(), None) is None and not any(module.children())
+    return bare and NAMED_NON_LINEAR.search(type(module).__name__) is not None
+
+
 def units_by_type(module: nn.Module) -> Units | None:
-    """What the table says of a module's own type."""
-    return next((units for kinds, units in UNITS.items() if isinstance(module, kinds)), None)
+    """What the table says of a module's own type; those of other libraries' transformers are told by name."""
+    found = next((units for kinds, units in UNITS.items() if isinstance(module, kinds)), None)
+    if found is None and NAMED_FEATURES.search(type(module).__name__):
+        weight = getattr(module, "weight", None)
+        return "features" if isinstance(weight, nn.Parameter) and weight.ndim <= 2 else None
+    return found
 
 
 def is_weighted_leaf(module: nn.Module) -> bool:

@@ -184,3 +184,14 @@ def test_the_places_of_a_text_are_no_variables(said: dict[str, Any]) -> None:
     fitted(seeded(Packed), cross_entropy, Items(text, 16), monitor, epochs=1, lr=0.0)
     assert not [name for name in curves(sink) if name.startswith("importance")]
     assert [name for _, name, _ in sink.pictures if name.endswith("tokens")]
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, True), ({"special_tokens": [11]}, False), ({"pad_token": 11}, False)])
+def test_a_token_that_begins_every_text_is_told(given: dict[str, Any], told: bool, caplog: Any) -> None:
+    """As transformers' tokenizers put one there, which would take most of the attribution."""
+    data = Items(lambda i: (torch.cat([torch.tensor([11]), text(i)[0]]), i % 2), 16)
+    monitor = AttributionMonitor("saliency", embedding="embed", network="net", probe_size=8, **given)
+    with caplog.at_level("INFO"):
+        fitted(seeded(Packed), cross_entropy, data, monitor, epochs=1, lr=0.0)
+    said = "every text of the first batch begins with token 11, which is explained like a word"
+    assert (said in caplog.text) == told

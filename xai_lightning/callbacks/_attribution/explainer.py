@@ -19,7 +19,7 @@ from xai_lightning.callbacks._attribution.first_batch import (
     heard,
     lost_relevance,
     tell_choice,
-    tell_layout,
+    tell_reading,
 )
 from xai_lightning.callbacks._attribution.regions import Regions
 from xai_lightning.callbacks._attribution.targets import explained_targets
@@ -162,7 +162,7 @@ class Explainer:
             cells=spec.cells if spec else 14,
         )
         self.shape = tuple(sample.inputs.shape[1:])
-        tell_layout(ways, canon.layouts[0], self.shape)
+        tell_reading(ways, canon.layouts[0], sample.inputs)
         self.numbers = sum(x[:1].numel() for x in inputs)
         if spec is not None:
             self._check_inputs(canon)

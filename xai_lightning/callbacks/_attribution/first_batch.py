@@ -1,6 +1,6 @@
 """What is told, or refused, of how the first batch went through the network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from xai_lightning._lightning import rank_zero_warn
+from xai_lightning._lightning import rank_zero_info, rank_zero_warn
 from xai_lightning.callbacks._attribution.ways import Ways
 from xai_lightning.functional.attribution import NUMBERS_AT_ONCE, Explained, unclear
 from xai_lightning.functional.attribution.preflight import Finding, inspect_relevance
+from xai_lightning.functional.attribution.variables import Where
 
-WEIGHED = 8
+WEIGHED, ALIKE = 8, 4
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
@@ -81,13 +82,29 @@ def check_made(network: nn.Module) -> None:
         )
 
 
-def tell_layout(ways: Ways, layout: str, shape: Sequence[int]) -> None:
-    """Say that a series may lie the other way round, where names fit its steps rather than its channels."""
-    if layout != "series" or ways.features is None or ways.time_first:
-        return
+def tell_reading(ways: Ways, layout: str, inputs: Tensor) -> None:
+    """Say what is likely to have been forgotten: tokens that are no words, or that time comes first in a series."""
+    if ways.tokens and inputs.ndim == 2:
+        _tell_special(ways, inputs)
+    elif layout == "series" and ways.features is not None and not ways.time_first:
+        _tell_layout(ways, inputs.shape[1:], ways.features)
+
+
+def _tell_special(ways: Ways, ids: Tensor) -> None:
+    """Where every text begins with one token, as transformers' do, that takes much of the attribution."""
+    first, known = ids[:, 0], (ways.pad_token, *ways.special_tokens)
+    if len(ids) >= ALIKE and bool((first == first[0]).all()) and int(first[0]) not in known:
+        rank_zero_info(
+            f"AttributionMonitor({ways.label!r}): every text of the first batch begins with token {int(first[0])}, "
+            f"which is explained like a word; if it is none leave it out with special_tokens=[{int(first[0])}, ...]"
+        )
+
+
+def _tell_layout(ways: Ways, shape: Sequence[int], features: Mapping[str, Where]) -> None:
+    """Where names fit the steps of a series rather than its channels."""
     named = sum(
         1 if isinstance(where, int) else len(range(shape[0])[where]) if isinstance(where, slice) else len(where)
-        for where in ways.features.values()
+        for where in features.values()
     )
     if named == shape[1] != shape[0]:
         rank_zero_warn(

@@ -24,7 +24,7 @@ from xai_lightning.functional.attribution import METHODS, Explained, Variables, 
 from xai_lightning.functional.attribution.ablation import Ablation
 from xai_lightning.functional.attribution.coalitions import Coalitions, _limits, even_coalitions, shapley_coalitions
 from xai_lightning.functional.attribution.mixture import Mixture, Without, distinct
-from xai_lightning.functional.attribution.surrogates import LEAST, _fitted, coefficients, nearness
+from xai_lightning.functional.attribution.surrogates import LEAST, Surrogate, _fitted, coefficients, nearness
 from xai_lightning.functional.rng import random_words
 
 TYPES = [torch.float16, torch.float32, torch.float64, torch.int32, torch.int64]
@@ -60,7 +60,8 @@ def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def slowly(count: int, number: int, seed: int) -> list[list[bool]]:
     """One sample's coalitions, variable by variable, of fractions."""
-    words, drawn = iter(random_words([seed], math.ceil((1 + number) / 3) * (count - 2))[0].tolist()), count - 2
+    drawn = math.ceil((count - 2) / 2) if paired(count, number) else count - 2
+    words = iter(random_words([seed], math.ceil((1 + number) / 3) * drawn)[0].tolist())
     blocks = [[next(words) for _ in range(drawn)] for _ in range(math.ceil((1 + number) / 3))]
     odds = [1 / (size * (number - size)) for size in range(1, number)]
     found = [[True] * number, [False] * number]
@@ -71,8 +72,12 @@ def slowly(count: int, number: int, seed: int) -> list[list[bool]]:
         for i in range(number):
             taken.append(chance[1 + i] * (number - i) < wanted)
             wanted -= taken[-1]
-        found.append(taken)
-    return found
+        found += [taken, [not each for each in taken]] if paired(count, number) else [taken]
+    return found[:count]
+
+
+def paired(count: int, number: int) -> bool:
+    return count - 2 >= 4 * number
 
 
 def listed(count: int, number: int, seed: int) -> list[list[bool]]:
@@ -80,21 +85,26 @@ def listed(count: int, number: int, seed: int) -> list[list[bool]]:
     odds = [Fraction(1, size * (number - size)) for size in range(1, number)]
     found = [[True] * number, [False] * number]
     for word in random_words([seed], count - 2)[0].tolist():
+        if len(found) >= count:
+            break
         chance, rank = (word % 2**64) >> 43, word % 2**43
         size = 1 + sum(sum(odds[:k]) <= chance * sum(odds) / 2**21 for k in range(1, number - 1))
         subsets = sorted(sum(2**v for v in some) for some in itertools.combinations(range(number), size))
         subset = subsets[rank * len(subsets) >> 43]
-        found.append([bool(subset >> v & 1) for v in range(number)])
-    return found
+        taken = [bool(subset >> v & 1) for v in range(number)]
+        found += [taken, [not each for each in taken]] if paired(count, number) else [taken]
+    return found[:count]
 
 
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("number", [2, 3, 13, 16, 17, 31, 32, 2000])
-def test_coalitions_are_those_of_a_slow_twin_whoever_else_is_drawn(number: int) -> None:
-    """Law 2; numbers of many variables need more than 32 bits."""
-    found = shapley_coalitions(9, number, seeds=[2**62, 5, 7]).present
-    assert found[1].tolist() == (listed if number <= 16 else slowly)(9, number, 5)
-    assert torch.equal(found[2:], shapley_coalitions(9, number, seeds=[7]).present)
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_coalitions_are_those_of_a_slow_twin_whoever_else_is_drawn(number: int, more: int) -> None:
+    """Law 2; numbers of many variables need more than 32 bits; from four draws for a variable on there are pairs."""
+    count = 9 if number == 2000 else 2 + 4 * number + more
+    found = shapley_coalitions(count, number, seeds=[2**62, 5, 7]).present
+    assert found[1].tolist() == (listed if number <= 16 else slowly)(count, number, 5)
+    assert torch.equal(found[2:], shapley_coalitions(count, number, seeds=[7]).present)
 
 
 @pytest.mark.usefixtures("_compiled")
@@ -110,9 +120,28 @@ def test_many_draws_are_the_same_without_numba(number: int, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("_way")
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("number", [5, 18])
+def test_pairs_of_coalitions_leave_no_error_where_variables_act_in_twos(number: int) -> None:
+    """Half of what two do together is each one's; draws without their complements miss that."""
+    alone, together = torch.randn(number), torch.randn(number, number).triu(1)
+
+    def forward(x: Tensor) -> Tensor:
+        return x @ alone + ((x @ together) * x).sum(dim=1)
+
+    x = torch.ones(6, number)
+    fixed: dict[str, Any] = {"feature_mask": (torch.arange(number)[None],), "seeds": range(6)}
+    expected = (alone + (together + together.T).sum(dim=1) / 2).expand(6, number)
+    for count, error in ((2 + 8 * number, 0.0), (1 + 4 * number, 0.02)):
+        surrogate = Surrogate(forward, kernel=True)
+        found = surrogate.attribute((x,), (x * 0,), n_samples=count, perturbations_per_eval=99, **fixed)
+        missed = (found - expected).norm(dim=1) / expected.norm(dim=1)
+        assert (missed > error).all() if error else (missed < 1e-4).all()
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
 def test_the_only_variable_is_there_or_not(count: int) -> None:
-    assert shapley_coalitions(count, 1, seeds=[0]).present[0, :, 0].tolist() == [True, False, True][:count]
+    assert shapley_coalitions(count, 1, seeds=[0]).present[0, :, 0].tolist() == ([True, False] * 3)[:count]
 
 
 @pytest.mark.usefixtures("_way")

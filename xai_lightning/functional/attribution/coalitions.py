@@ -13,6 +13,7 @@ from xai_lightning.functional.rng import random_words
 
 BITS, THIRDS, DIGITS = 32, 3, 21
 LOW = 64 - DIGITS
+PAIRED = 4
 LISTED = 16
 """Of so few variables all subsets are listed: 256 KB."""
 
@@ -59,6 +60,9 @@ class Coalitions:
 def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions:
     """Coalitions in proportion to KernelSHAP's weights: all variables, none, then random ones of random sizes.
 
+    Each random one is followed by its complement where there are pairs enough to tell all variables apart, from four
+    draws for each on. Of variables that act alone or in twos, pairs give the very Shapley values.
+
     Args:
         count: how many S.
         number: variables V.
@@ -70,18 +74,26 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
     Example:
         >>> shapley_coalitions(2, 3, seeds=[0]).present.tolist()
         [[[True, True, True], [False, False, False]]]
+
+    References:
+        I. Covert, S.-I. Lee, Improving KernelSHAP: practical Shapley value estimation via linear regression, AISTATS
+        2021, section 3.3.
     """
+    paired = count - 2 >= PAIRED * number
     if number > LISTED:
-        return Coalitions(number, present=_one_after_the_other(count, number, seeds))
+        return Coalitions(number, present=_one_after_the_other(count, number, seeds, paired=paired))
     subsets, words = _subsets(number), torch.zeros(len(seeds), count, dtype=torch.int32)
     words[:, 0] = 2**number - 1
     if fast.takes(words):
-        fast.draw_shapley(torch.tensor(list(seeds), dtype=torch.int64), subsets, words)
+        fast.draw_shapley(torch.tensor(list(seeds), dtype=torch.int64), subsets, words, paired=paired)
         return Coalitions(number, words=words)
-    random = random_words(seeds, max(0, count - 2))
+    step = 1 + paired
+    random = random_words(seeds, math.ceil(max(0, count - 2) / step))
     size = torch.searchsorted(subsets.limits, (random >> LOW) & (2**DIGITS - 1), right=True)
     place = (random & (2**LOW - 1)) * subsets.many[size] >> LOW
-    words[:, 2:] = subsets.words[subsets.first[size] + place]
+    words[:, 2::step] = subsets.words[subsets.first[size] + place]
+    if paired:
+        words[:, 3::2] = words[:, :1] ^ words[:, 2 : count - 1 : 2]
     return Coalitions(number, words=words)
 
 
@@ -101,9 +113,10 @@ def _limits(number: int) -> Tensor:
     return limits.long()
 
 
-def _one_after_the_other(count: int, number: int, seeds: Sequence[int]) -> Tensor:
+def _one_after_the_other(count: int, number: int, seeds: Sequence[int], *, paired: bool) -> Tensor:
     """``bool[N, S, V]``: each variable with the probability that it is among those still wanted."""
-    uniform = _uniform(seeds, 1 + number, max(0, count - 2), number)
+    step = 1 + paired
+    uniform = _uniform(seeds, 1 + number, math.ceil(max(0, count - 2) / step), number)
     limits = _limits(number).to(uniform[0].dtype)
     # how many are still wanted, in the unit of the random numbers
     wanted = torch.searchsorted(limits, uniform[0], right=True).to(uniform[0].dtype).add_(1) * 2**DIGITS
@@ -111,8 +124,10 @@ def _one_after_the_other(count: int, number: int, seeds: Sequence[int]) -> Tenso
     found[:, :, 0], found[:, :, 1:2] = True, False
     for i in range(number):
         taken = uniform[1 + i].mul_(number - i) < wanted
-        found[:, i, 2:] = taken
+        found[:, i, 2::step] = taken
         wanted.sub_(taken.to(wanted.dtype), alpha=2**DIGITS)
+    if paired:
+        found[:, :, 3::2] = ~found[:, :, 2 : count - 1 : 2]
     return found.mT
 
 

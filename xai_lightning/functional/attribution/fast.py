@@ -65,12 +65,16 @@ def _check(loops: Any) -> None:
 
 def _draws_as_torch(loops: Any) -> bool:
     one, random = torch.ones(1, dtype=torch.int64), random_words([5], 4).cpu()
-    drawn, even = torch.zeros(2, 1, 4, dtype=torch.int32)
+    drawn, pairs, even = torch.full((3, 1, 4), 3, dtype=torch.int32)
     subsets = Subsets(one[:0], one * 0, one * 2, torch.tensor([1, 2], dtype=torch.int32))
-    draw_shapley(one * 5, subsets, drawn, loops=loops)
+    draw_shapley(one * 5, subsets, drawn, paired=False, loops=loops)
+    draw_shapley(one * 5, subsets, pairs, paired=True, loops=loops)
     draw_even(one * 5, 2, even, loops=loops)
     second = 1 + ((random[:, :2] & (2**_LOW - 1)) * 2 >> _LOW)
-    return torch.equal(drawn[:, 2:], second.int()) and torch.equal(even, random.int() & 3)
+    known = torch.equal(drawn[:, 2:], second.int()) and torch.equal(
+        pairs[0, 2:], torch.stack((second[0, 0], 3 - second[0, 0])).int()
+    )
+    return known and torch.equal(even, random.int() & 3)
 
 
 def _known() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,9 +129,9 @@ def _working(loops: Any) -> Any:
     return loops or kernels()
 
 
-def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor, *, loops: Any = None) -> None:
-    """Draw all coalitions ``int32[N, S]`` but the first two, a subset for each word of each seed."""
-    _working(loops).draw_shapley.on(seeds, *subsets, words)(len(seeds))
+def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor, *, paired: bool, loops: Any = None) -> None:
+    """Draw all coalitions ``int32[N, S]`` but the first two, a subset or a pair of them for each word of each seed."""
+    _working(loops).draw_shapley.on(seeds, seeds.new_tensor([int(paired)]), *subsets, words)(len(seeds))
 
 
 def draw_even(seeds: Tensor, number: int, words: Tensor, *, loops: Any = None) -> None:

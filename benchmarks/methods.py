@@ -193,7 +193,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", ".*multiple inputs for Lime.*", UserWarning)
     everything = not (given.image or given.table)
     if given.table or everything:
-        for rows in (128, 1024, 4096):
+        for rows in (128, 1024, 4096, 16_281):
             compare(f"table of {rows}", tabular(108), torch.randn(rows, 108), given.repeats, slow=rows > 128)
     if given.image or everything:
         compare("image", residual(), torch.randn(8, 3, 96, 96), given.repeats)

@@ -79,7 +79,7 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
 
     Example:
         >>> relu = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
-        >>> x = torch.ones(1, 3).double()
+        >>> x = relu[0].weight.data[:1].clone()  # so that the first ReLU is on
         >>> arriving(Explained(relu), x, (torch.tensor([1]),)).round(decimals=6)
         tensor([1.], dtype=torch.float64)
     """

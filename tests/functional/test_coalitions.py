@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def slowly(count: int, number: int, seed: int) -> list[list[bool]]:
     """One sample's coalitions, variable by variable, of fractions."""
-    drawn = math.ceil((count - 2) / 2) if paired(count, number) else count - 2
+    drawn = (count - 2) // 2 if paired(count, number) else count - 2
     words = iter(random_words([seed], math.ceil((1 + number) / 3) * drawn)[0].tolist())
     blocks = [[next(words) for _ in range(drawn)] for _ in range(math.ceil((1 + number) / 3))]
     odds = [1 / (size * (number - size)) for size in range(1, number)]
@@ -73,7 +74,7 @@ def slowly(count: int, number: int, seed: int) -> list[list[bool]]:
             taken.append(chance[1 + i] * (number - i) < wanted)
             wanted -= taken[-1]
         found += [taken, [not each for each in taken]] if paired(count, number) else [taken]
-    return found[:count]
+    return found + [[False] * number] * (count - len(found))
 
 
 def paired(count: int, number: int) -> bool:
@@ -85,7 +86,7 @@ def listed(count: int, number: int, seed: int) -> list[list[bool]]:
     odds = [Fraction(1, size * (number - size)) for size in range(1, number)]
     found = [[True] * number, [False] * number]
     for word in random_words([seed], count - 2)[0].tolist():
-        if len(found) >= count:
+        if len(found) + paired(count, number) >= count:
             break
         chance, rank = (word % 2**64) >> 43, word % 2**43
         size = 1 + sum(sum(odds[:k]) <= chance * sum(odds) / 2**21 for k in range(1, number - 1))
@@ -93,7 +94,7 @@ def listed(count: int, number: int, seed: int) -> list[list[bool]]:
         subset = subsets[rank * len(subsets) >> 43]
         taken = [bool(subset >> v & 1) for v in range(number)]
         found += [taken, [not each for each in taken]] if paired(count, number) else [taken]
-    return found[:count]
+    return found + [[False] * number] * (count - len(found))
 
 
 @pytest.mark.usefixtures("_way")
@@ -122,7 +123,7 @@ def test_many_draws_are_the_same_without_numba(number: int, monkeypatch: pytest.
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("number", [5, 18])
 def test_pairs_of_coalitions_leave_no_error_where_variables_act_in_twos(number: int) -> None:
-    """Half of what two do together is each one's; draws without their complements miss that."""
+    """Half of what two do together is each one's; draws without their complements miss that, an odd one out too."""
     alone, together = torch.randn(number), torch.randn(number, number).triu(1)
 
     def forward(x: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ def test_pairs_of_coalitions_leave_no_error_where_variables_act_in_twos(number: 
     x = torch.ones(6, number)
     fixed: dict[str, Any] = {"feature_mask": (torch.arange(number)[None],), "seeds": range(6)}
     expected = (alone + (together + together.T).sum(dim=1) / 2).expand(6, number)
-    for count, error in ((2 + 8 * number, 0.0), (1 + 4 * number, 0.02)):
+    for count, error in ((2 + 8 * number, 0.0), (3 + 8 * number, 0.0), (1 + 4 * number, 0.02)):
         surrogate = Surrogate(forward, kernel=True)
         found = surrogate.attribute((x,), (x * 0,), n_samples=count, perturbations_per_eval=99, **fixed)
         missed = (found - expected).norm(dim=1) / expected.norm(dim=1)
@@ -324,6 +325,19 @@ def test_weights_of_lime_follow_the_angle_to_the_sample(dtype: torch.dtype) -> N
     expected = torch.exp(-((1 - cosine) ** 2) / 2)
     parts = [(x[:, :4], b[:, :4], mask[:, :4]), (x[:, 4:], b[:, 4:], mask[:, 4:])]
     torch.testing.assert_close(nearness(coalitions, parts), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_weights_of_lime_follow_both_parts_of_complex_numbers(dtype: torch.dtype) -> None:
+    """What is only imaginary has a length, too."""
+    x, b = torch.randn(2, 3, 4, dtype=dtype)
+    x.real[0], b.real[0] = 0, 0
+    coalitions, mask = even_coalitions(9, 3, seeds=range(3)), torch.tensor([[0, 1, 2, 1]])
+    mixed = torch.where(coalitions.present[:, :, mask[0]], x[:, None], b[:, None])
+    numbers = (torch.view_as_real(each).flatten(2).double() for each in (mixed, x[:, None]))
+    expected = torch.exp(-((1 - torch.nn.functional.cosine_similarity(*numbers, dim=2)) ** 2) / 2)
+    torch.testing.assert_close(nearness(coalitions, [(x, b, mask)]), expected, rtol=1e-9, atol=0)
 
 
 @pytest.mark.usefixtures("_way")
@@ -749,6 +763,30 @@ def test_every_pass_is_made_where_passes_are_announced(method: str) -> None:
     assert told
 
 
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.compiled])
+def test_conjugates_and_negatives_that_are_only_marked_as_such_are_what_they_show(method: str) -> None:
+    """Their bits are those of what they were made of."""
+    points = torch.tensor([[1.0 + 2.0j, -1.0j], [3.0 - 1.0j, 2.0j]])
+    given = [(points.conj(), points[:1].conj() * 0), (torch._neg_view(points.real), torch._neg_view(points.imag))]
+    fixed: dict[str, Any] = {"variables": table_variables(2), "seeds": [1, 2]}
+    explained = Explained(Imaginary(), task="regression")
+    for x, b in given:
+        found, plain = (
+            attribute(method, explained, *(pair[0], torch.ones(2)), baselines=pair[1], **fixed).values[0]
+            for pair in ((x, b), (x.clone().resolve_conj().resolve_neg() + 0, b + 0))
+        )
+        assert plain.abs().sum() > 0
+        torch.testing.assert_close(found, plain)
+
+
+class Imaginary(torch.nn.Module):
+    """The sum of imaginary parts, or of real numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.imag if x.is_complex() else x).sum(dim=1)
+
+
 def test_a_baseline_that_all_samples_share_is_held_once() -> None:
     b = torch.randn(4, 3)
     assert distinct(b[:1].expand(4, 3)).shape == (1, 3)
@@ -796,27 +834,82 @@ def test_what_another_process_has_only_announced_is_not_looked_for_in_what_an_ea
 
 @pytest.mark.usefixtures("_compiled")
 @WAYS
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
 def test_what_was_compiled_of_another_version_of_what_is_called_is_not_found(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """numba looks only whether the function's own file is the same."""
-    outer, inner = tmp_path / "outer_loops.py", tmp_path / "inner_loops.py"
+    """numba looks only whether the function's own file is the same; what is compiled of an archive is kept at home."""
+    if packed and not hasattr(pytest.importorskip("numba").core.caching, "ZipCacheLocator"):
+        pytest.skip("this numba keeps nothing of an archive")
     parts = [
         "from inner_loops import add",
         "from numba import types",
         "from xai_lightning.functional.compiled import *",
     ]
-    outer.write_text("\n".join([*parts, f"@{way}", "def more(x):", "    return add(x)", ""]))
-    monkeypatch.syspath_prepend(tmp_path)
+    outer = "\n".join([*parts, f"@{way}", "def more(x):", "    return add(x)", ""])
+    place = tmp_path / "packed.zip" if packed else tmp_path
+    monkeypatch.syspath_prepend(place)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = []
     for number in (1, 1, 2):
-        inner.write_text(f"from numba import njit\n@njit\ndef add(x):\n    return x + {number}\n")
+        inner = f"from numba import njit\n@njit\ndef add(x):\n    return x + {number}\n"
+        written(place, {"outer_loops": outer, "inner_loops": inner})
         for name in ("outer_loops", "inner_loops"):
             monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
         compiled._sources.cache_clear()
         more = importlib.import_module("outer_loops").more
         found.append(getattr(more, "ctypes", more)(1.0))
         hits = more.cache_hits if hasattr(more, "cache_hits") else sum(more.stats.cache_hits.values())
         assert hits == (len(found) == 2)
     assert found == [2, 2, 3]
+
+
+def written(place: Path, sources: dict[str, str]) -> None:
+    """Modules in a folder or an archive."""
+    if place.suffix == ".zip":
+        with ZipFile(place, "w") as packed:
+            for name, source in sources.items():
+                packed.writestr(f"{name}.py", source)
+    else:
+        for name, source in sources.items():
+            (place / f"{name}.py").write_text(source)
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_what_is_compiled_is_named_by_what_compiles_it_and_for_which_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that two processors share, each would else find what the other compiled at the same time."""
+    from llvmlite import binding
+
+    (tmp_path / "loops.py").write_text("")
+    # as an editor marks a file that is open
+    (tmp_path / ".#loops.py").symlink_to("nowhere")
+
+    def version() -> str:
+        compiled._sources.cache_clear()
+        return compiled._sources(tmp_path)
+
+    names = [version(), version()]
+    with monkeypatch.context() as patch:
+        patch.setattr(binding, "get_host_cpu_name", lambda: "another")
+        names.append(version())
+    monkeypatch.setattr(pytest.importorskip("numba"), "__version__", "another")
+    names.append(version())
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+
+
+@pytest.mark.usefixtures("_compiled")
+def test_where_no_sources_can_be_read_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an executable: what another version kept could not be told from it."""
+
+    def more(x: float) -> float:
+        return x + 1
+
+    made = more.__code__.replace(co_filename=str(Path("/nowhere/loops.py")))
+    monkeypatch.setattr(more, "__code__", made)
+    assert compiled.kept(more)(1.0) == 2
+    assert not compiled.kept(more).stats.cache_path

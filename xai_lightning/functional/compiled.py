@@ -4,11 +4,13 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 # sums in any order, but infinities and NaN as they are
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
@@ -23,18 +25,49 @@ def loops(function: Any) -> Any:
 
 @cache
 def _sources(folder: Path) -> str:
-    """What all modules of a folder and beside this one say."""
-    files = sorted({*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")})
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    """What all modules of a folder and beside this one say, which numba compiles them, and for which processor.
+
+    Raises:
+        RuntimeError: where there are none to be read, as in an executable.
+    """
+    said = hashlib.sha256(_said(folder) + _said(Path(__file__).parent))
+    said.update(repr(_compiler()).encode())
+    return said.hexdigest()
+
+
+def _said(folder: Path) -> bytes:
+    # editors lay links beside a file that lead nowhere
+    files = sorted(file for file in folder.glob("*.py") if file.is_file())
+    if files:
+        return b"".join(file.read_bytes() for file in files)
+    archive = next((place for place in (folder, *folder.parents) if is_zipfile(place)), None)
+    if archive is None:
+        raise RuntimeError(f"there are no sources in {folder}")
+    with ZipFile(archive) as packed:
+        return repr([(each.filename, each.CRC) for each in packed.infolist()]).encode()
+
+
+def _compiler() -> tuple[str | None, ...]:
+    """Two processors that share a folder would each call what they compile at the same time the first."""
+    from llvmlite import binding
+    from numba import __version__ as version
+    from numba import config
+
+    features = ""
+    # some processors' are not known
+    with suppress(RuntimeError):
+        features = binding.get_host_cpu_features().flatten()
+    chosen = (getattr(config, name, None) for name in ("CPU_NAME", "CPU_FEATURES"))
+    return version, *chosen, binding.get_host_cpu_name(), features
 
 
 def _named_by_sources(function: Any) -> Any:
     """The function under a name of its version, by which numba names the files in which it keeps what is compiled.
 
     numba looks whether the function's own file is the same; what is compiled into it of other modules may be of an
-    earlier version, which lays out its tables in another way. And it enters a number in its index before it writes the
-    file of that number, where another process, or one that comes after it was killed, would find that of an earlier
-    version.
+    earlier version, which lays out its tables in another way, in an archive too. And it enters a number in its index
+    before it writes the file of that number, where another process, or one that comes after it was killed, would find
+    that of an earlier version.
     """
     made = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__

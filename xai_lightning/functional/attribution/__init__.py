@@ -147,7 +147,9 @@ def attribute(
 
 def _tuple(tensors: Tensor | Inputs) -> Inputs:
     """None of which remembers how it came about: what is found has no gradient."""
-    return (tensors.detach(),) if isinstance(tensors, Tensor) else tuple(x.detach() for x in tensors)
+    given = (tensors,) if isinstance(tensors, Tensor) else tensors
+    # conjugates and negatives that are only marked as such have other bits than they show
+    return tuple(x.detach().resolve_conj().resolve_neg() for x in given)
 
 
 def _fitted(baselines: Inputs, inputs: Inputs) -> Inputs:

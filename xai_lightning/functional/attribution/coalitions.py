@@ -61,7 +61,8 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
     """Coalitions in proportion to KernelSHAP's weights: all variables, none, then random ones of random sizes.
 
     Each random one is followed by its complement where there are pairs enough to tell all variables apart, from four
-    draws for each on. Of variables that act alone or in twos, pairs give the very Shapley values.
+    draws for each on; an odd one out is none once more, for alone it would bring back the error that pairs leave out.
+    Of variables that act alone or in twos, pairs give the very Shapley values.
 
     Args:
         count: how many S.
@@ -88,12 +89,13 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
         fast.draw_shapley(torch.tensor(list(seeds), dtype=torch.int64), subsets, words, paired=paired)
         return Coalitions(number, words=words)
     step = 1 + paired
-    random = random_words(seeds, math.ceil(max(0, count - 2) / step))
+    random = random_words(seeds, max(0, count - 2) // step)
     size = torch.searchsorted(subsets.limits, (random >> LOW) & (2**DIGITS - 1), right=True)
     place = (random & (2**LOW - 1)) * subsets.many[size] >> LOW
-    words[:, 2::step] = subsets.words[subsets.first[size] + place]
+    drawn = subsets.words[subsets.first[size] + place]
+    words[:, 2 : 2 + step * drawn.shape[1] : step] = drawn
     if paired:
-        words[:, 3::2] = words[:, :1] ^ words[:, 2 : count - 1 : 2]
+        words[:, 3::2] = words[:, :1] ^ drawn
     return Coalitions(number, words=words)
 
 
@@ -116,7 +118,8 @@ def _limits(number: int) -> Tensor:
 def _one_after_the_other(count: int, number: int, seeds: Sequence[int], *, paired: bool) -> Tensor:
     """``bool[N, S, V]``: each variable with the probability that it is among those still wanted."""
     step = 1 + paired
-    uniform = _uniform(seeds, 1 + number, math.ceil(max(0, count - 2) / step), number)
+    drawn = max(0, count - 2) // step
+    uniform = _uniform(seeds, 1 + number, drawn, number)
     limits = _limits(number).to(uniform[0].dtype)
     # how many are still wanted, in the unit of the random numbers
     wanted = torch.searchsorted(limits, uniform[0], right=True).to(uniform[0].dtype).add_(1) * 2**DIGITS
@@ -124,10 +127,11 @@ def _one_after_the_other(count: int, number: int, seeds: Sequence[int], *, paire
     found[:, :, 0], found[:, :, 1:2] = True, False
     for i in range(number):
         taken = uniform[1 + i].mul_(number - i) < wanted
-        found[:, i, 2::step] = taken
+        found[:, i, 2 : 2 + step * drawn : step] = taken
         wanted.sub_(taken.to(wanted.dtype), alpha=2**DIGITS)
     if paired:
         found[:, :, 3::2] = ~found[:, :, 2 : count - 1 : 2]
+        found[:, :, 2 + 2 * drawn :] = False
     return found.mT
 
 

@@ -37,7 +37,7 @@ def _draw_shapley(
 
     Arrays:
         seeds: int64[N].
-        paired: int64[1], 1 if each one that is drawn is followed by its complement, else 0.
+        paired: int64[1], 1 if each one that is drawn is followed by its complement, else 0; an odd one out is none.
         limits: int64[V - 2], where the next size begins, in units of 2^-21.
         first: int64[V - 1], where the coalitions of each size begin.
         many: int64[V - 1], how many these are.
@@ -45,7 +45,7 @@ def _draw_shapley(
         words: int32[N, S], to be overwritten.
     """
     drawn, step = words.shape[1], 1 + paired[0]
-    count = (drawn - 2 + paired[0]) // step
+    count = max(0, drawn - 2) // step
     random, places = np.empty(drawn, np.uint64), np.empty(drawn, np.int64)
     for i in range(begin, end):
         for j in range(count):
@@ -60,6 +60,8 @@ def _draw_shapley(
             words[i, 2 + step * j] = subsets[places[j]]
         for j in range(3, drawn if paired[0] else 0, 2):
             words[i, j] = words[i, 0] ^ words[i, j - 1]
+        for j in range(2 + step * count, drawn):
+            words[i, j] = 0
 
 
 @shared(_draw_shapley, as_ints, as_ints, as_ints, as_ints, as_ints, as_words, as_word_rows)

@@ -109,6 +109,10 @@ def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tenso
 
 def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> Tensor:
     """Per variable ``float64[N, V, 3]``: sums of x * x, x * b and b * b, of inputs x and baselines b."""
+    if inputs.is_complex():
+        # two real numbers each
+        x, b = (torch.view_as_real(each).flatten(1) for each in (inputs, baselines.to(inputs.dtype)))
+        return _products(x, b, mask.flatten().repeat_interleave(2)[None], number)
     x, owner = inputs.flatten(1), mask.flatten()
     if x.dtype == baselines.dtype == torch.float32 and fast.takes(x, baselines):
         return fast.products(x, distinct(baselines).flatten(1), owner, number)

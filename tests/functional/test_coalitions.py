@@ -903,8 +903,10 @@ def test_what_is_compiled_is_named_by_what_compiles_it_and_for_which_processor(
 
 
 @pytest.mark.usefixtures("_compiled")
-def test_where_no_sources_can_be_read_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_sources_can_be_read_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an executable: what another version kept could not be told from it."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def more(x: float) -> float:
         return x + 1

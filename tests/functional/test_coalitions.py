@@ -21,7 +21,16 @@ from torch.utils._pytree import tree_leaves
 
 from tests.loops import Broken, interpreted, threads
 from xai_lightning.functional import compiled
-from xai_lightning.functional.attribution import METHODS, Explained, Variables, attribute, fast, proof, table_variables
+from xai_lightning.functional.attribution import (
+    METHODS,
+    Explained,
+    Variables,
+    attribute,
+    coalitions,
+    fast,
+    proof,
+    table_variables,
+)
 from xai_lightning.functional.attribution.ablation import Ablation
 from xai_lightning.functional.attribution.coalitions import Coalitions, _limits, even_coalitions, shapley_coalitions
 from xai_lightning.functional.attribution.mixture import Mixture, Without, distinct
@@ -139,6 +148,28 @@ def test_pairs_of_coalitions_leave_no_error_where_variables_act_in_twos(number: 
         assert (missed > error).all() if error else (missed < 1e-4).all()
 
 
+@pytest.mark.parametrize("kernel", [False, True], ids=["lime", "kernel_shap"])
+def test_pairs_of_coalitions_leave_at_most_six_tenths_of_the_error(
+    *, kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a network with bends, where as many single ones are drawn."""
+    network = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    mask, x = (torch.arange(8)[None],), torch.randn(1, 8)
+
+    @torch.no_grad()
+    def found(count: int, seeds: range) -> Tensor:
+        surrogate = Surrogate(lambda rows: network(rows).squeeze(1), kernel=kernel)
+        rows = x.expand(len(seeds), 8)
+        return surrogate.attribute((rows,), (rows * 0,), mask, count, perturbations_per_eval=9999, seeds=seeds)
+
+    expected = found(40_000, range(1))
+    errors = []
+    for least in (4, 10**9):
+        monkeypatch.setattr(coalitions, "PAIRED", least)
+        errors.append((found(96, range(1, 200)) - expected).square().mean().sqrt())
+    assert errors[0] < 0.6 * errors[1]
+
+
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 def test_the_only_variable_is_there_or_not(count: int) -> None:
@@ -147,11 +178,15 @@ def test_the_only_variable_is_there_or_not(count: int) -> None:
 
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("number", [1, 31, 32, 33, 70])
-def test_even_coalitions_are_the_bits_of_words(number: int) -> None:
-    found, each = even_coalitions(5, number, seeds=[3, 8]).present, math.ceil(number / 32)
-    words = random_words([8], 5 * each)[0].tolist()
-    expected = [[bool(words[s * each + v // 32] >> (v % 32) & 1) for v in range(number)] for s in range(5)]
-    assert found[1].tolist() == expected
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_even_coalitions_are_the_bits_of_words(number: int, more: int) -> None:
+    """From four draws for a variable on there are pairs."""
+    count, each = 4 * number + more, math.ceil(number / 32)
+    found = even_coalitions(count, number, seeds=[3, 8]).present
+    words = random_words([8], count * each)[0].tolist()
+    drawn = [[bool(words[s * each + v // 32] >> (v % 32) & 1) for v in range(number)] for s in range(count)]
+    pairs = [both for one in drawn for both in (one, [not bit for bit in one])]
+    assert found[1].tolist() == (pairs if count >= 4 * number else drawn)[:count]
 
 
 def hostile(dtype: torch.dtype, columns: int) -> tuple[Tensor, Tensor]:

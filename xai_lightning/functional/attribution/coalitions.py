@@ -138,21 +138,31 @@ def _one_after_the_other(count: int, number: int, seeds: Sequence[int], *, paire
 def even_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions:
     """Coalitions in which each variable is present with probability one half, as LIME draws them.
 
+    Each second one is the complement of the one before where there are four draws for each variable, which leaves less
+    of what other variables do in a coefficient.
+
     Args:
         count: how many S.
         number: variables V.
         seeds: one per sample.
     """
+    paired = count >= PAIRED * number
     if number <= MOST_VARIABLES:
         words = torch.empty(len(seeds), count, dtype=torch.int32)
         if fast.takes(words):
-            fast.draw_even(torch.tensor(list(seeds), dtype=torch.int64), number, words)
-        else:
-            words.copy_(random_words(seeds, count).bitwise_and_(2**number - 1))
+            fast.draw_even(torch.tensor(list(seeds), dtype=torch.int64), number, words, paired=paired)
+            return Coalitions(number, words=words)
+        whole, step = 2**number - 1, 1 + paired
+        words[:, ::step] = random_words(seeds, math.ceil(count / step)).bitwise_and_(whole).int()
+        if paired:
+            words[:, 1::2] = whole ^ words[:, : count - 1 : 2]
         return Coalitions(number, words=words)
-    random = random_words(seeds, count * math.ceil(number / BITS)).reshape(len(seeds), count, -1)
-    bits = [(random[:, :, i // BITS] >> (i % BITS)) & 1 for i in range(number)]
-    return Coalitions(number, present=torch.stack(bits, dim=1).bool().mT)
+    drawn = math.ceil(count / (1 + paired))
+    random = random_words(seeds, drawn * math.ceil(number / BITS)).reshape(len(seeds), drawn, -1)
+    bits = torch.stack([(random[:, :, i // BITS] >> (i % BITS)) & 1 for i in range(number)], dim=1).bool()
+    if paired:
+        bits = torch.stack((bits, ~bits), dim=3).flatten(2)[:, :, :count]
+    return Coalitions(number, present=bits.mT)
 
 
 def _uniform(seeds: Sequence[int], rows: int, columns: int, factor: int) -> list[Tensor]:

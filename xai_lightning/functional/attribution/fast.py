@@ -65,16 +65,14 @@ def _check(loops: Any) -> None:
 
 def _draws_as_torch(loops: Any) -> bool:
     one, random = torch.ones(1, dtype=torch.int64), random_words([5], 4).cpu()
-    drawn, pairs, even = torch.full((3, 1, 4), 3, dtype=torch.int32)
     subsets = Subsets(one[:0], one * 0, one * 2, torch.tensor([1, 2], dtype=torch.int32))
-    draw_shapley(one * 5, subsets, drawn, paired=False, loops=loops)
-    draw_shapley(one * 5, subsets, pairs, paired=True, loops=loops)
-    draw_even(one * 5, 2, even, loops=loops)
-    second = 1 + ((random[:, :2] & (2**_LOW - 1)) * 2 >> _LOW)
-    known = torch.equal(drawn[:, 2:], second.int()) and torch.equal(
-        pairs[0, 2:], torch.stack((second[0, 0], 3 - second[0, 0])).int()
-    )
-    return known and torch.equal(even, random.int() & 3)
+    shapley, even = torch.full((2, 2, 1, 4), 3, dtype=torch.int32)
+    for paired in (False, True):
+        draw_shapley(one * 5, subsets, shapley[int(paired)], paired=paired, loops=loops)
+        draw_even(one * 5, 2, even[int(paired)], paired=paired, loops=loops)
+    single, few = (1 + ((random[0] & (2**_LOW - 1)) * 2 >> _LOW)).tolist(), (random[0] & 3).tolist()
+    known = [*single[:2], single[0], 3 - single[0], *few, few[0], 3 - few[0], few[1], 3 - few[1]]
+    return torch.cat((shapley[:, 0, 2:].flatten(), even.flatten())).tolist() == known
 
 
 def _known() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -134,9 +132,10 @@ def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor, *, paired: bool
     _working(loops).draw_shapley.on(seeds, seeds.new_tensor([int(paired)]), *subsets, words)(len(seeds))
 
 
-def draw_even(seeds: Tensor, number: int, words: Tensor, *, loops: Any = None) -> None:
-    """Draw coalitions ``int32[N, S]`` of evenly many subsets of ``number`` variables."""
-    _working(loops).draw_even.on(seeds, seeds.new_tensor([2**number - 1]), words)(len(seeds))
+def draw_even(seeds: Tensor, number: int, words: Tensor, *, paired: bool, loops: Any = None) -> None:
+    """Draw coalitions ``int32[N, S]`` of evenly many subsets of ``number`` variables, or pairs of complements."""
+    given = (seeds.new_tensor([value]) for value in (int(paired), 2**number - 1))
+    _working(loops).draw_even.on(seeds, *given, words)(len(seeds))
 
 
 class Mixer:

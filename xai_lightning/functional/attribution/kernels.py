@@ -73,26 +73,30 @@ def draw_shapley(t: Any) -> None:
 
 
 @loops
-def _draw_even(begin: Any, end: Any, seeds: Any, inside: Any, words: Any) -> None:
+def _draw_even(begin: Any, end: Any, seeds: Any, paired: Any, inside: Any, words: Any) -> None:
     """Coalitions in which each variable is present with probability one half.
 
     Arrays:
         seeds: int64[N].
+        paired: int64[1], 1 if each one that is drawn is followed by its complement, else 0.
         inside: int64[1], the bits of all variables.
         words: int32[N, S], to be overwritten.
     """
+    drawn, whole = words.shape[1], np.int32(inside[0])
     for i in range(begin, end):
         state = np.uint64(seeds[i])
-        for j in range(words.shape[1]):
+        for j in range(0, drawn, 1 + paired[0]):
             state += _GOLDEN
             words[i, j] = np.int32(_mixed(state) & np.uint64(inside[0]))
+        for j in range(1, drawn if paired[0] else 0, 2):
+            words[i, j] = whole ^ words[i, j - 1]
 
 
-@shared(_draw_even, as_ints, as_ints, as_word_rows)
+@shared(_draw_even, as_ints, as_ints, as_ints, as_word_rows)
 def draw_even(t: Any) -> None:
     """See `_draw_even`."""
     for begin, end in parts(t):
-        _draw_even(begin, end, as_ints(t, 0), as_ints(t, 1), as_word_rows(t, 2))
+        _draw_even(begin, end, as_ints(t, 0), as_ints(t, 1), as_ints(t, 2), as_word_rows(t, 3))
 
 
 @loops

@@ -13,7 +13,7 @@ from xai_lightning.functional.rng import random_words
 
 BITS, THIRDS, DIGITS = 32, 3, 21
 LOW = 64 - DIGITS
-PAIRED = 4
+PAIRED, SPARE = 4, 10
 LISTED = 16
 """Of so few variables all subsets are listed: 256 KB."""
 
@@ -61,8 +61,9 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
     """Coalitions in proportion to KernelSHAP's weights: all variables, none, then random ones of random sizes.
 
     Each random one is followed by its complement where there are pairs enough to tell all variables apart, from four
-    draws for each on; an odd one out is none once more, for alone it would bring back the error that pairs leave out.
-    Of variables that act alone or in twos, pairs give the very Shapley values.
+    draws for each and ten more on: without the ten, one sample in seventy had too few. An odd one out is none once
+    more, for alone it would bring back the error that pairs leave out. Of variables that act alone or in twos, pairs
+    give the very Shapley values.
 
     Args:
         count: how many S.
@@ -80,7 +81,7 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
         I. Covert, S.-I. Lee, Improving KernelSHAP: practical Shapley value estimation via linear regression, AISTATS
         2021, section 3.3.
     """
-    paired = count - 2 >= PAIRED * number
+    paired = count - 2 >= PAIRED * number + SPARE
     if number > LISTED:
         return Coalitions(number, present=_one_after_the_other(count, number, seeds, paired=paired))
     subsets, words = _subsets(number), torch.zeros(len(seeds), count, dtype=torch.int32)

@@ -190,13 +190,13 @@ def test_the_only_variable_is_there_or_not(count: int) -> None:
 @pytest.mark.parametrize("number", [1, 31, 32, 33, 70])
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_even_coalitions_are_the_bits_of_words(number: int, more: int) -> None:
-    """From four draws for a variable on there are pairs."""
-    count, each = 4 * number + more, math.ceil(number / 32)
+    """From four draws for a variable and ten on there are pairs."""
+    count, each = 4 * number + 10 + more, math.ceil(number / 32)
     found = even_coalitions(count, number, seeds=[3, 8]).present
     words = random_words([8], count * each)[0].tolist()
     drawn = [[bool(words[s * each + v // 32] >> (v % 32) & 1) for v in range(number)] for s in range(count)]
     pairs = [both for one in drawn for both in (one, [not bit for bit in one])]
-    assert found[1].tolist() == (pairs if count >= 4 * number else drawn)[:count]
+    assert found[1].tolist() == (pairs if more >= 0 else drawn)[:count]
 
 
 def hostile(dtype: torch.dtype, columns: int) -> tuple[Tensor, Tensor]:

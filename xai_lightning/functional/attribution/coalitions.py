@@ -139,15 +139,15 @@ def _one_after_the_other(count: int, number: int, seeds: Sequence[int], *, paire
 def even_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions:
     """Coalitions in which each variable is present with probability one half, as LIME draws them.
 
-    Each second one is the complement of the one before where there are four draws for each variable, which leaves less
-    of what other variables do in a coefficient.
+    Each second one is the complement of the one before where there are four draws for each variable and ten more, which
+    leaves less of what other variables do in a coefficient.
 
     Args:
         count: how many S.
         number: variables V.
         seeds: one per sample.
     """
-    paired = count >= PAIRED * number
+    paired = count >= PAIRED * number + SPARE
     if number <= MOST_VARIABLES:
         words = torch.empty(len(seeds), count, dtype=torch.int32)
         if fast.takes(words):

@@ -37,7 +37,7 @@ from xai_lightning.callbacks._attribution.record import (
     unusable,
 )
 from xai_lightning.callbacks._attribution.references import References
-from xai_lightning.callbacks._attribution.targets import nothing
+from xai_lightning.callbacks._attribution.targets import why_none
 from xai_lightning.callbacks._record import Look, Record
 from xai_lightning.callbacks._sharded import Steps, is_sharded, refuse_unseen
 from xai_lightning.callbacks._trainer import Stage, everywhere, log_step, resolve_network, summed
@@ -190,7 +190,7 @@ class ExplainingMonitor(PassingMonitor):
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
         spread, found, fresh, (seconds, elapsed, metric) = gathered
         if len(found.hashes) == 0:
-            raise ValueError(nothing(self._explainer.task, self._explainer.ways.target, self.dataloader_idx))
+            raise ValueError(why_none(self._explainer.task, self._explainer.ways.target, self.dataloader_idx))
         fitting, history, explainer, strata = look.stage == "fit", self._history, self._explainer, self._probe.strata
         self._scale = history.target_scale
         if explainer.task == "regression":

@@ -195,8 +195,8 @@ class Probe:
     def _offer(self, candidates: Candidates, sample: Sample, strata: Tensor, real: Tensor) -> Tensor:
         targets, further = self._explainer.targets(sample), len(self._explainer.arguments.further)
         columns = self._explainer.columns_of(sample)
-        some_of_it = explainable(targets, self._explainer.task, self._explainer.ways.target).to(real.device)
-        candidates.offer(sample.inputs, targets, strata, columns, real & some_of_it)
+        worth = explainable(real, targets, self._explainer.task, self._explainer.ways.target)
+        candidates.offer(sample.inputs, targets, strata, columns, worth)
         if Baselines(self._explainer.ways).from_data:
             self._survey.add((sample.inputs, *columns[:further]), real)
         return targets

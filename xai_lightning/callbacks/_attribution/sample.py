@@ -45,8 +45,8 @@ class FreshSample:
             return
         self._candidates.quota, self._candidates.pooled = self.size, True
         targets, labels = explainer.targets(sample), self._strata.of(sample, {})
-        some_of_it = explainable(targets, explainer.task, explainer.ways.target).to(real.device)
-        self._candidates.offer(sample.inputs, targets, labels, explainer.columns_of(sample), real & some_of_it)
+        real = explainable(real, targets, explainer.task, explainer.ways.target)
+        self._candidates.offer(sample.inputs, targets, labels, explainer.columns_of(sample), real)
 
     def rows(self) -> Rows | None:
         """This rank's samples; some give way to other ranks' once all are put together."""

@@ -39,22 +39,23 @@ def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int
     return _classes(given, n_classes)
 
 
-def explainable(targets: Tensor, task: Task, target: Target) -> Tensor:
+def explainable(real: Tensor, targets: Tensor, task: Task, target: Target) -> Tensor:
     """Which samples have something to explain, ``bool[N]``: of a segmentation those whose mask of the class has pixels.
 
     The sum over an empty mask is 0 whatever the network does, so its map would be 0 at every validation: no drift.
 
     Args:
+        real: ``bool[N]``, which are samples, and no padding.
         targets: of `explained_targets`.
         task: what the outputs are.
         target: the class of a segmentation.
     """
     if task != "segmentation":
-        return torch.ones(len(targets), dtype=torch.bool, device=targets.device)
-    return targets.eq(int(target)).flatten(1).any(dim=1)
+        return real
+    return real & targets.eq(int(target)).flatten(1).any(dim=1).to(real.device)
 
 
-def nothing(task: Task, target: Target, loader: int) -> str:
+def why_none(task: Task, target: Target, loader: int) -> str:
     """Why there is no sample to explain in a whole validation."""
     if task == "segmentation":
         return f"no mask of loader {loader} has a pixel of class {target}, or none was read in this validation"

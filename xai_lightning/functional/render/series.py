@@ -76,6 +76,13 @@ class _Layout(NamedTuple):
         return self.left + column * (self.width + _BESIDE), down
 
 
+def _leading(reference: Tensor) -> list[int]:
+    """The channels that take most of the attribution, in their own order."""
+    order = reference.abs().nan_to_num().sum(dim=(0, 2)).argsort(descending=True, stable=True)
+    found: list[int] = order[:MOST_CHANNELS].sort().values.tolist()
+    return found
+
+
 def series_bands(
     series: Tensor | None,
     now: Tensor,
@@ -115,8 +122,7 @@ def series_bands(
     check_count("`now`, `reference` and `titles`", (len(now), len(reference), len(titles)))
     check_count("`channels` and those of `now`", (len(channels), now.shape[1]))
     check_scale(scale)
-    order = reference.abs().nan_to_num().sum(dim=(0, 2)).argsort(descending=True, stable=True)
-    shown = order[:MOST_CHANNELS].sort().values.tolist()
+    shown = _leading(reference)
     names = fitted([channels[channel] for channel in shown], _WIDE, _SIZE, shown)
     left = _EDGE + max(_NARROW, *(round(breadth(name, _SIZE)) + 6 for name in names))
     layout = _Layout(left, min(MOST_SERIES, len(now)), len(shown))

@@ -47,11 +47,14 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 class Pictures(People):
-    """As many rows as `People`, each a small picture."""
+    """As many rows as `People`, each a small picture; half of them are dark, of which occlusion knows what it shows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.x = torch.randn(len(self.y), 1, SIDE, SIDE, generator=torch.Generator().manual_seed(11))
+        generator = torch.Generator().manual_seed(11)
+        self.x = torch.randn(len(self.y), 1, SIDE, SIDE, generator=generator)
+        dark = torch.rand(self.x.shape, generator=generator) < 0.9
+        self.x[::2] *= ~dark[::2]
 
 
 class Looking(Sharded):

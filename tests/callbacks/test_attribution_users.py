@@ -195,6 +195,22 @@ def test_it_is_told_once_that_most_explanations_miss_their_sum(method: str, net:
     assert sum("explanations miss" in str(each.message) for each in caught) == 1
 
 
+class Masked(nn.Linear):
+    """Wants more than its input."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x * mask)
+
+
+def test_a_network_that_wants_more_is_told_what_it_was_called_with() -> None:
+    def masked(net: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(net(batch[0], torch.ones_like(batch[0])), batch[1])
+
+    monitor = AttributionMonitor("saliency", network="net", probe_size=4)
+    with pytest.raises(ValueError, match=r"Masked cannot be called with the input \[\d, 5\] alone .*name the module"):
+        fitted(Masked(5, 2), masked, Items(table, 16), monitor)
+
+
 # --- modules as they are built
 
 

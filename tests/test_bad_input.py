@@ -340,6 +340,28 @@ def test_a_batch_that_cannot_be_read_is_shown_with_what_to_do(form, make, sanity
     assert "cannot find" in str(caught.value)
 
 
+UNNAMED = {
+    "triple": (lambda b: (b["x"], None, {"sex": b["sex"]}), lambda b: b[0], None, r"Tensor\[16, 6\] float32; name"),
+    "dict": (lambda b: {"x": b["x"], "sex": b["sex"], "sick": b["y"]}, lambda b: b["x"], None, r"'sick': Tensor\[16\]"),
+    "reader": (
+        lambda b: {"z": b["x"], "sex": b["sex"], "sick": b["y"]},
+        lambda b: b["z"],
+        {"input": "z"},
+        r"'sick': Tensor\[16\]",
+    ),
+}
+
+
+@at_once
+@readers
+@pytest.mark.parametrize("form", UNNAMED)
+def test_a_batch_without_a_target_is_shown_with_what_it_has_instead(form, make, sanity, tmp_path):
+    convert, find, reader, shown = UNNAMED[form]
+    batches = converted(convert)
+    with pytest.raises(ValueError, match=rf"no target beside its input .*{shown}.*reader="):
+        fit(Tolerant(find), [make(reader=reader)], tmp_path, train=batches, val=batches, num_sanity_val_steps=sanity)
+
+
 @at_once
 @pytest.mark.parametrize("declared", [["Female"], {0: "Female", 2: "Male"}], ids=["list", "dict"])
 def test_an_undeclared_group_value_is_shown_with_the_declared_ones(declared, sanity, tmp_path):

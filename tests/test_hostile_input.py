@@ -23,7 +23,7 @@ from xai_lightning import FairnessMonitor, tags
 from xai_lightning.callbacks._fairness.counted import subject_names
 from xai_lightning.functional import drift, gate, intervals, render
 from xai_lightning.functional.fairness import count
-from xai_lightning.readers import Bins, Outputs, read
+from xai_lightning.readers import Bins, Outputs, Sample, read, target_of
 from xai_lightning.readers.groups import vocabularies
 from xai_lightning.readers.predictions import check_space, decide, decide_labels, labels_of, numbers_of, targets_of
 from xai_lightning.verify.__main__ import main
@@ -81,7 +81,7 @@ def encodes(values: Any) -> None:
                 assert bool(((found[0] >= 0) & (found[0] < len(vocabulary.rows))).all())
 
 
-def judges(outputs: Tensor, space: Any, targets: Tensor | None) -> None:
+def judges(outputs: Tensor, space: Any, given: Tensor | None) -> None:
     how = Outputs.of(space, None)
     for action in (check_space, lambda x, _: decide_labels(x, how), lambda x, _: numbers_of(x, "prediction")):
         refused(action, outputs, space)
@@ -90,8 +90,11 @@ def judges(outputs: Tensor, space: Any, targets: Tensor | None) -> None:
         classes, finite, number = made[0][:3]
         assert bool(((classes >= 0) & (classes < number)).all())
         assert len(finite) == len(outputs)
-    refused(targets_of, targets, 3)
-    refused(labels_of, targets, tuple(outputs.shape))
+    held: list[Tensor] = []
+    refused(lambda: held.append(target_of(Sample(outputs, given))))
+    for targets in held:
+        refused(targets_of, targets, 3)
+        refused(labels_of, targets, tuple(outputs.shape))
 
 
 def counts(predictions: Tensor, targets: Tensor, groups: Tensor) -> None:

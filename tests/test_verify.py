@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -304,6 +305,23 @@ def test_a_format_in_which_no_record_can_be_seen_is_told(kept: Path):
     answer = ask(kept)
     assert answer.code == 0
     assert re.search(r"^record within +not compared: epoch=1.ckpt: File is not a zip file$", answer.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("held", "packed", "why"),
+    [
+        (["a", "b", "c", "d"], zipfile.ZIP_STORED, "no data.pkl in it, but a, b, c, …"),
+        ([], zipfile.ZIP_STORED, "no data.pkl in it, but nothing"),
+        (["x/data.pkl"], zipfile.ZIP_DEFLATED, "its data.pkl is compressed (method 8), which torch never does"),
+    ],
+    ids=["others", "empty", "compressed"],
+)
+def test_an_archive_that_torch_did_not_write_is_told_by_what_it_holds(kept: Path, held, packed, why):
+    with zipfile.ZipFile(kept, "w", packed) as archive:
+        for name in held:
+            archive.writestr(name, b"x")
+    rewrite(kept, lambda record: None, within=False)
+    assert f"not compared: epoch=1.ckpt: {why}\n" in ask(kept).out
 
 
 def certificate(gate: str, **changes: Any) -> dict[str, Any]:

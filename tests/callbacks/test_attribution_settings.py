@@ -76,7 +76,10 @@ def test_groups_of_samples_that_were_given_are_those_in_their_batch() -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [(None, r"probe=... has no groups: cannot find the group 'sex'"), ({"sex": Table([0, 1] * 16)}, "these are other")],
+    [
+        (None, r"probe=... has no groups: cannot find the group 'sex'"),
+        ({"sex": Table([0, 1] * 16)}, r"these are other rows; got groups_from=Table\(32 values\)\. Put"),
+    ],
 )
 def test_samples_that_were_given_without_their_groups_are_refused(source: Any, message: str) -> None:
     given = torch.utils.data.default_collate([{"x": table(i)[0], "y": table(i)[1]} for i in range(12)])

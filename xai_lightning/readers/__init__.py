@@ -1,6 +1,6 @@
 """How to read a batch: inputs, targets, groups and predictions."""
 
-from xai_lightning.readers.batch import Reader, Sample, read, read_inputs
+from xai_lightning.readers.batch import Reader, Sample, read, read_inputs, target_of
 from xai_lightning.readers.groups import (
     MISSING,
     UNKNOWN,
@@ -55,6 +55,7 @@ __all__ = [
     "read_inputs",
     "scores_of",
     "step_output",
+    "target_of",
     "targets_of",
     "vocabularies",
 ]

@@ -152,6 +152,33 @@ def read_inputs(batch: Any, reader: Reader | None = None) -> Tensor:
     return inputs
 
 
+def target_of(sample: Sample, instead: str = "") -> Tensor:
+    """The targets of a sample.
+
+    Args:
+        sample: of a batch.
+        instead: what else may be done where there are none, for the message.
+
+    Returns:
+        The sample's own tensor.
+
+    Raises:
+        ValueError: if there are none; says what there is.
+
+    Example:
+        >>> target_of(Sample(torch.zeros(2, 8), torch.ones(2))).tolist()
+        [1.0, 1.0]
+    """
+    if sample.targets is None:
+        beside = {name: x for name, x in sample.extras.items() if x is not sample.inputs}
+        got = describe(sample.inputs) + (f" and {describe(beside)}" if beside else "")
+        raise ValueError(
+            f"this batch has no target beside its input {got}; name it with reader={{'input': ..., 'target': ...}}"
+            f"{instead}"
+        )
+    return sample.targets
+
+
 def _found(batch: Any, reader: Reader | None) -> Sample:
     if callable(reader):
         sample = reader(batch)

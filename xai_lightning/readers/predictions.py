@@ -229,28 +229,24 @@ def scores_of(outputs: Tensor, how: Outputs, positive: int) -> Tensor:
     return shares[:, positive]
 
 
-def numbers_of(values: Tensor | None, what: str) -> Tensor:
+def numbers_of(values: Tensor, what: str) -> Tensor:
     """Predicted or true numbers ``float64[N]``.
 
     Raises:
-        ValueError: if there are none, or not one per sample.
+        ValueError: if there is not one per sample.
     """
-    if values is None:
-        raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
     flat = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.ndim != 1 or flat.is_complex():
         raise ValueError(f"expected one {what} per sample, [N] or [N, 1]; got {describe(values)}")
     return flat.detach().to(torch.float32 if flat.device.type == "mps" else torch.float64)
 
 
-def labels_of(targets: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+def labels_of(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Which labels each sample has, ``int64[N, L]``.
 
     Raises:
-        ValueError: if there are none, their shape is not that of the outputs, or one is neither 0 nor 1.
+        ValueError: if their shape is not that of the outputs, or one is neither 0 nor 1.
     """
-    if targets is None:
-        raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
     if tuple(targets.shape) != shape or targets.is_complex():
         raise ValueError(f"multi_label=True needs targets like the outputs, {list(shape)}; got {describe(targets)}")
     wrong = (targets != 0) & (targets != 1)
@@ -268,14 +264,12 @@ def _check_range(outputs: Tensor) -> None:
         )
 
 
-def targets_of(targets: Tensor | None, n_classes: int) -> Tensor:
+def targets_of(targets: Tensor, n_classes: int) -> Tensor:
     """Targets as class indices ``int64[N]``, checked on the CPU before any kernel could fail on them (trap 4).
 
     Raises:
-        ValueError: if there are none, or one is not an integer in ``0 .. n_classes - 1``; the value is shown.
+        ValueError: if one is not an integer in ``0 .. n_classes - 1``; the value is shown.
     """
-    if targets is None:
-        raise ValueError("this batch has no target; name it with reader={'input': ..., 'target': ...}")
     flat = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
     if flat.ndim != 1 or flat.is_complex():
         raise ValueError(f"expected one class index per sample; got {describe(targets)}")

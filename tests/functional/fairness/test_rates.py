@@ -7,9 +7,12 @@ from hypothesis import given
 import references_fairness as slow
 from cases_fairness import COMPAS, GUIDE, counted, samples, tallies, value
 from xai_lightning.functional.fairness import (
+    METRICS,
     RATES,
+    Confusion,
     confusion,
     count,
+    estimate,
     rate,
 )
 
@@ -64,3 +67,10 @@ def test_exchanging_the_favourable_class_exchanges_the_meaning_of_the_rates():
 def test_an_unknown_rate_is_refused():
     with pytest.raises(ValueError, match="got 'precision'"):
         rate("precision", COMPAS)
+
+
+@pytest.mark.parametrize("metric", ["multiclass_equalized_odds_difference", "balanced_accuracy_difference"])
+def test_counts_of_one_class_alone_are_shown_to_whom_all_are_needed(metric):
+    one = Confusion(*torch.tensor([[3, 1], [1, 2], [1, 0], [5, 8], [8, 9], [10, 11]]), positive=2)
+    with pytest.raises(ValueError, match=r"needs counts of all classes, got those of class 2 .*confusion\(counts"):
+        estimate(METRICS[metric], one, error=0.05)

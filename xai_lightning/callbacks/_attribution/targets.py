@@ -5,7 +5,7 @@ from torch import Tensor
 
 from xai_lightning.callbacks._attribution.ways import Target
 from xai_lightning.functional.attribution import Task
-from xai_lightning.readers import Sample, targets_of
+from xai_lightning.readers import Sample, target_of, targets_of
 from xai_lightning.readers.batch import describe
 
 
@@ -21,7 +21,6 @@ def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int
     Raises:
         ValueError: if one is out of range (on the CPU, trap 4), or there is none.
     """
-    given = sample.targets
     if task == "regression":
         return _numbers(sample, target)
     if task == "segmentation":
@@ -31,12 +30,7 @@ def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int
     if target != "label":
         # the predicted class is explained
         return torch.zeros(len(sample), dtype=torch.int64)
-    if given is None:
-        raise ValueError(
-            f"this batch has no target to explain beside its input {describe(sample.inputs)}; name it with "
-            "reader={'input': ..., 'target': ...}, or explain predictions with target='reference_prediction'"
-        )
-    return _classes(given, n_classes)
+    return _classes(target_of(sample, ", or explain predictions with target='reference_prediction'"), n_classes)
 
 
 def explainable(real: Tensor, targets: Tensor, task: Task, target: Target) -> Tensor:
@@ -76,12 +70,7 @@ def _masks(sample: Sample) -> Tensor:
 
 
 def _numbers(sample: Sample, target: Target) -> Tensor:
-    given = sample.targets
-    if given is None:
-        raise ValueError(
-            f"this batch has no target beside its input {describe(sample.inputs)}; name it with "
-            "reader={'input': ..., 'target': ...}"
-        )
+    given = target_of(sample)
     if isinstance(target, int) and given.ndim == 2 and target >= given.shape[1]:
         raise ValueError(f"target={target} is none of the {given.shape[1]} targets of a sample; they count from 0")
     chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given

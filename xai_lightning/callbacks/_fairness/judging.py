@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from xai_lightning._lightning import LightningModule, MisconfigurationException
-from xai_lightning.callbacks._batches import NetworkOutput, Reading
+from xai_lightning.callbacks._batches import Reading
 from xai_lightning.callbacks._compiled import is_hidden
 from xai_lightning.callbacks._fairness.asked import Asked
+from xai_lightning.callbacks._fairness.heard import NetworkOutput
 from xai_lightning.callbacks._fairness.refusals import check_classes
 from xai_lightning.callbacks._fairness.tally import Judged
 from xai_lightning.callbacks._guard import Hooks
@@ -22,6 +23,7 @@ from xai_lightning.readers import (
     labels_of,
     numbers_of,
     scores_of,
+    target_of,
     targets_of,
 )
 
@@ -134,7 +136,7 @@ class Judging:
         Raises:
             ValueError: if outputs or targets are not what they were declared to be.
         """
-        real, targets = reading.real.to(found.device), reading.sample.targets
+        real, targets = reading.real.to(found.device), target_of(reading.sample)
         if self.numbers:
             values = numbers_of(found, "prediction")
             kept = Kept(real & values.isfinite())
@@ -185,9 +187,9 @@ def _check_choices(how: Outputs, n_classes: int | None, positive_class: int | No
         raise ValueError(f"positive_class must be a class from 0 on, below n_classes; got {positive_class}")
 
 
-def _classes_of(targets: Tensor | None, n_classes: int) -> Tensor:
+def _classes_of(targets: Tensor, n_classes: int) -> Tensor:
     try:
         return targets_of(targets, n_classes)
     except ValueError as error:
-        numbers = targets is not None and targets.is_floating_point()
-        raise ValueError(f"{error}{'; of a regression say outputs=' + repr('values') if numbers else ''}") from error
+        regression = "; of a regression say outputs='values'" if targets.is_floating_point() else ""
+        raise ValueError(f"{error}{regression}") from error

@@ -174,6 +174,32 @@ def per_class(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def cells_of(confusion: Confusion, what: str) -> Tensor:
+    """The counts of all classes, which ``confusion`` was made of.
+
+    Args:
+        confusion: Counts, each int64[..., G].
+        what: What needs them, for the message.
+
+    Returns:
+        int64[..., G, K, K] or int64[..., G, K, 3].
+
+    Raises:
+        ValueError: If it holds counts of the favourable class alone.
+
+    Example:
+        >>> import torch
+        >>> cells_of(confusion(torch.tensor([[[2, 1], [0, 3]]]), positive=1), "a rate per class").tolist()
+        [[[2, 1], [0, 3]]]
+    """
+    if confusion.cells is None:
+        raise ValueError(
+            f"{what} needs counts of all classes, got those of class {confusion.positive} against the others; make "
+            "them with confusion(counts, positive)"
+        )
+    return confusion.cells
+
+
 def _margins(predicted: Tensor, actual: Tensor, group: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Correct, predicted and actual per class by one count; what is not correct falls into a bin behind the last."""
     n_groups, classes, columns = shape

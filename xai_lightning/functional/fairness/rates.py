@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from xai_lightning.functional.fairness.counts import Confusion, per_class
+from xai_lightning.functional.fairness.counts import Confusion, cells_of, per_class
 from xai_lightning.functional.fairness.groupwise import Proportions
 
 
@@ -34,9 +34,7 @@ TRUSTS = "whether the targets are right"
 
 
 def _cells(of: Confusion) -> Tensor:
-    if of.cells is None:
-        raise ValueError("a rate per class needs counts of all classes; make them with confusion(counts, positive)")
-    return of.cells
+    return cells_of(of, "a rate per class")
 
 
 def _by_class(part: int) -> Callable[[Confusion], Tensor]:

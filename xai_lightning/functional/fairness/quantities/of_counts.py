@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.fairness.counts import Confusion, per_class
+from xai_lightning.functional.fairness.counts import Confusion, cells_of, per_class
 from xai_lightning.functional.fairness.groupwise import MeanProportions, Plain
 from xai_lightning.functional.fairness.inequality import (
     between_group_entropy,
@@ -26,9 +26,7 @@ def _one(value: Tensor) -> Plain:
 
 
 def _recalls(c: Confusion) -> MeanProportions:
-    if c.cells is None:
-        raise ValueError("balanced accuracy needs counts of all classes; make them with confusion(counts, positive)")
-    correct, _, actual = per_class(c.cells)
+    correct, _, actual = per_class(cells_of(c, "balanced accuracy"))
     return MeanProportions(correct[..., None, :, :], actual[..., None, :, :])
 
 

@@ -128,15 +128,10 @@ def series_bands(
     layout = _Layout(left, min(MOST_SERIES, len(now)), len(shown))
     lines = wrapped(_legend(now, reference, scale, note), _WIDTH - 2 * _EDGE, _SIZE)
     height = layout.rows * layout.block + 4 + _LINE * len(lines)
-    canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8)
+    canvas = _painted(height, layout, now[:, shown], reference[:, shown], scale)
     curves = []
     for number, (place, channel) in product(range(layout.series), enumerate(shown)):
         x, y = layout.corner(number, place)
-        for values, top, high in (
-            (now, y, layout.height),
-            (reference, y + layout.height + 2, _STRIP - 2),
-        ):
-            canvas[top : top + high, x : x + layout.width] = _band(values[number, channel], high, layout.width, scale)
         if series is not None:
             curves.append(_curve(series[number, channel], x, height - y, layout))
     with style.context("default"):
@@ -168,6 +163,16 @@ def _label(figure: Figure, layout: _Layout, channels: Sequence[str], titles: Seq
     for row, (place, channel) in product(range(layout.rows), enumerate(channels)):
         y = layout.corner(row * layout.abreast, place)[1] + layout.height // 2
         write(figure, channel, _EDGE, y, "left", size=_SIZE, ink=FAINT)
+
+
+def _painted(height: int, layout: _Layout, now: Tensor, reference: Tensor, scale: float) -> Tensor:
+    """A white canvas ``uint8[height, W, 3]`` with the bands, and the strips of the reference beneath them."""
+    canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8)
+    for number, place in product(range(layout.series), range(layout.channels)):
+        x, y = layout.corner(number, place)
+        for values, top, high in ((now, y, layout.height), (reference, y + layout.height + 2, _STRIP - 2)):
+            canvas[top : top + high, x : x + layout.width] = _band(values[number, place], high, layout.width, scale)
+    return canvas
 
 
 def _band(values: Tensor, height: int, width: int, scale: float) -> Tensor:

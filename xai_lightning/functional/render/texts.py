@@ -72,18 +72,9 @@ def token_lines(
     y = 18
     for number, text in texts.items():
         written.append(_Written(fitted([titles[number]], _WIDTH - 16, 10)[0], 8, y, 10, INK))
-        y += 21
-        for line in text.lines:
-            for kind, values in kinds:
-                written.append(_Written(kind, 12, y, 8, FAINT))
-                words = [(text.words[place], float(values[number, place])) for place in line]
-                written += _line(canvas, (y, letters.step), words, scale)
-                y += _LINE
-            y += 4
-        if text.rest:
-            written.append(_Written(f"… and {text.rest} more", _LEFT, y, 8, FAINT))
-            y += _LINE
-        y += 5
+        maps = [(kind, values[number]) for kind, values in kinds]
+        written += _lines(canvas, (y + 21, letters.step), text, maps, scale)
+        y += text.height(len(kinds))
     below = [_Written(line, 8, height - 12 - 14 * place, 8, FAINT) for place, line in enumerate(reversed(legend))]
     with style.context("default"):
         figure = Figure(inches(_WIDTH, height))
@@ -143,6 +134,20 @@ def _chosen(texts: Sequence[_Text], kinds: int) -> dict[int, _Text]:
         count = len(places) - 1
         places = [round(i * (len(texts) - 1) / max(1, count - 1)) for i in range(count)]
     return {place: texts[place] for place in places}
+
+
+def _lines(
+    canvas: Tensor, down: tuple[int, float], text: _Text, maps: Sequence[tuple[str, Tensor]], scale: float
+) -> list[_Written]:
+    """Paint the boxes of one text, each line once for every map; the words, and how many there is no line for."""
+    written, (y, step) = [], down
+    for line in text.lines:
+        for kind, values in maps:
+            written.append(_Written(kind, 12, y, 8, FAINT))
+            written += _line(canvas, (y, step), [(text.words[place], float(values[place])) for place in line], scale)
+            y += _LINE
+        y += 4
+    return [*written, _Written(f"… and {text.rest} more", _LEFT, y, 8, FAINT)] if text.rest else written
 
 
 def _line(canvas: Tensor, down: tuple[int, float], line: Sequence[tuple[Word, float]], scale: float) -> list[_Written]:

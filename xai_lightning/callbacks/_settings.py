@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from xai_lightning.callbacks._kinds import check_kinds_of
+from xai_lightning.functional import drift
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers.batch import describe
 
@@ -104,6 +105,16 @@ def check_references(wanted: Sequence[str] | None, best_of: tuple[str, str] | No
     return [choose("reference", name, known) for name in wanted]
 
 
+def check_measures(wanted: Sequence[str] | None) -> list[str] | None:
+    """The measures of drift to log, or None.
+
+    Raises:
+        ValueError: on an unknown one.
+    """
+    known = (*drift.MEASURES, *drift.IMAGE_MEASURES)
+    return None if wanted is None else [choose("measure", measure, known) for measure in wanted]
+
+
 def check_shares(features: Collection[str] | None, **wanted: Sequence[str]) -> dict[str, list[str]]:
     """The variables whose shares of the attribution are logged, by name of the share; those without any are left out.
 
@@ -157,11 +168,13 @@ def check_share(share: Any) -> float | None:
 
 
 def check_counts(**numbers: object) -> None:
-    """Refuse numbers below 1.
+    """Refuse numbers below 1; None is one that was left out.
 
     Raises:
         ValueError: names the setting and shows its value.
     """
     for name, value in numbers.items():
+        if value is None:
+            continue
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number and at least 1; got {value!r}")

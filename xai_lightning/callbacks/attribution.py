@@ -20,6 +20,7 @@ from xai_lightning.callbacks._record import OnError
 from xai_lightning.callbacks._settings import (
     check_arguments,
     check_counts,
+    check_measures,
     check_references,
     check_sample_size,
     check_seed,
@@ -28,7 +29,6 @@ from xai_lightning.callbacks._settings import (
     check_target,
     check_tokens,
 )
-from xai_lightning.functional import drift
 from xai_lightning.functional.attribution import SMOOTHS, Custom, Smooth, Task
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.functional.tables import choose
@@ -196,14 +196,9 @@ class AttributionMonitor(ExplainingMonitor):
         )
         Baselines(ways).check()
         explainer, shares = Explainer(ways), check_shares(features, sensitive_share=sensitive, proxy_share=proxies)
-        identity: dict[str, object] = {"method": ways.label, "options": options, "target": target, "seed": seed}
-        identity |= {"baseline": baseline, "network": network, "layer": layer, "embedding": embedding}
-        identity |= {} if output_key is None else {"output_key": output_key}
         check_counts(reference_after=reference_after, every_n_validations=every_n_validations, noise_every=noise_every)
-        check_counts(**({} if probe_size is None else {"probe_size": probe_size}))
-        known = (*drift.MEASURES, *drift.IMAGE_MEASURES)
+        check_counts(probe_size=probe_size, pad_to=pad_to)
         if pad_to is not None:
-            check_counts(pad_to=pad_to)
             reader = partial(read_padded, reader=reader, length=pad_to, pad_token=pad_token)
         batches = Batches(reader, groups or {}, groups_from, "unknown")
         super().__init__(
@@ -211,7 +206,7 @@ class AttributionMonitor(ExplainingMonitor):
             Probe(batches, explainer, size=probe_size, given=probe, seed=seed),
             Gallery(ways.label, explainer, shares=shares, log_inputs=log_inputs, words=words),
             shares=shares,
-            measures=None if measures is None else [choose("measure", measure, known) for measure in measures],
+            measures=check_measures(measures),
             references=check_references(references, best_of, REFERENCES),
             best_of=best_of,
             reference_after=reference_after,
@@ -222,7 +217,7 @@ class AttributionMonitor(ExplainingMonitor):
             pictures=pictures,
             network=network,
             seed=seed,
-            identity=identity,
+            identity=ways.identity(network),
             name=name,
             dataloader_idx=dataloader_idx,
             on_error=on_error,

@@ -77,6 +77,14 @@ class Ways:
         """Whether token ids are explained through their embedding."""
         return self.embedding is not None and (self.spec is None or "integers" not in self.spec.layouts)
 
+    def identity(self, network: str | None) -> dict[str, object]:
+        """The settings that tell explanations of ``network`` from those of another monitor, in the order of its key."""
+        found: dict[str, object] = {"method": self.label, "options": self.options, "target": self.target}
+        found |= {"seed": self.seed, "baseline": self.baseline, "network": network}
+        found |= {"layer": self.layer, "embedding": self.embedding}
+        # came later: states that were saved without it keep their key
+        return found if self.output_key is None else {**found, "output_key": self.output_key}
+
 
 def resolve_method(method: str | Custom, options: Mapping[str, Any], smooth: Smooth | None = None) -> str | Custom:
     """A name of METHODS, checked; or a callable, given itself or as its dotted path, for configuration files (trap 58).

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from xai_lightning import tags
-from xai_lightning._lightning import LightningModule, Trainer, rank_zero_warn
+from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from xai_lightning.callbacks._activation.expensive import Expensive
 from xai_lightning.callbacks._activation.kernels import BestOf
 from xai_lightning.callbacks._activation.layers import Layer, Pattern, find_layers, why_silent
@@ -154,8 +154,8 @@ class ActivationMonitor(Monitor):
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
         fit = stage == "fit"
-        direct = [tags.activation(layer.name, x) for layer in self._layers for x in self._wanted.direct(fit=fit)]
-        shared = [tags.activation_max(statistic) for statistic in self._wanted.worst(fit=fit)]
+        direct = [tags.activation(x.name, own) for x in self._layers for own in self._wanted.direct(x, fit=fit)]
+        shared = [tags.activation_max(statistic) for statistic in self._wanted.worst(self._layers, fit=fit)]
         more = ([], []) if self._expensive is None else self._expensive.names(fit=fit)
         return shared + more[0], direct + more[1]
 
@@ -164,14 +164,16 @@ class ActivationMonitor(Monitor):
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
         self._measured = [self._wanted.measured(layer) for layer in self._layers]
         self._reducing = []
-        self._tell("have no known units; they give numbers over all elements", self._unknown())
+        unknown = [layer.name for layer in self._layers if layer.units is None]
+        self._tell("have no known units; they give numbers over all elements", unknown)
+        absent = self._wanted.absent(self._layers, alone=self._expensive is None)
+        if absent and absent not in self._told:
+            self._told.add(absent)
+            rank_zero_info(f"ActivationMonitor does not log {absent}: no such layer is watched")
         if self._expensive is not None:
-            worst = list(self._wanted.worst(fit=True))
+            worst = list(self._wanted.worst(self._layers, fit=True))
             ridges, hidden = self._wanted.histogram, unseen(trainer)
             self._expensive.set_up(pl_module, self._layers, worst, ridges=ridges, hidden=hidden)
-
-    def _unknown(self) -> list[str]:
-        return [layer.name for layer in self._layers if layer.units is None]
 
     def _tell(self, what: str, names: Sequence[str]) -> None:
         """Warn of modules, once each."""

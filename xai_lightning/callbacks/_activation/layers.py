@@ -17,6 +17,7 @@ from xai_lightning.callbacks._activation.units import (
     saturation_limits,
 )
 from xai_lightning.callbacks._compiled import compiled_regions, within
+from xai_lightning.functional.activation import is_defined
 
 Pattern = str | type[nn.Module]
 # a hook inside these switches off their fused path, and with it the last bit of what they return (trap 89)
@@ -37,6 +38,15 @@ class Layer(NamedTuple):
     units: Units | None
     rectified: bool = False
     limits: tuple[float, float] | None = None
+
+    def has(self, statistic: str) -> bool:
+        """Whether a layer of its kind can have a statistic; of the others it would be NaN at every validation."""
+        return is_defined(statistic, **self.kind)
+
+    @property
+    def kind(self) -> dict[str, bool]:
+        """What decides which statistics are defined."""
+        return {"rectified": self.rectified, "bounded": self.limits is not None, "units": self.units is not None}
 
     def of(self, pl_module: LightningModule) -> nn.Module:
         """The module: as ``get_submodule`` finds it, in a tenth of the time."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from xai_lightning._lightning import MisconfigurationException
 from xai_lightning.callbacks._activation.layers import Layer
 from xai_lightning.functional.activation import STATISTICS, Measured
 from xai_lightning.functional.tables import choose
@@ -22,6 +23,11 @@ DEFAULT = (
     "dead_among",
     GROWTH,
 )
+KINDS = {
+    "units": "layers with known units",
+    "rectified": "ReLUs and the like",
+    "bounded": "tanh, sigmoid and the like",
+}
 
 
 class Wanted:
@@ -49,15 +55,37 @@ class Wanted:
         self.growth = GROWTH in names
         self._needs = {STATISTICS[name].needs for name in self.computed}
 
-    def direct(self, *, fit: bool) -> list[str]:
-        """Names of the numbers per layer; there is no growth outside of ``fit``."""
-        return [*self.computed, *[GROWTH] * (self.growth and fit), *[CALLS] * self.calls]
+    def direct(self, layer: Layer, *, fit: bool) -> list[str]:
+        """Names of the numbers of a layer of this kind; there is no growth outside of ``fit``."""
+        own = [name for name in self.computed if layer.has(name)]
+        return [*own, *[GROWTH] * (self.growth and fit), *[CALLS] * self.calls]
 
-    def worst(self, *, fit: bool) -> dict[str, bool]:
+    def worst(self, layers: Sequence[Layer], *, fit: bool) -> dict[str, bool]:
         """Names of which the worst layer is logged, and whether it is that of the largest absolute value."""
-        found = {name: STATISTICS[name].worst for name in self.computed}
+        found = {n: STATISTICS[n].worst for n in self.computed if any(layer.has(n) for layer in layers)}
         names = {name: how == "absolute" for name, how in found.items() if how is not None}
         return names | dict.fromkeys([GROWTH] * (self.growth and fit), False)
+
+    def absent(self, layers: Sequence[Layer], *, alone: bool) -> str:
+        """What is not logged since none of the layers can have it, and of which it would be; empty if all is.
+
+        Args:
+            layers: that are watched.
+            alone: whether nothing but these statistics is logged.
+
+        Raises:
+            MisconfigurationException: if nothing is left to log.
+        """
+        lacking = [name for name in self.computed if not any(layer.has(name) for layer in layers)]
+        by_kind = {kind: [name for name in lacking if STATISTICS[name].of == kind] for kind in KINDS}
+        said = ", ".join(f"{', '.join(names)} (of {KINDS[kind]})" for kind, names in by_kind.items() if names)
+        if alone and len(lacking) == len(self.computed) and not (self.histogram or self.calls or self.growth):
+            watched = ", ".join(layer.name for layer in layers[:8])
+            raise MisconfigurationException(
+                f"ActivationMonitor would log nothing: none of {watched} can have {said}; name other layers=[...], or "
+                "statistics that every layer with units has, such as 'dormant_0.025'"
+            )
+        return said
 
     def measured(self, layer: Layer) -> Measured:
         """What must be observed of a layer."""

@@ -40,18 +40,17 @@ def recorded(
             if numbers["rms"] > 0:
                 first.setdefault(layer.name, numbers["rms"])
             numbers[GROWTH] = numbers["rms"] / first.get(layer.name, math.nan)
-        for statistic in wanted.direct(fit=fit):
+        for statistic in wanted.direct(layer, fit=fit):
             record.direct[tags.activation(layer.name, statistic)] = numbers[statistic]
         if states and wanted.histogram:
             record.histograms[tags.activation(layer.name, "histogram")] = histogram_summary(states)
-    for statistic, absolute in wanted.worst(fit=fit).items():
+    for statistic, absolute in wanted.worst(layers, fit=fit).items():
         values = [abs(x[statistic]) if absolute else x[statistic] for x in found.values()]
         record.shared[tags.activation_max(statistic)] = largest(values)
     return record, found
 
 
 def _numbers(layer: Layer, wanted: Wanted, states: Sequence[Moments], steps: int) -> dict[str, float]:
-    of = {"rectified": layer.rectified, "bounded": layer.limits is not None, "units": layer.units is not None}
-    numbers = statistics(states, [*wanted.computed, "rms"], **of)
+    numbers = statistics(states, [*wanted.computed, "rms"], **layer.kind)
     calls = sum(int(state.calls) for state in states)
     return numbers | {CALLS: calls / steps if steps else 0.0}

@@ -12,7 +12,7 @@ from xai_lightning.functional.activation.blocks import Workspace
 from xai_lightning.functional.activation.histogram import HISTOGRAM_LIMITS, median_magnitude
 from xai_lightning.functional.activation.moments import Moments, empty, merge, pack, union, unpack
 from xai_lightning.functional.activation.observation import observe, selected
-from xai_lightning.functional.activation.statistics import STATISTICS, Statistic, statistics
+from xai_lightning.functional.activation.statistics import STATISTICS, Statistic, is_defined, statistics
 from xai_lightning.functional.activation.summary import HistogramSummary, histogram_summary
 from xai_lightning.functional.activation.table import EVERYTHING, Measured
 
@@ -28,6 +28,7 @@ __all__ = [
     "Workspace",
     "empty",
     "histogram_summary",
+    "is_defined",
     "median_magnitude",
     "merge",
     "observe",

@@ -141,6 +141,26 @@ STATISTICS = {
 }
 
 
+def is_defined(name: str, *, rectified: bool = False, bounded: bool = False, units: bool = True) -> bool:
+    """Whether a kind of layer can have a statistic, whatever its outputs are.
+
+    Args:
+        name: One of ``STATISTICS``.
+        rectified: Whether the layer's output is 0 wherever a unit is off (ReLU); the others have no dead units.
+        bounded: Whether the layer has limits to be saturated at.
+        units: Whether the layer has units.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Example:
+        >>> is_defined("dead_share", rectified=True), is_defined("dead_share", rectified=False)
+        (True, False)
+    """
+    kinds = {"layer": True, "units": units, "rectified": rectified and units, "bounded": bounded}
+    return kinds[STATISTICS[choose("statistic", name, list(STATISTICS))].of]
+
+
 def statistics(
     states: Moments | Sequence[Moments],
     names: Sequence[str] = tuple(STATISTICS),
@@ -196,9 +216,9 @@ def statistics(
     """
     rows = {name: STATISTICS[choose("statistic", name, list(STATISTICS))] for name in names}
     pool = _pooled([states] if isinstance(states, Moments) else states)
-    defined = {"layer": True, "units": units, "rectified": rectified and units, "bounded": bounded}
+    kind = {"rectified": rectified, "bounded": bounded, "units": units}
     unknown = pool.mean.new_tensor(math.nan)
-    found = [row.compute(pool) if defined[row.of] else unknown for row in rows.values()]
+    found = [row.compute(pool) if is_defined(name, **kind) else unknown for name, row in rows.items()]
     observed = torch.stack([number.double() for number in found]).where(pool.counts.sum() > 0, math.nan)
     return dict(zip(rows, observed.tolist(), strict=True))
 

@@ -24,7 +24,7 @@ from xai_lightning.functional.attribution import (
     resolve_options,
     table_variables,
 )
-from xai_lightning.functional.attribution.coalitions import even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution.coalitions import even_coalitions, plan, shapley_coalitions
 from xai_lightning.functional.attribution.relevance import unsupported
 from xai_lightning.functional.attribution.surrogates import coefficients
 
@@ -145,12 +145,16 @@ def classes() -> dict[str, Any]:
 
 
 def drawing(method: Any, coalitions: Any) -> Any:
-    """captum's method on our draws: those of the seed that stands in the global generator."""
+    """captum's method on our draws, of the seed that stands in the global generator, with KernelSHAP's weights."""
 
     def draws(original: Any, **known: Any) -> Any:
         number = known["num_interp_features"]
         count = min(2**number, 4 * number + 64)
-        yield from coalitions(count, number, [torch.initial_seed()]).present[0][:, None].long()
+        drawn = coalitions(count, number, [torch.initial_seed()]).present[0][:, None].long()
+        for one, weight in zip(drawn, plan(count, number).weights[0], strict=True):
+            if isinstance(method, captum.attr.KernelShap):
+                method.similarity_func = lambda *given, weight=weight, **known: weight
+            yield one
 
     method.perturb_func = draws
     return method
@@ -317,16 +321,19 @@ def test_the_glove_game_has_its_shapley_values() -> None:
             torch.testing.assert_close(found.values[0], torch.tensor([values]), atol=atol, rtol=0)
 
 
-def test_coalitions_have_the_sizes_of_the_shapley_kernel() -> None:
-    found = shapley_coalitions(60_000, 6, seeds=[3]).present[0]
+@pytest.mark.parametrize("number", [12, 18])
+def test_coalitions_have_the_sizes_of_the_shapley_kernel(number: int) -> None:
+    """Where they are drawn, and where all of a size are taken."""
+    count = 4000
+    found, weights = shapley_coalitions(count, number, seeds=[3]).present[0], plan(count, number).weights[0, 2:]
     assert found[0].all()
     assert not found[1].any()
-    sizes = found[2:].sum(dim=1).bincount(minlength=7).double()
-    odds = torch.tensor([0.0, *(5 / (k * (6 - k)) for k in range(1, 6)), 0.0]).double()
+    sizes = torch.zeros(number + 1).double().index_add_(0, found[2:].sum(dim=1), weights)
+    odds = torch.tensor([0.0, *(1 / (k * (number - k)) for k in range(1, number)), 0.0]).double()
     torch.testing.assert_close(sizes / sizes.sum(), odds / odds.sum(), atol=0.01, rtol=0)
-    pairs = found[2:][found[2:].sum(dim=1) == 2].double().mean(dim=0)
-    torch.testing.assert_close(pairs, torch.full((6,), 1 / 3).double(), atol=0.02, rtol=0)
-    assert even_coalitions(50_000, 4, seeds=[1]).present.double().mean().item() == pytest.approx(0.5, abs=0.005)
+    middle = found[2:][found[2:].sum(dim=1) == number // 2].double().mean(dim=0)
+    torch.testing.assert_close(middle, torch.full((number,), 0.5).double(), atol=0.1, rtol=0)
+    assert even_coalitions(50_000, 17, seeds=[1]).present.double().mean().item() == pytest.approx(0.5, abs=0.005)
 
 
 def test_noiseless_linear_responses_are_recovered_for_any_weights_and_rank() -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
+from xai_lightning.functional.attribution.coalitions import LISTED
 from xai_lightning.functional.attribution.methods import METHODS, RESERVED, TOLERANCE, Layout, Method, Options, Smooth
 from xai_lightning.functional.tables import choose
 
@@ -138,6 +139,9 @@ def resolve_options(
     resolved = {**METHODS[name].defaults(shape, variables), **options, "background": background}
     if is_adaptive(name, options):
         resolved.setdefault("tolerance", TOLERANCE)
+    if METHODS[name].seeded and variables <= LISTED:
+        # all subsets are the whole truth
+        resolved["n_samples"] = min(int(resolved["n_samples"]), 2**variables)
     if name == "occlusion":
         resolved |= _windows(shape, resolved, strides=options.get("strides"))
     return resolved

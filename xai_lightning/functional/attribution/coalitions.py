@@ -1,8 +1,10 @@
 """Coalitions of variables, drawn for many samples at once."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cache, cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from xai_lightning.functional.rng import random_words
 BITS, THIRDS, DIGITS = 32, 3, 21
 LOW = 64 - DIGITS
 PAIRED, SPARE = 4, 10
+ENDPOINT_WEIGHT, NEARLY = 1e6, 0.9
 LISTED = 16
 """Of so few variables all subsets are listed: 256 KB."""
 
@@ -57,13 +60,59 @@ class Coalitions:
         return Coalitions(self.number, words=words, present=present)
 
 
-def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions:
-    """Coalitions in proportion to KernelSHAP's weights: all variables, none, then random ones of random sizes.
+class Plan(NamedTuple):
+    """How KernelSHAP's coalitions are spent, beside all variables and none.
 
-    Each random one is followed by its complement where there are pairs enough to tell all variables apart, from four
-    draws for each and ten more on: without the ten, one sample in seventy had too few. An odd one out is none once
-    more, for alone it would bring back the error that pairs leave out. Of variables that act alone or in twos, pairs
-    give the very Shapley values.
+    Args:
+        full: subsets of up to so many variables, and of all but so many, are taken once each.
+        drawn: how many are drawn of the sizes between.
+        step: 2 if each one that is drawn is followed by its complement, else 1.
+        weights: float64[1, S], of each coalition in the linear model.
+    """
+
+    full: int
+    drawn: int
+    step: int
+    weights: Tensor
+
+
+@cache
+def plan(count: int, number: int) -> Plan:
+    """Small and large subsets are taken where nearly as many would be drawn, which would leave some out.
+
+    So are those of one variable, and of all but one, where there is room for them but not for enough pairs of others to
+    tell all variables apart, from four draws for each and ten more on. Others are drawn in proportion to the weights of
+    their sizes.
+
+    Args:
+        count: how many S.
+        number: variables V.
+    """
+    odds, left, rest, full, few = _odds(number), count - 2, 1.0, 0, count - 2 < PAIRED * number + SPARE
+    odds = odds / odds.sum()
+    weights = [torch.full((2,), ENDPOINT_WEIGHT, dtype=torch.float64)]
+    while 2 * full < number - 1:
+        sizes = sorted({full + 1, number - full - 1})
+        many, share = sum(math.comb(number, size) for size in sizes), float(sum(odds[size - 1] for size in sizes))
+        between = 2 if 2 * full < number - 3 else 0
+        wanted = (few and not full) or left * share >= NEARLY * many * rest
+        if left < many + between or not wanted:
+            break
+        full, left, rest = full + 1, left - many, rest - share
+        weights.append(torch.full((many,), (count - 2) * share / many, dtype=torch.float64))
+    step, room = 2 if full or not few else 1, max(0, left)
+    drawn = 0 if 2 * full >= number - 1 else room // step
+    weights.append(torch.full((drawn * step,), (count - 2) * rest / max(1, drawn * step), dtype=torch.float64))
+    weights.append(torch.zeros(room - drawn * step, dtype=torch.float64))
+    return Plan(full, drawn, step, torch.cat(weights)[None, :count])
+
+
+def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions:
+    """Coalitions of KernelSHAP: all variables, none, all subsets of the sizes of `plan`, random ones of others.
+
+    Each random one is followed by its complement, unless there are fewer than 2 V + 4 coalitions; an odd one out is
+    none once more, and has no weight. Of variables that act alone or in twos, that gives the very Shapley values; of
+    any, where all subsets have room.
 
     Args:
         count: how many S.
@@ -81,72 +130,95 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
         I. Covert, S.-I. Lee, Improving KernelSHAP: practical Shapley value estimation via linear regression, AISTATS
         2021, section 3.3.
     """
-    paired = count - 2 >= PAIRED * number + SPARE
+    spent = plan(count, number)
     if number > LISTED:
-        return Coalitions(number, present=_one_after_the_other(count, number, seeds, paired=paired))
-    subsets, words = _subsets(number), torch.zeros(len(seeds), count, dtype=torch.int32)
+        return Coalitions(number, present=_one_after_the_other(count, number, seeds, spent))
+    listed, subsets = _subsets(number, spent.full)
+    words, first = torch.zeros(len(seeds), count, dtype=torch.int32), 2 + len(listed)
     words[:, 0] = 2**number - 1
-    if fast.takes(words):
-        fast.draw_shapley(torch.tensor(list(seeds), dtype=torch.int64), subsets, words, paired=paired)
+    words[:, 2:first] = listed
+    if not spent.drawn:
         return Coalitions(number, words=words)
-    step = 1 + paired
-    random = random_words(seeds, max(0, count - 2) // step)
+    if fast.takes(words):
+        drawn = torch.tensor([first, spent.drawn, spent.step])
+        fast.draw_shapley(torch.tensor(list(seeds), dtype=torch.int64), drawn, subsets, words)
+        return Coalitions(number, words=words)
+    random = random_words(seeds, spent.drawn)
     size = torch.searchsorted(subsets.limits, (random >> LOW) & (2**DIGITS - 1), right=True)
-    place = (random & (2**LOW - 1)) * subsets.many[size] >> LOW
-    drawn = subsets.words[subsets.first[size] + place]
-    words[:, 2 : 2 + step * drawn.shape[1] : step] = drawn
-    if paired:
-        words[:, 3::2] = words[:, :1] ^ drawn
+    drawn = subsets.words[subsets.first[size] + ((random & (2**LOW - 1)) * subsets.many[size] >> LOW)]
+    both = drawn[..., None] if spent.step == 1 else torch.stack((drawn, words[:, :1] ^ drawn), dim=2)
+    words[:, first : first + spent.drawn * spent.step] = both.flatten(1)
     return Coalitions(number, words=words)
 
 
 @cache
-def _subsets(number: int) -> Subsets:
-    words = torch.arange(1, max(2, 2**number - 1), dtype=torch.int32, device="cpu")
+def _subsets(number: int, full: int) -> tuple[Tensor, Subsets]:
+    """Words ``int32[L]`` of all subsets of up to ``full`` variables, or of all but so many; and the subsets between."""
+    words = torch.arange(1, 2**number - 1, dtype=torch.int32, device="cpu")
     sizes = ((words[:, None] >> torch.arange(number, device="cpu")) & 1).sum(dim=1)
-    many = torch.bincount(sizes)[1:]
-    return Subsets(_limits(number), many.cumsum(0) - many, many, words[sizes.argsort(stable=True)])
+    order, few = sizes.argsort(stable=True), torch.minimum(sizes, number - sizes)
+    listed, between = words[few.argsort(stable=True)][: int((few <= full).sum())], words[order[few[order] > full]]
+    many = torch.bincount(sizes, minlength=number)[full + 1 : number - full]
+    return listed, Subsets(_limits(number, full), many.cumsum(0) - many, many, between)
 
 
-def _limits(number: int) -> Tensor:
-    """Where the odds of the next size begin, ``int64[V - 2]``, in units of 2^-21."""
-    sizes = torch.arange(1, max(2, number), dtype=torch.float64, device="cpu")
-    odds = 1 / (sizes * (number - sizes)) if number > 1 else torch.ones_like(sizes)
+def _odds(number: int) -> Tensor:
+    """Of the sizes 1 to V - 1, ``float64[V - 1]``, in proportion."""
+    sizes = torch.arange(1, number, dtype=torch.float64, device="cpu")
+    return 1 / (sizes * (number - sizes))
+
+
+def _limits(number: int, full: int) -> Tensor:
+    """Where the odds of the next size begin, of sizes above ``full`` and below V less that: in units of 2^-21."""
+    odds = _odds(number)[full : number - 1 - full]
     limits: Tensor = ((odds / odds.sum()).cumsum(0)[:-1] * 2**DIGITS).ceil()
     return limits.long()
 
 
-def _one_after_the_other(count: int, number: int, seeds: Sequence[int], *, paired: bool) -> Tensor:
+@cache
+def _listed(number: int, full: int) -> Tensor:
+    """All subsets of up to ``full`` variables, each size followed by all but so many: ``bool[V, L]``."""
+    rows = []
+    for size in range(1, full + 1):
+        some = torch.tensor(list(itertools.combinations(range(number), size)), device="cpu")
+        few = torch.zeros(len(some), number, dtype=torch.bool, device="cpu").scatter_(1, some, True)
+        rows += [few] if 2 * size == number else [few, ~few]
+    return torch.cat(rows).T if rows else torch.empty(number, 0, dtype=torch.bool, device="cpu")
+
+
+def _one_after_the_other(count: int, number: int, seeds: Sequence[int], spent: Plan) -> Tensor:
     """``bool[N, S, V]``: each variable with the probability that it is among those still wanted."""
-    step = 1 + paired
-    drawn = max(0, count - 2) // step
-    uniform = _uniform(seeds, 1 + number, drawn, number)
-    limits = _limits(number).to(uniform[0].dtype)
+    listed = _listed(number, spent.full)
+    found = torch.zeros(len(seeds), number, count, dtype=torch.bool)
+    first, step = 2 + listed.shape[1], spent.step
+    found[:, :, 0], found[:, :, 2:first], last = True, listed, first + spent.drawn * step
+    uniform = _uniform(seeds, 1 + number, spent.drawn, number)
+    limits = _limits(number, spent.full).to(uniform[0].dtype)
     # how many are still wanted, in the unit of the random numbers
-    wanted = torch.searchsorted(limits, uniform[0], right=True).to(uniform[0].dtype).add_(1) * 2**DIGITS
-    found = torch.empty(len(seeds), number, count, dtype=torch.bool)
-    found[:, :, 0], found[:, :, 1:2] = True, False
+    wanted = torch.searchsorted(limits, uniform[0], right=True).to(uniform[0].dtype).add_(1 + spent.full) * 2**DIGITS
     for i in range(number):
         taken = uniform[1 + i].mul_(number - i) < wanted
-        found[:, i, 2 : 2 + step * drawn : step] = taken
+        found[:, i, first:last:step] = taken
         wanted.sub_(taken.to(wanted.dtype), alpha=2**DIGITS)
-    if paired:
-        found[:, :, 3::2] = ~found[:, :, 2 : count - 1 : 2]
-        found[:, :, 2 + 2 * drawn :] = False
+    if step == 2:
+        found[:, :, first + 1 : last : 2] = ~found[:, :, first:last:2]
     return found.mT
 
 
 def even_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions:
     """Coalitions in which each variable is present with probability one half, as LIME draws them.
 
-    Each second one is the complement of the one before where there are four draws for each variable and ten more, which
-    leaves less of what other variables do in a coefficient.
+    All subsets where there is room for them. Else each second one is the complement of the one before, where there are
+    four draws for each variable and ten more, which leaves less of what other variables do in a coefficient.
 
     Args:
         count: how many S.
         number: variables V.
         seeds: one per sample.
     """
+    if number <= LISTED and count >= 2**number:
+        subsets = torch.arange(count, dtype=torch.int32) % 2**number
+        return Coalitions(number, words=subsets.repeat(len(seeds), 1))
     paired = count >= PAIRED * number + SPARE
     if number <= MOST_VARIABLES:
         words = torch.empty(len(seeds), count, dtype=torch.int32)

@@ -19,13 +19,13 @@ _LOW = 43
 
 
 class Subsets(NamedTuple):
-    """All subsets of few variables but the empty and the whole one, by size; of one variable, the whole one.
+    """Subsets of few variables, by size; of some sizes that follow each other.
 
     Args:
-        limits: int64[V - 2], where the odds of the next size begin, in units of 2^-21.
-        first: int64[V - 1], where the subsets of each size begin.
-        many: int64[V - 1], how many these are.
-        words: int32[2^V - 2], their bits.
+        limits: int64[number of sizes - 1], where the odds of the next size begin, in units of 2^-21.
+        first: int64[number of sizes], where the subsets of each size begin.
+        many: int64[number of sizes], how many these are.
+        words: int32[...], their bits.
     """
 
     limits: Tensor
@@ -68,7 +68,8 @@ def _draws_as_torch(loops: Any) -> bool:
     subsets = Subsets(one[:0], one * 0, one * 2, torch.tensor([1, 2], dtype=torch.int32))
     shapley, even = torch.full((2, 2, 1, 4), 3, dtype=torch.int32)
     for paired in (False, True):
-        draw_shapley(one * 5, subsets, shapley[int(paired)], paired=paired, loops=loops)
+        drawn = torch.tensor([2, 1, 2] if paired else [2, 2, 1])
+        draw_shapley(one * 5, drawn, subsets, shapley[int(paired)], loops=loops)
         draw_even(one * 5, 2, even[int(paired)], paired=paired, loops=loops)
     single, few = (1 + ((random[0] & (2**_LOW - 1)) * 2 >> _LOW)).tolist(), (random[0] & 3).tolist()
     known = [*single[:2], single[0], 3 - single[0], *few, few[0], 3 - few[0], few[1], 3 - few[1]]
@@ -127,9 +128,17 @@ def _working(loops: Any) -> Any:
     return loops or kernels()
 
 
-def draw_shapley(seeds: Tensor, subsets: Subsets, words: Tensor, *, paired: bool, loops: Any = None) -> None:
-    """Draw all coalitions ``int32[N, S]`` but the first two, a subset or a pair of them for each word of each seed."""
-    _working(loops).draw_shapley.on(seeds, seeds.new_tensor([int(paired)]), *subsets, words)(len(seeds))
+def draw_shapley(seeds: Tensor, drawn: Tensor, subsets: Subsets, words: Tensor, *, loops: Any = None) -> None:
+    """Draw coalitions into ``int32[N, S]``, a subset or a pair of them for each word of each seed.
+
+    Args:
+        seeds: int64[N].
+        drawn: int64[3], the place of the first one, how many there are, and 2 if each is followed by its complement.
+        subsets: of which they are drawn.
+        words: all variables first; those that are drawn are overwritten.
+        loops: those that are being checked.
+    """
+    _working(loops).draw_shapley.on(seeds, drawn, *subsets, words)(len(seeds))
 
 
 def draw_even(seeds: Tensor, number: int, words: Tensor, *, paired: bool, loops: Any = None) -> None:

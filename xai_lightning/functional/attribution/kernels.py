@@ -31,22 +31,21 @@ def _mixed(word: Any) -> Any:
 
 @loops
 def _draw_shapley(
-    begin: Any, end: Any, seeds: Any, paired: Any, limits: Any, first: Any, many: Any, subsets: Any, words: Any
+    begin: Any, end: Any, seeds: Any, drawn: Any, limits: Any, first: Any, many: Any, subsets: Any, words: Any
 ) -> None:
-    """Coalitions of sizes that follow KernelSHAP's weights, after all variables and none; a word for each.
+    """Coalitions of sizes that follow KernelSHAP's weights; a word for each.
 
     Arrays:
         seeds: int64[N].
-        paired: int64[1], 1 if each one that is drawn is followed by its complement, else 0; an odd one out is none.
-        limits: int64[V - 2], where the next size begins, in units of 2^-21.
-        first: int64[V - 1], where the coalitions of each size begin.
-        many: int64[V - 1], how many these are.
-        subsets: int32[2^V - 2], all but all and none, by size.
-        words: int32[N, S], to be overwritten.
+        drawn: int64[3], the place of the first one, how many there are, and 2 if each is followed by its complement.
+        limits: int64[number of sizes - 1], where the next size begins, in units of 2^-21.
+        first: int64[number of sizes], where the coalitions of each size begin.
+        many: int64[number of sizes], how many these are.
+        subsets: int32[...], of these sizes, in order.
+        words: int32[N, S], all variables first; those that are drawn are to be overwritten.
     """
-    drawn, step = words.shape[1], 1 + paired[0]
-    count = max(0, drawn - 2) // step
-    random, places = np.empty(drawn, np.uint64), np.empty(drawn, np.int64)
+    start, count, step = drawn[0], drawn[1], drawn[2]
+    random, places = np.empty(count, np.uint64), np.empty(count, np.int64)
     for i in range(begin, end):
         for j in range(count):
             random[j] = _mixed(np.uint64(seeds[i]) + _GOLDEN * np.uint64(j + 1))
@@ -57,19 +56,17 @@ def _draw_shapley(
             places[j] = first[size] + (np.int64(random[j] & np.uint64((1 << _LOW) - 1)) * many[size] >> _LOW)
         # apart, for it cannot be done side by side
         for j in range(count):
-            words[i, 2 + step * j] = subsets[places[j]]
-        for j in range(3, drawn if paired[0] else 0, 2):
+            words[i, start + step * j] = subsets[places[j]]
+        for j in range(start + 1, start + 2 * count if step == 2 else 0, 2):
             words[i, j] = words[i, 0] ^ words[i, j - 1]
-        for j in range(2 + step * count, drawn):
-            words[i, j] = 0
 
 
 @shared(_draw_shapley, as_ints, as_ints, as_ints, as_ints, as_ints, as_words, as_word_rows)
 def draw_shapley(t: Any) -> None:
     """See `_draw_shapley`."""
-    seeds, paired, limits, first, many = as_ints(t, 0), as_ints(t, 1), as_ints(t, 2), as_ints(t, 3), as_ints(t, 4)
+    seeds, drawn, limits, first, many = as_ints(t, 0), as_ints(t, 1), as_ints(t, 2), as_ints(t, 3), as_ints(t, 4)
     for begin, end in parts(t):
-        _draw_shapley(begin, end, seeds, paired, limits, first, many, as_words(t, 5), as_word_rows(t, 6))
+        _draw_shapley(begin, end, seeds, drawn, limits, first, many, as_words(t, 5), as_word_rows(t, 6))
 
 
 @loops

@@ -123,8 +123,7 @@ def _window(shape: Sequence[int], variables: int) -> Options:
 
 
 def _draws(shape: Sequence[int], variables: int) -> Options:
-    enough = 4 * variables + 64
-    return {"n_samples": min(2**variables, enough) if variables < 20 else enough}
+    return {"n_samples": 4 * variables + 64}
 
 
 def _of(build: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.attribution import fast
-from xai_lightning.functional.attribution.coalitions import LISTED, Coalitions, even_coalitions, shapley_coalitions
+from xai_lightning.functional.attribution.coalitions import (
+    LISTED,
+    Coalitions,
+    even_coalitions,
+    plan,
+    shapley_coalitions,
+)
 from xai_lightning.functional.attribution.mixture import Mixture, distinct, scalars
 
-ENDPOINT_WEIGHT, SHORTEST, LEAST = 1e6, 1e-8, 1e-5
+SHORTEST, LEAST = 1e-8, 1e-5
 
 
 class Surrogate:
@@ -64,7 +70,7 @@ class Surrogate:
         values, dtype = scalars(self._forward, mixtures, additional_forward_args, shape, at_once, torch.float64)
         if self._kernel and n_samples > 1:
             self.change = values[:, 0] - values[:, 1]
-        weights = _endpoints(n_samples).to(values.device) if self._kernel else nearness(coalitions, parts)
+        weights = plan(n_samples, number).weights.to(values.device) if self._kernel else nearness(coalitions, parts)
         return _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples))).to(dtype)
 
 
@@ -78,13 +84,6 @@ def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int
     """
     words = number <= (LISTED if kernel else fast.MOST_VARIABLES)
     return 6 if words and device.type == "cpu" and fast.kernels() is not None else 2 * number
-
-
-def _endpoints(count: int) -> Tensor:
-    """KernelSHAP's weights ``float64[1, S]``, alike for all samples: other sizes are drawn in proportion to theirs."""
-    weights = torch.ones(1, count, dtype=torch.float64)
-    weights[:, :2] = ENDPOINT_WEIGHT
-    return weights
 
 
 def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

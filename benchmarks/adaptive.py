@@ -7,9 +7,11 @@ validation samples each. Completeness errors are relative to max(|f(x) - f(b)|, 
 rule with a fixed number of 50 passes. Occlusion by zeros: how many of its passes it makes, since windows that are zero
 already need none, and its time as a share of that of all passes (median of 15 alternating repeats). KernelSHAP and LIME
 of the Adult table's variables: the root mean square of their error relative to what 20,000 draws give, of the median
-sample, where coalitions are drawn with their complements, and as many one by one.
+sample, at the default number of coalitions and at 32: where KernelSHAP takes small and large subsets once, and others
+come with their complements; and where as many are drawn one by one.
 """
 
+import itertools
 import statistics
 import sys
 import time
@@ -36,10 +38,11 @@ from xai_lightning.functional.attribution import (
     coalitions,
     completeness_error,
     per_variable,
+    surrogates,
     table_variables,
 )
 
-PAIRED = coalitions.PAIRED
+PAIRED, PLAN = coalitions.PAIRED, coalitions.plan
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 
 
@@ -93,9 +96,16 @@ def occlude(label: str, network: nn.Module, x: Tensor, targets: Tensor) -> None:
     print(f"{label}, occlusion: {made} of {all_of_them} passes, in {share:.2f} of the time of all", flush=True)
 
 
+def one_by_one(count: int, number: int) -> coalitions.Plan:
+    """KernelSHAP's coalitions, of which all but the first two are drawn."""
+    weights = torch.ones(1, count, dtype=torch.float64)
+    weights[:, :2] = coalitions.ENDPOINT_WEIGHT
+    return coalitions.Plan(0, count - 2, 1, weights)
+
+
 def misses(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables) -> None:
-    """Print what complements leave of the errors of methods that draw."""
-    for method in ("kernel_shap", "lime"):
+    """Print the errors of methods that draw, and those that they would have if they drew one coalition by one."""
+    for method, options in itertools.product(("kernel_shap", "lime"), ({}, {"n_samples": 32})):
 
         def found(seed: int, options: dict[str, int], method: str = method) -> Tensor:
             seeds, fixed = range(seed, seed + len(x)), {"baselines": torch.zeros_like(x[:1]), "variables": variables}
@@ -104,12 +114,15 @@ def misses(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables)
             return per_variable(attribute(method, explained, x, targets, **asked).values[0].double(), variables)
 
         expected, errors = found(10**6, {"n_samples": 20_000}), []
-        for least in (PAIRED, sys.maxsize):
-            coalitions.PAIRED = least
-            squares = torch.stack([(found(1000 * i, {}) - expected).square().sum(dim=1) for i in range(20)]).mean(dim=0)
-            errors.append((squares / expected.square().sum(dim=1)).sqrt().median())
-        coalitions.PAIRED = PAIRED
-        print(f"Adult, {method}: error {errors[0]:.1%} with complements, {errors[1]:.1%} without", flush=True)
+        for least, plan in ((PAIRED, PLAN), (sys.maxsize, one_by_one)):
+            coalitions.PAIRED, coalitions.plan, surrogates.plan = least, plan, plan
+            squares = torch.stack([(found(1000 * i, options) - expected).square().sum(dim=1) for i in range(20)])
+            errors.append((squares.mean(dim=0) / expected.square().sum(dim=1)).sqrt().median())
+        coalitions.PAIRED, coalitions.plan, surrogates.plan = PAIRED, PLAN, PLAN
+        count = options.get("n_samples", "default")
+        print(
+            f"Adult, {method}, {count} coalitions: error {errors[0]:.1%}, drawn one by one {errors[1]:.1%}", flush=True
+        )
 
 
 def main() -> None:

@@ -37,6 +37,8 @@ from xai_lightning.functional.attribution.coalitions import (
     Coalitions,
     Plan,
     _limits,
+    _listed,
+    _subsets,
     even_coalitions,
     plan,
     shapley_coalitions,
@@ -173,6 +175,13 @@ def test_coalitions_are_those_of_a_slow_twin_whoever_else_is_drawn(number: int, 
 @pytest.mark.usefixtures("_way")
 def test_coalitions_of_many_variables_are_those_of_a_slow_twin() -> None:
     assert shapley_coalitions(9, 300, seeds=[2, 5]).present[1].tolist() == twin(9, 300, 5)[0]
+
+
+@pytest.mark.parametrize("number", range(2, 8))
+def test_subsets_of_many_variables_are_listed_like_those_of_few(number: int) -> None:
+    for full in range(number // 2 + 1):
+        words = _listed(number, full).T.double() @ 2.0 ** torch.arange(number, dtype=torch.float64)
+        assert sorted(words.tolist()) == sorted(_subsets(number, full)[0].tolist())
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def plan(count: int, number: int) -> Plan:
         sizes = sorted({full + 1, number - full - 1})
         many, share = sum(math.comb(number, size) for size in sizes), float(sum(odds[size - 1] for size in sizes))
         between = 2 if 2 * full < number - 3 else 0
-        wanted = (few and not full) or left * share >= NEARLY * many * rest
+        wanted = few or left * share >= NEARLY * many * rest
         if left < many + between or not wanted:
             break
         full, left, rest = full + 1, left - many, rest - share

@@ -156,6 +156,7 @@ class Steps:
         reshard(module)
         try:
             found = action()
+        # raised at one announcement on all ranks: none is left that must be told
         except OutOfStepError:
             raise
         except Exception as error:
@@ -167,6 +168,7 @@ class Steps:
                 ) from error
             self._announce("failed")
             raise
+        # whoever still wants to make a pass learns it here, and does not wait in it for this rank
         self._announce("done")
         return found
 
@@ -203,6 +205,7 @@ class Steps:
         doing: set[Moment] = {moment for moment, count in zip(MOMENTS, table.tolist(), strict=True) if count}
         if "failed" in doing and mine != "failed":
             raise OutOfStepError("the explanation failed on another rank, and was given up before the next pass")
+        # ranks that wait go along in gradients, on padding, and in nothing else
         busy = doing - {"waits"}
         if mine != "failed" and doing != {mine} and busy != {"gradient"}:
             raise OutOfStepError(

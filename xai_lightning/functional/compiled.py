@@ -57,6 +57,7 @@ def _compiler() -> tuple[str | None, ...]:
     # some processors' are not known
     with suppress(RuntimeError):
         features = binding.get_host_cpu_features().flatten()
+    # set in the environment to compile for another processor than this one
     chosen = (getattr(config, name, None) for name in ("CPU_NAME", "CPU_FEATURES"))
     return version, *chosen, binding.get_host_cpu_name(), features
 
@@ -97,6 +98,7 @@ def kept_callback(signature: Any) -> Any:
     """Makes a function that other than Python calls; it is kept likewise."""
     from numba import cfunc
 
+    # a cfunc has no such option: it never holds the lock of Python
     options = {key: value for key, value in _OPTIONS.items() if key != "nogil"}
 
     def made(function: Any) -> Any:

@@ -51,6 +51,7 @@ def _counting(_: Any, table: Any, place: Any) -> Any:
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
         one = context.get_constant(types.int64, 1)
+        # the weakest order will do: no number is given twice, and nothing else that is written hangs on it
         return builder.atomic_rmw("add", builder.gep(values[0], [values[1]]), one, "monotonic")
 
     return types.int64(table, types.int64), generate
@@ -160,6 +161,7 @@ class Bound:
         self.shared, self.tensors = shared, tensors
         self._places: list[int] = []
         for tensor in tensors:
+            # as many numbers whatever the dimensions: a tensor is then found by its place alone
             self._places += (tensor.data_ptr(), *tensor.shape, 0, 0)[:_EACH]
 
     def __call__(self, turns: int) -> None:

@@ -178,6 +178,7 @@ class CountingMonitor(Monitor):
         with isolated():
             for batch, outputs in rehearsed(trainer, pl_module, loader, counting, dataloader_idx=self.dataloader_idx):
                 self._ask(individuals, pl_module, batch, *counting.add(batch, outputs))
+        # nothing to add up: every rank has read all rows
         total = counting.gather(None)
         if isinstance(total, ValueError):
             raise total

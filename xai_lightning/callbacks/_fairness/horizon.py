@@ -40,6 +40,7 @@ def _by_steps(trainer: Trainer) -> float:
     if trainer.max_steps < 0 or math.isinf(trainer.num_training_batches):
         return math.inf
     scheduled = any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks_of(trainer))
+    # how many batches a step takes may then change, or be up to the module
     if scheduled or not trainer.lightning_module.automatic_optimization:
         return math.inf
     # a step takes at most this many batches; the epoch that the last step cuts short is counted whole

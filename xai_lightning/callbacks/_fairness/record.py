@@ -83,6 +83,7 @@ def _add_metrics(
     for name in metrics_of(asked, subject.strata):
         parts = asked.estimate(name, evidence(asked.metrics[name].needs), error, strata=strata)
         for part, value in parts.items():
+            # left out of the counts, a prediction that is not finite could have been either decision
             number = math.nan if tally.nonfinite else value
             record.shared[tags.fairness(subject.name, name, part)] = number
             stamped.setdefault(name, {})[part] = number if math.isfinite(number) else None

@@ -35,6 +35,7 @@ class Spending:
         if number == 0:
             self.horizon = planned
         elif self.horizon is not None and planned is not None:
+            # never fewer: what was divided among more has been spent accordingly
             self.horizon = max(self.horizon, planned)
 
     def spend(self, look: Look) -> None:

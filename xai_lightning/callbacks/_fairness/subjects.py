@@ -54,6 +54,7 @@ def subjects(asked: Asked, batches: Batches) -> list[Subject]:
 def _within(attribute: str, other: str, batches: Batches) -> Subject:
     first, second = batches.vocabularies[attribute].names, batches.vocabularies[other].names
     name = pair_of(attribute, other, batches)
+    # pairs are counted in the order of their declaration, whichever of the two is the legitimate one
     if name == f"{attribute}+{other}":
         index = torch.arange(len(first) * len(second)).reshape(len(first), len(second)).T
     else:

@@ -115,6 +115,7 @@ class Tally:
         n_classes, labels = _over(trainer, mine, "max").tolist()
         total = Tally(n_classes=n_classes, labels=labels)
         total.nonfinite = int(_over(trainer, torch.tensor(self.nonfinite), "sum"))
+        # in one order on all ranks: collectives meet by their order, not by what they carry
         for name in names:
             size = sizes[name]
             for kind in kinds:

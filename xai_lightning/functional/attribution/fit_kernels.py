@@ -110,6 +110,7 @@ def _solve(gram: Any, moment: Any) -> None:
     number = len(moment)
     for k in range(number):
         for lane in range(LANES):
+            # not positive definite: NaN or infinite from here on, which `_fit` tells as not sound
             gram[k, k, lane] = 1 / math.sqrt(gram[k, k, lane])
         for a in range(k + 1, number):
             _scale(gram[a, k], gram[k, k])
@@ -136,6 +137,7 @@ def _add_up(words: Any, values: Any, weights: Any, room: Any, gram: Any, moment:
         total += weights[j]
         mean += weights[j] * values[j]
     for j in range(drawn):
+        # centred, here and in the products below: the intercept drops out of the equations
         target[j] = weights[j] * (values[j] - mean / total)
     for v in range(number):
         added, moved = 0.0, 0.0
@@ -172,6 +174,7 @@ def _fit(begin: Any, end: Any, words: Any, values: Any, weights: Any, least: Any
         last = min(start + LANES, end)
         for i in range(start, last):
             _add_up(words[i], values[i], weights[i % len(weights)], room, gram, moment, i - start)
+        # lanes beyond the last sample hold what is left of earlier ones, and nobody reads them
         _solve(gram, moment)
         for i in range(start, last):
             lowest = highest = gram[0, 0, i - start]

@@ -34,6 +34,7 @@ def _walk(begin: Any, end: Any, first: Any, x: Any, b: Any, sample: Any, nodes: 
         to, start, row = x[sample[node]], b[sample[node] % len(b)], rows[r]
         place = np.float32(nodes[node, 0])
         left = np.float32(1) - place
+        # counted from the nearer end, so that rounding misses neither of them
         if place < np.float32(0.5):
             for c in range(len(row)):
                 row[c] = start[c] + place * (to[c] - start[c])
@@ -104,6 +105,7 @@ def _gather(begin: Any, end: Any, first: Any, sample: Any, weight: Any, gradient
         totals: float32[N, W], to be added to.
     """
     r, rows = begin, len(gradients)
+    # the part before this one goes on beyond its end: no two threads add to one row
     while 0 < r < end and sample[first[0] + r] == sample[first[0] + r - 1]:
         r += 1
     while r < end:
@@ -137,6 +139,7 @@ def _halve(place: Any, new: Any, middle: Any, left: Any, right: Any, size: Any, 
     whole, before, after = _error(nodes, begin, end), _error(nodes, begin, middle), _error(nodes, middle, end)
     left[new], right[new], right[place] = middle, end, middle
     size[place], size[new] = abs(before), abs(after)
+    # a trapezoid gives half its width to each end; both halves together leave a quarter there
     quarter = (nodes[end, 0] - nodes[begin, 0]) / 4
     weight[begin] -= quarter
     weight[end] -= quarter
@@ -154,6 +157,7 @@ def _least(size: Any, allowed: Any) -> Any:
             if each < least:
                 rest += each
                 next_one = max(next_one, each)
+        # what is not halved must fit into what is allowed, all of it together
         if rest <= allowed:
             return max(least, NO_ERROR)
         least = next_one

@@ -235,11 +235,13 @@ def _pair(current: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 def _conventional(distances: Tensor, a: Tensor, b: Tensor, against_zero: float = 1.0) -> Tensor:
     no_a, no_b = a.abs().sum(1) <= ZERO_MAP, b.abs().sum(1) <= ZERO_MAP
     distances = distances.masked_fill(no_a ^ no_b, against_zero).masked_fill(no_a & no_b, 0.0)
+    # last, since a map that is not finite beside a zero map has been given the convention for it
     return distances.masked_fill(~(a.isfinite() & b.isfinite()).all(1), math.nan)
 
 
 def _membership(maps: Tensor, k: Tensor, here: Tensor) -> Tensor:
     """How far each feature is among the ``k`` ``[N]`` largest of those that are ``here``."""
+    # rounding, which differs between batches and ranks, must not order features; what is not here lies below 0
     steps = (maps.abs() / maps.abs().amax(1, keepdim=True) / RANKED_STEP).round().masked_fill(~here, -1)
     last = steps.sort(dim=1, descending=True).values.gather(1, (k[:, None].long() - 1).clamp(min=0))
     above, tied = (steps > last).double(), (steps == last).double()

@@ -88,11 +88,13 @@ def denoised(
 
     def distance(index: Tensor) -> Tensor:
         noise = within_now[index].mean(1) * within_then[index].mean(1)
+        # a resample without any reliability gives an infinite number, which `bootstrap` leaves out
         corrected: Tensor = 1 - across[index].mean(1) / noise.clamp(min=0).sqrt()
         return corrected
 
     count = len(apart)
     reliability = min(float(within_now.mean()), float(within_then.mean())) if count else math.nan
+    # not "<": NaN is not reliable either
     if not reliability >= RELIABLE:
         unknown = Interval(math.nan, math.nan, math.nan)
         return Denoised(unknown, unknown, reliability)

@@ -79,5 +79,6 @@ def agreement(now: Tensor, then: Tensor, classes: Tensor, distances: Tensor, *, 
         stable_share=float(stable.double().mean()),
         stable_drift=math.nan if few else float(kept.mean()),
         reason_shift=shifted,
+        # noise moves that share beyond its own floor anyway: of the others, how many moved
         reason_shift_beyond_noise=(shifted - by_noise) / (1 - by_noise),
     )

@@ -40,6 +40,7 @@ def ndcg(current: Tensor, reference: Tensor) -> float:
     now, gains = current.detach().double().cpu(), reference.detach().double().cpu()
     if not (now.isfinite().all() and gains.isfinite().all()) or float(gains.sum()) <= 0:
         return math.nan
+    # the same gains added up in another order may differ by a rounding
     return min(1.0, _gained(now, gains) / _gained(gains, gains))
 
 
@@ -66,6 +67,7 @@ def ndcg_adjusted(current: Tensor, reference: Tensor) -> float:
 
 def _gained(importance: Tensor, gains: Tensor) -> float:
     """Discounted gain in the order of ``importance``, on average over the orders of those that tie."""
+    # all 0: everything ties, which is no division by 0
     steps = (importance / importance.abs().max().clamp(min=1e-300) / RANKED_STEP).round()
     order = steps.argsort(descending=True, stable=True)
     _, tie = torch.unique_consecutive(steps[order], return_inverse=True)

@@ -35,7 +35,9 @@ def similarity(history: Tensor) -> Tensor:
     empty = (valid & (maps.abs().sum(2) <= ZERO_MAP)).double()
     units = torch.where(sizes > 0, maps / sizes.clamp(min=1e-300), 0.0).flatten(1)
     counts = valid.double() @ valid.double().T
+    # two zero maps are alike by convention, and their product is 0
     found = (units @ units.T + empty @ empty.T) / counts
+    # squares add up to 1 only nearly
     return found.fill_diagonal_(1.0).masked_fill(counts == 0, torch.nan)
 
 

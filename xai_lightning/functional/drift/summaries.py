@@ -107,6 +107,7 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], count: int, *, repeats: int
     generator, block = torch.Generator().manual_seed(seed), max(1, DRAWN_AT_ONCE // count)
     sizes = [min(block, repeats - start) for start in range(0, repeats, block)]
     found = torch.cat([statistic(torch.randint(count, (size, count), generator=generator)) for size in sizes])
+    # a resample may lack what the statistic needs, a whole group for one
     found = found[found.isfinite()]
     if not len(found):
         return Interval(value, math.nan, math.nan)
@@ -163,6 +164,7 @@ def share(maps: Tensor, columns: Sequence[int]) -> float:
 def _resampled_means(values: Tensor, repeats: int, generator: torch.Generator) -> Tensor:
     block = max(1, DRAWN_AT_ONCE // len(values))
     sizes = [(min(block, repeats - start), len(values)) for start in range(0, repeats, block)]
+    # drawn on the CPU: generators of other devices would give other limits
     draws = (torch.randint(len(values), size, generator=generator) for size in sizes)
     return torch.cat([values[draw.to(values.device)].mean(1) for draw in draws])
 

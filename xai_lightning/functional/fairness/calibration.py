@@ -280,6 +280,7 @@ def _equal_mass(scored: Scored, bins: int) -> tuple[Tensor, Tensor, Tensor]:
     _check_bins(bins)
     number = scored.numbers.double().sum(dim=-2)
     total = number.sum(dim=-1, keepdim=True)
+    # two samples in a bin at least: of one the sampling variance is unknown
     used = torch.div(total, 2, rounding_mode="floor").clamp(1, bins)
     middle = (number.cumsum(dim=-1) - number / 2) * used / total.clamp_min(1)
     return _gathered(scored, torch.minimum(middle.long(), used.long() - 1), bins)

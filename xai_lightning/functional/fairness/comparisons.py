@@ -172,6 +172,7 @@ def _against(a: Proportions, others: Proportions, error: float, *, exact: bool, 
     ratio = mover_quotient(a.value, of_a, others.value, of_b)
     if joint:
         ratio = Interval(of_a.lower / of_b.upper, of_a.upper / of_b.lower)
+    # with ratio r to the others and share s everybody has the rate a (s + (1 - s) / r)
     return Interval(*(1 / (a.shares + (1 - a.shares) / limit) for limit in ratio))
 
 

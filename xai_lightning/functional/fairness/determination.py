@@ -70,6 +70,7 @@ def _moments(sums: Residuals) -> list[Tensor]:
     total = number.sum()
     centres = value_centres(number.device)
     u1, u2, u3, u4, r, ru, ruu = sums.target_sums.unbind()
+    # around the mean, by way of the bins' centres: in fourth powers of targets far from 0 the spread would be lost
     away = centres - ((number * centres).sum() + u1.sum()) / total
     mean = (number * away**2 + 2 * away * u1 + u2).sum() / total
     mean_mean = (number * away**4 + 4 * away**3 * u1 + 6 * away**2 * u2 + 4 * away * u3 + u4).sum() / total

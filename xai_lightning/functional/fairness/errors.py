@@ -83,6 +83,7 @@ def absolute_error(sums: Residuals) -> Means:
     """
     centres = value_centres(sums.residuals.device)
     side = centres.sign()
+    # no bin holds both signs, so that a whole bin can be flipped
     flipped = torch.stack([sums.residual_sums[0] * side, sums.residual_sums[1]])
     return _around(sums.residuals, flipped, centres.abs())
 

@@ -103,6 +103,7 @@ def estimate(
     of = metric.measure(evidence)
     value = metric.how.value(of)
     if of.value.shape[-1] < metric.how.groups:
+        # the gap of a single group would be 0, which is not fair but unknown
         value = torch.full_like(value, math.nan)
     limits = _limits_at(metric, of, evidence, value, exact=exact, replicates=replicates, seed=seed)
     if strata is not None:
@@ -194,6 +195,7 @@ def _has_limits(metric: Metric, *, exact: bool) -> bool:
 def _within(metric: Metric, limits: Interval | None, value: Tensor) -> Interval:
     """Limits in the natural range and on their side of the value; NaN where it is, infinite if none may be given."""
     if limits is None:
+        # by way of the value, whose NaN they keep
         return Interval(value - math.inf, value + math.inf)
     low, high = metric.reach
     spent = limits.lower.isinf() & limits.upper.isinf()

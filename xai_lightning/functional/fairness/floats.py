@@ -32,6 +32,7 @@ def value_bins(values: Tensor) -> Tensor:
     """
     # Adding 0 turns -0 into 0: equal values must share a bin.
     bits = (values.clamp(-_LARGEST, _LARGEST).float() + 0.0).view(torch.int32) >> 17
+    # bits of positive numbers are in the order of the numbers, those of negative ones in the reverse
     return torch.where(bits < 0, ~bits, bits + VALUE_BINS // 2).long()
 
 

@@ -56,6 +56,7 @@ class Proportions:
         """Limits of Wilson, or those of Clopper and Pearson, which weighted samples have not."""
         if exact:
             return None if self.weighted else clopper_pearson(self.successes, self.totals, error)
+        # Kish's number: how many equally weighted samples these are worth
         effective = self.totals.double().square() / self.squares.double()
         return wilson_of(self.value, effective, error)
 
@@ -105,6 +106,7 @@ class MeanProportions:
 
     def limits(self, error: float, *, exact: bool) -> Interval | None:
         """Recovered from the limits of Wilson; exact: means of exact limits that share the error."""
+        # no sums of squared weights are kept here, without which nobody knows what the samples are worth
         if self.totals.is_floating_point():
             return None
         if not exact:

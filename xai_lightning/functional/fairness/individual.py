@@ -141,6 +141,7 @@ def consistency(
     x, y = features.double(), predictions.double()
     if len(x) <= k or not (x.isfinite().all() and y.isfinite().all()):
         return torch.tensor(math.nan, dtype=torch.float64, device=y.device)
+    # centred in both cases: distances are the same, and less is lost in the difference of squares below
     x = x - x.mean(dim=0) if compat else _standardised(x)
     size = max(1, _DISTANCES_AT_ONCE // len(x))
     gaps = [
@@ -161,6 +162,7 @@ def _neighbours_mean(x: Tensor, y: Tensor, start: int, stop: int, *, k: int, its
     near, reached = distances < edge - slack, distances <= edge + slack
     sums = torch.stack([mask.double() @ y for mask in (near, reached)])
     n_near, n_reached = near.sum(dim=1), reached.sum(dim=1)
+    # those that tie share the places that are left, so that the order of rows does not matter
     shared = (sums[1] - sums[0]) / (n_reached - n_near)
     return (sums[0] + (k - n_near) * shared) / k
 

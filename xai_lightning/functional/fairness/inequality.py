@@ -188,6 +188,7 @@ def debiased_spread(successes: Tensor, totals: Tensor) -> Tensor:
     sizes = totals.double()
     rates = successes.double() / sizes
     centre = rates.mean(dim=-1, keepdim=True)
+    # a single group has no spread, which is not 0
     spread = (rates - centre).square().sum(dim=-1) / (rates.shape[-1] - 1 or math.nan)
     # one trial is 0/0 in the sampling variance, so that its NaN stays
     noise = (rates * (1 - rates) / (sizes - 1)).mean(dim=-1)

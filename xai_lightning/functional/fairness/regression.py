@@ -183,6 +183,7 @@ def _add(sums: Residuals, predicted: Tensor, actual: Tensor, group: Tensor) -> N
         (residual, sums.residuals, sums.residual_sums),
     ):
         bins = value_bins(values)
+        # from the bin's centre: added up as they are, squares of large values would swallow small ones
         u = values - centres[bins]
         _scatter(numbers, moments, group * VALUE_BINS + bins, [u, u.square()])
     sums.fourth_powers.index_add_(0, group, squared.square())

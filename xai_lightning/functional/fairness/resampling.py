@@ -37,6 +37,7 @@ def resamples(metric: Metric, evidence: Any, number: int, seed: int) -> Tensor:
     block = max(1, _NUMBERS_AT_ONCE // max(1, cells.numel()))
     found = []
     for start in range(0, number, block):
+        # with the same seed every block would draw the same replicates
         drawn = replicates(cells, min(block, number - start), seed + start)
         found.append(metric.how.value(metric.measure(_of(evidence, drawn))))
     return torch.cat(found)

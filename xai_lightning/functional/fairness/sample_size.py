@@ -97,6 +97,7 @@ def _smallest(enough: Callable[[int], bool]) -> int | None:
 
 def _first(roughly: int, enough: Callable[[Tensor], Tensor]) -> int:
     """The first number that is enough near where a fraction of a success would be: counts are whole."""
+    # with whole counts the limit goes up and down by steps: the first that is enough lies near, on either side
     start = max(2, roughly - max(20, min(roughly // 5, _WINDOW)))
     near = torch.arange(start, roughly + max(20, min(roughly // 5, _WINDOW)), dtype=torch.float64)
     found = near[enough(near)]

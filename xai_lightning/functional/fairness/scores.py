@@ -112,6 +112,7 @@ def scored(counts: Tensor) -> Scored:
     numbers = counts[..., 0]
     centres = _centres(counts.shape[2], counts.device)
     means, squares = (sums.double() / (numbers.double() * 2**_BITS) for sums in counts[..., 1:].unbind(-1))
+    # of empty cells any number will do but NaN, which stays when it is multiplied by 0
     means, squares = torch.where(numbers > 0, means, centres), torch.where(numbers > 0, squares, centres**2)
     return Scored(numbers, means, squares, sampled=numbers)
 

@@ -106,6 +106,7 @@ def colour_scale(maps: Tensor) -> float:
     """
     summed = _images(maps).sum(1)
     sizes = summed[summed.isfinite()].abs().numpy()
+    # a few outliers would leave all else pale; of a map that is mostly 0 they are all there is
     return max(float(np.quantile(sizes, 0.995)) or float(sizes.max()), NO_SCALE) if sizes.size else NO_SCALE
 
 

@@ -148,6 +148,7 @@ def _extreme(rates: Sequence[GroupRate], count: int) -> list[int]:
             gap = abs(rate.value[place] - rate.overall)
             far[place] = max(far[place], gap if math.isfinite(gap) else 0.0)
     ranked = sorted(range(count), key=lambda place: -far[place])
+    # the groups that make the gaps are shown whatever is left out
     return sorted(list(dict.fromkeys(ends + ranked))[:MOST_GROUPS])
 
 

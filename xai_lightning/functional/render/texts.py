@@ -62,6 +62,7 @@ def token_lines(
     check_count("`tokens`, `now` and `titles`", (len(tokens), len(now), len(titles)))
     check_scale(scale)
     kinds = [("now", now)] if reference is None else [("reference", reference), ("now", now)]
+    # whatever style the user has set: pictures of one run, and of all machines, look alike
     with style.context("default"):
         letters = Letters(_SIZE)
     texts = _chosen([_text(words, letters) for words in tokens[:MOST_TEXTS]], len(kinds))

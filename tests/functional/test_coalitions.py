@@ -173,6 +173,18 @@ def test_coalitions_are_those_of_a_slow_twin_whoever_else_is_drawn(number: int, 
 
 
 @pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("draw", [shapley_coalitions, even_coalitions])
+@pytest.mark.parametrize(("count", "number"), [(8, 3), (70, 14), (60, 20), (40, 40), (99, 40)])
+def test_coalitions_are_drawn_on_the_processor_whatever_the_default_device(draw: Any, count: int, number: int) -> None:
+    expected = draw(count, number, [1, 2])
+    plan.cache_clear()
+    with torch.device("meta"):
+        found = draw(count, number, [1, 2])
+        assert plan(count, number).weights.device.type == "cpu"
+    assert torch.equal(found.present, expected.present)
+
+
+@pytest.mark.usefixtures("_way")
 def test_coalitions_of_many_variables_are_those_of_a_slow_twin() -> None:
     assert shapley_coalitions(9, 300, seeds=[2, 5]).present[1].tolist() == twin(9, 300, 5)[0]
 

@@ -51,9 +51,9 @@ def _runs(width: int, most: int) -> tuple[Tensor, Tensor]:
 
     One run at random in each of as many parts: memory comes in such lines, so that single numbers would take as long.
     """
-    parts = torch.arange(most // RUN + 1) * (width // RUN) // (most // RUN)
+    parts = torch.arange(most // RUN + 1, device="cpu") * (width // RUN) // (most // RUN)
     starts = (parts[:-1] + random_words([width], most // RUN)[0].abs() % parts.diff()) * RUN
-    return starts, (starts[:, None] + torch.arange(RUN)).flatten()
+    return starts, (starts[:, None] + torch.arange(RUN, device="cpu")).flatten()
 
 
 class _Known(NamedTuple):

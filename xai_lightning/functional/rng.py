@@ -61,5 +61,5 @@ def random_words(seeds: Sequence[int], count: int) -> Tensor:
         >>> random_words([0], 1).tolist()  # e220a8397b1dcdaf
         [[-2152535657050944081]]
     """
-    steps = torch.arange(1, count + 1, dtype=torch.int64) * GOLDEN
-    return mixed(torch.tensor(list(seeds), dtype=torch.int64)[:, None] + steps)
+    steps = torch.arange(1, count + 1, dtype=torch.int64, device="cpu") * GOLDEN
+    return mixed(torch.tensor(list(seeds), dtype=torch.int64, device="cpu")[:, None] + steps)

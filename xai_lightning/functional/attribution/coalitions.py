@@ -90,7 +90,8 @@ def plan(count: int, number: int) -> Plan:
     """
     odds, left, rest, full, few = _odds(number), count - 2, 1.0, 0, count - 2 < PAIRED * number + SPARE
     odds = odds / odds.sum()
-    weights = [torch.full((2,), ENDPOINT_WEIGHT, dtype=torch.float64)]
+    ends = torch.full((2,), ENDPOINT_WEIGHT, dtype=torch.float64, device="cpu")
+    weights = [ends]
     while 2 * full < number - 1:
         sizes = sorted({full + 1, number - full - 1})
         many, share = sum(math.comb(number, size) for size in sizes), float(sum(odds[size - 1] for size in sizes))
@@ -99,11 +100,11 @@ def plan(count: int, number: int) -> Plan:
         if left < many + between or not wanted:
             break
         full, left, rest = full + 1, left - many, rest - share
-        weights.append(torch.full((many,), (count - 2) * share / many, dtype=torch.float64))
+        weights.append(ends.new_full((many,), (count - 2) * share / many))
     step, room = 2 if full or not few else 1, max(0, left)
     drawn = 0 if 2 * full >= number - 1 else room // step
-    weights.append(torch.full((drawn * step,), (count - 2) * rest / max(1, drawn * step), dtype=torch.float64))
-    weights.append(torch.zeros(room - drawn * step, dtype=torch.float64))
+    weights.append(ends.new_full((drawn * step,), (count - 2) * rest / max(1, drawn * step)))
+    weights.append(ends.new_zeros(room - drawn * step))
     return Plan(full, drawn, step, torch.cat(weights)[None, :count])
 
 
@@ -134,14 +135,14 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
     if number > LISTED:
         return Coalitions(number, present=_one_after_the_other(count, number, seeds, spent))
     listed, subsets = _subsets(number, spent.full)
-    words, first = torch.zeros(len(seeds), count, dtype=torch.int32), 2 + len(listed)
+    words, first = torch.zeros(len(seeds), count, dtype=torch.int32, device="cpu"), 2 + len(listed)
     words[:, 0] = 2**number - 1
     words[:, 2:first] = listed
     if not spent.drawn:
         return Coalitions(number, words=words)
     if fast.takes(words):
-        drawn = torch.tensor([first, spent.drawn, spent.step])
-        fast.draw_shapley(torch.tensor(list(seeds), dtype=torch.int64), drawn, subsets, words)
+        drawn = torch.tensor([first, spent.drawn, spent.step], device="cpu")
+        fast.draw_shapley(torch.tensor(list(seeds), dtype=torch.int64, device="cpu"), drawn, subsets, words)
         return Coalitions(number, words=words)
     random = random_words(seeds, spent.drawn)
     size = torch.searchsorted(subsets.limits, (random >> LOW) & (2**DIGITS - 1), right=True)
@@ -189,7 +190,7 @@ def _listed(number: int, full: int) -> Tensor:
 def _one_after_the_other(count: int, number: int, seeds: Sequence[int], spent: Plan) -> Tensor:
     """``bool[N, S, V]``: each variable with the probability that it is among those still wanted."""
     listed = _listed(number, spent.full)
-    found = torch.zeros(len(seeds), number, count, dtype=torch.bool)
+    found = torch.zeros(len(seeds), number, count, dtype=torch.bool, device="cpu")
     first, step = 2 + listed.shape[1], spent.step
     found[:, :, 0], found[:, :, 2:first], last = True, listed, first + spent.drawn * step
     uniform = _uniform(seeds, 1 + number, spent.drawn, number)
@@ -217,13 +218,13 @@ def even_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions
         seeds: one per sample.
     """
     if number <= LISTED and count >= 2**number:
-        subsets = torch.arange(count, dtype=torch.int32) % 2**number
+        subsets = torch.arange(count, dtype=torch.int32, device="cpu") % 2**number
         return Coalitions(number, words=subsets.repeat(len(seeds), 1))
     paired = count >= PAIRED * number + SPARE
     if number <= MOST_VARIABLES:
-        words = torch.empty(len(seeds), count, dtype=torch.int32)
+        words = torch.empty(len(seeds), count, dtype=torch.int32, device="cpu")
         if fast.takes(words):
-            fast.draw_even(torch.tensor(list(seeds), dtype=torch.int64), number, words, paired=paired)
+            fast.draw_even(torch.tensor(list(seeds), dtype=torch.int64, device="cpu"), number, words, paired=paired)
             return Coalitions(number, words=words)
         whole, step = 2**number - 1, 1 + paired
         words[:, ::step] = random_words(seeds, math.ceil(count / step)).bitwise_and_(whole).int()

@@ -47,6 +47,7 @@ def test_a_transformer_without_relus_fills_every_chart(tmp_path: Path, caplog: p
     assert len(found) > 20
     assert [name for name, values in found.items() if len(values) != 2 or any(map(math.isnan, values))] == []
     assert not [name for name in found if "dead" in name]
+    assert [name for name in found if "dormant" in name]
     said = "ActivationMonitor does not log dead_share, dead_among (of ReLUs and the like): no such layer is watched"
     assert caplog.messages.count(said) == 1
 
@@ -80,6 +81,17 @@ def test_the_worst_layer_is_that_of_those_that_can_have_it(tmp_path: Path) -> No
     found = scalars(tmp_path, model)
     assert found["activation_max/dead_share"] == found["activation/net.1/dead_share"] == [0.25, 0.25]
     assert "activation/net.3/dead_share" not in found
+    # of the ReLU's units a quarter are dormant, too, which is told already
+    assert found["activation_max/dormant_0.025"] == found["activation/net.3/dormant_0.025"] == [0, 0]
+    assert "activation/net.1/dormant_0.025" not in found
+
+
+def test_units_of_a_gelu_that_hardly_answer_are_told_unasked(tmp_path: Path) -> None:
+    model = Classifier(net=net(nn.GELU()), lr=0.0)
+    model.net[0].bias.data[:2] = -100
+    assert scalars(tmp_path / "default", model)["activation/net.1/dormant_0.025"] == [0.5, 0.5]
+    named = scalars(tmp_path / "named", model, statistics=["rms"])
+    assert {name for name in named if "dormant" in name} == set()
 
 
 def test_a_gate_on_what_no_layer_can_have_is_refused_before_it_stays_shut(tmp_path: Path) -> None:

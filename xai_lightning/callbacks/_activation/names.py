@@ -23,6 +23,8 @@ DEFAULT = (
     "dead_among",
     GROWTH,
 )
+#: By default, of layers that have no dead units: no unit of a GELU is ever off, but some hardly answer.
+INSTEAD = "dormant_0.025"
 KINDS = {
     "units": "layers with known units",
     "rectified": "ReLUs and the like",
@@ -49,7 +51,9 @@ class Wanted:
             names = [choose("statistic", name, CHEAP) for name in dict.fromkeys(statistics)]
         if not names:
             raise ValueError(f"statistics must name at least one; got {statistics!r}")
-        self.computed = tuple(name for name in dict.fromkeys([*names, *also]) if name in STATISTICS)
+        everywhere = tuple(name for name in dict.fromkeys([*names, *also]) if name in STATISTICS)
+        self._instead = INSTEAD if statistics == "default" and INSTEAD not in everywhere else None
+        self.computed = everywhere if self._instead is None else (*everywhere, self._instead)
         self.histogram = HISTOGRAM in names
         self.calls = CALLS in names
         self.growth = GROWTH in names
@@ -57,14 +61,19 @@ class Wanted:
 
     def direct(self, layer: Layer, *, fit: bool) -> list[str]:
         """Names of the numbers of a layer of this kind; there is no growth outside of ``fit``."""
-        own = [name for name in self.computed if layer.has(name)]
-        return [*own, *[GROWTH] * (self.growth and fit), *[CALLS] * self.calls]
+        return [*self.own(layer), *[GROWTH] * (self.growth and fit), *[CALLS] * self.calls]
 
     def worst(self, layers: Sequence[Layer], *, fit: bool) -> dict[str, bool]:
         """Names of which the worst layer is logged, and whether it is that of the largest absolute value."""
-        found = {n: STATISTICS[n].worst for n in self.computed if any(layer.has(n) for layer in layers)}
+        some = {name for layer in layers for name in self.own(layer)}
+        found = {name: STATISTICS[name].worst for name in self.computed if name in some}
         names = {name: how == "absolute" for name, how in found.items() if how is not None}
         return names | dict.fromkeys([GROWTH] * (self.growth and fit), False)
+
+    def own(self, layer: Layer) -> list[str]:
+        """Names of the statistics of a layer of this kind."""
+        has = [name for name in self.computed if layer.has(name)]
+        return [name for name in has if name != self._instead or "dead_share" not in has]
 
     def absent(self, layers: Sequence[Layer], *, alone: bool) -> str:
         """What is not logged since none of the layers can have it, and of which it would be; empty if all is.

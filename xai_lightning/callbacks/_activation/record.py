@@ -45,12 +45,12 @@ def recorded(
         if states and wanted.histogram:
             record.histograms[tags.activation(layer.name, "histogram")] = histogram_summary(states)
     for statistic, absolute in wanted.worst(layers, fit=fit).items():
-        values = [abs(x[statistic]) if absolute else x[statistic] for x in found.values()]
+        values = [abs(x[statistic]) if absolute else x[statistic] for x in found.values() if statistic in x]
         record.shared[tags.activation_max(statistic)] = largest(values)
     return record, found
 
 
 def _numbers(layer: Layer, wanted: Wanted, states: Sequence[Moments], steps: int) -> dict[str, float]:
-    numbers = statistics(states, [*wanted.computed, "rms"], **layer.kind)
+    numbers = statistics(states, [*wanted.own(layer), "rms"], **layer.kind)
     calls = sum(int(state.calls) for state in states)
     return numbers | {CALLS: calls / steps if steps else 0.0}

@@ -3,6 +3,9 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from scipy import stats
+
 Map = Sequence[float]
 
 
@@ -100,6 +103,28 @@ def _settled(a: Map, b: Map, against_zero: float) -> float | None:
         return math.nan
     zero_a, zero_b = (math.fsum(map(abs, values)) <= 1e-12 for values in (a, b))
     return 0.0 if zero_a and zero_b else against_zero if zero_a or zero_b else None
+
+
+def score(value: float, recent: list[float]) -> float:
+    """Normal score of ``value`` after ``recent``, by the whole covariance of an autoregression of order 1.
+
+    Of a correlation: generalised least squares for the mean, flat priors of mean and log deviation, so that the next
+    value has Student's distribution; then averaged over correlations with their marginal likelihoods.
+    """
+    n, y, one, areas, likelihoods = len(recent), np.array(recent), np.ones(len(recent)), [], []
+    for phi in (0.0, 0.3, 0.6, 0.9):
+        apart = np.abs(np.arange(n)[:, None] - np.arange(n))
+        covariance = phi**apart / (1 - phi**2)
+        inverse = np.linalg.inv(covariance)
+        information = one @ inverse @ one
+        mean = one @ inverse @ y / information
+        squares = (y - mean) @ inverse @ (y - mean)
+        new = phi ** np.arange(n, 0, -1) / (1 - phi**2)
+        centre = mean + new @ inverse @ (y - mean)
+        spread = 1 / (1 - phi**2) - new @ inverse @ new + (1 - new @ inverse @ one) ** 2 / information
+        areas.append(stats.t.cdf(value, n - 1, centre, math.sqrt(squares / (n - 1) * spread)))
+        likelihoods.append((np.linalg.det(covariance) * information) ** -0.5 * squares ** (-(n - 1) / 2))
+    return float(stats.norm.ppf(np.average(areas, weights=likelihoods)))
 
 
 MEASURES = {

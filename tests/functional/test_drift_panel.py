@@ -1,4 +1,4 @@
-"""The panel around the measures: rankings, noise, predictions, alarms, groups, pictures, all against all."""
+"""The panel around the measures: rankings, noise, predictions, convergence, groups, pictures, all against all."""
 
 import math
 
@@ -13,7 +13,6 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 from torch import Tensor
 
 from xai_lightning.functional import drift
-from xai_lightning.functional.drift.alarms import student
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -224,54 +223,7 @@ def test_few_stable_predictions_say_nothing_of_reasons() -> None:
     assert math.isnan(drift.agreement(p * math.nan, p, torch.zeros(19).long(), torch.zeros(19)).churn)
 
 
-# --- alarms
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 6, 7, 8, 9])
-def test_students_distribution_agrees_with_scipy(freedom: int) -> None:
-    for t in (-30.0, -2.5, -0.1, 0.0, 0.4, 3.0, 12.0):
-        assert student(t, freedom) == pytest.approx(stats.t.cdf(t, freedom), abs=1e-13)
-
-
-def alarms(values: list[float], steps: int = 1) -> list[int]:
-    state, found = drift.Cusum(), []
-    for i, value in enumerate(values, start=1):
-        state = drift.advance(state, value, steps)
-        found += [i] if state.alarm else []
-    return found
-
-
-def series(length: int, seed: int, *, slope: float = 0.0, jump: float = 1.0, at: int = 10**6) -> list[float]:
-    noise = draw(length, seed=seed) * 0.3
-    return [math.exp(float(noise[i]) + slope * i) * (jump if i + 1 >= at else 1) for i in range(length)]
-
-
-def test_the_alarm_rarely_rings_for_noise_and_for_falling_curves() -> None:
-    """Within 50 validations: below 2 % of runs."""
-    for slope in (0.0, -0.02, -0.1):
-        rang = sum(bool(alarms(series(50, seed, slope=slope))) for seed in range(300))
-        assert rang / 300 < 0.02
-
-
-def test_a_sixfold_jump_rings_within_three_validations() -> None:
-    found = [alarms(series(40, seed, jump=6, at=35)) for seed in range(400)]
-    assert np.mean([any(35 <= when <= 37 for when in rings) for rings in found]) > 0.9
-    early = [alarms(series(25, seed, jump=6, at=20)) for seed in range(400)]
-    assert np.mean([any(20 <= when <= 22 for when in rings) for rings in early]) > 0.65
-
-
-def test_the_alarm_begins_anew_and_leaves_out_what_is_no_drift() -> None:
-    state = drift.Cusum()
-    for value in series(12, 3):
-        state = drift.advance(state, value, 5)
-    skipped = drift.advance(drift.advance(state, 0.0, 5), math.nan, 5)
-    assert skipped.recent == state.recent
-    assert not skipped.alarm
-    rung = drift.advance(skipped, 1e9, 5)
-    assert rung.alarm
-    assert rung.statistic == 0
-    assert len(rung.recent) == 10
-    assert drift.advance(drift.Cusum(), 0.5, 4).recent == (math.log(0.25),)
+# --- convergence
 
 
 def test_convergence_needs_little_drift_shown_thrice() -> None:

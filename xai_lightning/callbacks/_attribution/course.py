@@ -72,12 +72,14 @@ class Course:
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""
-        return {**vars(self), "cusum": list(self.cusum.recent), "statistic": self.cusum.statistic}
+        return {**vars(self), "cusum": list(self.cusum.recent), "excess": self.cusum.statistic}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Course":
         """From `state`."""
-        cusum = drift.Cusum(tuple(state["cusum"]), float(state["statistic"]))
+        # a "statistic" was cumulated by another rule
+        excess = 0.0 if "statistic" in state else float(state["excess"])
+        cusum = drift.Cusum(tuple(float(each) for each in state["cusum"]), excess)
         return cls(**{**{each.name: state[each.name] for each in fields(cls)}, "cusum": cusum})
 
     @property

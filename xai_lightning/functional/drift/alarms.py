@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, stdev
+from itertools import pairwise
+from statistics import NormalDist
 from typing import NamedTuple
 
-WINDOW, FEWEST, SLACK, LIMIT = 10, 8, 0.5, 5.0
+WINDOW, FEWEST, SLACK, LIMIT = 20, 8, 1.0, 3.25
+CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
 LEAST_DEVIATION, CLIP = 1e-3, 1e-16
 CONSECUTIVE, SETTLED_BELOW = 3, 0.02
 
@@ -14,10 +16,10 @@ class Cusum(NamedTuple):
     """State of the alarm: the last values, the statistic, and whether it rang just now.
 
     Args:
-        recent: up to 10 values.
+        recent: up to 20 values; none after an alarm.
         statistic: cumulated excess, in standard deviations; 0 after an alarm.
-        alarm: whether the last value raised it above 5.
-        score: the last value's own excess; NaN while there are fewer than 8 before it.
+        alarm: whether the last value raised it above 3.25.
+        score: how far the last value was above what was predicted; NaN while there are fewer than 8 before it.
     """
 
     recent: tuple[float, ...] = ()
@@ -29,11 +31,17 @@ class Cusum(NamedTuple):
 def advance(state: Cusum, drift: float, steps: int) -> Cusum:
     r"""One more validation: upward CUSUM of the log drift per square root of optimizer steps.
 
-    Each value is predicted from mean and deviation of the ten before it (at least eight), and its residual turned into
-    a normal score by Student's distribution, since mean and deviation are themselves estimates. Scores above 0.5 are
-    added up; above 5 the alarm rings, and all begins at 0. Drift that falls, as it does in a healthy run, hardly rings.
-    Simulated, an alarm within 50 validations without a change: 1 % of runs where values are independent, 7 % where
-    each correlates by 0.3 with the one before, 40 % by 0.6.
+    Each value is predicted from up to twenty before it (at least eight), and from how much values resemble the one
+    before them, see `score`. Scores above 1 are added up; above 3.25 the alarm rings, and all begins anew: the next one
+    can come nine validations later. Drift that falls, as it does in a healthy run, hardly rings.
+
+    Simulated with normal noise, runs with an alarm though nothing changes, within 50 validations and within 200: 0.2
+    and 0.6 % where values are independent, 0.4 and 1.8 % where each correlates by 0.3 with the one before, 0.9 and
+    4.4 % by 0.6, 2 and 9 % by 0.8; with heavy tails (Student's distribution, 5 degrees of freedom) 4 and 15 %, strongly
+    skewed (Gumbel's) 7 and 31 %. A sixfold jump that stays, of noise with a deviation of 0.3, is found within three
+    validations in 90 % from validation 20 on, in 95 % where values correlate by 0.6; at validation 12 in 32 and 63 %.
+    Drift that falls steeply hides it: falling as 1/t, it is found in 1 % at
+    validation 20 and 40 % at 35, and in 5 and 80 % where values correlate by 0.6.
 
     Args:
         state: what the earlier validations left; ``Cusum()`` at the beginning.
@@ -49,7 +57,8 @@ def advance(state: Cusum, drift: float, steps: int) -> Cusum:
 
     References:
         E. S. Page, Continuous inspection schemes, Biometrika 41, 1954.
-        D. M. Hawkins, Self-starting cusum charts for location and scale, The Statistician 36, 1987.
+        L. C. Alwan, H. V. Roberts, Time-series modeling for statistical process control, Journal of Business and
+        Economic Statistics 6, 1988.
     """
     if not drift > 0 or not math.isfinite(drift):
         return Cusum(state.recent, state.statistic, False, math.nan)
@@ -57,12 +66,50 @@ def advance(state: Cusum, drift: float, steps: int) -> Cusum:
     after = (*recent, value)[-WINDOW:]
     if len(recent) < FEWEST:
         return Cusum(after, state.statistic, False, math.nan)
-    deviation = max(stdev(recent), LEAST_DEVIATION)
-    residual = (value - fmean(recent)) / (deviation * math.sqrt(1 + 1 / len(recent)))
-    score = NormalDist().inv_cdf(min(max(student(residual, len(recent) - 1), CLIP), 1 - CLIP))
-    statistic = max(0.0, state.statistic + score - SLACK)
-    alarm = statistic > LIMIT
-    return Cusum(after, 0.0 if alarm else statistic, alarm, score)
+    found = score(value, recent)
+    statistic = max(0.0, state.statistic + found - SLACK)
+    if statistic > LIMIT:
+        # values before a jump say nothing of those behind it, and the jump itself would widen what is expected
+        return Cusum((), 0.0, True, found)
+    return Cusum(after, statistic, False, found)
+
+
+def score(value: float, recent: Sequence[float]) -> float:
+    r"""How far ``value`` lies above what ``recent`` predict, as a normal score: 0 is as predicted, 2 one in 44 exceeds.
+
+    .. math:: y_t - \mu = \phi \, (y_{t-1} - \mu) + e_t
+
+    For each correlation :math:`\phi` of 0, 0.3, 0.6 and 0.9 of one value with the next, Student's distribution of the
+    next, since mean :math:`\mu` and deviation of :math:`e` are themselves estimates; at 0 that of a mean and a
+    deviation of ``recent``. The four are averaged with the likelihoods of their correlations given ``recent``, so that
+    none has to be chosen from few values.
+
+    Args:
+        value: the newest.
+        recent: those before it, the oldest first; at least 2.
+
+    Example:
+        >>> round(score(3.0, [-1.0, 0.5, 1.0, -0.5, 0.0, -1.0, 1.0, 0.0]), 2)
+        2.41
+
+    References:
+        A. Zellner, An introduction to Bayesian inference in econometrics, 1971, section 7.1.
+    """
+    freedom, fits = len(recent) - 1, []
+    for phi in CORRELATIONS:
+        size = 1 + phi + freedom * (1 - phi)
+        mean = ((1 + phi) * recent[0] + sum(after - phi * before for before, after in pairwise(recent))) / size
+        rest = [math.sqrt(1 - phi**2) * (recent[0] - mean)]
+        rest += [after - mean - phi * (before - mean) for before, after in pairwise(recent)]
+        deviation = max(math.hypot(*rest) / math.sqrt(freedom), LEAST_DEVIATION)
+        residual = value - mean - phi * (recent[-1] - mean)
+        below = student(residual / (deviation * math.sqrt(1 + (1 - phi) / size)), freedom)
+        fits.append((deviation, math.sqrt((1 + phi) / size), below))
+    least = min(deviation for deviation, _, _ in fits)
+    # likelihoods over all means and deviations, as multiples of one number
+    likelihoods = [known * (least / deviation) ** freedom for deviation, known, _ in fits]
+    average = sum(each * fit[2] for each, fit in zip(likelihoods, fits, strict=True)) / sum(likelihoods)
+    return NormalDist().inv_cdf(min(max(average, CLIP), 1 - CLIP))
 
 
 def student(t: float, freedom: int) -> float:

@@ -35,13 +35,10 @@ def advance(state: Cusum, drift: float, steps: int) -> Cusum:
     before them, see `score`. Scores above 1 are added up; above 3.25 the alarm rings, and all begins anew: the next one
     can come nine validations later. Drift that falls, as it does in a healthy run, hardly rings.
 
-    Simulated with normal noise, runs with an alarm though nothing changes, within 50 validations and within 200: 0.2
-    and 0.6 % where values are independent, 0.4 and 1.8 % where each correlates by 0.3 with the one before, 0.9 and
-    4.4 % by 0.6, 2 and 9 % by 0.8; with heavy tails (Student's distribution, 5 degrees of freedom) 4 and 15 %, strongly
-    skewed (Gumbel's) 7 and 31 %. A sixfold jump that stays, of noise with a deviation of 0.3, is found within three
-    validations in 90 % from validation 20 on, in 95 % where values correlate by 0.6; at validation 12 in 32 and 63 %.
-    Drift that falls steeply hides it: falling as 1/t, it is found in 1 % at
-    validation 20 and 40 % at 35, and in 5 and 80 % where values correlate by 0.6.
+    Simulated (`benchmarks/alarm.py`) with normal noise, an alarm within 50 validations though nothing changes: 0.2 % of
+    runs where values are independent, 0.9 % where each correlates by 0.6 with the one before, 2 % by 0.8; strongly
+    skewed noise 7 %. A sixfold jump, of noise with a deviation of 0.3, is found within three validations in 90 % from
+    validation 20 on, in 32 % at validation 12, and seldom while drift falls steeply.
 
     Args:
         state: what the earlier validations left; ``Cusum()`` at the beginning.
@@ -93,7 +90,8 @@ def score(value: float, recent: Sequence[float]) -> float:
         2.41
 
     References:
-        A. Zellner, An introduction to Bayesian inference in econometrics, 1971, section 7.1.
+        A. Zellner, An introduction to Bayesian inference in econometrics, 1971.
+        D. M. Hawkins, Self-starting cusum charts for location and scale, The Statistician 36, 1987.
     """
     freedom, fits = len(recent) - 1, []
     for phi in CORRELATIONS:

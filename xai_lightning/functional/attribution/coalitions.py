@@ -82,7 +82,7 @@ def plan(count: int, number: int) -> Plan:
 
     So are those of one variable, and of all but one, where there is room for them but not for enough pairs of others to
     tell all variables apart, from four draws for each and ten more on. Others are drawn in proportion to the weights of
-    their sizes.
+    their sizes; few of them share these weights out, up to that of the least that is taken.
 
     Args:
         count: how many S.
@@ -103,7 +103,9 @@ def plan(count: int, number: int) -> Plan:
         weights.append(ends.new_full((many,), (count - 2) * share / many))
     step, room = 2 if full or not few else 1, max(0, left)
     drawn = 0 if 2 * full >= number - 1 else room // step
-    weights.append(ends.new_full((drawn * step,), (count - 2) * rest / max(1, drawn * step)))
+    # no more than what is taken once, as if all were: few would bring in more chance than truth
+    most = float(weights[-1][0]) if full else math.inf
+    weights.append(ends.new_full((drawn * step,), min(most, (count - 2) * rest / max(1, drawn * step))))
     weights.append(ends.new_zeros(room - drawn * step))
     return Plan(full, drawn, step, torch.cat(weights)[None, :count])
 

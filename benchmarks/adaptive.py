@@ -6,7 +6,7 @@ The networks of the MNIST and the Adult example, and a convolutional one on MNIS
 validation samples each. Completeness errors are relative to max(|f(x) - f(b)|, a tenth of its median). Beside it the
 rule with a fixed number of 50 passes. Occlusion by zeros: how many of its passes it makes, since windows that are zero
 already need none, and its time as a share of that of all passes (median of 15 alternating repeats). KernelSHAP and LIME
-of the Adult table's variables: the root mean square of their error relative to what 20,000 draws give, of the median
+of the Adult table's variables: the root mean square of their error relative to what all coalitions give, of the median
 sample, at the default number of coalitions and at 32: where KernelSHAP takes small and large subsets once, and others
 come with their complements; and where as many are drawn one by one.
 """
@@ -113,7 +113,7 @@ def misses(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables)
             asked: Any = {"seeds": seeds, "options": options, **fixed}
             return per_variable(attribute(method, explained, x, targets, **asked).values[0].double(), variables)
 
-        expected, errors = found(10**6, {"n_samples": 20_000}), []
+        expected, errors = found(10**6, {"n_samples": 2**variables.number}), []
         for least, plan in ((PAIRED, PLAN), (sys.maxsize, one_by_one)):
             coalitions.PAIRED, coalitions.plan, surrogates.plan = least, plan, plan
             squares = torch.stack([(found(1000 * i, options) - expected).square().sum(dim=1) for i in range(20)])

@@ -816,7 +816,8 @@ def test_the_passes_that_are_logged_are_those_that_were_made_and_at_most_those_t
     more = re.search(r"at most ([\d,]+) and ([\d,]+) more, by other seeds", said)
     told_more = [0, 0] if more is None else [int(n.replace(",", "")) for n in more.groups()]
     assert all(n <= 5 * most + rest for n, most, rest in zip(first, (forward, backward), told_more, strict=True))
-    assert (more is not None) == METHODS[method].random
+    # of six variables KernelSHAP and LIME take all coalitions, whatever the seed
+    assert (more is not None) == (METHODS[method].random and not METHODS[method].seeded)
 
 
 # --- law 8: never lose the run

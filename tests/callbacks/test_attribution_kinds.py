@@ -430,6 +430,23 @@ def test_networks_that_rules_do_not_cover_are_refused_or_told_of() -> None:
         fitted(pooled, cross_entropy, data, AttributionMonitor("deep_lift", network="net"))
 
 
+@pytest.mark.parametrize("method", ["kernel_shap", "lime"])
+@pytest.mark.parametrize(("count", "again"), [(31, 1), (32, 0), (999, 0)])
+def test_where_nothing_is_drawn_no_passes_look_for_noise(
+    method: str, count: int, again: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Law 7; of five variables there are 32 coalitions."""
+    sink, options = MemorySink(), {"n_samples": count}
+    monitor = AttributionMonitor(method, options=options, network="net", probe_size=8, sample_size=4, sinks=[sink])
+    with caplog.at_level("INFO"):
+        fitted(seeded(table_net), cross_entropy, Items(table, 16), monitor, epochs=2)
+    passes = [value for _, name, value in sink.records if name == f"xai/{method}/forward_passes"]
+    assert passes[0] - passes[1] == again * 8 * count
+    floor = [value for _, name, value in sink.records if name == f"drift/{method}/noise_floor"]
+    assert [value > 0 for value in floor] == [bool(again)] * 2
+    assert sum("by other seeds" in message for message in caplog.messages) == again
+
+
 def test_a_smoothed_method_knows_its_noise() -> None:
     sink = MemorySink()
     monitor = AttributionMonitor(

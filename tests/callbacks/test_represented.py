@@ -627,6 +627,16 @@ def test_a_history_keeps_at_most_128_validations_from_first_to_last() -> None:
     assert other.numbers() == numbers
 
 
+def test_a_history_of_other_statistics_is_not_taken_up_though_there_are_as_many() -> None:
+    """A network whose ReLUs became GELUs, say: dead units would be taken for dormant ones."""
+    history = LayerHistory(["a"], ["dead_share", "outlier_kurtosis"], histograms=False)
+    history.add(1, {"a": {"dead_share": 0.5, "outlier_kurtosis": 7.0}}, {})
+    for layers, names in ((["a"], ["outlier_kurtosis", "dormant_0.025"]), (["b"], list(history.statistics))):
+        other = LayerHistory(layers, names, histograms=False)
+        other.load(history.state())
+        assert other.numbers() == []
+
+
 # --- refusals
 
 

@@ -87,16 +87,22 @@ class LayerHistory:
         """Histograms of the layers `ridged`, ``int64[M, T, B]``."""
         return self._counts[: self._used].transpose(0, 1)
 
-    def state(self) -> dict[str, Tensor]:
-        """Tensors; nothing before the first validation."""
-        return {name: part.clone() for name, part in self._parts().items()} if self._used else {}
+    def state(self) -> dict[str, Any]:
+        """Tensors and what their rows are of; nothing before the first validation."""
+        parts = {name: part.clone() for name, part in self._parts().items()}
+        return {**parts, "of": self._of()} if self._used else {}
+
+    def _of(self) -> list[list[str]]:
+        return [list(self.layers), list(self.statistics)]
 
     def _parts(self) -> dict[str, Tensor]:
         return {"numbers": self._numbers, "values": self._values, "counts": self._counts, "limits": self._limits}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a `state`, unless it is of other layers or statistics."""
-        if not state or any(state[name].shape != part.shape for name, part in self._parts().items()):
+        if not state or state.get("of") != self._of():
+            return
+        if any(state[name].shape != part.shape for name, part in self._parts().items()):
             return
         self._numbers, self._values = state["numbers"].clone(), state["values"].clone()
         self._counts, self._limits = state["counts"].clone(), state["limits"].clone()

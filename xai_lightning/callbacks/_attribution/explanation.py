@@ -47,6 +47,12 @@ class Explanation(NamedTuple):
         return self._replace(columns={name: column[:count] for name, column in self.columns.items()})
 
 
+def by_chance(explainer: Explainer) -> bool:
+    """Whether other seeds give other maps, as far as is known before a batch came."""
+    ways, canon = explainer.ways, explainer.canon
+    return ways.draws if canon is None else ways.by_chance(explainer.shape, canon.number)
+
+
 class Explaining(NamedTuple):
     """One network under explanation.
 
@@ -83,7 +89,7 @@ class Explaining(NamedTuple):
             shown: positions of those whose whole maps are kept.
             seen: mean and background of the data, for baselines that need them.
             frozen: ``int64[M]``, the classes to explain, if those of the reference are; -1: the predicted one.
-            replicate: explain a second time, by other seeds.
+            replicate: explain a second time, by other seeds, where that could make a difference.
         """
         explainer, rows = self.explainer, probe.on(self.pl_module.device)
         with explainer.guarded(self.pl_module), hints(self.network, self.ways):
@@ -91,8 +97,10 @@ class Explaining(NamedTuple):
             explained.told = step
             asked, found = self._fitting(probe, lambda: self._asked_and_found(explained, rows, seen, frozen))
             again = None
-            if replicate:
+            if replicate and by_chance(explainer):
                 again = self._fitting(probe, lambda: self._attribute(explained, asked, probe.hashes, 1))
+            elif replicate:
+                again = found
         values = self._left_out(found.values, asked.left_out)
         columns = {
             "maps": self._canonical(values),

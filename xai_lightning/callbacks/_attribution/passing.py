@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info
 from xai_lightning.callbacks._attribution.explainer import Explainer
-from xai_lightning.callbacks._attribution.explanation import Explaining, Explanation
+from xai_lightning.callbacks._attribution.explanation import Explaining, Explanation, by_chance
 from xai_lightning.callbacks._attribution.history import History
 from xai_lightning.callbacks._attribution.in_step import check_root, filled
 from xai_lightning.callbacks._attribution.probe import Probe, gallery
@@ -82,7 +82,7 @@ class PassingMonitor(TimedMonitor):
         rank_zero_info(
             f"AttributionMonitor({self.method!r}) explains about {probe} samples{beside} at each validation, with at "
             f"most {count * cost.forward:,} forward and {count * cost.backward:,} backward passes "
-            f"({cost.forward} and {cost.backward} per sample)" + again * self._explainer.ways.draws
+            f"({cost.forward} and {cost.backward} per sample)" + again * by_chance(self._explainer)
         )
 
     @override
@@ -191,7 +191,7 @@ class PassingMonitor(TimedMonitor):
         network = resolve_network(pl_module, self.network)
         explaining = Explaining(self._explainer, pl_module, network, self._steps)
         cost = self._explainer.cost()
-        total = None if cost is None else len(rows.hashes) * cost.forward * (1 + again)
+        total = None if cost is None else len(rows.hashes) * cost.forward * (1 + (again and by_chance(self._explainer)))
         with working(pl_module.trainer, f"{self.method}: explaining", total):
             return explaining.explain(rows, shown, seen=self._probe.seen, frozen=frozen, replicate=again)
 

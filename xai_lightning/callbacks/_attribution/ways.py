@@ -67,6 +67,12 @@ class Ways:
         """Whether other seeds give other maps, so that there is noise to tell from drift."""
         return self.spec is None or self.spec.random or bool(self.smooth)
 
+    def by_chance(self, shape: Sequence[int], variables: int) -> bool:
+        """Whether other seeds give other maps of inputs of ``shape``: of few variables nothing is drawn."""
+        if not isinstance(self.method, str) or self.smooth:
+            return self.draws
+        return self.draws and not attribution.is_exhaustive(self.method, self.options, shape, variables)
+
     @property
     def explains_layer(self) -> bool:
         """Whether maps are those of a layer, rather than of an input."""

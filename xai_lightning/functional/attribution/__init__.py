@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from xai_lightning.functional.attribution import fast, fast_paths
-from xai_lightning.functional.attribution.choices import check_inputs, check_method, is_adaptive, resolve_options
+from xai_lightning.functional.attribution.choices import (
+    check_inputs,
+    check_method,
+    is_adaptive,
+    is_exhaustive,
+    resolve_options,
+)
 from xai_lightning.functional.attribution.engine import custom_attributions, proof, run
 from xai_lightning.functional.attribution.explained import Explained, Pass, Signature
 from xai_lightning.functional.attribution.methods import (
@@ -57,6 +63,7 @@ __all__ = [
     "compile_loops",
     "completeness_error",
     "grid_variables",
+    "is_exhaustive",
     "margin",
     "output_tensor",
     "per_variable",

@@ -147,6 +147,18 @@ def resolve_options(
     return resolved
 
 
+def is_exhaustive(name: str, options: Options, shape: Sequence[int], variables: int) -> bool:
+    """Whether a method that could draw takes all coalitions instead, so that every seed gives the same.
+
+    Example:
+        >>> is_exhaustive("kernel_shap", {}, (6,), 6), is_exhaustive("kernel_shap", {}, (7,), 7)
+        (True, False)
+    """
+    if not METHODS[name].seeded or variables > LISTED:
+        return False
+    return bool(resolve_options(name, options, shape, variables)["n_samples"] == 2**variables)
+
+
 def is_adaptive(name: str, options: Options) -> bool:
     """Whether a method adds nodes until its sum is right, as integrated gradients do unless a rule is asked for."""
     if name != "integrated_gradients" or ("tolerance" not in options and {"n_steps", "method"} & set(options)):

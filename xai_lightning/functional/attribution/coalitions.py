@@ -16,7 +16,7 @@ from xai_lightning.functional.rng import random_words
 BITS, THIRDS, DIGITS = 32, 3, 21
 LOW = 64 - DIGITS
 PAIRED, SPARE = 4, 10
-ENDPOINT_WEIGHT, NEARLY = 1e6, 0.9
+ENDPOINT_WEIGHT, NEARLY = 1e6, 0.8
 LISTED = 16
 """Of so few variables all subsets are listed: 256 KB."""
 

@@ -71,7 +71,11 @@ class Surrogate:
         if self._kernel and n_samples > 1:
             self.change = values[:, 0] - values[:, 1]
         weights = plan(n_samples, number).weights.to(values.device) if self._kernel else nearness(coalitions, parts)
-        return _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples))).to(dtype)
+        found = _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples)))
+        if self.change is not None:
+            # weights of the ends are infinite in the literature; of finite ones, many others outweigh them
+            found += ((self.change - found.sum(dim=1)) / number)[:, None]
+        return found.to(dtype)
 
 
 def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int:

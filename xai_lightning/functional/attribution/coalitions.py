@@ -16,7 +16,7 @@ from xai_lightning.functional.rng import random_words
 BITS, THIRDS, DIGITS = 32, 3, 21
 LOW = 64 - DIGITS
 PAIRED, SPARE = 4, 10
-ENDPOINT_WEIGHT, NEARLY = 1e6, 0.8
+ENDPOINT_WEIGHT, NEARLY, FIRST = 1e6, 0.9, 0.65
 LISTED = 16
 """Of so few variables all subsets are listed: 256 KB."""
 
@@ -80,8 +80,9 @@ class Plan(NamedTuple):
 def plan(count: int, number: int) -> Plan:
     """Small and large subsets are taken where nearly as many would be drawn, which would leave some out.
 
-    So are those of one variable, and of all but one, where there is room for them but not for enough pairs of others to
-    tell all variables apart, from four draws for each and ten more on. Others are drawn in proportion to the weights of
+    Those of one variable, and of all but one, are from two thirds on, which leaves a sixth less of the error; and where
+    there is room for them but not for enough pairs of others to tell all variables apart, of which there are from four
+    draws for each and ten more on. Others are drawn in proportion to the weights of
     their sizes; few of them share these weights out, up to that of the least that is taken.
 
     Args:
@@ -96,7 +97,7 @@ def plan(count: int, number: int) -> Plan:
         sizes = sorted({full + 1, number - full - 1})
         many, share = sum(math.comb(number, size) for size in sizes), float(sum(odds[size - 1] for size in sizes))
         between = 2 if 2 * full < number - 3 else 0
-        wanted = few or left * share >= NEARLY * many * rest
+        wanted = few or left * share >= (NEARLY if full else FIRST) * many * rest
         if left < many + between or not wanted:
             break
         full, left, rest = full + 1, left - many, rest - share

@@ -82,8 +82,8 @@ def plan(count: int, number: int) -> Plan:
 
     Those of one variable, and of all but one, are from two thirds on, which leaves a sixth less of the error; and where
     there is room for them but not for enough pairs of others to tell all variables apart, of which there are from four
-    draws for each and ten more on. Others are drawn in proportion to the weights of
-    their sizes; few of them share these weights out, up to that of the least that is taken.
+    draws for each and ten more on. Others are drawn in proportion to the weights of their sizes; few of them share
+    these weights out, up to that of the least that is taken.
 
     Args:
         count: how many S.

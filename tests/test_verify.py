@@ -310,11 +310,12 @@ def test_a_format_in_which_no_record_can_be_seen_is_told(kept: Path):
 @pytest.mark.parametrize(
     ("held", "packed", "why"),
     [
-        (["a", "b", "c", "d"], zipfile.ZIP_STORED, "no data.pkl in it, but a, b, c, …"),
+        (["a", "b", "c", "d"], zipfile.ZIP_STORED, "no data.pkl in it, but 'a', 'b', 'c', …"),
+        (["\x1b[2J" + 999 * "x"], zipfile.ZIP_STORED, rf"no data.pkl in it, but '\x1b[2J{36 * 'x'}'"),
         ([], zipfile.ZIP_STORED, "no data.pkl in it, but nothing"),
         (["x/data.pkl"], zipfile.ZIP_DEFLATED, "its data.pkl is compressed (method 8), which torch never does"),
     ],
-    ids=["others", "empty", "compressed"],
+    ids=["others", "hostile", "empty", "compressed"],
 )
 def test_an_archive_that_torch_did_not_write_is_told_by_what_it_holds(kept: Path, held, packed, why):
     with zipfile.ZipFile(kept, "w", packed) as archive:

@@ -107,7 +107,8 @@ def _pickle_of(file: Path) -> bytes:
     with zipfile.ZipFile(file) as archive:
         inner = next((entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")), None)
         if inner is None:
-            names = archive.namelist()
+            # anybody's names: escaped, and of any length
+            names = [repr(name[:40]) for name in archive.namelist()]
             raise ValueError(f"no data.pkl in it, but {', '.join(names[:3]) or 'nothing'}{', …' * (len(names) > 3)}")
         if inner.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"its data.pkl is compressed (method {inner.compress_type}), which torch never does")

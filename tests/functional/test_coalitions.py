@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -120,13 +121,19 @@ def one_by_one(drawn: int, number: int, sizes: list[int], seed: int) -> Drawn:
         yield taken
 
 
+@cache
+def in_words(number: int, size: int) -> list[int]:
+    """All subsets of so many variables, a bit for each, in order."""
+    return sorted(sum(2**v for v in some) for some in itertools.combinations(range(number), size))
+
+
 def by_rank(drawn: int, number: int, sizes: list[int], seed: int) -> Drawn:
     """One sample's coalitions of few variables: one word tells the size, and which subset of that size."""
     odds = [Fraction(1, size * (number - size)) for size in sizes]
     for word in random_words([seed], drawn)[0].tolist():
         chance, rank = (word % 2**64) >> 43, word % 2**43
         size = sizes[sum(sum(odds[:k]) <= chance * sum(odds) / 2**21 for k in range(1, len(sizes)))]
-        subsets = sorted(sum(2**v for v in some) for some in itertools.combinations(range(number), size))
+        subsets = in_words(number, size)
         subset = subsets[rank * len(subsets) >> 43]
         yield [bool(subset >> v & 1) for v in range(number)]
 

@@ -76,7 +76,7 @@ class Wanted:
         return [name for name in has if name != self._instead or "dead_share" not in has]
 
     def absent(self, layers: Sequence[Layer], *, alone: bool) -> str:
-        """What is not logged since none of the layers can have it, and of which it would be; empty if all is.
+        """What is not logged since none of the layers can have it, of which it would be, and what is; empty if all is.
 
         Args:
             layers: that are watched.
@@ -94,7 +94,8 @@ class Wanted:
                 f"ActivationMonitor would log nothing: none of {watched} can have {said}; name other layers=[...], or "
                 "statistics that every layer with units has, such as 'dormant_0.025'"
             )
-        return said
+        stands_in = said and self._instead is not None and self._instead not in lacking
+        return f"{said} but {self._instead}" if stands_in else said
 
     def measured(self, layer: Layer) -> Measured:
         """What must be observed of a layer."""

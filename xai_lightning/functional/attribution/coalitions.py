@@ -89,20 +89,23 @@ def plan(count: int, number: int) -> Plan:
         count: how many S.
         number: variables V.
     """
-    odds, left, rest, full, few = _odds(number), count - 2, 1.0, 0, count - 2 < PAIRED * number + SPARE
-    odds = odds / odds.sum()
+    odds = _odds(number)
+    shares = (odds / odds.sum()).tolist()
+    too_few_for_pairs = count - 2 < PAIRED * number + SPARE
+    full, left, rest = 0, count - 2, 1.0
     ends = torch.full((2,), ENDPOINT_WEIGHT, dtype=torch.float64, device="cpu")
     weights = [ends]
     while 2 * full < number - 1:
         sizes = sorted({full + 1, number - full - 1})
-        many, share = sum(math.comb(number, size) for size in sizes), float(sum(odds[size - 1] for size in sizes))
+        many, share = sum(math.comb(number, size) for size in sizes), sum(shares[size - 1] for size in sizes)
+        # one pair at least of those between, if there are any
         between = 2 if 2 * full < number - 3 else 0
-        wanted = few or left * share >= (NEARLY if full else FIRST) * many * rest
-        if left < many + between or not wanted:
+        nearly_all_drawn = left * share >= (NEARLY if full else FIRST) * many * rest
+        if left < many + between or not (too_few_for_pairs or nearly_all_drawn):
             break
         full, left, rest = full + 1, left - many, rest - share
         weights.append(ends.new_full((many,), (count - 2) * share / many))
-    step, room = 2 if full or not few else 1, max(0, left)
+    step, room = 1 if too_few_for_pairs and not full else 2, max(0, left)
     drawn = 0 if 2 * full >= number - 1 else room // step
     # no more than what is taken once, as if all were: few would bring in more chance than truth
     most = float(weights[-1][0]) if full else math.inf

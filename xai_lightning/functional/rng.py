@@ -1,8 +1,9 @@
 """Own randomness: global generators seeded for a while, and put back; and draws of many seeds at once."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,19 +18,43 @@ def isolated(seed: int | None = None) -> Iterator[None]:
     """Restore the generators of torch (all devices), numpy and python on leaving, after an exception too (trap 34).
 
     Args:
-        seed: seeds all three inside; captum draws from torch and numpy (trap 19). None leaves them as they are.
+        seed: seeds all of them inside; captum draws from torch and numpy (trap 19). None leaves them as they are.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    generators = _generators()
+    states = [each.read() for each in generators]
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            if seed is not None:
-                torch.manual_seed(seed)
-                np.random.seed(seed % 2**32)
-                random.seed(seed)
-            yield
+        for each in generators if seed is not None else ():
+            each.seed(seed)
+        yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+        for each, state in zip(generators, states, strict=True):
+            each.restore(state)
+
+
+class _Generators(NamedTuple):
+    """How the state of some generators is read, restored, and made from a seed."""
+
+    read: Callable[[], Any]
+    restore: Callable[[Any], Any]
+    seed: Callable[[Any], Any]
+
+
+def _generators() -> list[_Generators]:
+    """Those of python, numpy, torch on the CPU, and of all devices of the accelerator, if there is one."""
+    cpu = torch.default_generator
+    # `torch.manual_seed` seeds devices that are not read here, or takes a millisecond to note it where there are none
+    found = [
+        _Generators(random.getstate, random.setstate, random.seed),
+        _Generators(np.random.get_state, np.random.set_state, lambda seed: np.random.seed(seed % 2**32)),
+        _Generators(cpu.get_state, cpu.set_state, cpu.manual_seed),
+    ]
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        module = torch.get_device_module(accelerator)
+        every = "_all" if hasattr(module, "get_rng_state_all") else ""
+        names = f"get_rng_state{every}", f"set_rng_state{every}", f"manual_seed{every}"
+        found.append(_Generators(*(getattr(module, name) for name in names)))
+    return found
 
 
 def mixed(words: Tensor) -> Tensor:

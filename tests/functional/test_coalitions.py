@@ -5,7 +5,7 @@ import importlib
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
@@ -29,7 +29,9 @@ from xai_lightning.functional.attribution import (
     attribute,
     coalitions,
     fast,
+    is_exhaustive,
     proof,
+    resolve_options,
     surrogates,
     table_variables,
 )
@@ -243,6 +245,40 @@ def test_where_all_subsets_have_room_nothing_depends_on_chance(method: str, numb
         assert torch.equal(values, other[0])
     if method == "kernel_shap":
         torch.testing.assert_close(values, found("shapley_values", 0, {})[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["kernel_shap", "lime"])
+def test_no_more_coalitions_are_taken_than_there_are_of_many_variables_too(method: str) -> None:
+    """Law 7; further ones would have no weight, or be taken twice. Three variables here act together."""
+    number, most = 17, 2**17
+    alone, x = torch.arange(number) / 8, torch.ones(1, number)
+    options, told = {"n_samples": most + 9}, []
+
+    def game(rows: Tensor) -> Tensor:
+        told.append(len(rows))
+        return (rows @ alone + 6 * rows[:, 0] * rows[:, 1] * rows[:, 2])[:, None]
+
+    fixed: dict[str, Any] = {"baselines": 0 * x, "variables": table_variables(number), "options": options}
+    explained = Explained(AsModule(game), task="regression")
+    found, again = (attribute(method, explained, x, torch.zeros(1), seeds=[k], **fixed).values[0] for k in (1, 2))
+    resolved = resolve_options(method, options, (number,), number)
+    assert sum(told) == 2 * most
+    assert METHODS[method].cost(resolved, number).forward + proof(METHODS[method], resolved) == most
+    assert [is_exhaustive(method, {"n_samples": most - k}, (number,), number) for k in (0, 1)] == [True, False]
+    assert torch.equal(found, again)
+    if method == "kernel_shap":
+        torch.testing.assert_close(found[0], alone + 2 * (torch.arange(number) < 3), rtol=0, atol=1e-4)
+
+
+class AsModule(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 @pytest.mark.usefixtures("_way")

@@ -8,7 +8,6 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
-from xai_lightning.functional.attribution.coalitions import LISTED
 from xai_lightning.functional.attribution.methods import METHODS, RESERVED, TOLERANCE, Layout, Method, Options, Smooth
 from xai_lightning.functional.tables import choose
 
@@ -139,7 +138,7 @@ def resolve_options(
     resolved = {**METHODS[name].defaults(shape, variables), **options, "background": background}
     if is_adaptive(name, options):
         resolved.setdefault("tolerance", TOLERANCE)
-    if METHODS[name].seeded and variables <= LISTED:
+    if METHODS[name].seeded:
         # all subsets are the whole truth
         resolved["n_samples"] = min(int(resolved["n_samples"]), 2**variables)
     if name == "occlusion":
@@ -154,9 +153,7 @@ def is_exhaustive(name: str, options: Options, shape: Sequence[int], variables: 
         >>> is_exhaustive("kernel_shap", {}, (6,), 6), is_exhaustive("kernel_shap", {}, (7,), 7)
         (True, False)
     """
-    if not METHODS[name].seeded or variables > LISTED:
-        return False
-    return bool(resolve_options(name, options, shape, variables)["n_samples"] == 2**variables)
+    return METHODS[name].seeded and bool(resolve_options(name, options, shape, variables)["n_samples"] == 2**variables)
 
 
 def is_adaptive(name: str, options: Options) -> bool:

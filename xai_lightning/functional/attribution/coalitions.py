@@ -223,7 +223,7 @@ def even_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions
         number: variables V.
         seeds: one per sample.
     """
-    if number <= LISTED and count >= 2**number:
+    if number <= MOST_VARIABLES and count >= 2**number:
         subsets = torch.arange(count, dtype=torch.int32, device="cpu") % 2**number
         return Coalitions(number, words=subsets.repeat(len(seeds), 1))
     paired = count >= PAIRED * number + SPARE

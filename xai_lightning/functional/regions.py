@@ -65,6 +65,6 @@ def box(shape: tuple[int, ...], edges: tuple[int, ...]) -> Tensor:
     if not fits:
         what = "(top, left, bottom, right)" if len(shape) == 2 else "(begin, end)"
         raise ValueError(f"a box must be {what} within {list(shape)}; got {edges}")
-    mask = torch.zeros(shape, dtype=torch.bool)
+    mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
     mask[tuple(slice(a, b) for a, b in zip(edges[:half], edges[half:], strict=True))] = True
     return mask

@@ -46,7 +46,7 @@ class Workspace:
             return torch.empty_like(x, dtype=dtype)
         room = self._rooms.get((use, dtype))
         if room is None or len(room) < x.numel():
-            room = self._rooms[use, dtype] = torch.empty(x.numel(), dtype=dtype)
+            room = self._rooms[use, dtype] = torch.empty(x.numel(), dtype=dtype, device=x.device)
         return room[: x.numel()].view(x.shape)
 
     def widened(self, h: Tensor, to: torch.dtype | None = None) -> Tensor:

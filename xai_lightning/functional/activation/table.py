@@ -70,7 +70,7 @@ class Table:
         self.shift = torch.zeros(units, dtype=torch.float64, device=device)
         self.shifted, self.count = False, 0
         #: Of a block that was far from the shift: sums of differences and of their squares, float64[2, U].
-        self.found = torch.zeros(2, 0)
+        self.found = torch.zeros(2, 0, device="cpu")
         self._arrays: tuple[Any, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:

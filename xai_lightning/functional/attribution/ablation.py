@@ -128,8 +128,8 @@ class Windows:
 
 def _tiles(shape: Sequence[int], window: Sequence[int]) -> Tensor:
     """The window of each number, ``int64[...]``."""
-    number = torch.zeros((), dtype=torch.int64)
+    number = torch.zeros((), dtype=torch.int64, device="cpu")
     for axis, (length, side) in enumerate(zip(shape, window, strict=True)):
-        along = torch.arange(length) // side
+        along = torch.arange(length, device="cpu") // side
         number = number * (int(along[-1]) + 1) + along.reshape(-1, *[1] * (len(shape) - axis - 1))
     return number

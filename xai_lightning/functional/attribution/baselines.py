@@ -28,7 +28,8 @@ def black(mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """
     if len(mean) != len(std) or not all(deviation > 0 for deviation in std):
         raise ValueError(f"`mean` and `std` must have one length, and `std` be above 0; got {list(mean)}, {list(std)}")
-    return -torch.tensor(mean, dtype=torch.float32)[:, None, None] / torch.tensor(std)[:, None, None]
+    given = torch.tensor([list(mean), list(std)], dtype=torch.float32, device="cpu")[..., None, None]
+    return -given[0] / given[1]
 
 
 def blurred(inputs: Tensor, dims: Sequence[int]) -> Tensor:
@@ -69,7 +70,7 @@ def uniform(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
     """
     rows = []
     for x, seed in zip(inputs, seeds, strict=True):
-        drawn = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        drawn = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
         low, high = x.min().double(), x.max().double()
         rows.append((low + (high - low) * drawn.to(x.device)).to(x.dtype))
     return torch.stack(rows)

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import cache, cached_property
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Coalitions:
     def present(self) -> Tensor:
         """``bool[N, S, V]``."""
         if self._words is None:
-            return torch.as_tensor(self._present)
+            return cast(Tensor, self._present)
         return ((self._words[..., None] >> torch.arange(self.number, device=self._words.device)) & 1).bool()
 
     def of(self, samples: Tensor | slice) -> "Coalitions":

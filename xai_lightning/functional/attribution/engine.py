@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -166,7 +166,8 @@ def captum_attributions(
     method = spec.make(how.explained, how.layer)
     if plain:
         method.gradient_func = partial(_gradients, how)
-    with _unannounced() if spec.rules else nullcontext(), torch.set_grad_enabled(spec.gradient):
+    quiet = _unannounced() if spec.rules else nullcontext()
+    with quiet, _at_home(inputs[0].device), torch.set_grad_enabled(spec.gradient):
         found = method.attribute(inputs, **given)
     found = (found.detach(),) if isinstance(found, Tensor) else tuple(x.detach() for x in found)
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
@@ -182,6 +183,12 @@ def _own(x: Tensor, *, kept: bool) -> Tensor:
         kept: whether nothing writes into it: the method passes copies, or wants gradients, where autograd refuses.
     """
     return x.detach() if kept and not x.is_inference() else x.detach().clone()
+
+
+def _at_home(device: torch.device) -> AbstractContextManager[Any]:
+    """Captum makes tensors where torch does by default, and expects them on the CPU or beside the inputs."""
+    default = torch.get_default_device()
+    return nullcontext() if default.type == "cpu" or default == device else device
 
 
 @contextmanager

@@ -203,7 +203,7 @@ def scalars(
 
 def in_line(passes: Iterable[Tensor], count: int, dtype: torch.dtype | None = None) -> tuple[Tensor, torch.dtype]:
     """The scalars of one pass after the other in one plain tensor, of the given or their own type; and that type."""
-    found, kind, place = torch.empty(0), torch.float32, 0
+    found, kind, place = torch.empty(0, device="cpu"), torch.float32, 0
     for values in passes:
         if not place:
             kind = values.dtype

@@ -75,4 +75,5 @@ def _points(x: Tensor, b: Tensor, room: Tensor, at: Tensor) -> Tensor:
 def _rule(method: str, count: int) -> tuple[Tensor, Tensor]:
     """Places and weights ``float64[K]``; to find Gauss's takes as long as a thousand passes of a small network."""
     steps, nodes = approximation_parameters(method)
-    return torch.tensor(nodes(count), dtype=torch.float64), torch.tensor(steps(count), dtype=torch.float64)
+    places, weights = torch.tensor([nodes(count), steps(count)], dtype=torch.float64, device="cpu")
+    return places, weights

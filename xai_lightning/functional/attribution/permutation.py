@@ -43,7 +43,7 @@ class DonorPermutation:
         donors = baselines[0]
 
         def exchange(x: Tensor, mask: Tensor) -> Tensor:
-            drawn = torch.randint(len(donors), (len(x),)).to(donors.device)
+            drawn = torch.randint(len(donors), (len(x),), device="cpu").to(donors.device)
             return torch.where(mask, donors[drawn], x)
 
         repeated = tuple(a.expand(n_samples, *a.shape[1:]) for a in additional_forward_args)

@@ -51,7 +51,7 @@ class ExactShapley:
                 f"shapley_values are exact and need 2^V passes: at most {MOST_VARIABLES} variables, got {number}; use "
                 "shapley_value_sampling or kernel_shap, or join columns with features=..."
             )
-        coalitions = (torch.arange(2**number)[:, None] >> torch.arange(number)) & 1
+        coalitions = (torch.arange(2**number, device="cpu")[:, None] >> torch.arange(number, device="cpu")) & 1
         given = (inputs, baselines, feature_mask, tuple(additional_forward_args))
         parts = torch.split(coalitions.bool(), max(1, perturbations_per_eval))
         worth = torch.cat([self._worth(part, *given) for part in parts], dim=1)
@@ -82,6 +82,6 @@ def _weights(coalitions: Tensor) -> Tensor:
     number = coalitions.shape[1]
     size = coalitions.sum(dim=1)
     joining = [1 / (number * math.comb(number - 1, s)) if s < number else 0.0 for s in range(number + 1)]
-    added = torch.tensor([0.0, *joining[:-1]], dtype=torch.float64)[size]
-    absent = torch.tensor(joining, dtype=torch.float64)[size]
+    added = torch.tensor([0.0, *joining[:-1]], dtype=torch.float64, device="cpu")[size]
+    absent = torch.tensor(joining, dtype=torch.float64, device="cpu")[size]
     return torch.where(coalitions.bool(), added[:, None], -absent[:, None])

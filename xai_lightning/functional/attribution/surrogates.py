@@ -61,7 +61,7 @@ class Surrogate:
             seeds: one per sample; drawn from the global generator if not given.
         """
         number = 1 + max(int(mask.max()) for mask in feature_mask)
-        given = torch.randint(2**62, (len(inputs[0]),)).tolist() if seeds is None else seeds
+        given = torch.randint(2**62, (len(inputs[0]),), device="cpu").tolist() if seeds is None else seeds
         draw = shapley_coalitions if self._kernel else even_coalitions
         coalitions, at_once = draw(n_samples, number, given).to(inputs[0].device), max(1, perturbations_per_eval)
         parts = list(zip(inputs, baselines, feature_mask, strict=True))

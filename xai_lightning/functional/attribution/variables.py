@@ -1,5 +1,6 @@
 """What the columns and pixels of an input are called, and which of them belong together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,10 +65,10 @@ def table_variables(columns: int, features: Mapping[str, Where] | None = None) -
         >>> table_variables(4, {"age": 0, "job": slice(1, 3)}).names
         ('age', 'job', 'column_3')
     """
-    mask = torch.full((columns,), -1)
+    mask = torch.full((columns,), -1, device="cpu")
     if features is None:
         names = tuple(f"column_{i}" for i in range(columns)) if columns <= MAX_NAMED else ()
-        return Variables(names, torch.arange(columns)[None])
+        return Variables(names, torch.arange(columns, device="cpu")[None])
     for number, (name, where) in enumerate(features.items()):
         places = _places(name, where, columns)
         taken = [place for place in places if mask[place] >= 0]
@@ -77,7 +78,7 @@ def table_variables(columns: int, features: Mapping[str, Where] | None = None) -
             )
         mask[places] = number
     loose = (mask < 0).nonzero().flatten()
-    mask[loose] = len(features) + torch.arange(len(loose))
+    mask[loose] = len(features) + torch.arange(len(loose), device="cpu")
     names = (*features, *(f"column_{i}" for i in loose.tolist()))
     if len({tags.part(name) for name in names}) < len(names):
         raise ValueError(f"features: names must be distinct, also with '/' read as '_'; got {list(names)}")
@@ -105,9 +106,9 @@ def grid_variables(shape: Sequence[int], cells: int = 14) -> Variables:
         196
     """
     if len(shape) != 3:
-        return Variables((), torch.arange(int(torch.tensor(shape).prod())).reshape(1, *shape))
+        return Variables((), torch.arange(math.prod(shape), device="cpu").reshape(1, *shape))
     channels, height, width = shape
-    down, across = (torch.arange(n) * min(cells, n) // n for n in (height, width))
+    down, across = (torch.arange(n, device="cpu") * min(cells, n) // n for n in (height, width))
     patches = down[:, None] * min(cells, width) + across[None, :]
     return Variables((), patches.expand(1, channels, height, width).contiguous())
 

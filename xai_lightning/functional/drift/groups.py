@@ -88,7 +88,7 @@ def attribution_gap(importance: Tensor, groups: Tensor, *, seed: int = 0) -> tup
         return math.nan, math.nan
     generator = torch.Generator().manual_seed(seed)
     found = _variation(shares, of, large)
-    shuffled = [of[torch.randperm(len(of), generator=generator)] for _ in range(PERMUTATIONS)]
+    shuffled = [of[torch.randperm(len(of), generator=generator, device="cpu")] for _ in range(PERMUTATIONS)]
     return found, sum(_variation(shares, each, large) for each in shuffled) / PERMUTATIONS
 
 
@@ -125,11 +125,13 @@ def equal_treatment_auc(
         return UNKNOWN
     # directions only: a group that is predicted with more confidence has larger maps
     x = x / x.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    half, generator = torch.zeros(len(x), dtype=torch.int64), torch.Generator().manual_seed(seed)
+    half, generator = torch.zeros(len(x), dtype=torch.int64, device=x.device), torch.Generator().manual_seed(seed)
     for group in (y, ~y):
         where = group.nonzero().flatten()
         # within each group, or a half may be left without members
-        half[where[torch.randperm(len(where), generator=generator)]] = torch.arange(len(where)) % 2
+        half[where[torch.randperm(len(where), generator=generator, device="cpu")]] = (
+            torch.arange(len(where), device=x.device) % 2
+        )
     found = []
     for part in (0, 1):
         scores, inside = _linear(x[half != part], y[half != part], x[half == part]), y[half == part]
@@ -143,7 +145,9 @@ def _linear(x: Tensor, y: Tensor, unseen: Tensor) -> Tensor:
     design, target = (x - mean) / deviation, y.double() - y.double().mean()
     # with more features than samples any labels can be fitted
     penalty = RIDGE * len(x) * max(1.0, x.shape[1] / len(x))
-    weights = torch.linalg.solve(design.T @ design + penalty * torch.eye(x.shape[1], dtype=x.dtype), design.T @ target)
+    weights = torch.linalg.solve(
+        design.T @ design + penalty * torch.eye(x.shape[1], dtype=x.dtype, device=x.device), design.T @ target
+    )
     scores: Tensor = ((unseen - mean) / deviation) @ weights
     return scores
 

@@ -37,7 +37,7 @@ def centre_of_mass(current: Tensor, reference: Tensor, grid: Grid) -> Tensor:
     """
     a, b = _fitting(current, reference, grid)
     rows, columns = grid
-    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(a).reshape(-1, 2)
+    place = torch.cartesian_prod(*(torch.arange(side, device=a.device) for side in grid)).to(a).reshape(-1, 2)
     # a picture of one cell has no diagonal, and no way to move
     diagonal = math.hypot(rows - 1, columns - 1) or 1.0
     centres = [(m.abs() / m.abs().sum(1, keepdim=True)) @ place for m in (a, b)]

@@ -77,4 +77,4 @@ def _gained(importance: Tensor, gains: Tensor) -> float:
 
 
 def _discounts(count: int) -> Tensor:
-    return 1 / torch.arange(2, count + 2, dtype=torch.float64).log2()
+    return 1 / torch.arange(2, count + 2, dtype=torch.float64, device="cpu").log2()

@@ -30,7 +30,7 @@ def similarity(history: Tensor) -> Tensor:
     """
     maps = history.detach().double()
     valid = maps.isfinite().all(2)
-    maps = maps.where(valid[..., None], torch.zeros(()).double())
+    maps = maps.where(valid[..., None], 0.0)
     sizes = maps.norm(dim=2, keepdim=True)
     empty = (valid & (maps.abs().sum(2) <= ZERO_MAP)).double()
     units = torch.where(sizes > 0, maps / sizes.clamp(min=1e-300), 0.0).flatten(1)

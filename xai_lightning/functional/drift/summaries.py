@@ -102,11 +102,13 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], count: int, *, repeats: int
     """
     if count == 0:
         return Interval(math.nan, math.nan, math.nan)
-    value = float(statistic(torch.arange(count)[None])[0])
+    value = float(statistic(torch.arange(count, device="cpu")[None])[0])
     # in blocks, so that memory does not grow with the number of samples
     generator, block = torch.Generator().manual_seed(seed), max(1, DRAWN_AT_ONCE // count)
     sizes = [min(block, repeats - start) for start in range(0, repeats, block)]
-    found = torch.cat([statistic(torch.randint(count, (size, count), generator=generator)) for size in sizes])
+    found = torch.cat(
+        [statistic(torch.randint(count, (size, count), generator=generator, device="cpu")) for size in sizes]
+    )
     # a resample may lack what the statistic needs, a whole group for one
     found = found[found.isfinite()]
     if not len(found):
@@ -165,7 +167,7 @@ def _resampled_means(values: Tensor, repeats: int, generator: torch.Generator) -
     block = max(1, DRAWN_AT_ONCE // len(values))
     sizes = [(min(block, repeats - start), len(values)) for start in range(0, repeats, block)]
     # drawn on the CPU: generators of other devices would give other limits
-    draws = (torch.randint(len(values), size, generator=generator) for size in sizes)
+    draws = (torch.randint(len(values), size, generator=generator, device="cpu") for size in sizes)
     return torch.cat([values[draw.to(values.device)].mean(1) for draw in draws])
 
 

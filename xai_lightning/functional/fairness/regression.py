@@ -87,7 +87,7 @@ def residual_sums(
     """
     check_groups(n_groups)
     check_shapes({"predictions": predictions, "targets": targets, "groups": groups})
-    check_range({"predictions": predictions, "targets": targets, "origin": torch.tensor(origin)})
+    check_range({"predictions": predictions, "targets": targets, "origin": torch.tensor(origin, device="cpu")})
     check_indices({"groups": groups}, (n_groups,))
     if into is not None and len(into.residuals) != n_groups:
         raise ValueError(f"into must be sums of {n_groups} groups, got {len(into.residuals)}")

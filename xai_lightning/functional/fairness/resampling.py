@@ -70,8 +70,9 @@ def _of(evidence: Any, drawn: Tensor) -> Any:
 def example(kind: Needs) -> Any:
     """A little evidence of one kind, to ask a metric how it is computed."""
     if kind == "counts":
-        return confusion(torch.tensor([[[3, 2], [1, 4]], [[2, 3], [2, 3]]]), positive=1)
-    values, targets, groups = torch.linspace(0.1, 0.9, 8), torch.tensor([0, 1] * 4), torch.tensor([0] * 4 + [1] * 4)
+        return confusion(torch.tensor([[[3, 2], [1, 4]], [[2, 3], [2, 3]]], device="cpu"), positive=1)
+    values = torch.linspace(0.1, 0.9, 8, device="cpu")
+    targets, groups = torch.tensor([[0, 1] * 4, [0] * 4 + [1] * 4], device="cpu")
     if kind == "scores":
         return scored(score_counts(values, targets, groups, n_groups=2))
     sums = residual_sums(values, targets, groups, n_groups=2)

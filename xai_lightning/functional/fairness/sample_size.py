@@ -76,7 +76,7 @@ def sample_size(
     def meets(n: Tensor, whole: bool) -> Tensor:
         return _meets(metric, _alike(metric, of, n, whole or exact), threshold, error, exact)
 
-    alike = torch.ones(numbers.shape[-2], max(2, metric.how.groups), dtype=torch.float64)
+    alike = torch.ones(numbers.shape[-2], max(2, metric.how.groups), dtype=torch.float64, device="cpu")
     roughly = _smallest(lambda n: bool(meets(n * alike, False)))
     needed = None if roughly is None else _first(roughly, lambda n: meets(n[:, None, None] * alike, True))
     return SampleSize(group, rate, smallest, needed, bool(meets(numbers, False)))
@@ -99,7 +99,7 @@ def _first(roughly: int, enough: Callable[[Tensor], Tensor]) -> int:
     """The first number that is enough near where a fraction of a success would be: counts are whole."""
     # with whole counts the limit goes up and down by steps: the first that is enough lies near, on either side
     start = max(2, roughly - max(20, min(roughly // 5, _WINDOW)))
-    near = torch.arange(start, roughly + max(20, min(roughly // 5, _WINDOW)), dtype=torch.float64)
+    near = torch.arange(start, roughly + max(20, min(roughly // 5, _WINDOW)), dtype=torch.float64, device="cpu")
     found = near[enough(near)]
     return int(found[0]) if len(found) else roughly
 
@@ -121,7 +121,9 @@ def _alike(metric: Metric, of: Groupwise, numbers: Tensor, whole: bool) -> Group
             successes, totals = successes.nan_to_num().round().long(), totals.long()
         return Proportions(successes, totals, totals, totals)
     # groups that are alike may all be off by the same: of a magnitude the best case is 0
-    centre = torch.zeros(()) if metric.aggregation == "largest_magnitude" else _pooled(of, of.value)
+    centre = (
+        torch.zeros((), device=numbers.device) if metric.aggregation == "largest_magnitude" else _pooled(of, of.value)
+    )
     if isinstance(of, Averages):
         return Averages(centre + 0 * numbers, _pooled(of, of.variance) + 0 * numbers, numbers)
     if isinstance(of, Excess):

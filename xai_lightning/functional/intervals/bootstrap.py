@@ -44,8 +44,8 @@ def replicates(counts: Tensor, number: int, seed: int) -> Tensor:
     if bool((flat < 0).any()):
         raise ValueError(f"counts must not be negative, got {int(flat.min())}")
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.zeros(flat.numel(), number, dtype=torch.float64)
-    left, rows = torch.full((number,), float(flat.sum()), dtype=torch.float64), int(flat.sum())
+    drawn = torch.zeros(flat.numel(), number, dtype=torch.float64, device="cpu")
+    left, rows = torch.full((number,), float(flat.sum()), dtype=torch.float64, device="cpu"), int(flat.sum())
     for cell in flat.nonzero()[:, 0].tolist():
         # Given the cells before it, the count of a cell is binomial in the rows that are left.
         share = torch.full_like(left, min(1.0, int(flat[cell]) / rows))

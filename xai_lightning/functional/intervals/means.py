@@ -46,7 +46,9 @@ def student_mean(value: Tensor, variance: Tensor, number: Tensor, error: float) 
     if math.isinf(score):
         undefined = (number < 2) | value.isnan()
         return Interval(*(torch.where(undefined, math.nan, side * math.inf) for side in (-1.0, 1.0)))
-    scores = torch.tensor([student_score(error, int(n) - 1) for n in number.reshape(-1).tolist()], dtype=torch.float64)
+    scores = torch.tensor(
+        [student_score(error, int(n) - 1) for n in number.reshape(-1).tolist()], dtype=torch.float64, device="cpu"
+    )
     half = scores.reshape(number.shape).to(value.device) * (variance / number).sqrt()
     return Interval(value - half, value + half)
 

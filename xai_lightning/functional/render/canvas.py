@@ -30,8 +30,10 @@ SCRIPTS = (
 """Fonts of scripts that Matplotlib's own lack."""
 ANCHORS = ["#0b3c7d", "#3f83bf", "#a9cfe5", "#f7f7f7", "#f6b79b", "#d0553f", "#7f0d20"]
 # an odd number, so that 0 has a colour of its own
-_COLOURS = torch.tensor(LinearSegmentedColormap.from_list("", ANCHORS, N=257)(np.arange(257), bytes=True)[:, :3])
-GREY = torch.tensor(UNDEFINED, dtype=torch.uint8)
+_COLOURS = torch.tensor(
+    LinearSegmentedColormap.from_list("", ANCHORS, N=257)(np.arange(257), bytes=True)[:, :3], device="cpu"
+)
+GREY = torch.tensor(UNDEFINED, dtype=torch.uint8, device="cpu")
 
 
 def coloured(tiles: Tensor, scale: float) -> Tensor:

@@ -60,7 +60,7 @@ def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], sc
     lines = wrapped(legend, width - 12, 8)
     below = _TOP + rows * (_TILE + _GAP) + 16
     height = below + _LINE * len(lines)
-    canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
+    canvas = torch.full((height, width, 3), 255, dtype=torch.uint8, device="cpu")
     for column in range(len(frames)):
         for row in range(rows):
             y, x = _TOP + row * (_TILE + _GAP), left + column * (_TILE + _GAP)

@@ -160,14 +160,14 @@ def _stretched(tiles: Tensor) -> Tensor:
 
 def _composed(grid: _Grid, columns: Sequence[Tensor], scale: float) -> Picture:
     bottom, right = grid.corner(len(grid.labels), len(columns))
-    canvas = torch.full((bottom + _BOTTOM, right + _GAP, 3), 255, dtype=torch.uint8)
+    canvas = torch.full((bottom + _BOTTOM, right + _GAP, 3), 255, dtype=torch.uint8, device="cpu")
     for column, tiles in enumerate(columns):
         for row, tile in enumerate(tiles):
             y, x = grid.corner(row, column)
             canvas[y - 1 : y + grid.height + 1, x - 1 : x + grid.width + 1] = _FRAME
             canvas[y : y + grid.height, x : x + grid.width] = tile
     start, stop = grid.corner(0, 1)[1], right - _GAP
-    ramp = torch.linspace(-scale, scale, stop - start, dtype=torch.float64)
+    ramp = torch.linspace(-scale, scale, stop - start, dtype=torch.float64, device="cpu")
     canvas[bottom + 6 : bottom + 16, start:stop] = coloured(ramp.view(1, 1, -1, 1), scale)[0]
     return canvas.numpy()
 

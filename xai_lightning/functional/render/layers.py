@@ -26,7 +26,7 @@ from xai_lightning.functional.render.sheets import breadth, fitted
 
 MOST_LAYERS, MOST_COLUMNS, MOST_WRITTEN = 32, 128, 12
 _NAME, _TOP, _WIDTH, _BOTTOM, _BAR, _RIGHT, _SIZE = 200, 40, 576, 62, 12, 84, 8
-_COLOURS = torch.tensor(matplotlib.colormaps["cividis"](np.arange(256), bytes=True)[:, :3])
+_COLOURS = torch.tensor(matplotlib.colormaps["cividis"](np.arange(256), bytes=True)[:, :3], device="cpu")
 
 
 def layer_heatmap(
@@ -155,7 +155,7 @@ def _left_out(shown: int, count: int) -> list[str]:
 
 def _luminance(colours: Tensor) -> Tensor:
     linear = (colours.double() / 255) ** 2.2
-    return linear @ torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)
+    return linear @ torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64, device="cpu")
 
 
 def _shades(values: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -170,7 +170,7 @@ def _cells(chart: _Chart) -> Tensor:
     colours, unknown = _shades(chart.values, chart.limits), ~chart.values.isfinite()
     for dim, by in enumerate(grown):
         colours, unknown = colours.repeat_interleave(by, dim), unknown.repeat_interleave(by, dim)
-    stripes = (torch.arange(chart.height)[:, None] + torch.arange(chart.width)) % 6 < 3
+    stripes = (torch.arange(chart.height, device="cpu")[:, None] + torch.arange(chart.width, device="cpu")) % 6 < 3
     striped = GREY.where(stripes[..., None], 255).to(torch.uint8)
     return striped.where(unknown[..., None], colours)
 
@@ -180,10 +180,10 @@ def _drawn(chart: _Chart, title: str, axis: str, notes: Sequence[str]) -> Pictur
         left = math.ceil(max(breadth(name, _SIZE) for name in chart.rows)) + 20
         height = _TOP + max(chart.height, 60) + _BOTTOM
         width = max(left + chart.width + _RIGHT, 420)
-        canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
+        canvas = torch.full((height, width, 3), 255, dtype=torch.uint8, device="cpu")
         canvas[_TOP : _TOP + chart.height, left : left + chart.width] = _cells(chart)
         bar, length = left + chart.width + 14, max(chart.height, 60)
-        ramp = torch.linspace(chart.limits[1], chart.limits[0], length, dtype=torch.float64)
+        ramp = torch.linspace(chart.limits[1], chart.limits[0], length, dtype=torch.float64, device="cpu")
         canvas[_TOP : _TOP + length, bar : bar + _BAR] = _shades(ramp[:, None], chart.limits)
         figure = Figure(inches(width, height))
         figure.figimage(canvas.numpy(), origin="upper")

@@ -167,7 +167,7 @@ def _label(figure: Figure, layout: _Layout, channels: Sequence[str], titles: Seq
 
 def _painted(height: int, layout: _Layout, now: Tensor, reference: Tensor, scale: float) -> Tensor:
     """A white canvas ``uint8[height, W, 3]`` with the bands, and the strips of the reference beneath them."""
-    canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8)
+    canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8, device="cpu")
     for number, place in product(range(layout.series), range(layout.channels)):
         x, y = layout.corner(number, place)
         for values, top, high in ((now, y, layout.height), (reference, y + layout.height + 2, _STRIP - 2)):
@@ -177,7 +177,7 @@ def _painted(height: int, layout: _Layout, now: Tensor, reference: Tensor, scale
 
 def _band(values: Tensor, height: int, width: int, scale: float) -> Tensor:
     """Colours ``uint8[height, width, 3]`` of stretches of time."""
-    place = torch.arange(width) * len(values) // width
+    place = torch.arange(width, device="cpu") * len(values) // width
     return coloured(values.detach().double().cpu()[place][None, :, None], scale).expand(height, width, 3)
 
 
@@ -187,6 +187,6 @@ def _curve(values: Tensor, x: int, top: float, layout: _Layout) -> "np.ndarray[t
     series = series.masked_fill(~series.isfinite(), torch.nan)
     known = series[series.isfinite()]
     low, span = (float(known.min()), float(known.max() - known.min()) or 1.0) if len(known) else (0.0, 1.0)
-    across = x + (torch.arange(len(series)) + 0.5) / len(series) * layout.width
+    across = x + (torch.arange(len(series), device="cpu") + 0.5) / len(series) * layout.width
     up = top - layout.height + 4 + (series - low) / span * (layout.height - 8)
     return np.stack([across.numpy(), up.numpy()], axis=1)

@@ -68,7 +68,7 @@ def token_lines(
     texts = _chosen([_text(words, letters) for words in tokens[:MOST_TEXTS]], len(kinds))
     legend = wrapped(_legend(kinds, scale, note), _WIDTH - 16, 8)
     height = 26 + 14 * len(legend) + sum(text.height(len(kinds)) for text in texts.values())
-    canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8)
+    canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8, device="cpu")
     written: list[_Written] = []
     y = 18
     for number, text in texts.items():
@@ -155,7 +155,7 @@ def _line(canvas: Tensor, down: tuple[int, float], line: Sequence[tuple[Word, fl
     """Paint the boxes of one line; plain words in dark ink and in white each as one text with gaps, others alone."""
     (y, step), rows, alone, x = down, {INK: "", "#ffffff": ""}, [], float(_LEFT)
     for word, value in line:
-        colour = coloured(torch.tensor([[value]]).double(), scale)[0]
+        colour = coloured(torch.tensor([[value]], device="cpu").double(), scale)[0]
         red, green, blue = colour.tolist()
         canvas[y - 8 : y + 9, round(x - 2) : round(x + word.cells * step + 2)] = colour
         bright = not math.isfinite(value) or 0.299 * red + 0.587 * green + 0.114 * blue >= 140

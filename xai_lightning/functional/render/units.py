@@ -55,7 +55,7 @@ def unit_samples(
     tiles = _tiles(thumbnails, values.shape)
     width = max(_LEFT + columns * (_TILE + _GAP) + 8, 420)
     height = _TOP + rows * _ROW + _FOOT
-    canvas = torch.full((height, width, 3), 255, dtype=torch.uint8)
+    canvas = torch.full((height, width, 3), 255, dtype=torch.uint8, device="cpu")
     with style.context("default"):
         figure = Figure(inches(width, height))
         for row in range(rows):
@@ -95,7 +95,7 @@ def _tiles(thumbnails: Tensor | None, shape: torch.Size) -> Tensor | None:
 def _place(canvas: Tensor, image: Tensor | None, y: int, x: int) -> None:
     """One tile, as large as fits into a square, in its middle."""
     if image is None:
-        canvas[y : y + _TILE, x : x + _TILE] = torch.tensor(UNDEFINED, dtype=torch.uint8)
+        canvas[y : y + _TILE, x : x + _TILE] = torch.tensor(UNDEFINED, dtype=torch.uint8, device="cpu")
         return
     high, wide = image.shape[:2]
     zoom = _TILE / max(high, wide)

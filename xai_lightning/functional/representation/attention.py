@@ -191,7 +191,7 @@ def _rows(weights: Tensor, keep: Tensor | None, causal: bool) -> tuple[Tensor, T
         raise ValueError(f"`keep` must be bool[{samples}, {tokens}], got {keep.dtype} of shape {tuple(keep.shape)}.")
     # Apple's GPUs have no float64
     wide = (weights.cpu() if weights.device.type == "mps" else weights).detach().double()
-    held = torch.ones(samples, tokens, dtype=torch.bool) if keep is None else keep
+    held = torch.ones(samples, tokens, dtype=torch.bool, device=weights.device) if keep is None else keep
     held = held.to(wide.device)
     allowed = held[:, :, None] & held[:, None]
     allowed = allowed.tril() if causal else allowed

@@ -180,7 +180,7 @@ def largest_by_chance(
     order = torch.argsort(cells.stratum, stable=True)
     total = cells.x.new_zeros(())
     for _ in range(repeats):
-        random = torch.rand(len(order), generator=generator, dtype=torch.float64).to(order.device)
+        random = torch.rand(len(order), generator=generator, dtype=torch.float64, device="cpu").to(order.device)
         shuffled = torch.argsort(random)
         within = shuffled[torch.argsort(cells.stratum[shuffled], stable=True)]
         dealt = torch.empty_like(cells.cell)

@@ -78,7 +78,7 @@ def weight_histogram(weights: Sequence[Tensor]) -> HistogramSummary:
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     if not any(tensor.numel() for tensor in tensors):
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     norms = torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors])
     total: Tensor = torch.linalg.vector_norm(norms)
     return total

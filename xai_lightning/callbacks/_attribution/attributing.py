@@ -90,7 +90,8 @@ class ExplainingMonitor(PassingMonitor):
         identity: dict[str, object],
         **common: Any,
     ) -> None:
-        history = History(explainer.ways.label, best_of, reference_after)
+        ways = explainer.ways
+        history = History(ways.label, best_of, reference_after, attribution.versions(ways.method))
         super().__init__(
             explainer,
             probe,

@@ -13,6 +13,7 @@ from xai_lightning.callbacks._attribution.panel import Panel
 from xai_lightning.callbacks._attribution.references import References
 from xai_lightning.callbacks._attribution.strata import Strata
 from xai_lightning.callbacks._record import Record
+from xai_lightning.functional.attribution import FIRST, Versions
 
 
 class History:
@@ -22,10 +23,14 @@ class History:
         method: its label, for messages.
         best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``.
         reference_after: number of the validation that ``first`` means.
+        versions: of the way explanations are made.
     """
 
-    def __init__(self, method: str, best_of: tuple[str, str] | None, reference_after: int) -> None:
+    def __init__(
+        self, method: str, best_of: tuple[str, str] | None, reference_after: int, versions: Versions = FIRST
+    ) -> None:
         self._method, self._best_of, self._reference_after = method, best_of, reference_after
+        self._versions = versions
         self.references, self.course, self.target_scale = References(), Course(), 1.0
         self.metric: float | None = None
         self._hint = ""
@@ -37,14 +42,24 @@ class History:
             "target_scale": self.target_scale,
             "course": self.course.state(),
             "metric": self.metric,
+            "versions": list(self._versions),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`."""
-        metric = state["metric"]
+        """Take up a `state`, without its references if they were made in another way: then begin anew."""
+        metric, saved = state["metric"], tuple(int(number) for number in state.get("versions", FIRST))
         self.metric = None if metric is None else float(metric)
         self.references, self.target_scale = References.of(state["references"]), float(state["target_scale"])
         self.course = Course.of(state["course"])
+        if saved == self._versions:
+            return
+        if self.references.maps:
+            rank_zero_warn(
+                f"AttributionMonitor({self._method!r}): this release makes explanations in another way (version "
+                f"{_dotted(self._versions)}) than the one that wrote the checkpoint (version {_dotted(saved)}), which "
+                "drift would show; drift starts anew. Resume with the release of the checkpoint to go on with its drift"
+            )
+        self.references, self.course = References(), Course()
 
     def follow(
         self, found: Gathered, panel: Panel, strata: Strata, columns: Columns, moment: tuple[int, int, float]
@@ -118,3 +133,7 @@ class History:
         if best is None or (metric < best if mode == "min" else metric > best):
             self.course.best = metric
             self.references.promote("previous", "best")
+
+
+def _dotted(versions: Sequence[int]) -> str:
+    return ".".join(map(str, versions))

@@ -37,8 +37,10 @@ from xai_lightning.functional.attribution.question import (
 from xai_lightning.functional.attribution.returned import output_tensor, unclear
 from xai_lightning.functional.attribution.scalars import Kind, Task, centred, margin
 from xai_lightning.functional.attribution.variables import Variables, grid_variables, per_variable, table_variables
+from xai_lightning.functional.attribution.versions import FIRST, Versions, versions
 
 __all__ = [
+    "FIRST",
     "METHODS",
     "NUMBERS_AT_ONCE",
     "SMOOTHS",
@@ -56,6 +58,7 @@ __all__ = [
     "Smooth",
     "Task",
     "Variables",
+    "Versions",
     "attribute",
     "centred",
     "check_inputs",
@@ -71,6 +74,7 @@ __all__ = [
     "resolve_options",
     "table_variables",
     "unclear",
+    "versions",
 ]
 
 

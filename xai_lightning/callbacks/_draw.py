@@ -254,8 +254,8 @@ class Candidates:
         hashes, strata = row_hash(known, self._seed, self._hashed).cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()
         promising = promising[smallest(hashes[promising], strata[promising], self.quota, pooled=self.pooled)]
-        where = promising.to(inputs.device)
-        columns = [x.detach()[where].cpu().clone() for x in (inputs, targets, *extras)]
+        # targets that no batch holds, and a model's own predictions, need not lie where the inputs do
+        columns = [x.detach()[promising.to(x.device)].cpu().clone() for x in (inputs, targets, *extras)]
         new = Rows(hashes[promising], strata[promising], columns[0], columns[1], tuple(columns[2:]))
         joined = new if self.rows is None else self.rows.join(new)
         self.rows = joined.take(smallest(joined.hashes, joined.strata, self.quota, pooled=self.pooled))

@@ -151,7 +151,7 @@ class Classifier(pl.LightningModule):
         predicted = (logits.flatten() > 0).long() if single else logits.argmax(1)
         metrics = {
             f"{stage}_loss": self.loss(logits, batch["y"]),
-            f"{stage}_acc": (predicted == batch["y"]).double().mean(),
+            f"{stage}_acc": (predicted == batch["y"]).float().mean(),
         }
         self.log_dict(metrics, batch_size=len(batch["y"]))
         return None if self.returns is None else self.returns(logits)

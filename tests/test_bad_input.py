@@ -332,6 +332,7 @@ UNREADABLE = {
 @at_once
 @readers
 @pytest.mark.parametrize("form", UNREADABLE)
+@pytest.mark.on_cpu("Lightning leaves batches without tensors of its own where they are")
 def test_a_batch_that_cannot_be_read_is_shown_with_what_to_do(form, make, sanity, tmp_path):
     convert, find, shown = UNREADABLE[form]
     batches = converted(convert)
@@ -701,6 +702,7 @@ class Iterating(Classifier):
 
 
 @pytest.mark.filterwarnings("ignore:.*dataloader_iter")
+@pytest.mark.on_cpu("its step leaves batches on the CPU")
 def test_a_step_that_fetches_its_batches_is_refused_by_monitors_that_read_them(tmp_path):
     """Law 8: Lightning shows callbacks None then."""
     readers = (AttributionMonitor("saliency"), FairnessMonitor(SEX), ActivationMonitor(share=0.5))

@@ -171,8 +171,8 @@ def test_a_watched_evaluation_changes_nothing_and_explains(case, stage, inferenc
 
 class LogsInForward(Traced):
     def forward(self, x):
-        self.log("seen", x.double().mean(), batch_size=len(x))
-        self.log_dict({"largest": x.double().max()}, batch_size=len(x))
+        self.log("seen", x.float().mean(), batch_size=len(x))
+        self.log_dict({"largest": x.float().max()}, batch_size=len(x))
         return super().forward(x)
 
 
@@ -182,7 +182,7 @@ class HandsOutItsLog(Traced):
     def __init__(self, **more):
         super().__init__(**more)
         log = self.log
-        self.net.register_forward_hook(lambda m, args, out: log("seen", out.double().mean(), batch_size=len(out)))
+        self.net.register_forward_hook(lambda m, args, out: log("seen", out.float().mean(), batch_size=len(out)))
 
 
 class Appends(Traced):
@@ -283,7 +283,7 @@ class OwnGenerators(Traced):
 
     def forward(self, x):
         scale = 1 + 0.1 * self.of_numpy.random() + 0.1 * self.of_python.random()
-        return super().forward(x * scale + 0.1 * torch.randn(x.shape, generator=self.of_torch))
+        return super().forward(x * scale + 0.1 * torch.randn(x.shape, generator=self.of_torch).to(x.device))
 
     def diary(self):
         return self.of_numpy.random(), self.of_python.random(), bits(self.of_torch.get_state())
@@ -366,6 +366,7 @@ class Words(Classifier):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+@pytest.mark.on_cpu("no sparse tensors")
 def test_sparse_gradients_survive_a_validation_in_mid_accumulation(tmp_path):
     """Trap 35: they have no storage that could be compared."""
     found = []
@@ -1065,6 +1066,7 @@ def saliency(net: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("order", ["averaging first", "averaging last"])
+@pytest.mark.on_cpu("compares with a twin on the CPU")
 def test_averaged_weights_are_what_is_explained(order, tmp_path):
     """Trap 60: inside the window in which they are live, whatever stands first in the list."""
     raw, batch, sink = [], rows(8).batch(), xai_lightning.MemorySink()
@@ -1085,6 +1087,7 @@ def test_averaged_weights_are_what_is_explained(order, tmp_path):
     )
 
 
+@pytest.mark.on_cpu("its network keeps a table on the CPU")
 def test_a_table_cached_in_inference_mode_gets_a_clear_message(tmp_path):
     """Trap 2: the raw error of autograd would not say what to do."""
 
@@ -1188,6 +1191,7 @@ def test_every_precision_works(precision, method, probe, tmp_path):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.on_cpu("no autocast")
 def test_explanations_are_in_single_precision_unless_autocast_is_asked_for(autocast, tmp_path):
     """Trap 20: Lightning enters autocast around the step only."""
     seen = set()
@@ -1230,6 +1234,7 @@ def test_explanations_are_made_in_evaluation_mode_whatever_a_module_says(tmp_pat
     assert seen.values == {(True, True), (False, False)}
 
 
+@pytest.mark.on_cpu("no fused recurrent cells")
 def test_cudnn_is_off_while_a_recurrent_net_is_explained(tmp_path):
     """Trap 21: its kernels have no backward in evaluation mode; elsewhere it stays on."""
     seen = SeenBy()

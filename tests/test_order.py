@@ -95,7 +95,7 @@ def trained(order: str, folder: Path, precision: str) -> tuple[list[bytes], list
     gradients = [g for grads in model.found for g in grads if g is not None]
     tensors = [*model.state_dict().values(), *gradients, torch.get_rng_state()]
     numbers = [(step, name, repr(value)) for step, name, value in sink.records if not STOPWATCH.fullmatch(name)]
-    return [tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors], sorted(numbers)
+    return [tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors], sorted(numbers)
 
 
 HALF = ("bf16-mixed", "bf16-true")

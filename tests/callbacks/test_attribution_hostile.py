@@ -285,6 +285,7 @@ def test_deep_lift_shap_knows_what_it_should_add_up_to() -> None:
         assert (curves(sink)["xai/deep_lift_shap/incomplete_maps"][0] > 0.3) == wrong
 
 
+@pytest.mark.on_cpu("no fused recurrent cells")
 def test_a_layer_that_returns_no_tensor_is_refused_by_name() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

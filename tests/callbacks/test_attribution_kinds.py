@@ -547,6 +547,7 @@ def test_without_pictures_none_is_drawn_and_the_numbers_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.on_cpu("compares with weights on the CPU")
 def test_the_explained_weights_are_the_averaged_ones(place: str, tmp_path: Path) -> None:
     """Trap 60: the explanation is that of the weights that were validated, wherever the callback stands."""
     validated: list[Tensor] = []

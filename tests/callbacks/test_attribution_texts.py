@@ -37,6 +37,7 @@ class Packed(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap"])
+@pytest.mark.on_cpu("its network packs by lengths on the CPU")
 def test_a_network_that_takes_no_text_of_padding_alone_is_explained(method: str) -> None:
     """Only the embedding is given the baseline; lengths and masks are those of the text."""
     sink = MemorySink()
@@ -48,6 +49,7 @@ def test_a_network_that_takes_no_text_of_padding_alone_is_explained(method: str)
     assert first(monitor).abs().sum() > 0
 
 
+@pytest.mark.on_cpu("its network packs by lengths on the CPU")
 def test_an_error_on_a_text_of_padding_alone_comes_with_what_to_do() -> None:
     monitor = AttributionMonitor("kernel_shap", embedding="embed", network="net", probe_size=8)
     with pytest.raises(RuntimeError, match="Length of all samples") as raised:
@@ -57,6 +59,7 @@ def test_an_error_on_a_text_of_padding_alone_comes_with_what_to_do() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*its rules do not cover rnn")
 @pytest.mark.parametrize("method", ["layer_deep_lift", "internal_influence"])
+@pytest.mark.on_cpu("its network packs by lengths on the CPU")
 def test_an_embedding_is_no_layer_of_what_is_explained_through_it(method: str) -> None:
     monitor = AttributionMonitor(method, embedding="embed", layer="embed", network="net", probe_size=8)
     with pytest.raises(RuntimeError, match=r"cannot explain the embedding 'embed' as a layer.*name another layer"):
@@ -177,6 +180,7 @@ def test_given_rows_are_put_together_by_the_loaders_collator() -> None:
 
 
 @pytest.mark.parametrize("said", [{"special_tokens": [11]}, {"pad_to": LONG}, {"words": str}])
+@pytest.mark.on_cpu("its network packs by lengths on the CPU")
 def test_the_places_of_a_text_are_no_variables(said: dict[str, Any]) -> None:
     """Explained through its embedding or not; what is said of token ids shows that they are some."""
     sink = MemorySink()
@@ -187,6 +191,7 @@ def test_the_places_of_a_text_are_no_variables(said: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("given", "told"), [({}, True), ({"special_tokens": [11]}, False), ({"pad_token": 11}, False)])
+@pytest.mark.on_cpu("its network packs by lengths on the CPU")
 def test_a_token_that_begins_every_text_is_told(given: dict[str, Any], told: bool, caplog: Any) -> None:
     """As transformers' tokenizers put one there, which would take most of the attribution."""
     data = Items(lambda i: (torch.cat([torch.tensor([11]), text(i)[0]]), i % 2), 16)

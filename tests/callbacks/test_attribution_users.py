@@ -256,6 +256,7 @@ def test_a_module_is_explained_however_it_is_built_and_whatever_stands_beside_it
     assert first(monitor).abs().sum() > 0
 
 
+@pytest.mark.on_cpu("no parameters without a shape")
 def test_parameters_that_wait_for_the_first_batch_are_named() -> None:
     with pytest.raises(ValueError, match=r"parameters weight, bias of LazyLinear.*in the module's setup"):
         fitted(nn.LazyLinear(2), cross_entropy, Items(table, 16), AttributionMonitor("saliency", network="net"), lr=0.0)

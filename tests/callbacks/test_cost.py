@@ -281,6 +281,7 @@ def test_callbacks_that_log_no_passes_make_none(name: str, more: Mapping[str, An
         ("saliency", {}, []),
     ],
 )
+@pytest.mark.on_cpu("loops are compiled for the CPU")
 def test_loops_are_compiled_before_any_validation_whose_time_is_told(
     method: str, options: dict[str, Any], compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

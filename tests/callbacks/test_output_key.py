@@ -210,6 +210,7 @@ def test_fairness_counts_and_flips_the_tensor_that_is_chosen(form: str) -> None:
 @pytest.mark.parametrize(
     ("returned", "read"), [({"logits": 1.0, "scores": -1.0}, 0.0), ({"logits": 1.0}, 0.5), (None, 0.5)]
 )
+@pytest.mark.on_cpu("its network adds a tensor on the CPU")
 def test_what_a_step_returns_under_the_chosen_name_comes_before_the_network(returned: Any, read: float) -> None:
     """And what it returns under another name does not."""
 

@@ -113,6 +113,7 @@ class Words(nn.Module):
         return self.head(self.embedding(ids).mean(dim=1))
 
 
+@pytest.mark.on_cpu("its method weighs on the CPU")
 def test_leading_words_are_those_of_their_own_text_however_long_others_are(tmp_path: Path) -> None:
     """Traps 24, 98: at random maps the drift of the leaders is what chance gives, 1, in short texts too."""
 

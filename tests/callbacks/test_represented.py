@@ -164,6 +164,7 @@ def test_identical_weights_have_not_moved_at_all(tmp_path: Path) -> None:
     assert found[2]["weight/net.0/relative_update"] == 0.0
 
 
+@pytest.mark.on_cpu("runs the network on the CPU at the end")
 def test_trained_layers_move_as_far_as_the_definition_says(tmp_path: Path) -> None:
     outputs: list[Tensor] = []
     data = rows(seed=1)
@@ -473,6 +474,7 @@ class Attends(nn.Module):
 
 @pytest.mark.parametrize("batch_first", [True, False], ids=["samples first", "time first"])
 @pytest.mark.parametrize("causal", [False, True], ids=["free", "causal"])
+@pytest.mark.on_cpu("its mask lies on the CPU")
 def test_heads_are_seen_as_the_layer_itself_would_show_them(causal: bool, batch_first: bool, tmp_path: Path) -> None:
     """Trap 30: the layer was asked for no weights, and computes none."""
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from xai_lightning.callbacks._trainer import Positions
+from xai_lightning.functional.precision import moved
 from xai_lightning.readers import GroupSource, Reader, Sample, Table, Vocabulary, read, vocabularies
 from xai_lightning.readers.groups import (
     Declared,
@@ -146,10 +147,9 @@ class Batches:
     def _weighed(self, sample: Sample, batch: Any) -> Tensor | None:
         if self._weights is None:
             return None
-        n, device = len(sample), sample.inputs.device
+        n = len(sample)
         weights = weight_values(sample, batch, self._weights, positions=lambda: self._positions.rows(n))
-        # MPS has no float64
-        return weights if device.type == "mps" else weights.to(device)
+        return moved(weights, sample.inputs.device)
 
     @property
     def weighted(self) -> bool:

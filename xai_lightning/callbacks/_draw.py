@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xai_lightning.callbacks._selection import Kept
 from xai_lightning.functional.activation import fused
+from xai_lightning.functional.precision import moved
 from xai_lightning.functional.rng import GOLDEN, mixed, random_words
 
 RUN = 16
@@ -136,7 +137,7 @@ def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Te
         some = most is not None and flat.shape[1] > most
         thinned = flat.index_select(1, _places(flat.shape[1], most).to(x.device)) if some and most is not None else x
         own = sample_hash(thinned, seed + i)
-        hashes = own if i == 0 else mixed(hashes + own)
+        hashes = own if i == 0 else mixed(hashes + own.to(hashes.device))
     return hashes
 
 
@@ -157,8 +158,8 @@ class Rows(NamedTuple):
 
     def on(self, device: torch.device) -> "Rows":
         """Copies of inputs, targets and further arguments on ``device``; hashes and strata stay."""
-        inputs, targets = self.inputs.to(device).clone(), self.targets.to(device).clone()
-        return Rows(self.hashes, self.strata, inputs, targets, tuple(x.to(device).clone() for x in self.extras))
+        inputs, targets = moved(self.inputs, device).clone(), moved(self.targets, device).clone()
+        return Rows(self.hashes, self.strata, inputs, targets, tuple(moved(x, device).clone() for x in self.extras))
 
     def take(self, index: Tensor) -> "Rows":
         """The rows at ``index``."""

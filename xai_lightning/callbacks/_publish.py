@@ -9,6 +9,7 @@ import torch
 from xai_lightning._lightning import LightningModule, Trainer
 from xai_lightning.callbacks import _progress as progress
 from xai_lightning.callbacks._record import Record
+from xai_lightning.functional.precision import widest
 from xai_lightning.sinks import Picture, Sink, logger_sinks
 
 
@@ -24,8 +25,7 @@ def log_sum(pl_module: LightningModule, trainer: Trainer, name: str, value: floa
 
 
 def _log(pl_module: LightningModule, name: str, value: float, how: str) -> None:
-    exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
-    number = torch.tensor(value, dtype=exact, device=pl_module.device)
+    number = torch.tensor(value, dtype=widest(pl_module.device), device=pl_module.device)
     pl_module.log(
         name,
         number,

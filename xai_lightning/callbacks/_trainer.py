@@ -10,6 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 
 from xai_lightning._lightning import Callback, LightningModule, MisconfigurationException, Trainer, TrainerFn
 from xai_lightning.callbacks._compiled import submodule
+from xai_lightning.functional.precision import exact_device
 
 T = TypeVar("T")
 Stage = Literal["fit", "validate", "test"]
@@ -161,7 +162,8 @@ def every_object(trainer: Trainer, mine: Any) -> list[Any]:
 
 def summed(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor:
     """Sum or maximum over ranks, on the CPU; a collective."""
-    sent = mine.clone().to(trainer.strategy.root_device)
+    root = trainer.strategy.root_device
+    sent = mine.clone().to(exact_device(root) if mine.dtype == torch.float64 else root)
     meet(trainer)
     return trainer.strategy.reduce(sent, reduce_op=how).cpu()
 

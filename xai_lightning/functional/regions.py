@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact
+
 
 class Mass(NamedTuple):
     """Absolute attribution of each sample, in units of the scalar.
@@ -39,7 +41,7 @@ def mass(maps: Tensor, mask: Tensor) -> Mass:
         raise ValueError(
             f"a region must have the shape {list(maps.shape[1:])}, or one per sample; got {list(mask.shape)}"
         )
-    size = maps.detach().double().abs()
+    size = exact(maps.detach()).abs()
     size = size.masked_fill(~size.isfinite(), torch.nan)
     return Mass((size * mask.to(size.device)).flatten(1).sum(dim=1), size.flatten(1).sum(dim=1))
 

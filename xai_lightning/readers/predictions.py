@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact
 from xai_lightning.readers.batch import describe
 
 Space = Literal["logits", "probabilities", "labels", "values"]
@@ -219,7 +220,7 @@ def scores_of(outputs: Tensor, how: Outputs, positive: int) -> Tensor:
     Raises:
         ValueError: if outputs said to be probabilities are outside 0 to 1.
     """
-    flat = _flat(outputs).to(torch.float32 if outputs.device.type == "mps" else torch.float64)
+    flat = exact(_flat(outputs))
     if how.space == "probabilities":
         _check_range(flat)
     if flat.ndim == 1:
@@ -238,7 +239,7 @@ def numbers_of(values: Tensor, what: str) -> Tensor:
     flat = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.ndim != 1 or flat.is_complex():
         raise ValueError(f"expected one {what} per sample, [N] or [N, 1]; got {describe(values)}")
-    return flat.detach().to(torch.float32 if flat.device.type == "mps" else torch.float64)
+    return exact(flat.detach())
 
 
 def labels_of(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -273,7 +274,7 @@ def targets_of(targets: Tensor, n_classes: int) -> Tensor:
     flat = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
     if flat.ndim != 1 or flat.is_complex():
         raise ValueError(f"expected one class index per sample; got {describe(targets)}")
-    numbers = flat.detach().cpu().to(torch.float64)
+    numbers = flat.detach().cpu().double()
     wrong = ~((numbers >= 0) & (numbers < n_classes) & (numbers == numbers.round()))
     if bool(wrong.any()):
         allowed = "0 or 1" if n_classes == 2 else f"an integer in 0 .. {n_classes - 1}"

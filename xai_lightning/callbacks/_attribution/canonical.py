@@ -16,6 +16,7 @@ from xai_lightning.functional.attribution import (
     table_variables,
 )
 from xai_lightning.functional.attribution.variables import MAX_NAMED, Where
+from xai_lightning.functional.precision import exact
 from xai_lightning.functional.tables import choose
 
 WINDOWS, CELLS = 14, 28
@@ -141,7 +142,7 @@ class Canon:
 
     def canonical(self, values: Sequence[Tensor]) -> Tensor:
         """Maps ``float64[N, D]`` of attributions to the inputs, one tensor each."""
-        parts = [self._one(v, i) for i, v in enumerate(values)]
+        parts = [exact(self._one(v, i)) for i, v in enumerate(values)]
         return drift.pool(torch.cat(parts, dim=1))
 
     def _one(self, values: Tensor, i: int) -> Tensor:
@@ -152,11 +153,11 @@ class Canon:
         if self.layouts[i] == "series":
             values = values.transpose(1, 2) if self.time_first else values
             cells = min(CELLS, values.shape[2])
-            means = torch.nn.functional.adaptive_avg_pool1d(values.double(), cells)
+            means = torch.nn.functional.adaptive_avg_pool1d(exact(values), cells)
             return means.flatten(1) * (values.shape[2] / cells)
         if self.layouts[i] == "tokens":
-            return (values.sum(dim=2) if values.ndim == 3 else values).double()
-        return per_variable(values, self.blocks[i]) if values.ndim == 2 else values.flatten(1).double()
+            return exact(values.sum(dim=2) if values.ndim == 3 else values)
+        return per_variable(values, self.blocks[i]) if values.ndim == 2 else exact(values.flatten(1))
 
     def spatial(self, values: Tensor, i: int) -> Tensor:
         """The attributions to input ``i`` over its places: ``[N, H, W]``, ``[N, T]`` or ``[N, D]``."""

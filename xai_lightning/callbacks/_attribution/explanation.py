@@ -113,7 +113,7 @@ class Explaining(NamedTuple):
         }
         if again is not None:
             columns["replicate"] = self._canonical(self._left_out(again.values, asked.left_out))
-        detached = {name: column.detach().double().cpu() for name, column in columns.items()}
+        detached = {name: column.detach().cpu().double() for name, column in columns.items()}
         explainer.mapped = values[0].ndim == 4
         whole = values[0].sum(dim=1).float().cpu() if explainer.mapped else detached["maps"][:, None]
         detached["peaks"] = peaks(whole)

@@ -17,6 +17,7 @@ from xai_lightning.callbacks._attribution.targets import explainable
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._draw import Candidates, Rows, some
 from xai_lightning.functional import activation
+from xai_lightning.functional.precision import exact
 from xai_lightning.functional.rng import isolated
 from xai_lightning.readers import Sample
 
@@ -137,7 +138,7 @@ class Probe:
         strata = self.strata.of(reading.sample, reading.groups)
         targets = self._offer(self._candidates, reading.sample, strata, reading.real)
         if self._explainer.task == "regression":
-            seen = activation.observe(targets.double().cpu()[:, None], 1, reading.real.cpu())
+            seen = activation.observe(targets.cpu().double()[:, None], 1, reading.real.cpu())
             self._spread = activation.merge(self._spread, seen)
 
     def first_given(self, trainer: Trainer) -> Rows | None:
@@ -238,7 +239,7 @@ class Survey:
         """Take in a batch; ``real`` tells padding from samples."""
         zeros = torch.zeros(len(real), dtype=torch.int64)
         self._rows.offer(inputs[0], zeros, zeros, inputs[1:], real)
-        sums = tuple(x[real].double().sum(dim=0).cpu() for x in inputs)
+        sums = tuple(exact(x[real]).sum(dim=0).cpu() for x in inputs)
         self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
         self._count += int(real.sum())
 

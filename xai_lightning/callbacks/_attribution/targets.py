@@ -5,6 +5,7 @@ from torch import Tensor
 
 from xai_lightning.callbacks._attribution.ways import Target
 from xai_lightning.functional.attribution import Task
+from xai_lightning.functional.precision import widest
 from xai_lightning.readers import Sample, target_of, targets_of
 from xai_lightning.readers.batch import describe
 
@@ -76,7 +77,7 @@ def _numbers(sample: Sample, target: Target) -> Tensor:
     chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
     if chosen.numel() != len(sample):
         raise ValueError(f"regression needs one target per sample, or target=its number; got {describe(given)}")
-    return chosen.detach().flatten().to(torch.float64)
+    return chosen.detach().flatten().to(widest(chosen.device))
 
 
 def _classes(given: Tensor, n_classes: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.fairness.individual import flips, score_change
+from xai_lightning.functional.precision import exact
 from xai_lightning.readers import Column, Outputs, Vocabulary, scores_of
 from xai_lightning.readers.batch import describe, unreadable
 from xai_lightning.readers.predictions import Decision
@@ -145,8 +146,8 @@ def _check_code(block: Tensor, known: Sequence[int]) -> None:
 def favour(outputs: Tensor, how: Outputs, positive: int, classes: Tensor) -> Tensor:
     """Probability of the favourable class, ``float64[M]``; of labels, whether they are it."""
     if how.space == "labels":
-        return (classes == positive).double()
-    return scores_of(outputs, how, positive).double()
+        return exact(classes == positive)
+    return exact(scores_of(outputs, how, positive))
 
 
 def compared(grouped: Tensor, own: Answer, others: Sequence[Answer]) -> Tensor:
@@ -158,8 +159,8 @@ def compared(grouped: Tensor, own: Answer, others: Sequence[Answer]) -> Tensor:
         others: the answers to the rows with each other value.
     """
     finite = torch.stack([answer.decision.finite for answer in (own, *others)]).all(dim=0)
-    flipped = flips(own.decision.classes, torch.stack([other.decision.classes for other in others])).double()
+    flipped = exact(flips(own.decision.classes, torch.stack([other.decision.classes for other in others])))
     change = score_change(own.scores, torch.stack([other.scores for other in others]))
     moved = torch.stack([(other.outputs != own.outputs).reshape(len(finite), -1).any(dim=1) for other in others])
-    flipped = torch.where(finite, flipped, torch.nan)
-    return torch.stack([grouped.double(), flipped, *change, moved.any(dim=0).double()], dim=1)
+    flipped = torch.where(finite.to(flipped.device), flipped, torch.nan)
+    return torch.stack([exact(grouped), flipped, *change, exact(moved.any(dim=0))], dim=1)

@@ -14,6 +14,7 @@ from xai_lightning.callbacks._fairness.refusals import check_classes
 from xai_lightning.callbacks._fairness.tally import Judged
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._trainer import resolve_network
+from xai_lightning.functional.precision import exact_device, moved
 from xai_lightning.readers import (
     Decision,
     Outputs,
@@ -57,7 +58,7 @@ class Kept:
 
     def of(self, values: Tensor) -> Tensor:
         """Those of the values, one per sample."""
-        values = values.to(self._which.device)
+        values = moved(values, self._which.device)
         return values if self.number == len(self._which) else values[self._which]
 
     def left_out(self, real: Tensor) -> int:
@@ -136,6 +137,8 @@ class Judging:
         Raises:
             ValueError: if outputs or targets are not what they were declared to be.
         """
+        # probabilities and sums are exact, and all that goes with them lies there too
+        found = found.to(exact_device(found.device))
         real, targets = reading.real.to(found.device), target_of(reading.sample)
         if self.numbers:
             values = numbers_of(found, "prediction")

@@ -6,6 +6,7 @@ from torch import Tensor
 from xai_lightning.functional.activation.accumulator import Accumulator
 from xai_lightning.functional.activation.moments import Moments
 from xai_lightning.functional.activation.table import EVERYTHING, Measured
+from xai_lightning.functional.precision import exact_device
 
 
 def observe(h: Tensor, unit_dim: int, keep: Tensor | None = None, measured: Measured = EVERYTHING) -> Moments:
@@ -76,9 +77,7 @@ def selected(h: Tensor, unit_dim: int, keep: Tensor | None = None) -> tuple[Tens
     if keep is not None and not keep.all():
         samples = int(keep.reshape(len(keep), -1).any(1).sum())
         values, unit_dim = _kept(values, unit_dim, keep)
-    # Metal knows no float64 (trap 93).
-    values = values.cpu() if values.device.type == "mps" else values
-    return values, unit_dim, samples
+    return values.to(exact_device(values.device)), unit_dim, samples
 
 
 def _kept(values: Tensor, unit_dim: int, keep: Tensor) -> tuple[Tensor, int]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact, exact_device
+
 BASELINES = ("zero", "mean", "background", "blur", "uniform", "pad")
 """Named baselines; ``mean`` and ``background`` (16 rows) are taken from the data, once."""
 
@@ -49,12 +51,13 @@ def blurred(inputs: Tensor, dims: Sequence[int]) -> Tensor:
     found = inputs
     for dim in dims:
         side = inputs.shape[dim]
-        place = torch.arange(side, dtype=torch.float64, device=inputs.device)
-        reach = torch.arange(-side, 2 * side, device=inputs.device)
+        device = exact_device(inputs.device)
+        place = torch.arange(side, dtype=torch.float64, device=device)
+        reach = torch.arange(-side, 2 * side, device=device)
         weights = (-((reach[None] - place[:, None]) ** 2) / (2 * (side / 10) ** 2)).exp()
-        kernel = torch.zeros(side, side, dtype=torch.float64, device=inputs.device)
+        kernel = torch.zeros(side, side, dtype=torch.float64, device=device)
         kernel.index_add_(1, reach.clamp(0, side - 1), weights / weights.sum(dim=1, keepdim=True))
-        found = (found.movedim(dim, -1).double() @ kernel.T).to(inputs.dtype).movedim(-1, dim)
+        found = (exact(found.movedim(dim, -1)) @ kernel.T).to(inputs).movedim(-1, dim)
     return found
 
 
@@ -71,8 +74,8 @@ def uniform(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
     rows = []
     for x, seed in zip(inputs, seeds, strict=True):
         drawn = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
-        low, high = x.min().double(), x.max().double()
-        rows.append((low + (high - low) * drawn.to(x.device)).to(x.dtype))
+        low, high = exact(x.min()), exact(x.max())
+        rows.append((low + (high - low) * drawn.to(low.device)).to(x))
     return torch.stack(rows)
 
 

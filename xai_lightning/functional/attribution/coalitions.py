@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xai_lightning.functional.attribution import fast
 from xai_lightning.functional.attribution.fast import MOST_VARIABLES, Subsets
+from xai_lightning.functional.precision import exact, exact_device
 from xai_lightning.functional.rng import random_words
 
 BITS, THIRDS, DIGITS = 32, 3, 21
@@ -38,8 +39,8 @@ class Coalitions:
         """A bit for each variable, ``int32[N, S]``; None of more than 31."""
         if self._words is None and self.number <= MOST_VARIABLES:
             present = self.present
-            powers = 2.0 ** torch.arange(self.number, dtype=torch.float64, device=present.device)
-            return (present.double() @ powers).to(torch.int32)
+            powers = 2.0 ** torch.arange(self.number, dtype=torch.float64)
+            return (exact(present) @ powers.to(exact_device(present.device))).to(present.device, torch.int32)
         return self._words
 
     @cached_property

@@ -24,6 +24,7 @@ from xai_lightning.functional.attribution.question import (
 )
 from xai_lightning.functional.attribution.surrogates import held_of_coalition
 from xai_lightning.functional.attribution.variables import Variables
+from xai_lightning.functional.precision import exact
 from xai_lightning.functional.rng import isolated, random_words
 
 INTERNAL = ("layer_integrated_gradients", "conductance", "internal_influence")
@@ -76,7 +77,7 @@ def _checked(how: Run, question: Question, values: Inputs, change: Tensor | None
         return Found.unproven(values, len(question.targets))
     if change is None:
         change = _mean_change(how, question) if how.spec.background else _change(how, question)
-    total = torch.stack([each.flatten(1).double().sum(dim=1) for each in values]).sum(dim=0)
+    total = torch.stack([exact(each.flatten(1)).sum(dim=1) for each in values]).sum(dim=0)
     return Found(values, total - change, change)
 
 
@@ -88,7 +89,7 @@ def _change(how: Run, question: Question) -> Tensor:
         ends = (torch.cat(pair) for pair in zip(piece.inputs, piece.baselines, strict=True))
         with torch.no_grad():
             found: Tensor = how.explained(*ends, *(torch.cat((each, each)) for each in (piece.targets, *piece.rest)))
-        after, before = found.double().chunk(2)
+        after, before = exact(found).chunk(2)
         changes.append(after - before)
     return torch.cat(changes)
 
@@ -117,8 +118,8 @@ def _mean_change(how: Run, question: Question) -> Tensor:
         with torch.no_grad():
             after: Tensor = how.explained(*_copies(one.inputs), one.targets, *one.rest)
             blocks = zip(*(torch.split(each, size) for each in (*_copies(one.behind), *rest)), strict=True)
-            before = torch.cat([how.explained(*block).double() for block in blocks])
-        changes.append(after.double() - before.mean())
+            before = torch.cat([exact(how.explained(*block)) for block in blocks])
+        changes.append(exact(after) - before.mean())
     return torch.cat(changes)
 
 

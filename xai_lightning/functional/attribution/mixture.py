@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xai_lightning.functional.attribution import fast
 from xai_lightning.functional.attribution.coalitions import Coalitions
+from xai_lightning.functional.precision import exact_device
 
 _BITS = {4: torch.int32, 8: torch.int64}
 
@@ -207,7 +208,8 @@ def in_line(passes: Iterable[Tensor], count: int, dtype: torch.dtype | None = No
     for values in passes:
         if not place:
             kind = values.dtype
-            found = torch.empty(count, dtype=dtype or kind, device=values.device)
+            home = exact_device(values.device) if dtype == torch.float64 else values.device
+            found = torch.empty(count, dtype=dtype or kind, device=home)
         found[place : place + len(values)] = values
         place += len(values)
     return found, kind

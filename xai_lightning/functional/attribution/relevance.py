@@ -10,6 +10,7 @@ from captum.attr._utils.lrp_rules import EpsilonRule, PropagationRule
 from torch import Tensor, nn
 
 from xai_lightning.functional.attribution.explained import Explained
+from xai_lightning.functional.precision import exact
 
 ASIDE = nn.modules.loss._Loss
 PASSED_ON = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -84,7 +85,7 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
         tensor([1.], dtype=torch.float64)
     """
     if any(x.is_floating_point() and x.element_size() < 4 for x in (inputs, *explained.network.parameters())):
-        return inputs.new_zeros(0).double()
+        return exact(inputs.new_zeros(0))
     twin, head = _twin(explained), _HeadRule()
     # without biases numbers may become very small
     head.STABILITY_FACTOR = TINY
@@ -94,7 +95,7 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
             # a rule that was chosen may absorb on purpose
             layer.rule = EpsilonRule(epsilon=TINY)
         elif vars(layer).get("rule") is not None and not isinstance(layer.rule, _PassOn):
-            return inputs.new_zeros(0).double()
+            return exact(inputs.new_zeros(0))
         if vars(layer).get("inplace") is True:
             vars(layer)["inplace"] = False
         for name in ("bias", "running_mean"):
@@ -104,8 +105,8 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
     x = inputs.detach().clone().requires_grad_(True)
     with torch.autocast(x.device.type, enabled=False):
         found, lost = captum.attr.LRP(twin).attribute(x, additional_forward_args=rest, return_convergence_delta=True)
-    total = found.detach().flatten(1).double().sum(dim=1)
-    share: Tensor = total / (total + lost.detach().double())
+    total = exact(found.detach().flatten(1)).sum(dim=1)
+    share: Tensor = total / (total + exact(lost.detach()))
     return share.masked_fill(~share.isfinite(), float("nan"))
 
 

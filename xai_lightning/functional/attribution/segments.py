@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xai_lightning.functional.precision import widest
+
 CANCELLING = 2.0
 START, WEIGHTS = (0.0, 0.5, 1.0), (0.25, 0.5, 0.25)
 """Places and weights of the first nodes of each path, between which its first two segments lie."""
@@ -29,7 +31,8 @@ class Table(NamedTuple):
     def of(cls, count: int, most: int, device: torch.device) -> "Table":
         """With the first nodes of ``count`` samples, and room for as many of each as it may have."""
         sample = torch.zeros(count * most, dtype=torch.int64, device=device)
-        rows, weight = (torch.zeros(len(sample), *shape, dtype=torch.float64, device=device) for shape in ((3,), ()))
+        kind = widest(device)
+        rows, weight = (torch.zeros(len(sample), *shape, dtype=kind, device=device) for shape in ((3,), ()))
         first = slice(count * len(START))
         sample[first] = torch.arange(count, device=device).repeat_interleave(len(START))
         rows[first, 0], weight[first] = rows.new_tensor([START, WEIGHTS]).repeat(1, count)

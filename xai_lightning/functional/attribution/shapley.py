@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact
+
 MOST_VARIABLES = 8
 
 
@@ -55,9 +57,10 @@ class ExactShapley:
         given = (inputs, baselines, feature_mask, tuple(additional_forward_args))
         parts = torch.split(coalitions.bool(), max(1, perturbations_per_eval))
         worth = torch.cat([self._worth(part, *given) for part in parts], dim=1)
-        values = worth.double() @ _weights(coalitions).to(worth.device)
-        self.change = worth[:, -1].double() - worth[:, 0].double()
-        return values.to(worth.dtype)
+        wide = exact(worth)
+        values = wide @ _weights(coalitions).to(wide.device)
+        self.change = wide[:, -1] - wide[:, 0]
+        return values.to(worth)
 
     def _worth(
         self,

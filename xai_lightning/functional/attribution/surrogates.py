@@ -18,6 +18,7 @@ from xai_lightning.functional.attribution.coalitions import (
     shapley_coalitions,
 )
 from xai_lightning.functional.attribution.mixture import Mixture, distinct, scalars
+from xai_lightning.functional.precision import exact, exact_device
 
 SHORTEST, LEAST = 1e-8, 1e-5
 
@@ -71,11 +72,12 @@ class Surrogate:
         if self._kernel and n_samples > 1:
             self.change = values[:, 0] - values[:, 1]
         weights = plan(n_samples, number).weights.to(values.device) if self._kernel else nearness(coalitions, parts)
+        coalitions = coalitions.to(values.device)
         found = _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples)))
         if self.change is not None:
             # weights of the ends are infinite in the literature; of finite ones, many others outweigh them
             found += ((self.change - found.sum(dim=1)) / number)[:, None]
-        return found.to(dtype)
+        return found.to(inputs[0].device, dtype)
 
 
 def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int:
@@ -101,7 +103,7 @@ def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tenso
     if coalitions.words is not None and fast.takes(coalitions.words) and fast.takes(products, size=8):
         return fast.nearness(coalitions.words, products, SHORTEST).exp_()
     # apart, for in a difference of the two a small one would be lost
-    present = coalitions.present.double()
+    present = exact(coalitions.present)
     inside = present @ products[:, :, [0, 0]]
     outside = present.neg_().add_(1) @ products[:, :, 1:].contiguous()
     product, size = (inside + outside).unbind(dim=2)
@@ -119,7 +121,7 @@ def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> T
     x, owner = inputs.flatten(1), mask.flatten()
     if x.dtype == baselines.dtype == torch.float32 and fast.takes(x, baselines):
         return fast.products(x, distinct(baselines).flatten(1), owner, number)
-    x, b = x.double(), baselines.flatten(1).double()
+    x, b, owner = exact(x), exact(baselines.flatten(1)), owner.to(exact_device(x.device))
     none = x.new_zeros(len(x), number)
     return torch.stack([none.index_add(1, owner, product) for product in (x * x, x * b, b * b)], dim=2)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xai_lightning.functional.drift.alarms import student_quantile
 from xai_lightning.functional.drift.summaries import Interval, bootstrap
+from xai_lightning.functional.precision import exact
 
 SMALLEST, LEAST_PER_GROUP, RIDGE, PERMUTATIONS, LEVEL = 8, 50, 1e-2, 200, 0.025
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
@@ -79,7 +80,7 @@ def attribution_gap(importance: Tensor, groups: Tensor, *, seed: int = 0) -> tup
         >>> attribution_gap(shares, torch.tensor([0] * 8 + [1] * 8))[0]
         1.0
     """
-    sizes = importance.detach().double()
+    sizes = exact(importance.detach())
     held = sizes.isfinite().all(1) & (sizes.sum(1) > 0) & (groups >= 0)
     shares, of = sizes[held] / sizes[held].sum(1, keepdim=True), groups[held]
     numbers = of.bincount() if len(of) else of
@@ -120,7 +121,7 @@ def equal_treatment_auc(
         C. Mougan et al., Beyond demographic parity: redefining equal treatment, 2023.
     """
     finite = maps.isfinite().all(1)
-    x, y = maps[finite].detach().double(), member[finite].bool()
+    x, y = exact(maps[finite].detach()), member[finite].bool()
     if min(int(y.sum()), int((~y).sum())) < least:
         return UNKNOWN
     # directions only: a group that is predicted with more confidence has larger maps

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact
+
 CELLS, NEGLIGIBLE, ZERO_MAP = 14, 1e-6, 1e-12
 
 
@@ -28,7 +30,7 @@ def pool(maps: Tensor) -> Tensor:
     """
     if maps.dim() < 2 or 0 in maps.shape[1:]:
         raise ValueError(f"`maps` must be float[N, D] or float[N, C, H, W], not empty, got shape {tuple(maps.shape)}.")
-    values = maps.detach().double()
+    values = exact(maps.detach())
     if values.dim() == 4:
         cells = (min(values.shape[2], CELLS), min(values.shape[3], CELLS))
         values = torch.nn.functional.adaptive_avg_pool2d(values.sum(1, keepdim=True), cells)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.drift.maps import ZERO_MAP
+from xai_lightning.functional.precision import exact
 
 RANKED_STEP = 1e-5
 
@@ -182,7 +183,7 @@ def effective_number(maps: Tensor) -> Tensor:
         >>> effective_number(torch.tensor([[0.5, -0.25, 0.25]]))
         tensor([2.8284], dtype=torch.float64)
     """
-    sizes = maps.detach().double().abs()
+    sizes = exact(maps.detach()).abs()
     shares = sizes / sizes.sum(1, keepdim=True)
     found = torch.exp2(-torch.special.xlogy(shares, shares).sum(1) / math.log(2))
     return found.masked_fill(sizes.sum(1) <= ZERO_MAP, math.nan)
@@ -229,7 +230,7 @@ def _pair(current: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"`current` and `reference` must be float[N, D] of equal shape (see `pool`), got {got}.")
     if current.is_complex() or reference.is_complex():
         raise ValueError(f"`current` and `reference` must be real, got {current.dtype} and {reference.dtype}.")
-    return current.detach().double(), reference.detach().double()
+    return exact(current.detach()), exact(reference.detach())
 
 
 def _conventional(distances: Tensor, a: Tensor, b: Tensor, against_zero: float = 1.0) -> Tensor:

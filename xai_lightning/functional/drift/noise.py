@@ -9,6 +9,7 @@ from torch import Tensor
 from xai_lightning.functional.drift.maps import ZERO_MAP
 from xai_lightning.functional.drift.measures import cosine
 from xai_lightning.functional.drift.summaries import Interval, bootstrap
+from xai_lightning.functional.precision import exact
 
 RELIABLE = 0.1
 
@@ -75,7 +76,7 @@ def denoised(
         C. Spearman, The proof and measurement of association between two things, American Journal of Psychology 15,
         1904.
     """
-    n1, n2, t1, t2 = (maps.detach().double() for maps in (*now, *then))
+    n1, n2, t1, t2 = (exact(maps.detach()) for maps in (*now, *then))
     finite = (n1.isfinite() & n2.isfinite() & t1.isfinite() & t2.isfinite()).all(1)
     n1, n2, t1, t2 = (maps[finite] for maps in (n1, n2, t1, t2))
     apart, size = ((n1 - t1) * (n2 - t2)).sum(1), (t1 * t2).sum(1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.drift.measures import _conventional, _pair
+from xai_lightning.functional.precision import exact
 
 Grid = tuple[int, int]
 RANGE = 2.0
@@ -88,7 +89,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
         >>> structural_similarity(torch.full((1, 1, 8, 8), 0.5), torch.ones(1, 1, 8, 8))
         tensor([0.8001], dtype=torch.float64)
     """
-    a, b = a.double(), b.double()
+    a, b = exact(a), exact(b)
     window = (min(7, a.shape[2]), min(7, a.shape[3]))
     c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
 

@@ -37,7 +37,7 @@ def ndcg(current: Tensor, reference: Tensor) -> float:
     if current.dim() != 1 or current.shape != reference.shape:
         got = f"{tuple(current.shape)} and {tuple(reference.shape)}"
         raise ValueError(f"`current` and `reference` must be float[D] of equal shape, got {got}.")
-    now, gains = current.detach().double().cpu(), reference.detach().double().cpu()
+    now, gains = current.detach().cpu().double(), reference.detach().cpu().double()
     if not (now.isfinite().all() and gains.isfinite().all()) or float(gains.sum()) <= 0:
         return math.nan
     # the same gains added up in another order may differ by a rounding
@@ -58,7 +58,7 @@ def ndcg_adjusted(current: Tensor, reference: Tensor) -> float:
         >>> ndcg_adjusted(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.7, 0.5, 0.05]))
         1.0
     """
-    found, gains = ndcg(current, reference), reference.detach().double().cpu()
+    found, gains = ndcg(current, reference), reference.detach().cpu().double()
     if math.isnan(found):
         return math.nan
     random = float(gains.mean() * _discounts(len(gains)).sum()) / _gained(gains, gains)

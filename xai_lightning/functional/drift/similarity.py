@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xai_lightning.functional.drift.maps import ZERO_MAP
+from xai_lightning.functional.precision import exact
 
 MOST = 128
 Item = TypeVar("Item")
@@ -28,7 +29,7 @@ def similarity(history: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [0., 1.]], dtype=torch.float64)
     """
-    maps = history.detach().double()
+    maps = exact(history.detach())
     valid = maps.isfinite().all(2)
     maps = maps.where(valid[..., None], 0.0)
     sizes = maps.norm(dim=2, keepdim=True)

@@ -60,7 +60,7 @@ def summarise(distances: Tensor, *, repeats: int = 1000, level: float = 0.05, se
         raise ValueError(f"`distances` must be float[N], `repeats` at least 1 and `level` in (0, 1), got {got}.")
     if distances.is_complex():
         raise ValueError(f"distances must be real, got {distances.dtype}")
-    defined = distances[~distances.isnan()].detach().double()
+    defined = distances[~distances.isnan()].detach().cpu().double()
     dropped = distances.numel() - defined.numel()
     if defined.numel() == 0:
         return Summary(math.nan, math.nan, math.nan, math.nan, math.nan, dropped)
@@ -172,4 +172,4 @@ def _resampled_means(values: Tensor, repeats: int, generator: torch.Generator) -
 
 
 def _finite(maps: Tensor) -> Tensor:
-    return maps[maps.isfinite().flatten(1).all(1)].detach().double()
+    return maps[maps.isfinite().flatten(1).all(1)].detach().cpu().double()

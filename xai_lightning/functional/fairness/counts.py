@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact
+
 SQUARE_LIMIT = 64
 """Up to this many classes counts hold every pair of actual and predicted class."""
 
@@ -81,13 +83,13 @@ def weigh(
     if classes > SQUARE_LIMIT:
         raise ValueError(f"weighted samples need at most {SQUARE_LIMIT} classes, got {classes}")
     _check_samples({"predictions": predictions, "targets": targets, "groups": groups}, (classes, classes, n_groups))
-    heavy = weights.reshape(-1).double()
+    heavy = exact(weights.reshape(-1))
     if heavy.shape != predictions.reshape(-1).shape:
         raise ValueError(f"weights must be one per sample, {predictions.numel()}, got {list(weights.shape)}")
     wrong = ~(heavy.isfinite() & (heavy >= 0))
     if bool(wrong.any()):
         raise ValueError(f"weights must be finite and not negative, got {heavy[wrong][0].item()!r}")
-    predicted, actual, group = (x.reshape(-1).long() for x in (predictions, targets, groups))
+    predicted, actual, group = (x.reshape(-1).long().to(heavy.device) for x in (predictions, targets, groups))
     cells = (group * classes + actual) * classes + predicted
     sums = [torch.bincount(cells, weights=w, minlength=n_groups * classes**2) for w in (heavy, heavy.square())]
     return torch.stack(sums).reshape(2, n_groups, classes, classes)

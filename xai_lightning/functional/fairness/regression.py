@@ -14,6 +14,7 @@ from torch import Tensor
 from xai_lightning.functional.fairness.checks import check_groups, check_indices, check_range, check_shapes
 from xai_lightning.functional.fairness.distances import Distribution, occupied, unresolved
 from xai_lightning.functional.fairness.floats import VALUE_BINS, value_bins, value_centres
+from xai_lightning.functional.precision import exact_device
 
 _EQUAL = 1e-6
 """Spread within a bin, as part of its centre, up to which its values are equal: float32 tells no more apart."""
@@ -91,8 +92,9 @@ def residual_sums(
     check_indices({"groups": groups}, (n_groups,))
     if into is not None and len(into.residuals) != n_groups:
         raise ValueError(f"into must be sums of {n_groups} groups, got {len(into.residuals)}")
-    sums = _nothing(n_groups, predictions.device) if into is None else into
-    columns = [part.reshape(-1) for part in (predictions, targets, groups)]
+    home = exact_device(predictions.device)
+    sums = _nothing(n_groups, home) if into is None else into
+    columns = [part.reshape(-1).to(home) for part in (predictions, targets, groups)]
     for start in range(0, predictions.numel(), _BLOCK):
         predicted, actual, group = (part[start : start + _BLOCK] for part in columns)
         _add(sums, predicted.double() - origin, actual.double() - origin, group.long())

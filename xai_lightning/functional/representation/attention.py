@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact
+
 COLLAPSED_BELOW, UNIFORM_ABOVE = 0.05, 0.99
 
 
@@ -189,9 +191,8 @@ def _rows(weights: Tensor, keep: Tensor | None, causal: bool) -> tuple[Tensor, T
     samples, _, tokens, _ = weights.shape
     if keep is not None and (keep.dtype != torch.bool or keep.shape != (samples, tokens)):
         raise ValueError(f"`keep` must be bool[{samples}, {tokens}], got {keep.dtype} of shape {tuple(keep.shape)}.")
-    # Apple's GPUs have no float64
-    wide = (weights.cpu() if weights.device.type == "mps" else weights).detach().double()
-    held = torch.ones(samples, tokens, dtype=torch.bool, device=weights.device) if keep is None else keep
+    wide = exact(weights.detach())
+    held = torch.ones(samples, tokens, dtype=torch.bool, device=wide.device) if keep is None else keep
     held = held.to(wide.device)
     allowed = held[:, :, None] & held[:, None]
     allowed = allowed.tril() if causal else allowed

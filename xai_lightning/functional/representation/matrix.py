@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact
+
 
 def sample_matrix(h: Tensor, unit_dim: int, *, most: int) -> tuple[Tensor, Tensor]:
     """Rows of an activation, at most ``most`` of them, evenly spaced: the same ones for every activation of the shape.
@@ -105,8 +107,7 @@ def widened(h: Tensor) -> Tensor:
     """
     if h.is_complex() or h.is_quantized:
         raise TypeError(f"`h` must be real, got {h.dtype}; look at its parts or magnitude.")
-    values = h.detach()
-    return (values.cpu() if values.device.type == "mps" else values).double()
+    return exact(h.detach())
 
 
 def checked(h: Tensor) -> Tensor:

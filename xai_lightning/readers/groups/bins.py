@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact, exact_device
+
 
 @dataclass(frozen=True)
 class Bins:
@@ -70,10 +72,10 @@ class Bins:
             >>> Bins([25, 45, 65]).index(torch.tensor([24.9, 25.0, 45.0, 99.0])).tolist()
             [0, 1, 2, 3]
         """
-        edges = torch.tensor(self.edges, dtype=torch.float64, device=values.device)
+        edges = torch.tensor(self.edges, dtype=torch.float64, device=exact_device(values.device))
         if values.is_floating_point():
             edges = edges.to(values.dtype).to(torch.float64)
-        return torch.bucketize(values.to(torch.float64), edges, right=True)
+        return torch.bucketize(exact(values), edges, right=True)
 
 
 def _text(edge: float) -> str:

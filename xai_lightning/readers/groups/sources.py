@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_lightning.functional.precision import exact
 from xai_lightning.readers.batch import Sample, describe, unreadable
 from xai_lightning.readers.groups.values import MISSING, one_per_sample, real_numbers
 
@@ -37,7 +38,7 @@ class Column:
             ) from error
         if isinstance(self.index, int):
             return chosen
-        block = chosen.to(torch.float64)
+        block = exact(chosen)
         unclear = (block == 0).all(dim=1) | block.isnan().any(dim=1)
         return torch.where(unclear, MISSING, block.argmax(dim=1))
 
@@ -164,7 +165,7 @@ def _weights(values: Any) -> Tensor:
         raise ValueError(
             f"weights must be finite and not negative; got {numbers[row].item()} in row {row} of the batch"
         )
-    return numbers.to(torch.float64)
+    return exact(numbers)
 
 
 def _by_name(values: Any, attribute: str) -> Any:

@@ -1,0 +1,58 @@
+"""Float64 on devices that have it, and elsewhere for those that do not: Apple's GPUs (trap 93)."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+
+
+def exact(values: Tensor) -> Tensor:
+    """The values in float64, on their own device, or on the CPU if that has none.
+
+    Example:
+        >>> exact(torch.tensor([1, 2]))
+        tensor([1., 2.], dtype=torch.float64)
+    """
+    return values.to(exact_device(values.device)).double()
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where the float64 of a device's numbers is: there, or on the CPU.
+
+    Example:
+        >>> exact_device(torch.device("cpu"))
+        device(type='cpu')
+    """
+    return device if _has_float64(device.type) else CPU
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 where the device has none, for what has to stay there.
+
+    Example:
+        >>> widest(torch.device("cpu"))
+        torch.float64
+    """
+    return torch.float64 if _has_float64(device.type) else torch.float32
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device, float64 in its `widest`.
+
+    Example:
+        >>> moved(torch.tensor([0.5], dtype=torch.float64), torch.device("cpu")).dtype
+        torch.float64
+    """
+    return values.to(device, widest(device)) if values.dtype == torch.float64 else values.to(device)
+
+
+@lru_cache
+def _has_float64(kind: str) -> bool:
+    """Tried, and not known by name; each kind of device once."""
+    try:
+        torch.empty(0, dtype=torch.float64, device=kind)
+    except (TypeError, RuntimeError):
+        return False
+    return True

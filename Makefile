@@ -2,6 +2,7 @@
 # make test         lint, types and tests (slow, browser and distributed tests: see .ci/run)
 # make test-matrix  law 1 under each of 41,472 combinations of settings: hours (a part: PART=3/100; tests run 48 of them)
 # make test-namespaces  the package with `pytorch_lightning`, with `lightning`, and with both installed
+# make test-device  the laws on a device that is not the CPU, emulated, with float64 and without (needs a C++ compiler)
 # make tensorboard  open what the demo logged (PORT=6006, LOGDIR=runs/adult)
 # make lint | types | format | clean | distclean
 #
@@ -18,7 +19,7 @@ stamp  := .venv/installed
 homes  := .venvs/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix test-namespaces tensorboard lint types format clean distclean
+.PHONY: help demo test test-matrix test-device test-namespaces tensorboard lint types format clean distclean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -31,6 +32,14 @@ test: lint types
 
 test-matrix: $(stamp)
 	MATRIX=$(PART) OMP_NUM_THREADS=1 $(python) -m pytest -n auto tests/test_matrix.py -k all_callbacks_together
+
+# DEVICE=tests/callbacks, say, for other tests.
+DEVICE ?= tests/test_laws.py
+on_device = OMP_NUM_THREADS=1 $(python) -m pytest -n auto -p tools.emulated_device -m "not (slow or browser or distributed)" $(DEVICE)
+
+test-device: $(stamp)
+	$(on_device)
+	EMULATED_WITHOUT_FLOAT64=1 $(on_device)
 
 # Both Lightnings have the same classes twice: each is tested without the other, then each beside the other, and the laws of
 # docs/laws.md, whose tests are written for `pytorch_lightning`, also with `lightning`.

@@ -39,7 +39,7 @@ class Coalitions:
         """A bit for each variable, ``int32[N, S]``; None of more than 31."""
         if self._words is None and self.number <= MOST_VARIABLES:
             present = self.present
-            powers = 2.0 ** torch.arange(self.number, dtype=torch.float64)
+            powers = 2.0 ** torch.arange(self.number, dtype=torch.float64, device="cpu")
             return (exact(present) @ powers.to(exact_device(present.device))).to(present.device, torch.int32)
         return self._words
 

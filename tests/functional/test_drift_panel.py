@@ -250,6 +250,7 @@ def test_the_gap_of_drift_has_its_definition_and_needs_eight_of_a_group() -> Non
 
 
 @pytest.mark.parametrize(("groups", "size"), [(2, 16), (5, 16), (2, 64), (5, 64), (10, 20)])
+@pytest.mark.slow
 def test_limits_of_the_gap_hold_where_groups_do_not_differ_and_where_they_do(groups: int, size: int) -> None:
     """Simulated on skewed distances; a bootstrap of maximum minus minimum would claim a gap in every run."""
     generator, runs, claimed, held = torch.Generator().manual_seed(groups * size), 200, 0, 0

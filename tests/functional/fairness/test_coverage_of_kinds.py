@@ -65,6 +65,7 @@ def test_bounds_of_balanced_accuracy_and_of_ratios_to_everybody_fail_as_often_as
 
 @n_groups_of
 @pytest.mark.parametrize("size", [40, 160])
+@pytest.mark.slow
 def test_bounds_of_the_area_under_the_curve_fail_as_often_as_they_say(n_groups, size):
     means, repeats, block = steps(1.6, 0.6, n_groups), 600, 100
     aucs = [NormalDist().cdf(mean / math.sqrt(2)) for mean in means]
@@ -132,6 +133,7 @@ def calibrated(scores: list[torch.Tensor], rates: list[torch.Tensor], seed: int 
 @n_groups_of
 @pytest.mark.parametrize("size", [20, 100, 400])
 @pytest.mark.parametrize("concentration", [math.inf, 2.0, 0.4], ids=["equal scores", "spread", "sharp"])
+@pytest.mark.slow
 def test_bounds_of_calibration_in_the_large_fail_as_often_as_they_say(n_groups, size, concentration):
     torch.manual_seed(0)
     scores = [torch.full((REPEATS, size), 0.1) for _ in range(n_groups)]

@@ -205,6 +205,7 @@ def test_the_explained_share_equals_its_slow_twin(mean):
 
 @pytest.mark.parametrize("size", [30, 100, 1000])
 @pytest.mark.parametrize("slope", [0.5, 0.9])
+@pytest.mark.slow
 def test_the_limit_of_the_explained_share_fails_as_often_as_it_says(size, slope):
     """With slope .5 and this noise the predictions are exactly as good as the mean of the targets."""
     share, noise = {0.5: (0.0, 0.75), 0.9: (0.9, 0.09)}[slope]

@@ -42,6 +42,7 @@ def selected(rates: list[float], sizes: list[int], seed: int = 0):
 @pytest.mark.parametrize("rates", [[0.05, 0.15], [0.0, 0.1], [0.3, 0.3, 0.3, 0.4], [0.1] * 9 + [0.2]])
 @pytest.mark.parametrize("size", [15, 60])
 @pytest.mark.parametrize("error", [0.05, 0.005])
+@pytest.mark.slow
 def test_the_exact_bound_keeps_its_error_at_any_size_and_number_of_groups(rates, size, error):
     counts = selected(rates, [size] * len(rates))
     gap = estimate(METRICS["demographic_parity_difference"], counts, error=error, exact=True)

@@ -17,6 +17,7 @@ from xai_lightning.functional.attribution import (
     table_variables,
 )
 from xai_lightning.functional.attribution.adaptive import refine
+from xai_lightning.functional.attribution.segments import Segments, Table
 
 
 def both(network: nn.Module, x: Tensor, targets: Tensor, **options: Any) -> Any:
@@ -124,6 +125,15 @@ def test_dead_and_undefined_samples_end() -> None:
     assert found.passes.tolist() == [3, 3]
     assert not found.values[0][0].any()
     assert found.values[0][1].isnan().all()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_what_rounding_leaves_of_errors_that_are_gone_is_not_refined(kind: torch.dtype) -> None:
+    """Where a device has no float64, least sizes are those of float32."""
+    sample, rows, weight = Table.of(2, 9, torch.device("cpu"))
+    segments = Segments(Table(sample, rows.to(kind), weight.to(kind)), torch.zeros(2, dtype=kind), 9)
+    segments._total += 1e-7
+    assert segments.advance(0, 6) == 0
 
 
 def test_no_sample_takes_more_passes_than_allowed() -> None:

@@ -137,7 +137,7 @@ class Segments:
         wrong = (self.missed.abs() > self._allowed) | (self._total > CANCELLING * self._allowed)
         open_ = self._kept((wrong & (self.passes < self._most))[self._sample])
         size = self._size[:, : self._held]
-        least = torch.where(open_, self._least(size).clamp(min=NO_ERROR), torch.inf)
+        least = torch.where(open_, self._least(size).clamp(min=max(NO_ERROR, torch.finfo(size.dtype).tiny)), torch.inf)
         row, column = (size >= least[:, None]).nonzero(as_tuple=True)
         row, place = self._affordable(row, row * self._size.shape[1] + column)
         return _Halved(self._sample[row], row, place, *(each.view(-1)[place] for each in (self._left, self._right)))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from small import IMAGE, TABLE, Classifier, fit, loader, rows, trainer
 from xai_lightning import AttributionMonitor, MemorySink
+from xai_lightning.callbacks._draw import row_hash
 
 Curves = dict[str, list[float]]
 
@@ -108,3 +109,12 @@ def test_the_default_probe_fits_the_input(shape: tuple[int, ...], probe: int, fr
 def test_a_negative_size_is_refused() -> None:
     with pytest.raises(ValueError, match="sample_size must not be negative; got -1"):
         AttributionMonitor(sample_size=-1)
+
+
+def test_samples_of_numbers_are_known_alike_whatever_the_device_has(tmp_path: Path) -> None:
+    """Or a run that began on a device without float64 would not find its probe again on another (law 6)."""
+    monitor = AttributionMonitor("saliency", task="regression", network="net", probe_size=8, on_error="raise")
+    model, data = Classifier(lr=0.0, net=lambda: nn.Linear(6, 1)), rows(48)
+    fit(model, [monitor], tmp_path, max_epochs=1, val=loader(data))
+    known = row_hash([data.x, data.y.double()], 0).sort().values
+    assert torch.equal(monitor.state_dict()["references"]["hashes"], known[:8])

@@ -5,13 +5,15 @@ from torch import Tensor
 
 from xai_lightning.callbacks._attribution.ways import Target
 from xai_lightning.functional.attribution import Task
-from xai_lightning.functional.precision import widest
+from xai_lightning.functional.precision import exact
 from xai_lightning.readers import Sample, target_of, targets_of
 from xai_lightning.readers.batch import describe
 
 
 def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int) -> Tensor:
     """The class of each sample ``int64[N]``, or the fixed one; of a regression ``float64[N]``, of a segmentation masks.
+
+    Samples are told apart by them, so that a number has the same bits whatever the device has.
 
     Args:
         sample: of a batch.
@@ -77,7 +79,7 @@ def _numbers(sample: Sample, target: Target) -> Tensor:
     chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
     if chosen.numel() != len(sample):
         raise ValueError(f"regression needs one target per sample, or target=its number; got {describe(given)}")
-    return chosen.detach().flatten().to(widest(chosen.device))
+    return exact(chosen.detach().flatten())
 
 
 def _classes(given: Tensor, n_classes: int) -> Tensor:

@@ -2,6 +2,7 @@
 //
 // As on a GPU, tensors of it and of the CPU do not mix (but for single numbers and indices), it has a generator of its own, and what
 // autograd differentiates runs in a thread of its own. With EMULATED_WITHOUT_FLOAT64 it has no float64, as Apple's GPUs.
+// Where torch is told to be deterministic it refuses some of what CUDA refuses.
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -268,10 +269,19 @@ Tensor back(const Tensor& found, const std::vector<std::pair<Tensor, Tensor>>& p
   return on_device(found);
 }
 
+// CUDA has no deterministic form of these; some of what torch lists, see `torch.use_deterministic_algorithms`.
+void check_deterministic(const std::string& name, const at::IValue* given) {
+  if (name == "aten::bincount" && given[1].isTensor() && given[1].toTensor().defined())
+    at::globalContext().alertNotDeterministic("bincount with weights");
+  if (name == "aten::cumsum" && given[0].toTensor().is_floating_point())
+    at::globalContext().alertNotDeterministic("cumsum");
+}
+
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const auto& name = schema.name();
   const size_t count = schema.arguments().size(), first = stack->size() - count;
+  check_deterministic(name, &(*stack)[first]);
   std::vector<std::pair<Tensor, Tensor>> pairs;
   const auto aliased = [&](const Tensor& x, bool index) {
     check_device(x, name, index);

@@ -4,6 +4,7 @@
 whose memory is the process's own, and whose operators are those of the CPU (``tools/emulated_device.cpp``). As on a
 GPU, tensors of it and of the CPU do not mix, it has a random generator of its own, and gradients are taken in a thread
 of its own. With ``EMULATED_WITHOUT_FLOAT64=1`` in the environment it has no float64 either, as Apple's GPUs.
+Where torch is told to be deterministic it refuses what we met of the operators that CUDA refuses then.
 
 It shows what mixes devices, draws from the generator of another or needs float64. It shows nothing of kernels, streams
 and memory of real devices, and has no fused recurrent cells, no sparse tensors and no autocast. Tests marked ``on_cpu``

@@ -145,7 +145,9 @@ class Segments:
     def _least(self, size: Tensor) -> Tensor:
         """From which size on segments are halved, per row."""
         ordered = size.sort(dim=1).values
-        may_stay = ordered.cumsum(dim=1) <= self._allowed[self._sample, None]
+        # CUDA refuses to add up in order where torch is told to be deterministic
+        sums = ordered.cpu().cumsum(dim=1).to(ordered.device)
+        may_stay = sums <= self._allowed[self._sample, None]
         least = ordered.masked_fill(may_stay, torch.inf).amin(dim=1)
         return torch.minimum(least, ordered[:, -1] / 2)
 

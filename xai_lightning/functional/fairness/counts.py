@@ -91,7 +91,9 @@ def weigh(
         raise ValueError(f"weights must be finite and not negative, got {heavy[wrong][0].item()!r}")
     predicted, actual, group = (x.reshape(-1).long().to(heavy.device) for x in (predictions, targets, groups))
     cells = (group * classes + actual) * classes + predicted
-    sums = [torch.bincount(cells, weights=w, minlength=n_groups * classes**2) for w in (heavy, heavy.square())]
+    # CUDA refuses `bincount` with weights where torch is told to be deterministic
+    none = heavy.new_zeros(n_groups * classes**2)
+    sums = [none.index_add(0, cells, w) for w in (heavy, heavy.square())]
     return torch.stack(sums).reshape(2, n_groups, classes, classes)
 
 

@@ -182,6 +182,7 @@ def test_arguments_that_the_documents_name_exist():
         "logger",
         "callbacks",
         "barebones",
+        "deterministic",
     }
     of_lightning |= {"save_distributed_checkpoint"}
     of_loggers = {"log_model", "offline", "run_id", "tracking_uri", "MLFLOW_ALLOW_FILE_STORE"}

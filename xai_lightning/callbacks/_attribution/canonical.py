@@ -156,8 +156,8 @@ class Canon:
             means = torch.nn.functional.adaptive_avg_pool1d(exact(values), cells)
             return means.flatten(1) * (values.shape[2] / cells)
         if self.layouts[i] == "tokens":
-            return exact(values.sum(dim=2) if values.ndim == 3 else values)
-        return per_variable(values, self.blocks[i]) if values.ndim == 2 else exact(values.flatten(1))
+            return values.sum(dim=2) if values.ndim == 3 else values
+        return per_variable(values, self.blocks[i]) if values.ndim == 2 else values.flatten(1)
 
     def spatial(self, values: Tensor, i: int) -> Tensor:
         """The attributions to input ``i`` over its places: ``[N, H, W]``, ``[N, T]`` or ``[N, D]``."""

@@ -147,7 +147,7 @@ def favour(outputs: Tensor, how: Outputs, positive: int, classes: Tensor) -> Ten
     """Probability of the favourable class, ``float64[M]``; of labels, whether they are it."""
     if how.space == "labels":
         return exact(classes == positive)
-    return exact(scores_of(outputs, how, positive))
+    return scores_of(outputs, how, positive)
 
 
 def compared(grouped: Tensor, own: Answer, others: Sequence[Answer]) -> Tensor:

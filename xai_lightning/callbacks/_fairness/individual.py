@@ -19,7 +19,6 @@ from xai_lightning.callbacks._trainer import summed
 from xai_lightning.functional.attribution import Explained
 from xai_lightning.functional.fairness.individual import consistency
 from xai_lightning.functional.intervals import wilson_of
-from xai_lightning.functional.precision import exact
 from xai_lightning.functional.rng import isolated
 from xai_lightning.functional.tables import choose
 from xai_lightning.readers import Column, Outputs, Sample, Vocabulary, check_space, decide
@@ -209,8 +208,8 @@ class Individuals:
             raise ValueError(f"consistency_features are columns of a table [N, D]; got {describe(table)}")
         features = table[index.to(table.device)][:, self._features].cpu().double()
         where = index.to(decision.classes.device)
-        favoured = exact(decision.classes[where] == positive)
-        favoured = torch.where(decision.finite[where].to(favoured.device), favoured, torch.nan).cpu()
+        favoured = (decision.classes[where] == positive).cpu().double()
+        favoured = torch.where(decision.finite[where].cpu(), favoured, torch.nan)
         return torch.cat([features, favoured[:, None]], dim=1)
 
     def _effect(self, pl_module: nn.Module, ask: Question, index: Tensor) -> Tensor:

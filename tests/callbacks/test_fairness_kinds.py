@@ -267,6 +267,7 @@ def test_exact_bounds_are_wider_and_a_metric_of_ones_own_is_one_of_the_metrics()
         ({"metrics": ["theil_index"], "exact": True}, "no exact limits of theil_index"),
         ({"metrics": ["theil_index"], "weights": "w"}, "theil_index cannot be had of weighted samples"),
         ({"exact": True, "weights": "w"}, "exact=True and weights"),
+        ({"multi_label": True, "weights": "w"}, "multi_label=True and weights: labels of weighted samples"),
         ({"metrics": ["auc_difference"], "outputs": "labels"}, "outputs='labels' gives counts, which auc_difference"),
         ({"metrics": ["auc_difference"], "outputs": "values"}, "outputs='values' gives errors"),
         ({"metrics": ["mean_residual_difference"]}, "which mean_residual_difference cannot be made of"),

@@ -55,7 +55,7 @@ class FairnessMonitor(CountingMonitor):
         positive_class: the class whose prediction is the favourable decision; 1 of two by default.
         multi_label: each output is a label by itself; metrics are those of the worst label.
         weights: weights of samples: an entry of the batch, `Column`, `Table` or a callable. ``utility/…`` and
-            ``count/…`` are of samples all the same.
+            ``count/…`` are of samples all the same. Refused with ``multi_label=True``.
         intersections: 2 to compare the groups of every pair of attributes too, as ``race+sex``.
         given: attribute to a legitimate one, to compare the first within the groups of the second too, as ``sex|job``.
         strata: what is logged of the comparisons that ``given`` asks for: the ``"worst"``, or their ``"mean"`` by size.

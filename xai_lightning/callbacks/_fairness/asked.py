@@ -132,6 +132,8 @@ def ask(
     check_kinds(chosen, space, multi_label)
     if given and "counts" not in asked.needs:
         raise ValueError(f"given={dict(given)!r} compares rates, and there is none in {', '.join(chosen)}")
+    if multi_label and weighted:
+        raise ValueError("multi_label=True and weights: labels of weighted samples are not counted; leave one out")
     check_limits(chosen, exact=exact, weighted=weighted)
     return asked
 

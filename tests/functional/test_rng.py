@@ -63,17 +63,16 @@ def test_generators_of_the_accelerator_are_seeded_and_put_back(device: Device) -
 def test_inside_a_seed_decides_and_outside_nothing_is_changed() -> None:
     """Trap 34: the same numbers inside, and outside those that would have come without."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    expected = drawn(), drawn()
+    expected = [drawn() for _ in range(3)]
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
-    found = [drawn()]
-    inside = []
+    found, inside = [drawn()], []
     for _ in range(2):
         with isolated(7):
             inside.append(drawn())
-    found.append(drawn())
-    assert tuple(found) == expected
+        found.append(drawn())
+    assert found == expected
     assert inside[0] == inside[1] not in found
     with isolated(7):
         assert float(torch.rand(())) == float(torch.rand((), generator=torch.Generator().manual_seed(7)))

@@ -6,14 +6,16 @@ A run is a course of log drift: a curve, and noise with a deviation of 0.3 of wh
 before. Without a jump, every alarm is a false one; what is asked is whether there is one within 50 validations, and
 within 200. A jump is sixfold, as of the example that switches (`examples/mnist_shortcut.py`), and stays or lasts for
 one validation; what is asked is whether the alarm rings at one of three validations from the jump on. What rings is
-what ships, `functional.drift.advance`; only the network and its explanations are left out.
+what ships, `functional.drift.advance`; only the network and its explanations are left out. Takes ten
+minutes on two cores.
 """
 
 import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -51,6 +53,7 @@ CURVES: dict[str, Callable[[Tensor], Tensor]] = {
     "falling by 10 % each to a floor": lambda t: ((-0.1 * t).exp() + 0.05).log(),
     "falling as 1/t": lambda t: -t.log(),
     "falling as 1/t^2": lambda t: -2 * t.log(),
+    "falling as 1/t to a floor": lambda t: (1 / t + 0.05).log(),
 }
 NOISES: dict[str, Noise] = {"normal": normal, "heavy-tailed": heavy, "skewed": skewed}
 
@@ -89,9 +92,15 @@ def rings(course: Sequence[float]) -> list[int]:
     return found
 
 
+def all_rings(courses: Tensor) -> Iterable[list[int]]:
+    """Of each run, `rings`; in as many processes as there are cores."""
+    with ProcessPoolExecutor() as processes:
+        return list(processes.map(rings, courses.tolist(), chunksize=50))
+
+
 def false_alarms(world: World, runs: int, seed: int) -> tuple[float, float]:
     """Share of the runs without a jump in which the alarm rings, within 50 validations and within 200."""
-    firsts = [min(rings(course), default=LONG + 1) for course in world.courses(runs, LONG, seed).tolist()]
+    firsts = [min(found, default=LONG + 1) for found in all_rings(world.courses(runs, LONG, seed))]
     return sum(first <= SHORT for first in firsts) / runs, sum(first <= LONG for first in firsts) / runs
 
 
@@ -101,7 +110,7 @@ def jumps_found(world: World, at: Sequence[int], runs: int, seed: int, *, stays:
     courses = world.courses(runs, last + SOON - 1, seed)
     for jump in at:
         courses[:, jump - 1 : None if stays else jump] += JUMP
-    return sum(any(ring >= last for ring in rings(course)) for course in courses.tolist()) / runs
+    return sum(any(ring >= last for ring in found) for found in all_rings(courses)) / runs
 
 
 def report(what: str, found: Sequence[float], promise: float | None, side: str) -> bool:
@@ -126,7 +135,7 @@ def tell_false_alarms(runs: int, seed: int) -> bool:
 def tell_jumps(carried: float, runs: int, seed: int) -> bool:
     """Print how often a jump is found; returns whether promises are kept."""
     kept, level = [], World(carried)
-    for at, promise in {12: None, 15: None, 20: 0.85, 35: 0.9}.items():
+    for at, promise in {12: None, 15: None, 20: 0.75, 35: 0.8}.items():
         found = jumps_found(level, [at], runs, seed)
         kept.append(report(f"{level}, it stays, at validation {at}", [found], promise, "at least"))
     found = jumps_found(level, [35], runs, seed, stays=False)
@@ -137,7 +146,8 @@ def tell_jumps(carried: float, runs: int, seed: int) -> bool:
     for curve in list(CURVES)[1:]:
         world = World(carried, curve)
         shares = [jumps_found(world, [at], runs, seed) for at in (20, 35)]
-        report(f"{world}, it stays, at validations 20 and 35", shares, None, "at least")
+        promise = 0.35 if curve.endswith("to a floor") and "1/t" in curve else None
+        kept.append(report(f"{world}, it stays, at validations 20 and 35", shares, promise, "at least"))
     return all(kept)
 
 

@@ -105,25 +105,38 @@ def _settled(a: Map, b: Map, against_zero: float) -> float | None:
     return 0.0 if zero_a and zero_b else against_zero if zero_a or zero_b else None
 
 
-def score(value: float, recent: list[float]) -> float:
-    """Normal score of ``value`` after ``recent``, by the whole covariance of an autoregression of order 1.
+def score(value: float, recent: list[float], moments: list[float]) -> float:
+    """Normal score of ``value`` after ``recent``, by the whole covariance of all values together.
 
-    Of a correlation: generalised least squares for the mean, flat priors of mean and log deviation, so that the next
-    value has Student's distribution; then averaged over correlations with their marginal likelihoods.
+    A slope of a curve has a normal prior, which adds the curve's outer product to the covariance of an autoregression
+    of order 1; the level's prior and that of the log deviation are flat. The next value then has a distribution of
+    Student's, which is averaged over correlations and curves with their marginal likelihoods; curves along which values
+    rise are left out.
     """
-    n, y, one, areas, likelihoods = len(recent), np.array(recent), np.ones(len(recent)), [], []
+    n, one, areas, likelihoods = len(recent), np.ones(len(recent)), [], []
+    y, m = np.array(recent), np.array(moments, dtype=float)
+    apart = np.abs(np.arange(n + 1)[:, None] - np.arange(n + 1))
     for phi in (0.0, 0.3, 0.6, 0.9):
-        apart = np.abs(np.arange(n)[:, None] - np.arange(n))
-        covariance = phi**apart / (1 - phi**2)
-        inverse = np.linalg.inv(covariance)
-        information = one @ inverse @ one
-        mean = one @ inverse @ y / information
-        squares = (y - mean) @ inverse @ (y - mean)
-        new = phi ** np.arange(n, 0, -1) / (1 - phi**2)
-        centre = mean + new @ inverse @ (y - mean)
-        spread = 1 / (1 - phi**2) - new @ inverse @ new + (1 - new @ inverse @ one) ** 2 / information
-        areas.append(stats.t.cdf(value, n - 1, centre, math.sqrt(squares / (n - 1) * spread)))
-        likelihoods.append((np.linalg.det(covariance) * information) ** -0.5 * squares ** (-(n - 1) / 2))
+        noise = phi**apart / (1 - phi**2)
+        weight = np.linalg.inv(noise[:n, :n])
+        apart_from_level = weight - np.outer(weight @ one, weight @ one) / (one @ weight @ one)
+        for curve in (None, np.log(m / m[0]), m[0] ** -0.5 - m**-0.5, 1 / m[0] - 1 / m):
+            covariance, share = noise, 1.0
+            if curve is not None:
+                if curve[:n] @ apart_from_level @ y >= 0:
+                    continue
+                # the prior's variance is a hundred times that of the slope of least squares
+                slope = 100 / (curve[:n] @ apart_from_level @ curve[:n])
+                covariance, share = noise + slope * np.outer(curve, curve), 1 / 3
+            inverse, new = np.linalg.inv(covariance[:n, :n]), covariance[n, :n]
+            information = one @ inverse @ one
+            mean = one @ inverse @ y / information
+            squares = (y - mean) @ inverse @ (y - mean)
+            centre = mean + new @ inverse @ (y - mean)
+            spread = covariance[n, n] - new @ inverse @ new + (1 - new @ inverse @ one) ** 2 / information
+            areas.append(stats.t.cdf(value, n - 1, centre, math.sqrt(squares / (n - 1) * spread)))
+            evidence = (np.linalg.det(covariance[:n, :n]) * information) ** -0.5 * squares ** (-(n - 1) / 2)
+            likelihoods.append(share * evidence)
     return float(stats.norm.ppf(np.average(areas, weights=likelihoods)))
 
 

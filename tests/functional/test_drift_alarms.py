@@ -1,6 +1,8 @@
 """When the alarm of drift rings: rates by simulation, against a slow twin, and across a checkpoint."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from scipy import stats
 import references_drift as slow
 from xai_lightning.callbacks._attribution.course import Course
 from xai_lightning.functional import drift
-from xai_lightning.functional.drift.alarms import score, student
+from xai_lightning.functional.drift.forecast import score
+from xai_lightning.functional.student import student
 
 NOISE = 0.3
 
@@ -38,9 +41,9 @@ def alarms(course: np.ndarray, steps: int = 1) -> list[int]:
     return found
 
 
-def share_found(at: int, **options: float) -> float:
-    """Of 400 runs in which drift jumps sixfold at ``at``, the share that rings within three validations."""
-    jumped = courses(400, at + 2, **options)  # type: ignore[arg-type]
+def share_found(at: int, along: Callable[..., Any] = np.zeros_like, **options: float) -> float:
+    """Of 250 runs in which drift jumps sixfold at ``at``, the share that rings within three validations."""
+    jumped = courses(250, at + 2, **options) + along(np.arange(1.0, at + 3))  # type: ignore[arg-type]
     jumped[:, at - 1 :] += math.log(6)
     return float(np.mean([any(ring >= at for ring in alarms(course)) for course in jumped]))
 
@@ -50,22 +53,39 @@ def test_the_alarm_rarely_rings_for_noise_also_where_values_resemble_the_one_bef
     carried: float, most: float
 ) -> None:
     """Within 50 validations. A mean of ten with values taken for independent rang in 1, 8, 38 and 70 % of runs."""
-    assert np.mean([bool(alarms(course)) for course in courses(600, 50, carried=carried)]) <= most
+    assert np.mean([bool(alarms(course)) for course in courses(400, 50, carried=carried)]) <= most
 
 
 @pytest.mark.parametrize("carried", [0.0, 0.6])
 def test_the_alarm_rarely_rings_on_falling_curves(carried: float) -> None:
     t = np.arange(1, 51)
-    for curve in (-0.02 * t, -0.1 * t, -np.log(t), -2 * np.log(t), np.log(np.exp(-0.1 * t) + 0.05)):
-        assert np.mean([bool(alarms(curve + course)) for course in courses(200, 50, carried=carried)]) <= 0.01
+    falls = (-0.02 * t, -0.1 * t, -np.log(t), -2 * np.log(t))
+    for curve in (*falls, np.log(np.exp(-0.1 * t) + 0.05), np.log(1 / t + 0.05)):
+        assert np.mean([bool(alarms(curve + course)) for course in courses(80, 50, carried=carried)]) <= 0.01
 
 
-@pytest.mark.parametrize(("at", "carried", "least"), [(20, 0.0, 0.85), (35, 0.0, 0.88), (20, 0.6, 0.9), (35, 0.6, 0.9)])
+@pytest.mark.parametrize(
+    ("at", "carried", "least"), [(20, 0.0, 0.75), (35, 0.0, 0.78), (20, 0.6, 0.82), (35, 0.6, 0.85)]
+)
 def test_a_sixfold_jump_rings_within_three_validations(at: int, carried: float, least: float) -> None:
     assert share_found(at, carried=carried) >= least
 
 
-@pytest.mark.parametrize(("second", "least"), [(47, 0.5), (56, 0.9)])
+@pytest.mark.parametrize(
+    ("curve", "carried", "least"),
+    [
+        (lambda t: np.log(1 / t + 0.05), 0.0, 0.33),
+        (lambda t: np.log(1 / t + 0.05), 0.6, 0.7),
+        (lambda t: -np.log(t), 0.0, 0.28),
+        (lambda t: -np.log(t), 0.6, 0.65),
+    ],
+)
+def test_a_jump_rings_while_drift_still_falls(curve: Callable[..., Any], carried: float, least: float) -> None:
+    """At validation 20; against their mean, which is far above the last of them, 0 to 10 % of these jumps rang."""
+    assert share_found(20, along=curve, carried=carried) >= least
+
+
+@pytest.mark.parametrize(("second", "least"), [(47, 0.4), (56, 0.85)])
 def test_a_second_jump_rings_too_as_the_first_is_not_among_what_is_expected(second: int, least: float) -> None:
     jumped = courses(300, second + 2, carried=0.6)
     jumped[:, 34:] += math.log(6)
@@ -74,27 +94,38 @@ def test_a_second_jump_rings_too_as_the_first_is_not_among_what_is_expected(seco
 
 
 @pytest.mark.parametrize("carried", [0.0, 0.6, 0.95])
-def test_scores_are_those_of_a_slow_twin(carried: float) -> None:
-    for course in courses(4, 21, carried=carried):
+@pytest.mark.parametrize("slope", [-2.0, -0.5, 0.0, 1.0])
+def test_scores_are_those_of_a_slow_twin(carried: float, slope: float) -> None:
+    moments = np.cumsum(np.random.default_rng(1).integers(1, 9, 21))
+    for course in courses(4, 21, carried=carried) + slope * np.log(moments):
         for first in (0, 7, 12, 17):
-            recent, value = course[first:-1].tolist(), float(course[-1])
-            assert score(value, recent) == pytest.approx(slow.score(value, recent), abs=1e-9)
+            recent, value, when = course[first:-1].tolist(), float(course[-1]), moments[first:].tolist()
+            assert score(value, recent, when) == pytest.approx(slow.score(value, recent, when), abs=1e-9)
 
 
 def test_scores_do_not_depend_on_units_and_are_normal_where_nothing_changes() -> None:
     course = courses(1, 21)[0]
     recent, value = course[:-1].tolist(), float(course[-1])
-    other = score(5 * value - 3, [5 * each - 3 for each in recent])
-    assert other == pytest.approx(score(value, recent), abs=1e-9)
-    scores = [score(float(each[-1]), each[:-1].tolist()) for each in courses(2000, 21, carried=0.6)]
+    when = range(1, 22)
+    other = score(5 * value - 3, [5 * each - 3 for each in recent], [7 * each for each in when])
+    assert other == pytest.approx(score(value, recent, when), abs=1e-9)
+    scores = [score(float(each[-1]), each[:-1].tolist(), when) for each in courses(2000, 21, carried=0.6)]
     assert abs(np.mean(scores)) < 0.06
     assert np.std(scores) == pytest.approx(1, abs=0.06)
 
 
 def test_values_that_do_not_vary_have_a_least_deviation() -> None:
-    assert score(2.0, [2.0] * 12) == pytest.approx(0, abs=1e-9)
-    assert score(3.0, [2.0] * 12) == pytest.approx(8.2, abs=0.1)
-    assert math.isfinite(score(1e300, [2.0] * 12))
+    when = range(1, 14)
+    assert score(2.0, [2.0] * 12, when) == pytest.approx(0, abs=1e-9)
+    assert score(3.0, [2.0] * 12, when) == pytest.approx(8.2, abs=0.1)
+    assert math.isfinite(score(1e300, [2.0] * 12, when))
+
+
+def test_what_falls_as_before_is_as_predicted() -> None:
+    when = np.arange(1.0, 22)
+    for curve in (-np.log(when), when**-0.5, 1 / when):
+        noisy = 2 * curve + 0.05 * np.random.default_rng(2).standard_normal(21)
+        assert abs(score(float(noisy[-1]), noisy[:-1].tolist(), when.tolist())) < 1.5
 
 
 def test_the_alarm_begins_anew_and_leaves_out_what_is_no_drift() -> None:
@@ -104,11 +135,12 @@ def test_the_alarm_begins_anew_and_leaves_out_what_is_no_drift() -> None:
     assert len(state.recent) == 20
     skipped = drift.advance(drift.advance(state, 0.0, 5), math.nan, 5)
     assert skipped.recent == state.recent
+    assert (state.passed, skipped.passed, state.moments) == (125, 135, tuple(range(30, 130, 5)))
     assert not skipped.alarm
     rung = drift.advance(skipped, 1e9, 5)
     assert rung.alarm
     assert rung.score > 5
-    assert rung._replace(alarm=False, score=0.0) == drift.Cusum(score=0.0)
+    assert rung._replace(alarm=False, score=0.0) == drift.Cusum(score=0.0, passed=140)
     assert drift.advance(drift.Cusum(), 0.5, 4).recent == (math.log(0.25),)
 
 
@@ -138,9 +170,8 @@ def test_an_alarm_that_goes_on_from_a_checkpoint_cumulates_the_same() -> None:
         assert resumed.cusum == whole.cusum
 
 
-def test_what_an_earlier_rule_cumulated_is_not_taken_up_and_its_values_are() -> None:
-    """It counted up to 5, and would ring at once."""
-    state = Course().state()
-    del state["excess"]
-    found = Course.of({**state, "cusum": [-1.0] * 10, "statistic": 4.9}).cusum
-    assert found == drift.Cusum((-1.0,) * 10)._replace(score=found.score)
+@pytest.mark.parametrize("what", ["statistic", "excess"])
+def test_what_earlier_rules_cumulated_is_not_taken_up(what: str) -> None:
+    """They kept no moments; the first counted up to 5, and would ring at once."""
+    found = Course.of({**Course().state(), "cusum": [-1.0] * 10, what: 4.9}).cusum
+    assert found == drift.Cusum()._replace(score=found.score)

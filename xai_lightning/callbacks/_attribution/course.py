@@ -72,14 +72,19 @@ class Course:
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors."""
-        return {**vars(self), "cusum": list(self.cusum.recent), "excess": self.cusum.statistic}
+        cusum = self.cusum
+        told = {"recent": list(cusum.recent), "moments": list(cusum.moments)}
+        return {**vars(self), "cusum": {**told, "statistic": cusum.statistic, "passed": cusum.passed}}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Course":
         """From `state`."""
-        # a "statistic" was cumulated by another rule
-        excess = 0.0 if "statistic" in state else float(state["excess"])
-        cusum = drift.Cusum(tuple(float(each) for each in state["cusum"]), excess)
+        # a list is of earlier rules, which kept no moments: the alarm begins anew
+        told: Any = state["cusum"]
+        cusum = drift.Cusum()
+        if isinstance(told, Mapping):
+            recent, moments = (tuple(told[key]) for key in ("recent", "moments"))
+            cusum = drift.Cusum(recent, told["statistic"], moments=moments, passed=told["passed"])
         return cls(**{**{each.name: state[each.name] for each in fields(cls)}, "cusum": cusum})
 
     @property

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.drift.alarms import student_quantile
 from xai_lightning.functional.drift.summaries import Interval, bootstrap
 from xai_lightning.functional.precision import exact
+from xai_lightning.functional.student import student_quantile
 
 SMALLEST, LEAST_PER_GROUP, RIDGE, PERMUTATIONS, LEVEL = 8, 50, 1e-2, 200, 0.025
 UNKNOWN = Interval(math.nan, math.nan, math.nan)

@@ -6,9 +6,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from xai_lightning.functional.drift.alarms import student_quantile
 from xai_lightning.functional.intervals.mover import Interval
 from xai_lightning.functional.intervals.proportions import normal_score
+from xai_lightning.functional.student import student_quantile
 
 _MANY = 200
 """Degrees of freedom above which three terms of the expansion give the quantile to 1e-6."""

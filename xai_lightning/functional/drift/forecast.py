@@ -1,0 +1,111 @@
+"""How far the newest value of a course lies above what those before it led to expect."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from operator import mul
+from statistics import NormalDist
+from typing import NamedTuple
+
+from xai_lightning.functional.student import student
+
+CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
+FALLS = (0.0, 0.5, 1.0)
+SLOPE_SQUARED = 100.0
+LEAST_DEVIATION, CLIP = 1e-3, 1e-16
+
+
+class Forecast(NamedTuple):
+    """What one way to go on says of the newest value.
+
+    Args:
+        deviation: of the noise, as estimated.
+        known: what its likelihood has beside that.
+        below: probability of a smaller value.
+    """
+
+    deviation: float
+    known: float
+    below: float
+
+
+def score(value: float, recent: Sequence[float], moments: Sequence[float]) -> float:
+    r"""How far ``value`` lies above what ``recent`` predict, as a normal score: 0 is as predicted, 2 one in 44 exceeds.
+
+    .. math:: y_t = \mu + \beta \, g(m_t) + u_t, \qquad u_t = \phi \, u_{t-1} + e_t
+
+    Values keep a level, :math:`\beta = 0`, or fall, :math:`\beta < 0`, with :math:`g(m)` one of :math:`\log m`,
+    :math:`-m^{-1/2}` and :math:`-1/m`: as a power of the time, or steeply first and then to a floor. Each of these with
+    a correlation :math:`\phi` of noise with the noise before of 0, 0.3, 0.6 and 0.9 gives the next value Student's
+    distribution, since level, slope and deviation of :math:`e` are themselves estimates. They are averaged with their
+    likelihoods given ``recent``, so that none has to be chosen from few values. Beforehand a level counts as much as
+    all falls together, and slopes have a deviation ten times that which noise gives to one that is estimated.
+
+    Args:
+        value: the newest.
+        recent: those before it, the oldest first; at least 2.
+        moments: when each was seen, above 0 and rising; the last one is that of ``value``.
+
+    Example:
+        >>> round(score(3.0, [-1.0, 0.5, 1.0, -0.5, 0.0, -1.0, 1.0, 0.0], range(1, 10)), 2)
+        2.41
+
+    References:
+        A. Zellner, An introduction to Bayesian inference in econometrics, 1971; on assessing prior distributions and
+        Bayesian regression analysis with g-prior distributions, 1986.
+        D. M. Hawkins, Self-starting cusum charts for location and scale, The Statistician 36, 1987.
+    """
+    curves = [[math.log(m) if fall == 0 else -(m**-fall) for m in moments] for fall in FALLS]
+    fits = [fit for phi in CORRELATIONS for fit in _forecasts(phi, [*recent, value], curves)]
+    least, freedom = min(fit.deviation for fit in fits), len(recent) - 1
+    # likelihoods over all levels, slopes and deviations, as multiples of one number
+    likelihoods = [fit.known * (least / fit.deviation) ** freedom for fit in fits]
+    average = sum(each * fit.below for each, fit in zip(likelihoods, fits, strict=True)) / sum(likelihoods)
+    return NormalDist().inv_cdf(min(max(average, CLIP), 1 - CLIP))
+
+
+def _forecasts(phi: float, values: Sequence[float], curves: Sequence[Sequence[float]]) -> Iterator[Forecast]:
+    """Of a level, and of each curve along which the values fall; the last value is the one that is asked about."""
+    freedom = len(values) - 2
+    level = _innovations(phi, [1.0] * len(values))
+    size = _product(level, level)
+    rest = _without(level, _innovations(phi, values))
+    squares, spread, known = _product(rest, rest), 1 + level[-1] ** 2 / size, math.sqrt((1 - phi**2) / size)
+    yield _forecast(rest[-1], squares, spread, known, freedom)
+    for curve in curves:
+        along = _without(level, _innovations(phi, curve))
+        length, common = _product(along, along), _product(along, rest)
+        if common >= 0:
+            continue
+        # the slope of least squares, drawn towards none by what was to be expected beforehand
+        trust = SLOPE_SQUARED / (1 + SLOPE_SQUARED)
+        slope = trust * common / length
+        yield _forecast(
+            rest[-1] - slope * along[-1],
+            squares - slope * common,
+            spread + trust * along[-1] ** 2 / length,
+            known / math.sqrt(1 + SLOPE_SQUARED) / len(curves),
+            freedom,
+        )
+
+
+def _forecast(residual: float, squares: float, spread: float, known: float, freedom: int) -> Forecast:
+    deviation = max(math.sqrt(max(squares, 0.0) / freedom), LEAST_DEVIATION)
+    return Forecast(deviation, known, student(residual / (deviation * math.sqrt(spread)), freedom))
+
+
+def _innovations(phi: float, values: Sequence[float]) -> list[float]:
+    """What is new in each value, where each correlates by ``phi`` with the one before."""
+    return [math.sqrt(1 - phi**2) * values[0], *(after - phi * before for before, after in pairwise(values))]
+
+
+def _product(one: Sequence[float], other: Sequence[float]) -> float:
+    """Sum of products over all but the last, which is not known yet."""
+    found: float = sum(map(mul, one[:-1], other[:-1]))
+    return found
+
+
+def _without(level: Sequence[float], values: Sequence[float]) -> list[float]:
+    """Values less their part along the level."""
+    part = _product(level, values) / _product(level, level)
+    return [value - part * each for value, each in zip(values, level, strict=True)]

@@ -170,6 +170,14 @@ def test_an_alarm_that_goes_on_from_a_checkpoint_cumulates_the_same() -> None:
         assert resumed.cusum == whole.cusum
 
 
+def test_steps_of_a_further_trainer_which_counts_from_zero_are_its_own() -> None:
+    course = Course()
+    for step in (100, 200, 100, 200):
+        follow(course, [0.1], step)
+    assert course.cusum.recent == pytest.approx([math.log(0.01)] * 4)
+    assert course.cusum.moments == (100, 200, 300, 400)
+
+
 @pytest.mark.parametrize("what", ["statistic", "excess"])
 def test_what_earlier_rules_cumulated_is_not_taken_up(what: str) -> None:
     """They kept no moments; the first counted up to 5, and would ring at once."""

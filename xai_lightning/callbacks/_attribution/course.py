@@ -49,7 +49,8 @@ class Course:
     def follow(self, previous: Tensor, lagged: Tensor, step: int, seed: int) -> bool:
         """Take in the distances to the validation before and to the third before; returns whether all has settled."""
         mean = float(previous.nanmean())
-        self.cusum = drift.advance(self.cusum, mean, step - self.step)
+        # a further Trainer counts from zero
+        self.cusum = drift.advance(self.cusum, mean, step - self.step if step > self.step else step)
         limits = [_shown_below(d, seed) for d in (previous, lagged)]
         self.previous_limits = [*self.previous_limits, limits[0]][-LAG:]
         self.lagged_limits = [*self.lagged_limits, limits[1]][-LAG:]

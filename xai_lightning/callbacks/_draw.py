@@ -207,8 +207,9 @@ def smallest(hashes: Tensor, strata: Tensor, quota: int, *, pooled: bool = False
     order, s = order[new], s[new]
     begins = torch.ones_like(s, dtype=torch.bool)
     begins[1:] = s[1:] != s[:-1]
-    start = torch.where(begins, torch.arange(len(s)), 0).cummax(dim=0).values
-    return order[torch.arange(len(s)) - start < quota]
+    place = torch.arange(len(s), device=s.device)
+    start = torch.where(begins, place, 0).cummax(dim=0).values
+    return order[place - start < quota]
 
 
 class Candidates:

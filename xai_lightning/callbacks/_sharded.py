@@ -189,7 +189,7 @@ class Steps:
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         self._announce("size")
-        return int(reduced(self._trainer, torch.tensor(number), "max"))
+        return int(reduced(self._trainer, torch.tensor(number, device="cpu"), "max"))
 
     def level(self, padding: Callable[[], None]) -> None:
         """Wait until no rank computes gradients any more; ``padding`` computes one that nobody needs."""
@@ -200,7 +200,7 @@ class Steps:
 
     def _announce(self, mine: Moment) -> Moment:
         """What the ranks do now that do not wait."""
-        table = reduced(self._trainer, torch.tensor([int(moment == mine) for moment in MOMENTS]), "sum")
+        table = reduced(self._trainer, torch.tensor([int(moment == mine) for moment in MOMENTS], device="cpu"), "sum")
         self._inside = False
         doing: set[Moment] = {moment for moment, count in zip(MOMENTS, table.tolist(), strict=True) if count}
         if "failed" in doing and mine != "failed":

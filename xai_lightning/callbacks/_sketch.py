@@ -37,8 +37,8 @@ class Held(NamedTuple):
     def rows(self, quota: int) -> Tensor:
         """Indices ``int64[R]`` of at most ``quota`` rows, an input as often as it occurs, in an order of no data."""
         weights = self.weights.clamp(max=quota)
-        index = torch.arange(len(weights)).repeat_interleave(weights)
-        number = torch.arange(len(index)) - (weights.cumsum(dim=0) - weights)[index]
+        index = torch.arange(len(weights), device="cpu").repeat_interleave(weights)
+        number = torch.arange(len(index), device="cpu") - (weights.cumsum(dim=0) - weights)[index]
         return index[mixed(self.hashes[index] + number * GOLDEN).argsort(stable=True)[:quota]]
 
 
@@ -47,15 +47,15 @@ def _distinct(hashes: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Te
     distinct, which = torch.unique(hashes, return_inverse=True)
     weights = torch.ones_like(hashes) if weights is None else weights
     total = torch.zeros_like(distinct).index_add(0, which, weights)
-    place = torch.arange(len(hashes))
+    place = torch.arange(len(hashes), device="cpu")
     first = torch.full_like(distinct, len(hashes)).scatter_reduce(0, which, place, "amin")
     return distinct, total, first
 
 
 def nothing(width: int) -> Held:
     """No input."""
-    none = torch.zeros(0, dtype=torch.int64)
-    return Held(none, none, torch.zeros(0, width, dtype=torch.float64))
+    none = torch.zeros(0, dtype=torch.int64, device="cpu")
+    return Held(none, none, torch.zeros(0, width, dtype=torch.float64, device="cpu"))
 
 
 class Sketch:
@@ -98,7 +98,7 @@ class Sketch:
         found = find(first[new]) if new.any() else held.columns[:0]  # type: ignore[union-attr]
         held = nothing(found.shape[1]) if held is None else held
         # columns of inputs that are known stand first already, so that these zeros are never taken
-        none = torch.zeros(int(known.sum()), found.shape[1], dtype=torch.float64)
+        none = torch.zeros(int(known.sum()), found.shape[1], dtype=torch.float64, device="cpu")
         merged = Held.merged(
             torch.cat([held.hashes, distinct[known], distinct[new]]),
             torch.cat([held.weights, counts[known], counts[new]]),
@@ -113,9 +113,9 @@ class Sketch:
         mine = self.held
         width = 0 if mine is None else mine.columns.shape[1]
         lost = 0 if mine is None or mine.complete else 1
-        width, lost = summed(trainer, torch.tensor([width, lost]), "max").tolist()
-        keys = torch.zeros(self.quota, 2, dtype=torch.int64)
-        columns = torch.zeros(self.quota, width, dtype=torch.float64)
+        width, lost = summed(trainer, torch.tensor([width, lost], device="cpu"), "max").tolist()
+        keys = torch.zeros(self.quota, 2, dtype=torch.int64, device="cpu")
+        columns = torch.zeros(self.quota, width, dtype=torch.float64, device="cpu")
         if mine is not None:
             keys[: len(mine.hashes)] = torch.stack([mine.hashes, mine.weights], dim=1)
             columns[: len(mine.hashes)] = mine.columns

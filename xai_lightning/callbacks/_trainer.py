@@ -145,7 +145,7 @@ def everywhere(trainer: Trainer, mine: Tensor) -> Tensor:
         trainer: the trainer.
         mine: of equal shape and type on all ranks.
     """
-    places = torch.zeros(trainer.world_size, *mine.shape, dtype=mine.dtype)
+    places = torch.zeros(trainer.world_size, *mine.shape, dtype=mine.dtype, device="cpu")
     places[trainer.global_rank] = mine.cpu()
     return summed(trainer, places, "sum")
 
@@ -268,8 +268,8 @@ class Positions:
         first, self._seen = self._seen, self._seen + (1 if self._by_batch else n)
         sampler = self._sampler
         if not isinstance(sampler, DistributedSampler):
-            return torch.ones(n, dtype=torch.bool)
-        local = torch.full((n,), first) if self._by_batch else torch.arange(first, first + n)
+            return torch.ones(n, dtype=torch.bool, device="cpu")
+        local = torch.arange(first, self._seen, device="cpu").expand(n)
         real: Tensor = local * sampler.num_replicas + sampler.rank < len(sampler.dataset)  # type: ignore[arg-type]
         return real
 
@@ -286,10 +286,10 @@ class Positions:
                 "does not. Put the attribute into the batch, or use Column(...) or a callable."
             )
         if isinstance(self._sampler, SequentialSampler):
-            return torch.arange(first, first + n)
+            return torch.arange(first, first + n, device="cpu")
         if isinstance(self._sampler, DistributedSampler) and not self._sampler.shuffle:
             if self._order is None:
-                self._order = torch.tensor(list(self._sampler), dtype=torch.int64)
+                self._order = torch.tensor(list(self._sampler), dtype=torch.int64, device="cpu")
             return self._order[first : first + n]
         seen = "is of an iterable dataset, whose rows have no numbers"
         what = seen if self._iterable else f"has the sampler {type(self._sampler).__name__}"

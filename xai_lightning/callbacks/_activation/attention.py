@@ -133,6 +133,6 @@ def head_numbers(rows: Tensor) -> dict[str, float]:
         rows: ``float64[N, 2 U]`` as of `heads_of`.
     """
     defined = rows.nanmean(0) if len(rows) else rows.sum(0) * torch.nan
-    entropy, first = defined.chunk(2) if len(defined) else (torch.full((1,), torch.nan),) * 2
+    entropy, first = defined.chunk(2) if len(defined) else (rows.new_full((1,), torch.nan),) * 2
     numbers = {ENTROPY: entropy.mean(), FIRST: first.mean(), COLLAPSED: collapsed_heads(entropy)}
     return {name: float(value) for name, value in numbers.items()}

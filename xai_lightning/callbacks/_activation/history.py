@@ -29,10 +29,10 @@ class LayerHistory:
         count, most = len(self.layers), min(MOST_PANELS, len(self.layers)) * histograms
         self.ridged = [self.layers[round(i * (count - 1) / max(most - 1, 1))] for i in range(most)]
         # of fixed size from the start, so that what is saved does not grow (law 7)
-        self._numbers = torch.full((MOST,), -1, dtype=torch.int64)
-        self._values = torch.full((MOST, len(self.statistics), count), math.nan, dtype=torch.float64)
-        self._counts = torch.zeros(MOST, most, len(HISTOGRAM_LIMITS), dtype=torch.int64)
-        self._limits = torch.full((len(self.statistics), 2), math.nan, dtype=torch.float64)
+        self._numbers = torch.full((MOST,), -1, dtype=torch.int64, device="cpu")
+        self._values = torch.full((MOST, len(self.statistics), count), math.nan, dtype=torch.float64, device="cpu")
+        self._counts = torch.zeros(MOST, most, len(HISTOGRAM_LIMITS), dtype=torch.int64, device="cpu")
+        self._limits = torch.full((len(self.statistics), 2), math.nan, dtype=torch.float64, device="cpu")
 
     def add(self, number: int, values: Mapping[str, Mapping[str, float]], counts: Mapping[str, Sequence[int]]) -> None:
         """A validation ends.
@@ -48,22 +48,22 @@ class LayerHistory:
         self._numbers[place] = number
         for row, statistic in enumerate(self.statistics):
             found = [values.get(layer, {}).get(statistic, math.nan) for layer in self.layers]
-            self._values[place, row] = torch.tensor(found, dtype=torch.float64)
+            self._values[place, row] = torch.tensor(found, dtype=torch.float64, device="cpu")
             self._fix_limits(row)
         for row, layer in enumerate(self.ridged):
             if layer in counts:
-                self._counts[place, row] = torch.tensor(counts[layer])
+                self._counts[place, row] = torch.tensor(counts[layer], device="cpu")
 
     def _fix_limits(self, row: int) -> None:
         """Fix what colours mean, once, so that pictures of different validations can be compared."""
         if any(word in self.statistics[row] for word in _SHARES):
-            self._limits[row] = torch.tensor([0.0, 1.0])
+            self._limits[row] = torch.tensor([0.0, 1.0], device="cpu")
             return
         last = self._values[self._used - 1, row]
         finite = last[last.isfinite()]
         if self._limits[row].isnan().any() and len(finite):
             high = 2 * float(finite.abs().max()) or 1.0
-            self._limits[row] = torch.tensor([-high if (finite < 0).any() else 0.0, high])
+            self._limits[row] = torch.tensor([-high if (finite < 0).any() else 0.0, high], device="cpu")
 
     def numbers(self) -> list[int]:
         """Of the validations."""
@@ -112,7 +112,7 @@ class LayerHistory:
         return int((self._numbers >= 0).sum())
 
     def _halve(self) -> None:
-        kept = torch.arange(0, MOST, 2)
+        kept = torch.arange(0, MOST, 2, device="cpu")
         for part, nothing in ((self._numbers, -1), (self._values, math.nan), (self._counts, 0)):
             rows = part[kept].clone()
             part.fill_(nothing)

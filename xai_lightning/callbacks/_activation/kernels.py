@@ -25,7 +25,7 @@ class KernelReferences:
     def __init__(self, best_of: BestOf | None) -> None:
         self._best_of = best_of
         self.names = ("first", "previous", *["best"] * (best_of is not None))
-        self._hashes = torch.empty(0, dtype=torch.int64)
+        self._hashes = torch.empty(0, dtype=torch.int64, device="cpu")
         self._kernels: dict[str, dict[str, Tensor]] = {}
         self._best: float | None = None
         self._metric = math.nan
@@ -99,7 +99,7 @@ class KernelReferences:
         """The layers, and the CKA of all with all at the last validation, ``float64[M, M]``."""
         last = self._kernels.get("previous", {})
         if not last:
-            return [], torch.empty(0, 0, dtype=torch.float64)
+            return [], torch.empty(0, 0, dtype=torch.float64, device="cpu")
         flat = torch.stack([_unit(k).flatten() for k in last.values()])
         return list(last), (flat @ flat.T).clamp(max=1.0)
 
@@ -107,7 +107,7 @@ class KernelReferences:
 def _kernel(rows: Tensor) -> Tensor:
     """The kernel in float32, as it is kept; undefined if there are too few rows."""
     if len(rows) < LEAST_SAMPLES or not rows.shape[1]:
-        return torch.full((len(rows), len(rows)), math.nan)
+        return torch.full((len(rows), len(rows)), math.nan, device=rows.device)
     return kernel(rows).float()
 
 

@@ -47,7 +47,7 @@ def top_of(found: Represented) -> TopSamples | None:
             continue
         selectivity = by_class(rows, found.labels)
         for unit in most_selective(selectivity, 1).tolist():
-            top = top_samples(rows, torch.tensor([unit]), MOST_SAMPLES)[0]
+            top = top_samples(rows, torch.tensor([unit], device="cpu"), MOST_SAMPLES)[0]
             units.append(f"{name}:{unit}")
             notes.append(f"class selectivity {float(selectivity[unit]):.2f}")
             values.append(rows[top, unit])

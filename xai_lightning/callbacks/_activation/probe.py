@@ -110,13 +110,13 @@ class ActivationProbe:
         if not len(places):
             self._step = None
             return False
-        small = thumbnails(inputs[0], places) if self._pictured else torch.empty(len(places), 0, dtype=torch.float64)
+        small = thumbnails(inputs[0], places) if self._pictured else _wide(None, len(places), 0)
         self._step = _Step(len(reading.sample), hashes[places], places, keys[places], small, {}, {})
         return True
 
     def _keys(self, reading: Reading, labels: Tensor | None) -> Tensor:
         """Class and groups of each row, ``int64[N, 1 + A]``, -1 for none."""
-        columns = [torch.full((len(reading.sample),), -1) if labels is None else labels]
+        columns = [torch.full((len(reading.sample),), -1, device="cpu") if labels is None else labels]
         for attribute, vocabulary in self.batches.vocabularies.items():
             rows = reading.groups[attribute].cpu()
             columns.append(rows.where(rows < len(vocabulary.names), -1))
@@ -166,14 +166,14 @@ class ActivationProbe:
         """Put the ranks together: fixed shapes, called by every rank alike; what was kept is forgotten."""
         count, keyed = 1 + len(self._layers) + len(self._attention), 1 + len(self.batches.vocabularies)
         own = [*(self._widths or [0] * count), int(self.labelled)]
-        *widths, labelled = summed(trainer, torch.tensor(own), "max").tolist()
+        *widths, labelled = summed(trainer, torch.tensor(own, device="cpu"), "max").tolist()
         held = self._sketch.held
         if held is not None and widths != self._widths:
             parts = torch.split(held.columns, [keyed, *self._widths], dim=1)
             wide = [_wide(part, len(part), width) for part, width in zip(parts, [keyed, *widths], strict=True)]
             self._sketch.held = held._replace(columns=torch.cat(wide, dim=1))
         held = self._sketch.gather(trainer)
-        columns = held.columns if len(held.hashes) else torch.zeros(0, keyed + sum(widths), dtype=torch.float64)
+        columns = held.columns if len(held.hashes) else _wide(None, 0, keyed + sum(widths))
         keys, small, *found = torch.split(columns, [keyed, *widths], dim=1)
         self._clear()
         groups = zip(self.batches.vocabularies, keys[:, 1:].long().unbind(1), strict=True)
@@ -231,14 +231,14 @@ def _units(count: int, device: torch.device) -> Tensor:
 def thumbnails(inputs: Tensor, places: Tensor) -> Tensor:
     """Small pictures of images ``[N, C, H, W]`` of one or three channels, ``float64[M, 3 + D]``; else no columns."""
     if inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or not inputs.is_floating_point():
-        return torch.empty(len(places), 0, dtype=torch.float64)
+        return _wide(None, len(places), 0)
     images = widened(inputs[places.to(inputs.device)]).cpu()
     size = min(THUMBNAIL, images.shape[2]), min(THUMBNAIL, images.shape[3])
     small = torch.nn.functional.adaptive_avg_pool2d(images, size)
     low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
     levels = ((small - low) / (high - low).clamp(min=1e-12) * 255).nan_to_num(0.0).round()
     # the shape travels with each row: a rank that saw no image must be able to read those of others
-    shape = torch.tensor(levels.shape[1:], dtype=torch.float64).expand(len(levels), 3)
+    shape = torch.tensor(levels.shape[1:], dtype=torch.float64, device="cpu").expand(len(levels), 3)
     return torch.cat([shape, levels.flatten(1)], dim=1)
 
 
@@ -255,4 +255,4 @@ def _wide(rows: Tensor | None, count: int, width: int) -> Tensor:
     """``rows`` if they are so wide, else as many undefined ones."""
     if rows is not None and rows.shape[1] == width:
         return rows
-    return torch.full((count, width), math.nan, dtype=torch.float64)
+    return torch.full((count, width), math.nan, dtype=torch.float64, device="cpu")

@@ -119,7 +119,7 @@ class Representation:
 
     def gather(self, trainer: Trainer) -> tuple[Represented, float]:
         """The rows of all ranks, and the metric of the validation before, of rank zero."""
-        metric = everywhere(trainer, torch.tensor([self.references.metric], dtype=torch.float64))
+        metric = everywhere(trainer, torch.tensor([self.references.metric], dtype=torch.float64, device="cpu"))
         return self.probe.gather(trainer), float(metric[0])
 
     def conclude(self, found: Represented, metric: float, *, fit: bool) -> dict[str, Numbers]:

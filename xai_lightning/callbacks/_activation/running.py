@@ -204,15 +204,15 @@ def gathered(trainer: Trainer, running: Running, names: list[str]) -> tuple[dict
     if trainer.world_size == 1:
         return own, running.steps
     # ranks may have met other widths, and must agree on all of them before they exchange states
-    mine = torch.zeros(len(names), WIDTHS, dtype=torch.int64)
+    mine = torch.zeros(len(names), WIDTHS, dtype=torch.int64, device="cpu")
     for row, name in enumerate(names):
         widths = sorted(width for other, width in own if other == name)
-        mine[row, : len(widths)] = torch.tensor(widths, dtype=torch.int64)
+        mine[row, : len(widths)] = torch.tensor(widths, dtype=torch.int64, device="cpu")
     table = everywhere(trainer, mine)
     seen = [sorted(set(table[:, row].flatten().tolist()) - {0}) for row in range(len(names))]
     keys = [(name, width) for name, each in zip(names, seen, strict=True) for width in each]
     states = [pack(own[key]).cpu() if key in own else pack(empty(key[1])) for key in keys]
-    vector = torch.cat([torch.tensor([running.steps], dtype=torch.float64), *states])
+    vector = torch.cat([torch.tensor([running.steps], dtype=torch.float64, device="cpu"), *states])
     ranks = everywhere(trainer, vector)
     sizes = [len(state) for state in states]
     columns = torch.split(ranks[:, 1:], sizes, dim=1)

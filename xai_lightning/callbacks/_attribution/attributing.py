@@ -176,14 +176,13 @@ class ExplainingMonitor(PassingMonitor):
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         self._share_learnt(trainer)
         strata, sampled = self._probe.strata, self._sampled
-        strata.n_classes = int(summed(trainer, torch.tensor(strata.n_classes), "max"))
+        sizes = [strata.n_classes, *(len(x[0].hashes) if x else 0 for x in (self._explained, sampled))]
+        sizes = summed(trainer, torch.tensor([*sizes, self._probe.fresh.size], device="cpu"), "max").tolist()
+        strata.n_classes, capacity, room, size = sizes
         spread = everywhere(trainer, self._probe.spread)
-        capacity = int(summed(trainer, torch.tensor(len(self._explained[0].hashes) if self._explained else 0), "max"))
-        size = int(summed(trainer, torch.tensor(self._probe.fresh.size), "max"))
-        room = int(summed(trainer, torch.tensor(len(sampled[0].hashes) if sampled else 0), "max"))
         # one rank's clock and metric are every rank's
         own = [*self._clock.read(), math.nan if self._history.metric is None else self._history.metric]
-        told = everywhere(trainer, torch.tensor(own, dtype=torch.float64))[0].tolist()
+        told = everywhere(trainer, torch.tensor(own, dtype=torch.float64, device="cpu"))[0].tolist()
         found = gather(trainer, self._explained, capacity, self._probe.quota, pooled=strata.pooled)
         return spread, found, gather(trainer, sampled, room, size, pooled=True) if size else None, told
 

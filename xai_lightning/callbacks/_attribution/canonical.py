@@ -31,7 +31,7 @@ class Columns(NamedTuple):
     """
 
     names: tuple[str, ...] = ()
-    owner: Tensor = torch.empty(0, dtype=torch.int64)
+    owner: Tensor = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def of(self, names: Sequence[str]) -> list[int]:
         """Columns of the variables called ``names``.
@@ -40,7 +40,7 @@ class Columns(NamedTuple):
             ValueError: if there is no such variable; the known ones are listed.
         """
         wanted = [self.names.index(choose("feature", name, self.names)) for name in names]
-        return torch.isin(self.owner, torch.tensor(wanted)).nonzero().flatten().tolist()
+        return torch.isin(self.owner, torch.tensor(wanted, device="cpu")).nonzero().flatten().tolist()
 
     def importance(self, maps: Tensor) -> Tensor:
         """``float[M, V]``: absolute attribution of each variable in each sample, summed over its columns."""
@@ -116,16 +116,15 @@ class Canon:
     ) -> tuple[Variables, Columns]:
         shape = tuple(x.shape[1:])
         if layout == "image":
-            return grid_variables(shape, cells), _unnamed(drift.pool(torch.zeros(1, *shape)).shape[1])
+            return grid_variables(shape, cells), _unnamed(drift.pool(torch.zeros(1, *shape, device="cpu")).shape[1])
         if layout == "series":
             return self._series(shape, features)
         if layout == "tokens":
             return table_variables(shape[0]), _unnamed(shape[0])
         if len(shape) == 1:
             variables = table_variables(shape[0], features)
-            named = bool(variables.names)
-            owner = torch.arange(variables.number) if named else torch.full((variables.number,), -1)
-            return variables, Columns(variables.names, owner)
+            named = Columns(variables.names, torch.arange(variables.number, device="cpu"))
+            return variables, named if variables.names else _unnamed(variables.number)
         blocks = grid_variables(shape, cells)
         return blocks, _unnamed(blocks.mask.numel())
 
@@ -134,11 +133,12 @@ class Canon:
         channels, steps = (shape[1], shape[0]) if self.time_first else shape
         named = table_variables(channels, features)
         windows = min(WINDOWS, steps)
-        block = torch.arange(channels)[:, None] * windows + (torch.arange(steps) * windows // steps)[None]
+        block = torch.arange(channels, device="cpu")[:, None] * windows
+        block = block + torch.arange(steps, device="cpu") * windows // steps
         names = tuple(name.replace("column_", "channel_") for name in named.names) if channels <= MAX_NAMED else ()
         cells = min(CELLS, steps)
-        owner = named.mask[0].repeat_interleave(cells) if names else torch.full((channels * cells,), -1)
-        return Variables((), (block.T if self.time_first else block)[None].contiguous()), Columns(names, owner)
+        columns = Columns(names, named.mask[0].repeat_interleave(cells)) if names else _unnamed(channels * cells)
+        return Variables((), (block.T if self.time_first else block)[None].contiguous()), columns
 
     def canonical(self, values: Sequence[Tensor]) -> Tensor:
         """Maps ``float64[N, D]`` of attributions to the inputs, one tensor each."""
@@ -177,4 +177,4 @@ def _layout(x: Tensor, embedded: bool) -> Layout:
 
 
 def _unnamed(columns: int) -> Columns:
-    return Columns((), torch.full((columns,), -1))
+    return Columns((), torch.full((columns,), -1, device="cpu"))

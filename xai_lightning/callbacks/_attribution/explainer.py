@@ -166,7 +166,7 @@ class Explainer:
         self.numbers = sum(x[:1].numel() for x in inputs)
         if spec is not None:
             self._check_inputs(canon)
-        places = [canon.spatial(torch.zeros(1, *x.shape[1:]), i).shape[1:] for i, x in enumerate(inputs)]
+        places = [canon.spatial(torch.zeros(1, *x.shape[1:], device="cpu"), i).shape[1:] for i, x in enumerate(inputs)]
         self.regions.learn(places, sample, self.arguments.further)
         return canon, columns
 

@@ -181,7 +181,7 @@ class Explaining(NamedTuple):
         self, explained: Explained, ids: Tensor, rest: tuple[Tensor, ...], replaced: Tensor | None = None
     ) -> Tensor:
         """``ids`` embedded, or what they are ``replaced`` by, of which there may be more rows: a background."""
-        again = torch.arange(len(ids if replaced is None else replaced)) % len(ids)
+        again = torch.arange(len(ids if replaced is None else replaced), device=ids.device) % len(ids)
         parts = [(again[b], None if replaced is None else replaced[b]) for b in self._blocks(len(again))]
         return torch.cat([explained.embedded(ids[i], *(x[i] for x in rest), replaced=new) for i, new in parts])
 
@@ -274,7 +274,7 @@ class Explaining(NamedTuple):
 def peaks(maps: Tensor) -> Tensor:
     """The colour scale of each of ``maps`` ``[M, H, W]`` alone, as a share of its own size: ``float64[M, 1]``."""
     scales = [render.colour_scale(each[None]) for each in drift.normalised(maps)]
-    return torch.tensor(scales, dtype=torch.float64).reshape(-1, 1)
+    return torch.tensor(scales, dtype=torch.float64, device="cpu").reshape(-1, 1)
 
 
 class _Asked(NamedTuple):

@@ -77,15 +77,15 @@ def gather(
         pooled: see `Strata`.
     """
     # a rank that explained nothing cannot know how wide a map is, and shapes must be equal before ranks exchange any
-    own_widths = torch.tensor([mine[1].columns[name].shape[1] if mine else 0 for name in COLUMNS])
+    own_widths = torch.tensor([mine[1].columns[name].shape[1] if mine else 0 for name in COLUMNS], device="cpu")
     widths = [int(width) for width in summed(trainer, own_widths, "max")]
     own = keys(mine[0] if mine else None, capacity)
-    numbers = torch.zeros(capacity, sum(widths), dtype=torch.float64)
-    passes = torch.zeros(2, dtype=torch.float64)
+    numbers = torch.zeros(capacity, sum(widths), dtype=torch.float64, device="cpu")
+    passes = torch.zeros(2, dtype=torch.float64, device="cpu")
     if mine is not None:
         rows, explanation = mine
         numbers[: len(rows.hashes)] = torch.cat([explanation.columns[name] for name in COLUMNS], dim=1)
-        passes += torch.tensor([explanation.forward, explanation.backward])
+        passes += torch.tensor([explanation.forward, explanation.backward], device="cpu")
     every, numbers, passes = (everywhere(trainer, x) for x in (own, numbers, passes))
     flat, numbers = every.flatten(0, 1), numbers.flatten(0, 1)
     order = drawn(flat, quota, pooled=pooled)

@@ -75,7 +75,7 @@ def filled(steps: Steps, explainer: Explainer, rows: Rows | None, padding: Rows 
     some = padding if rows is None else rows
     if some is None:
         raise ValueError(f"this rank saw no batch, and others explain {most} samples of a sharded model")
-    return some.take(torch.arange(most) % len(some.hashes))
+    return some.take(torch.arange(most, device="cpu") % len(some.hashes))
 
 
 def differentiate(explained: Explained, inputs: Sequence[Tensor], rest: Sequence[Tensor]) -> None:

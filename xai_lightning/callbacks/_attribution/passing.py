@@ -135,7 +135,7 @@ class PassingMonitor(TimedMonitor):
 
     def _share_learnt(self, trainer: Trainer) -> None:
         """A rank that saw no batch learns from one that did what is logged and how much is explained."""
-        knows = everywhere(trainer, torch.tensor(int(self._learned))).flatten().bool()
+        knows = everywhere(trainer, torch.tensor(int(self._learned), device="cpu")).flatten().bool()
         if bool(knows.all()) or not bool(knows.any()):
             return
         teacher = int(knows.nonzero()[0])

@@ -124,7 +124,7 @@ class Probe:
         sample = self.batches.sample(batch)
         targets = self._explainer.targets(sample)
         columns = [x.detach()[:1].cpu().clone() for x in (sample.inputs, targets, *self._explainer.columns_of(sample))]
-        zero = torch.zeros(1, dtype=torch.int64)
+        zero = torch.zeros(1, dtype=torch.int64, device="cpu")
         return Rows(zero, zero, columns[0], columns[1], tuple(columns[2:]))
 
     def see(self, batch: Any) -> None:
@@ -166,7 +166,7 @@ class Probe:
         with isolated():
             for batch in self._given_batches(trainer):
                 sample, _, groups, _ = batches.read(batch)
-                every = torch.ones(len(sample), dtype=torch.bool)
+                every = torch.ones(len(sample), dtype=torch.bool, device="cpu")
                 self._offer(self._candidates, sample, self.strata.of(sample, groups), every)
 
     @property
@@ -237,7 +237,7 @@ class Survey:
 
     def add(self, inputs: tuple[Tensor, ...], real: Tensor) -> None:
         """Take in a batch; ``real`` tells padding from samples."""
-        zeros = torch.zeros(len(real), dtype=torch.int64)
+        zeros = torch.zeros(len(real), dtype=torch.int64, device="cpu")
         self._rows.offer(inputs[0], zeros, zeros, inputs[1:], real)
         sums = tuple(exact(x[real]).sum(dim=0).cpu() for x in inputs)
         self._sums = tuple(map(torch.add, self._sums, sums)) if self._sums else sums
@@ -265,7 +265,7 @@ def _whole(dataset: Any) -> Any:
 
 def gallery(n: int) -> Tensor:
     """Positions of up to eight of ``n`` rows, evenly spread over the strata, to be shown."""
-    return torch.linspace(0, max(n - 1, 0), min(SHOWN, n)).round().long()
+    return torch.linspace(0, max(n - 1, 0), min(SHOWN, n), device="cpu").round().long()
 
 
 def standard_deviation(spread: Tensor) -> float:

@@ -129,14 +129,14 @@ def mean_limits(values: Tensor, *, repeats: int = 1000) -> tuple[Tensor, Tensor]
     """95 % bootstrap limits ``float64[V]`` of the mean of each column of ``float[M, V]``, over samples."""
     finite = values[values.isfinite().all(dim=1)].double()
     if not len(finite):
-        nothing = torch.full(values.shape[1:], math.nan, dtype=torch.float64)
+        nothing = values.new_full(values.shape[1:], math.nan, dtype=torch.float64)
         return nothing, nothing
     # one product of the weights of all replicates with all columns: a loop over variables would draw anew for each
     generator = torch.Generator().manual_seed(0)
-    weights = torch.zeros(repeats, len(finite), dtype=torch.float64)
-    drawn = torch.randint(len(finite), (repeats, len(finite)), generator=generator)
+    weights = finite.new_zeros(repeats, len(finite))
+    drawn = torch.randint(len(finite), (repeats, len(finite)), generator=generator, device="cpu")
     weights.scatter_add_(1, drawn, torch.ones_like(weights))
-    limits = (weights @ finite / len(finite)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    limits = (weights @ finite / len(finite)).quantile(finite.new_tensor([0.025, 0.975]), dim=0)
     return limits[0], limits[1]
 
 

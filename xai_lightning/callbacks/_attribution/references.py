@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 REFERENCES = ("first", "previous", "best")
 
 
+def _nothing() -> Tensor:
+    return torch.empty(0, dtype=torch.int64, device="cpu")
+
+
 @dataclass
 class References:
     """Maps of the probe at earlier validations, by name of the reference.
@@ -33,13 +37,13 @@ class References:
             ``probabilities`` ``float64[M, K]``; ``replicate`` ``float64[M, D]``, if one was made.
     """
 
-    hashes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    strata: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    hashes: Tensor = field(default_factory=_nothing)
+    strata: Tensor = field(default_factory=_nothing)
     maps: dict[str, Tensor] = field(default_factory=dict)
-    shown: Tensor = field(default_factory=lambda: torch.empty(0))
-    shown_hashes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    shown: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
+    shown_hashes: Tensor = field(default_factory=_nothing)
     scale: float = 0.0
-    frozen: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    frozen: Tensor = field(default_factory=_nothing)
     importance: list[float] = field(default_factory=list)
     average_scale: float = 0.0
     others: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -92,7 +96,7 @@ class References:
         self.maps[name], self.others[name] = found.maps, {"incomplete": found.incomplete, **columns}
         if name == "first":
             # what was drawn before it was not the reference
-            self.shown, self.scale, self.average_scale = torch.empty(0), 0.0, 0.0
+            self.shown, self.scale, self.average_scale = torch.empty(0, device="cpu"), 0.0, 0.0
 
     def promote(self, name: str, to: str) -> None:
         """Let what is kept as ``name`` also be kept as ``to``."""

@@ -64,19 +64,20 @@ class Regions:
             ValueError: if one does not.
         """
         wanted = [place for place in self._places.values() if isinstance(place, str)]
-        known = list(sample.extras)
-        return [torch.as_tensor(sample.extras[choose("entry of the batch", r, known)]).bool() for r in wanted]
+        known, device = list(sample.extras), sample.inputs.device
+        masks = [sample.extras[choose("entry of the batch", region, known)] for region in wanted]
+        return [torch.as_tensor(mask, device=device).bool() for mask in masks]
 
     def mass(self, canon: Canon | None, values: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         """``float64[M, R + 1]``: absolute attribution in each region, then in all inputs; nothing without regions."""
         if not self.names or canon is None:
-            return torch.zeros(len(values[0]), 0)
+            return torch.zeros(len(values[0]), 0, device="cpu")
         maps, own = [canon.spatial(x, i) for i, x in enumerate(values)], iter(masks)
         inside = []
         for name in self.names:
             mask = self._fixed[name] if name in self._fixed else next(own)
             inside.append(_mass(name, maps[self._at[name]], mask).inside)
-        everywhere = [mass(x, torch.ones(x.shape[1:], dtype=torch.bool)).total for x in maps]
+        everywhere = [mass(x, x.new_ones(x.shape[1:], dtype=torch.bool)).total for x in maps]
         return torch.stack([*inside, torch.stack(everywhere).sum(dim=0)], dim=1)
 
 

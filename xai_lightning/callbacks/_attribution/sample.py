@@ -35,7 +35,7 @@ class FreshSample:
 
     def open(self, number: int, *, draw: bool) -> None:
         """Begin evaluation ``number``; ``draw`` a sample of it or not."""
-        own = int(row_hash([torch.tensor([[number]])], self._seed))
+        own = int(row_hash([torch.tensor([[number]], device="cpu")], self._seed))
         self._candidates = Candidates(self.size, own, HASHED) if draw else None
 
     def see(self, sample: Sample, real: Tensor) -> None:

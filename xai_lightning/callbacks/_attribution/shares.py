@@ -21,7 +21,7 @@ class Held(NamedTuple):
 
 def keys(rows: Rows | None, capacity: int) -> Tensor:
     """Hash, stratum and a 1 of each of ``rows``, then zeros: ``int64[capacity, 3]``."""
-    found = torch.zeros(capacity, 3, dtype=torch.int64)
+    found = torch.zeros(capacity, 3, dtype=torch.int64, device="cpu")
     if rows is not None:
         found[: len(rows.hashes)] = torch.stack([rows.hashes, rows.strata, torch.ones_like(rows.strata)], dim=1)
     return found
@@ -49,11 +49,11 @@ def assigned(keys: Tensor, quota: int, *, pooled: bool, rank: int) -> Tensor:
     flat = keys.flatten(0, 1)
     # zeros are alike, and are held by nobody
     ids = torch.unique(flat, dim=0, return_inverse=True)[1]
-    holds = torch.zeros(ranks, len(flat) + 1, dtype=torch.bool)
-    holds[torch.arange(len(flat)) // max(capacity, 1), ids] = True
+    holds = torch.zeros(ranks, len(flat) + 1, dtype=torch.bool, device="cpu")
+    holds[torch.arange(len(flat), device="cpu") // max(capacity, 1), ids] = True
     wanted = ids[drawn(flat, quota, pooled=pooled)]
     holding = holds[:, wanted]
-    turn = torch.arange(len(wanted)) % holding.sum(dim=0).clamp(min=1)
+    turn = torch.arange(len(wanted), device="cpu") % holding.sum(dim=0).clamp(min=1)
     mine = holding[rank] & (holding.cumsum(dim=0)[rank] == turn + 1)
     return torch.isin(ids[rank * capacity : (rank + 1) * capacity], wanted[mine]).nonzero().flatten()
 
@@ -66,7 +66,7 @@ def share_out(trainer: Trainer, every: Sequence[Held]) -> list[Rows | None]:
         every: what it holds for each, in the same order on all ranks.
     """
     counts = [0 if held.rows is None else len(held.rows.hashes) for held in every]
-    most = summed(trainer, torch.tensor(counts), "max").tolist()
+    most = summed(trainer, torch.tensor(counts, device="cpu"), "max").tolist()
     table = torch.cat([keys(held.rows, count) for held, count in zip(every, most, strict=True)])
     parts = torch.split(everywhere(trainer, table), most, dim=1)
     return [_own(held, part, trainer.global_rank) for held, part in zip(every, parts, strict=True)]

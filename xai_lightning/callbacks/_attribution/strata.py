@@ -71,7 +71,7 @@ class Strata:
     def _classes(self, targets: Tensor | None, count: int) -> Tensor:
         """Classes, of which the one after the last is unknown."""
         if targets is None or targets.numel() != count or self.n_classes == 0:
-            return torch.full((count,), self.n_classes, dtype=torch.int64)
+            return torch.full((count,), self.n_classes, dtype=torch.int64, device="cpu")
         flat = targets.detach().flatten()
         known = (flat >= 0) & (flat < self.n_classes) & (flat == flat.round())
         return torch.where(known, flat, self.n_classes).to(torch.int64)
@@ -90,7 +90,7 @@ class Strata:
         """The declared group ``int64[N]`` of each of ``strata``; -1 where it is missing or unknown."""
         place, declared = 1 + list(self._vocabularies).index(attribute), self._vocabularies[attribute].names
         known = [declared.index(n[place]) if n[place] in declared else -1 for n in self.names()]
-        return torch.tensor(known)[strata]
+        return torch.tensor(known, device="cpu")[strata]
 
     def classes(self) -> dict[str, Tensor]:
         """Which strata ``bool[S]`` are of each class; nothing without classes, or with more than 64."""
@@ -98,7 +98,8 @@ class Strata:
             return {}
         every = self.names()
         return {
-            f"class_{c}": torch.tensor([names[0] == f"class_{c}" for names in every]) for c in range(self.n_classes)
+            f"class_{c}": torch.tensor([names[0] == f"class_{c}" for names in every], device="cpu")
+            for c in range(self.n_classes)
         }
 
     @property
@@ -110,7 +111,9 @@ class Strata:
         """Which strata ``bool[S]`` are of each declared group."""
         place = 1 + list(self._vocabularies).index(attribute)
         every = self.names()
-        return {group: torch.tensor([n[place] == group for n in every]) for group in self.declared[attribute]}
+        return {
+            group: torch.tensor([n[place] == group for n in every], device="cpu") for group in self.declared[attribute]
+        }
 
     def names(self) -> list[tuple[str, ...]]:
         """Name of each stratum, in order: ``(class, group, …)``."""

@@ -29,10 +29,10 @@ def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int
     if task == "segmentation":
         return _masks(sample)
     if isinstance(target, int):
-        return targets_of(torch.full((len(sample),), target), n_classes)
+        return targets_of(torch.full((len(sample),), target, device="cpu"), n_classes)
     if target != "label":
         # the predicted class is explained
-        return torch.zeros(len(sample), dtype=torch.int64)
+        return torch.zeros(len(sample), dtype=torch.int64, device="cpu")
     return _classes(target_of(sample, ", or explain predictions with target='reference_prediction'"), n_classes)
 
 

@@ -241,7 +241,7 @@ class Individuals:
 
     def gather(self, trainer: Trainer) -> Gathered:
         """Put the ranks together: fixed shapes, called by every rank alike; what was kept of rows is forgotten."""
-        passes = int(summed(trainer, torch.tensor(self._passes), "sum"))
+        passes = int(summed(trainer, torch.tensor(self._passes, device="cpu"), "sum"))
         effects = self._effects.gather(trainer) if self.flips else nothing(0)
         likes = self._likes.gather(trainer) if self._features is not None else None
         self.open()
@@ -296,5 +296,5 @@ def _limits(value: float, weights: Tensor, complete: bool, error: float) -> tupl
     """Wilson limits; drawn inputs that stand for several rows each are worth fewer rows than they stand for."""
     total = weights.sum().double()
     worth = total if complete else total.square() / weights.square().sum()
-    lower, upper = wilson_of(torch.tensor(value, dtype=torch.float64), worth, error)
+    lower, upper = wilson_of(torch.tensor(value, dtype=torch.float64, device="cpu"), worth, error)
     return float(lower), float(upper)

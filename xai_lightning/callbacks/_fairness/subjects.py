@@ -42,12 +42,12 @@ def subject_names(asked: Asked, batches: Batches) -> list[str]:
 def subjects(asked: Asked, batches: Batches) -> list[Subject]:
     """The groups that are compared, once all are known."""
     found = [
-        Subject(attribute, attribute, torch.arange(len(v.names)), v.names, v.rows)
+        Subject(attribute, attribute, torch.arange(len(v.names), device="cpu"), v.names, v.rows)
         for attribute, v in batches.vocabularies.items()
     ]
     if asked.intersections:
         pairs = batches.intersections.items()
-        found += [Subject(name, name, torch.arange(len(pair.names)), pair.names) for name, pair in pairs]
+        found += [Subject(name, name, torch.arange(len(pair.names), device="cpu"), pair.names) for name, pair in pairs]
     return found + [_within(attribute, other, batches) for attribute, other in asked.given.items()]
 
 
@@ -56,9 +56,9 @@ def _within(attribute: str, other: str, batches: Batches) -> Subject:
     name = pair_of(attribute, other, batches)
     # pairs are counted in the order of their declaration, whichever of the two is the legitimate one
     if name == f"{attribute}+{other}":
-        index = torch.arange(len(first) * len(second)).reshape(len(first), len(second)).T
+        index = torch.arange(len(first) * len(second), device="cpu").reshape(len(first), len(second)).T
     else:
-        index = torch.arange(len(first) * len(second)).reshape(len(second), len(first))
+        index = torch.arange(len(first) * len(second), device="cpu").reshape(len(second), len(first))
     return Subject(f"{attribute}|{other}", name, index, first)
 
 

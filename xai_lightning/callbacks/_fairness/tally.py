@@ -111,10 +111,10 @@ class Tally:
             kinds: which states there are: ``counts``, ``weights``, ``scores``, ``residuals``.
         """
         # a rank without a batch knows neither
-        mine = torch.tensor([self.n_classes, self.labels])
+        mine = torch.tensor([self.n_classes, self.labels], device="cpu")
         n_classes, labels = _over(trainer, mine, "max").tolist()
         total = Tally(n_classes=n_classes, labels=labels)
-        total.nonfinite = int(_over(trainer, torch.tensor(self.nonfinite), "sum"))
+        total.nonfinite = int(_over(trainer, torch.tensor(self.nonfinite, device="cpu"), "sum"))
         # in one order on all ranks: collectives meet by their order, not by what they carry
         for name in names:
             size = sizes[name]
@@ -206,15 +206,15 @@ def _add(kept: dict[str, Tensor], name: str, new: Tensor) -> None:
 
 def _empty(kind: str, size: int, n_classes: int, labels: int) -> Tensor:
     if kind == "weights":
-        return torch.zeros(size, 2, n_classes, n_classes, dtype=torch.float64)
+        return torch.zeros(size, 2, n_classes, n_classes, dtype=torch.float64, device="cpu")
     if kind == "scores":
-        return torch.zeros(size, 2, fairness.SCORE_BINS, 3, dtype=torch.int64)
+        return torch.zeros(size, 2, fairness.SCORE_BINS, 3, dtype=torch.int64, device="cpu")
     width = n_classes if n_classes <= fairness.SQUARE_LIMIT else 3
-    return torch.zeros((size, labels, 2, 2) if labels else (size, n_classes, width), dtype=torch.int64)
+    return torch.zeros((size, labels, 2, 2) if labels else (size, n_classes, width), dtype=torch.int64, device="cpu")
 
 
 def _no_numbers(size: int) -> Residuals:
-    nothing = torch.zeros(0)
+    nothing = torch.zeros(0, device="cpu")
     return fairness.residual_sums(nothing, nothing, nothing.long(), n_groups=size)
 
 

@@ -126,7 +126,7 @@ class StampedCheckpoint(SettledCheckpoint):
         parts, self._parts = self._parts, []
         if parts:
             own = [self._validated.get(name, (torch.uint8, 0)) for name in parts]
-            sums = summed(trainer, torch.tensor([number for _, number in own]), "sum").tolist()
+            sums = summed(trainer, torch.tensor([number for _, number in own], device="cpu"), "sum").tolist()
             self._validated |= {n: (dtype, total) for n, (dtype, _), total in zip(parts, own, sums, strict=True)}
 
     def _check_filename(self) -> None:

@@ -24,9 +24,9 @@ class Timeline:
     def __init__(self, limits: Sequence[Limit]) -> None:
         self._limits = tuple(limits)
         # of fixed size from the start, so that what is saved does not grow (law 7)
-        self._numbers = torch.full((MOST, len(self._limits), len(PARTS)), math.nan, dtype=torch.float64)
-        self._steps = torch.full((MOST,), -1, dtype=torch.int64)
-        self._open = torch.zeros(MOST, dtype=torch.bool)
+        self._numbers = torch.full((MOST, len(self._limits), len(PARTS)), math.nan, dtype=torch.float64, device="cpu")
+        self._steps = torch.full((MOST,), -1, dtype=torch.int64, device="cpu")
+        self._open = torch.zeros(MOST, dtype=torch.bool, device="cpu")
         self._best = -1
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -41,7 +41,7 @@ class Timeline:
         place = self._used
         self._steps[place] = step
         for row, limit in enumerate(self._limits):
-            self._numbers[place, row] = torch.tensor(_numbers(limit.name, metrics), dtype=torch.float64)
+            self._numbers[place, row] = torch.tensor(_numbers(limit.name, metrics), dtype=torch.float64, device="cpu")
 
     def settle(self, *, opened: bool, best: bool) -> None:
         """What was decided at the last validation.
@@ -80,7 +80,7 @@ class Timeline:
         return int((self._steps >= 0).sum())
 
     def _halve(self) -> None:
-        kept = torch.arange(0, MOST, 2)
+        kept = torch.arange(0, MOST, 2, device="cpu")
         for part, nothing in ((self._numbers, math.nan), (self._steps, -1), (self._open, False)):
             rows = part[kept].clone()
             part.fill_(nothing)

@@ -144,12 +144,12 @@ def merge(a: Moments, b: Moments) -> Moments:
     return union([a, b])
 
 
-def empty(units: int, device: torch.device | str | None = None) -> Moments:
+def empty(units: int, device: torch.device | str = "cpu") -> Moments:
     """State of a layer of which nothing was observed; merging it changes nothing.
 
     Args:
         units: Number of units.
-        device: Where the state lives, by default the CPU.
+        device: Where the state lives.
 
     Returns:
         The empty state.

@@ -95,7 +95,7 @@ def moves(before: Vocabulary, after: Vocabulary) -> Tensor:
     Returns:
         ``int64[R]``: of each row of ``before`` the row of ``after``; of places that hold nothing, ``missing``.
     """
-    rows = torch.full((len(before.rows),), after.rows.index("missing"), dtype=torch.int64)
+    rows = torch.full((len(before.rows),), after.rows.index("missing"), dtype=torch.int64, device="cpu")
     for value, place in before.codes.items():
         rows[place] = after.codes[value]
     for name in RESERVED:

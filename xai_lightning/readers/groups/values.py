@@ -28,7 +28,7 @@ def one_per_sample(what: str, values: Any) -> Tensor | list[Any]:
         ValueError: if they are not one value per sample.
     """
     if hasattr(values, "__array_interface__") and values.dtype.kind in "biuf":
-        values = torch.tensor(values)
+        values = torch.tensor(values, device="cpu")
     if isinstance(values, Tensor):
         if values.ndim != 1 or values.is_complex():
             raise _not_one(what, values)
@@ -50,7 +50,7 @@ def real_numbers(what: str, values: Tensor | list[Any]) -> Tensor:
     for value in listed:
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ValueError(f"{what} must be numbers; got {value!r}")
-    return torch.tensor([math.nan if value is None else value for value in listed], dtype=torch.float64)
+    return torch.tensor([math.nan if value is None else value for value in listed], dtype=torch.float64, device="cpu")
 
 
 def integers(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:

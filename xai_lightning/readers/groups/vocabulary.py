@@ -80,7 +80,7 @@ class Vocabulary:
         elif isinstance(column, Tensor):
             indices = self._from_tensor(column)
         else:
-            indices = torch.tensor([self._lookup(value) for value in column], dtype=torch.int64)
+            indices = torch.tensor([self._lookup(value) for value in column], dtype=torch.int64, device="cpu")
         for name, code in RESERVED.items():
             indices = torch.where(indices == code, self.rows.index(name), indices)
         return indices
@@ -125,7 +125,7 @@ class Vocabulary:
     def _sorted_codes(self) -> tuple[Tensor, Tensor]:
         """The integers that are known, in order, and their indices, both ``int64``; one that is none, if none is."""
         known = sorted((int(c), i) for c, i in self._places.items() if not isinstance(c, str)) or [(MISSING, MISSING)]
-        codes, places = torch.tensor(known, dtype=torch.int64).unbind(dim=1)
+        codes, places = torch.tensor(known, dtype=torch.int64, device="cpu").unbind(dim=1)
         return codes.contiguous(), places.contiguous()
 
     def _unexpected(self, value: object) -> ValueError:

@@ -34,7 +34,7 @@ test-matrix: $(stamp)
 	MATRIX=$(PART) OMP_NUM_THREADS=1 $(python) -m pytest -n auto tests/test_matrix.py -k all_callbacks_together
 
 # DEVICE=tests/callbacks, say, for other tests.
-DEVICE ?= tests/test_laws.py
+DEVICE ?= tests/test_laws.py tests/test_default_device.py
 on_device = OMP_NUM_THREADS=1 $(python) -m pytest -n auto -p tools.emulated_device -m "not (slow or browser or distributed)" $(DEVICE)
 
 test-device: $(stamp)

@@ -1,7 +1,8 @@
 """A training is watched alike whatever torch's default device, which is the user's and may be set at any time."""
 
+import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
-from torch.utils.data import Dataset
+from torch.utils._pytree import tree_leaves
 
-from small import GROUPS, IMAGE, STOPWATCH, Classifier, Ledger, fit, loader, network, rows
+from small import GROUPS, IMAGE, STOPWATCH, TABLE, Classifier, Ledger, Rows, fit, loader, rows
 from traced import bits
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
+from xai_lightning.callbacks._attribution.course import Course
 from xai_lightning.readers import Column
 
 SEX: dict[str, Any] = {"sex": list(GROUPS)}
@@ -52,17 +54,23 @@ def elsewhere() -> AbstractContextManager[Any]:
     return emulated() if hasattr(torch, "emulated") else Ours()
 
 
-class Columns(Dataset):
-    """Rows in columns."""
+def usual() -> AbstractContextManager[Any]:
+    """The CPU, though named: torch's attention is another one, by its last bit, as soon as a default device is set."""
+    return torch.device("cpu")
 
-    def __init__(self, **columns: Tensor) -> None:
-        self.columns = columns
 
-    def __len__(self) -> int:
-        return len(self.columns["y"])
+@pytest.fixture(autouse=True)
+def course(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names no device yet, see ``tests/functional/test_devices.py``."""
+    for name in ("__init__", "remember"):
+        made = getattr(Course, name)
 
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        return {name: column[i] for name, column in self.columns.items()}
+        @functools.wraps(made)
+        def on_cpu(*args: Any, made: Any = made, **more: Any) -> None:
+            with torch.device("cpu"):
+                made(*args, **more)
+
+        monkeypatch.setattr(Course, name, on_cpu)
 
 
 class Texts(nn.Module):
@@ -70,7 +78,7 @@ class Texts(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.attend, self.out = nn.Embedding(12, 8), nn.MultiheadAttention(8, 2, batch_first=True), None
+        self.embed, self.attend = nn.Embedding(12, 8), nn.MultiheadAttention(8, 2, batch_first=True)
         self.act, self.head = nn.ReLU(), nn.Linear(8, 2)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -78,81 +86,75 @@ class Texts(nn.Module):
         return self.head(self.act(self.attend(x, x, x)[0]).mean(dim=1))
 
 
-def table_net() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+# none draws: the generator is that of the device, and each loader takes from that of the default one
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "table": lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)),
+    "image": lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2)),
+    "tokens": Texts,
+}
+QUICK = {"options": {"n_steps": 4}}
+METHODS: dict[str, list[dict[str, Any]]] = {
+    "table": [
+        {**QUICK, "features": {"a": 0, "b": slice(1, 3), "c": [3, 4, 5]}, "sensitive": ["a"]},
+        {"method": "gradient_shap", "best_of": ("val_loss", "min"), "baseline": "background"},
+    ],
+    "image": [
+        {"method": "saliency", "smooth": "smoothgrad", "regions": {"top": (0, 0, 4, 8)}, "pictures": False},
+        {"method": "feature_ablation", "baseline": "blur", "target": "reference_prediction"},
+    ],
+    "tokens": [{**QUICK, "embedding": "embed", "words": [*"-abcdefghijk"], "pad_to": 6}],
+}
 
 
-def data(kind: str, seed: int) -> Dataset:
-    if kind != "tokens":
-        return rows(32, IMAGE if kind == "image" else (6,), seed=seed)
-    generator, number = torch.Generator().manual_seed(seed), torch.arange(32)
-    ids = torch.randint(1, 12, (32, 5), generator=generator)
-    ids[:, 3:] *= number[:, None] % 3 != 0
-    return Columns(x=ids, y=number % 2, sex=number // 2 % 2)
+def data(kind: str, seed: int) -> Rows:
+    found = rows(32, IMAGE if kind == "image" else TABLE, seed=seed)
+    if kind == "table":
+        found.x[:, 5] = found.sex
+    if kind == "tokens":
+        found.x = (found.x.abs() * 7).long().clamp(max=11)
+    return found
 
 
-def sets(kind: str) -> list[Any]:
-    return [*(data(kind, seed) for seed in range(3)), rows(8).batch()]
-
-
-def explainers(kind: str, probe: Any) -> list[AttributionMonitor]:
-    settings: list[dict[str, Any]] = {
-        "table": [
-            {"options": {"n_steps": 4}, "features": {"a": 0, "b": slice(1, 3), "c": [3, 4, 5]}, "sensitive": ["a"]},
-            {"method": "kernel_shap", "options": {"n_samples": 12}, "baseline": "background"},
-            {"method": "gradient_shap", "best_of": ("val_loss", "min"), "probe": probe},
-        ],
-        "image": [
-            {"method": "saliency", "smooth": "smoothgrad", "regions": {"top": (0, 0, 4, 8)}},
-            {"method": "occlusion", "baseline": "blur", "target": "reference_prediction"},
-        ],
-        "tokens": [{"embedding": "embed", "words": [*"-abcdefghijk"], "options": {"n_steps": 4}, "pad_to": 6}],
-    }[kind]
+def callbacks(kind: str, untouched: Rows, sink: MemorySink) -> list[pl.Callback]:
+    common: dict[str, Any] = {"groups": SEX, "on_error": "raise", "sinks": [sink]}
+    common["pictures"] = kind == "image"
+    drawn = {"network": "net", "probe_size": 8, "sample_size": 4, "noise_every": 1}
+    table: dict[str, Any] = {"consistency_features": [0, 1], "flips": {"sex": Column("x", 5)}, "exact": True}
     return [
-        AttributionMonitor(
-            **each,
-            network="net",
-            groups=SEX,
-            probe_size=8,
-            sample_size=4,
-            noise_every=1,
-            name=f"n{i}",
-            on_error="raise",
-        )
-        for i, each in enumerate(settings)
+        *(AttributionMonitor(**{**common, **drawn, **each}, name=f"n{i}") for i, each in enumerate(METHODS[kind])),
+        ActivationMonitor(statistics="cheap", representation=True, best_of=("val_loss", "min"), **common),
+        FairnessMonitor(**common, replicates=20, **(table if kind == "table" else {})),
+        GatedCheckpoint("val_loss", at_most={BOUND: 1.0}, utility_floor=False, certify=untouched, on_error="raise"),
     ]
 
 
-def monitors(kind: str, untouched: Dataset, probe: Any) -> list[pl.Callback]:
-    flips: dict[str, Any] = {"flips": {"sex": Column("x", 5)}} if False else {}
-    more: dict[str, Any] = {"consistency_features": [0, 1], **flips} if kind == "table" else {}
-    return [
-        *explainers(kind, probe),
-        ActivationMonitor(
-            statistics="cheap", representation=True, groups=SEX, best_of=("val_loss", "min"), on_error="raise"
-        ),
-        FairnessMonitor(SEX, on_error="raise", replicates=20, **more),
-        GatedCheckpoint("val_loss", at_most={BOUND: 1.0}, certify=untouched, on_error="raise"),
-    ]
-
-
-def model(kind: str) -> Classifier:
-    nets = {"table": table_net, "image": lambda: network(IMAGE), "tokens": Texts}
-    return Classifier(net=nets[kind], returns=lambda logits: logits)
-
-
-def watched(kind: str, folder: Path, default: AbstractContextManager[Any], **options: Any) -> dict[str, Any]:
-    """What was logged and drawn, and the weights."""
-    ledger, sink, made, (train, val, untouched, probe) = Ledger(), MemorySink(), model(kind), sets(kind)
+def watched(kind: str, folder: Path, default: AbstractContextManager[Any], on: str) -> dict[str, Any]:
+    """What is logged and drawn, the weights, and on which devices the states in the checkpoint are."""
+    ledger, sink, train, val, untouched = Ledger(), MemorySink(), *(data(kind, seed) for seed in range(3))
+    model = Classifier(net=NETS[kind], returns=lambda logits: logits)
+    # the plugin takes a Trainer without a strategy to its device
+    options: dict[str, Any] = {"strategy": SingleDeviceStrategy("cpu")} if on == "cpu" else {}
     with default:
-        own = monitors(kind, untouched, probe)
-        for monitor in own[:-1]:
-            monitor.sinks = [sink]
-        trainer = fit(made, own, folder, train=loader(train), val=loader(val), logger=ledger, **options)
+        made = callbacks(kind, untouched, sink)
+        trainer = fit(model, made, folder, train=loader(train), val=loader(val), logger=ledger, **options)
+    content = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)
+    drawn = [(step, name, picture.shape, picture.tobytes()) for step, name, picture in sink.pictures]
     numbers = {(s, n): v for s, each in ledger.numbers.items() for n, v in each.items() if not STOPWATCH.fullmatch(n)}
     return {
         "numbers": numbers,
-        "pictures": sink.pictures,
-        "weights": bits(made.state_dict()),
-        "checkpoint": trainer.checkpoint_callback.best_model_path,
+        "pictures": drawn,
+        "weights": bits(model.state_dict()),
+        "states": {x.device.type for x in tree_leaves(content["callbacks"]) if isinstance(x, Tensor)},
     }
+
+
+@pytest.mark.parametrize("on", ["cpu", "emulated"] if hasattr(torch, "emulated") else ["cpu"])
+@pytest.mark.parametrize("kind", NETS)
+def test_a_training_is_watched_alike_whatever_the_default_device(kind: str, on: str, tmp_path: Path) -> None:
+    """Number for number, with states on the CPU; the weights bit for bit."""
+    expected = watched(kind, tmp_path / "usual", usual(), on=on)
+    found = watched(kind, tmp_path / "elsewhere", elsewhere(), on=on)
+    assert found["weights"] == expected["weights"]
+    torch.testing.assert_close(found["numbers"], expected["numbers"], rtol=0, atol=0, equal_nan=True)
+    assert found["pictures"] == expected["pictures"]
+    assert found["states"] == expected["states"] == {"cpu"}

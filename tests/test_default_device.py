@@ -1,6 +1,5 @@
 """A training is watched alike whatever torch's default device, which is the user's and may be set at any time."""
 
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 from small import GROUPS, IMAGE, STOPWATCH, TABLE, Classifier, Ledger, Rows, fit, loader, rows
 from traced import bits
 from xai_lightning import ActivationMonitor, AttributionMonitor, FairnessMonitor, GatedCheckpoint, MemorySink
-from xai_lightning.callbacks._attribution.course import Course
 from xai_lightning.readers import Column
 
 SEX: dict[str, Any] = {"sex": list(GROUPS)}
@@ -57,20 +55,6 @@ def elsewhere() -> AbstractContextManager[Any]:
 def usual() -> AbstractContextManager[Any]:
     """The CPU, though named: torch's attention is another one, by its last bit, as soon as a default device is set."""
     return torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def course(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names no device yet, see ``tests/functional/test_devices.py``."""
-    for name in ("__init__", "remember"):
-        made = getattr(Course, name)
-
-        @functools.wraps(made)
-        def on_cpu(*args: Any, made: Any = made, **more: Any) -> None:
-            with torch.device("cpu"):
-                made(*args, **more)
-
-        monkeypatch.setattr(Course, name, on_cpu)
 
 
 class Texts(nn.Module):

@@ -18,8 +18,6 @@ ROOT = Path(xai_lightning.__file__).parent
 MAKERS = {maker.__name__ for maker in _device_constructors()}
 # what checks compiled loops does so within ``torch.device("cpu")``
 WITHIN = {"fast.py", "fast_paths.py"}
-# to be mended: the maps that are kept for the picture of similarity
-LEFT = {"course.py"}
 
 
 def forget() -> None:
@@ -39,7 +37,7 @@ def without_device(path: Path) -> list[str]:
 
 
 def test_every_tensor_is_made_on_a_device_that_is_named() -> None:
-    files = [path for path in ROOT.rglob("*.py") if path.name not in WITHIN | LEFT]
+    files = [path for path in ROOT.rglob("*.py") if path.name not in WITHIN]
     assert [place for path in files for place in without_device(path)] == []
 
 

@@ -35,7 +35,7 @@ class Course:
     """
 
     numbers: list[int] = field(default_factory=list)
-    history: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.float16))
+    history: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.float16, device="cpu"))
     recent: list[Tensor] = field(default_factory=list)
     previous_limits: list[float] = field(default_factory=list)
     lagged_limits: list[float] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Course:
         """Keep the maps of this validation."""
         if not self.numbers:
             room = min(MOST, max(LEAST, BYTES // (2 * max(1, maps.numel()))))
-            self.history = torch.zeros(room, *maps.shape, dtype=torch.float16)
+            self.history = torch.zeros(room, *maps.shape, dtype=torch.float16, device="cpu")
         if len(self.numbers) == len(self.history):
             kept = drift.thinned(range(len(self.numbers)), most=len(self.numbers) - 1)
             # a copy: who goes back to an earlier state needs what was dropped

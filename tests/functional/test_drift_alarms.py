@@ -121,11 +121,13 @@ def test_values_that_do_not_vary_have_a_least_deviation() -> None:
     assert math.isfinite(score(1e300, [2.0] * 12, when))
 
 
-def test_what_falls_as_before_is_as_predicted() -> None:
+def test_what_falls_as_before_is_as_predicted_and_six_deviations_above_is_not() -> None:
     when = np.arange(1.0, 22)
     for curve in (-np.log(when), when**-0.5, 1 / when):
         noisy = 2 * curve + 0.05 * np.random.default_rng(2).standard_normal(21)
-        assert abs(score(float(noisy[-1]), noisy[:-1].tolist(), when.tolist())) < 1.5
+        value, recent = float(noisy[-1]), noisy[:-1].tolist()
+        assert abs(score(value, recent, when.tolist())) < 1.5
+        assert score(value + 0.3, recent, when.tolist()) > 3
 
 
 def test_the_alarm_begins_anew_and_leaves_out_what_is_no_drift() -> None:

@@ -11,7 +11,9 @@ from xai_lightning.functional.student import student
 
 CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
 FALLS = (0.0, 0.5, 1.0)
-SLOPE_SQUARED = 100.0
+"""Powers of the time; 0 is its logarithm."""
+PRIOR_VARIANCE = 100.0
+"""Of a slope before values are seen, in variances of its estimate."""
 LEAST_DEVIATION, CLIP = 1e-3, 1e-16
 
 
@@ -78,13 +80,13 @@ def _forecasts(phi: float, values: Sequence[float], curves: Sequence[Sequence[fl
         if common >= 0:
             continue
         # the slope of least squares, drawn towards none by what was to be expected beforehand
-        trust = SLOPE_SQUARED / (1 + SLOPE_SQUARED)
+        trust = PRIOR_VARIANCE / (1 + PRIOR_VARIANCE)
         slope = trust * common / length
         yield _forecast(
             rest[-1] - slope * along[-1],
             squares - slope * common,
             spread + trust * along[-1] ** 2 / length,
-            known / math.sqrt(1 + SLOPE_SQUARED) / len(curves),
+            known / math.sqrt(1 + PRIOR_VARIANCE) / len(curves),
             freedom,
         )
 

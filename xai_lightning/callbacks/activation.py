@@ -1,4 +1,4 @@
-"""Whether the neurons are alive, over the whole validation set."""
+"""Statistics of layer outputs over the whole validation set: are the neurons alive?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,53 +30,53 @@ from xai_lightning.readers import Column, GroupSource, Reader, Table, read_input
 from xai_lightning.readers.groups import Declared
 from xai_lightning.sinks import Sink
 
-# where a share of the samples is looked at, a sample is known by so many of its numbers at most
+# with `share` below 1, a sample's hash covers at most this many of its numbers
 HASHED = 64
 
 
 class ActivationMonitor(Monitor):
     """Statistics of the outputs of chosen modules, reduced in a hook while the user's own validation step runs.
 
-    Logs ``activation_max/<statistic>`` (the worst layer; of what has a sign, the largest absolute value) through
-    ``self.log`` on every rank, equal on all, and ``activation/<module>/<statistic>`` on rank zero, with a histogram per
-    module if wanted. Hooks exist during a step only. Costs no forward or backward pass. Definitions:
-    `xai_lightning.functional.activation.statistics`; beside them ``rms_growth`` is the root mean square over that of
-    the first validation (in ``fit`` only), and ``calls`` how often a step called the module.
+    Logs ``activation_max/<statistic>`` (the worst layer; for signed statistics, the largest absolute value) through
+    ``self.log`` on every rank, with equal values, and ``activation/<module>/<statistic>`` on rank zero, with a
+    histogram per module if wanted. Hooks exist only during a step. Costs no forward or backward pass. Definitions:
+    `xai_lightning.functional.activation.statistics`; besides these, ``rms_growth`` is the root mean square over that of
+    the first validation (in ``fit`` only), and ``calls`` is how often each step called the module.
 
-    With ``representation`` it also looks at what up to eight layers give for a fixed sample of rows, see `Expensive`.
+    With ``representation`` it also analyses how up to eight layers represent a fixed sample of rows, see `Expensive`.
 
     Args:
-        layers: glob patterns of module names and types of modules, such as ``["encoder.*.act", nn.ReLU]``; by default
-            the outputs of non-linearities and of blocks (parts of a container that have parts of their own), 16 at
-            most. Modules inside torch's own transformer layers are left out unless named, since a hook there switches
-            their fused path off, which changes the last bit of the validation metrics.
-        statistics: ``"default"``: what one reduction gives anyway; ``"cheap"``: also third and fourth moments,
-            sparsity, saturation and histograms; or names of statistics, ``"histogram"`` among them.
-        max_layers: how many layers at most, without ``layers``.
-        share: share of the samples that is looked at, chosen by their hash, between 0 and 1.
-        mask: what is no padding: the name or position of an entry of the batch ``[N, T, ...]`` that is not 0 there, or
-            a callable that makes one from the batch.
-        reader: how to read a batch; needed for ``share`` below 1 and ``representation`` only.
-        seed: of the choice by ``share``, and of the rows sampled for ``representation``.
-        representation: also look at what layers represent: True for up to eight of the watched ones, evenly spaced, or
-            patterns that choose them.
-        probe_size: how many rows are sampled for ``representation``, from 4 to 1,024.
-        groups: attribute to its declared groups, as in `FairnessMonitor`; needs ``representation``: do units encode
-            the group beyond the class?
-        groups_from: where the attribute is, if no entry of the batch has its name, as in `FairnessMonitor`.
-        best_of: a logged metric and ``"min"`` or ``"max"``, such as ``("val_loss", "min")``; with ``representation``:
-            CKA is also taken with the best earlier validation.
-        pictures: with ``representation``: heat maps, CKA of all layers, histograms (if they are among the statistics),
-            and top samples of the most selective units.
+        layers: glob patterns of module names, and module types, such as ``["encoder.*.act", nn.ReLU]``; by default
+            non-linearities and blocks (children of a container that have children of their own), at most 16. Modules
+            inside torch's own transformer layers are left out unless named, since a hook there switches off their fused
+            path, which changes the last bit of the validation metrics.
+        statistics: ``"default"`` for those that one reduction yields; ``"cheap"`` for third and fourth moments,
+            sparsity, saturation and histograms as well; or names of statistics, which may include ``"histogram"``.
+        max_layers: the most layers to watch if ``layers`` is not given.
+        share: share of the samples to observe, chosen by hash; above 0 and at most 1.
+        mask: which elements are not padding: the name or position of a batch entry ``[N, T, ...]`` that is non-zero
+            there, or a callable that computes one from the batch.
+        reader: how to read a batch, for ``share`` below 1, ``representation``, and data that a sampler pads.
+        seed: seed of the choice by ``share``, and of the rows sampled for ``representation``.
+        representation: also analyse what layers represent: True for up to eight of the watched layers, evenly spaced,
+            or patterns that choose them.
+        probe_size: how many rows to sample for ``representation``, from 4 to 1,024.
+        groups: attribute to its declared groups, as in `FairnessMonitor`; logs whether units encode the group beyond
+            the class. Needs ``representation``.
+        groups_from: where to find an attribute if no entry of the batch has its name, as in `FairnessMonitor`.
+        best_of: a logged metric and ``"min"`` or ``"max"``, such as ``("val_loss", "min")``: also compute CKA with the
+            earlier validation where this metric was best. Needs ``representation``.
+        pictures: with ``representation``, whether to draw heat maps, CKA of all layers, histograms (if among the
+            statistics), and top samples of the most selective units.
         log_inputs: whether pictures may show the inputs.
-        dataloader_idx: the validation loader it looks at.
-        name: prefix of everything it logs, to tell two alike apart.
-        on_error: ``"warn"``, or ``"raise"`` to stop training.
-        sinks: further receivers beside the Trainer's loggers.
+        dataloader_idx: index of the validation loader to observe.
+        name: prefix of everything it logs, to tell two such monitors apart.
+        on_error: on a failure, ``"warn"``, or ``"raise"`` to stop training.
+        sinks: further receivers of what is logged, besides the Trainer's loggers.
 
     Raises:
-        ValueError: if a number is out of range, a statistic is unknown, or groups lack ``representation``.
-        TypeError: if the seed is no integer.
+        ValueError: if a number is out of range, a statistic is unknown, or a setting lacks ``representation``.
+        TypeError: if the seed is not an integer.
         MisconfigurationException: in ``setup``, if a pattern matches no module, or one inside a compiled module.
 
     Example:
@@ -133,7 +133,7 @@ class ActivationMonitor(Monitor):
                 pictures=pictures,
                 log_inputs=log_inputs,
             )
-        # nothing else that is made at a step is used in another one
+        # without these, nothing that is made in one step is used in another
         self._as_it_is = mask is None and reader is None and not representation
         self._reads_batches = share < 1 or mask is not None or bool(representation)
         self._layers: list[Layer] = []
@@ -176,7 +176,7 @@ class ActivationMonitor(Monitor):
             self._expensive.set_up(pl_module, self._layers, worst, ridges=ridges, hidden=hidden)
 
     def _tell(self, what: str, names: Sequence[str]) -> None:
-        """Warn of modules, once each."""
+        """Warn about modules, once each."""
         new = [name for name in names if f"{name} {what}" not in self._told]
         self._told |= {f"{name} {what}" for name in new}
         if new:
@@ -185,7 +185,7 @@ class ActivationMonitor(Monitor):
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
         if trainer.lightning_module.device.type == "cpu":
-            # now, not within a step
+            # compile now rather than within a step
             _ = fused.kernels(), self.share < 1 and fused.row_kernels()
         self._running = Running(len(self._layers))
         self._positions = Positions(loader_of(trainer, self.dataloader_idx))
@@ -211,7 +211,7 @@ class ActivationMonitor(Monitor):
             self._hooks.attach(layer.of(pl_module), made)
 
     def _kept(self, batch: Any, mask: Tensor | None) -> Kept | None:
-        """What is looked at: of the samples that are not padding those that are drawn, and what the mask says."""
+        """The elements to observe: those of drawn samples that are not padded in, as far as the mask allows."""
         if self.share == 1 and not self._positions.pads:
             return None if mask is None else Kept(mask)
         inputs = read_inputs(batch, self.reader)
@@ -283,7 +283,7 @@ class ActivationMonitor(Monitor):
         if self._expensive is not None and "expensive" in state:
             self._expensive.load(state["expensive"])
 
-    # what is saved is what ranks go back to
+    # ranks roll back to the state that is saved
     _memory, _go_back = _save, _load
 
     @override

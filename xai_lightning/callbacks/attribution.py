@@ -1,4 +1,4 @@
-"""What the model looks at, on a fixed probe, and whether that drifts."""
+"""Attributions of a fixed set of samples, and how far they drift."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -44,78 +44,83 @@ LAYOUTS = ("NCT", "NTC")
 class AttributionMonitor(ExplainingMonitor):
     """Explains the same validation samples at every validation, and logs how far the explanations moved.
 
-    The probe is drawn at the first validation: per stratum (class x group) the samples with the smallest seeded hash of
-    their own input, which does not depend on order, batching or ranks. Logs
+    These samples, the probe, are drawn at the first validation: from each stratum (class x group) those whose inputs
+    have the smallest seeded hashes, so that the draw does not depend on order, batching or ranks. Logs
     ``drift/<method>/<measure>/<reference>/{mean,lower,upper,median,p90}``, ``attribution/<method>/sensitive_share`` and
-    ``xai/<method>/…`` through ``self.log`` on every rank, equal on all; ``importance/<method>/<feature>`` with its
-    interval, from a fresh sample of each validation, and the pictures on rank zero. Each rank explains its own share.
-    The cost in passes is said once and logged, ``xai/<method>/{forward_passes,backward_passes}``, in rows over all
-    ranks, without the trial on the first batch. Under ``validate`` and ``test`` there is no drift. Definitions:
+    ``xai/<method>/…`` through ``self.log`` on every rank, with equal values; on rank zero also pictures, and
+    ``importance/<method>/<feature>`` with its interval, from a fresh sample of each validation. Each rank explains its
+    own share. The cost in passes is announced once and logged as ``xai/<method>/{forward_passes,backward_passes}``, in
+    rows over all ranks, without the trial on the first batch. ``validate`` and ``test`` log no drift. Definitions:
     `xai_lightning.functional.attribution` and `xai_lightning.functional.drift`.
 
     Args:
         method: a name from `xai_lightning.functional.attribution.METHODS`, or a callable (or its dotted path), see
             ``attribute`` there.
-        features: names of a table's variables: name to a column, columns, or a slice.
+        features: names of a table's variables: each name to a column, several columns, or a slice.
         sensitive: names of variables whose share of the attribution is logged.
-        proxies: names of variables that stand in for sensitive ones; their share is logged beside.
-        groups: as in `FairnessMonitor`: the probe is drawn from each, drift and attribution are compared between them;
-            samples given as ``probe`` must come with theirs. A value that is not declared is ``unknown``.
-        groups_from: where the attribute is, if no entry of the batch has its name, as in `FairnessMonitor`.
+        proxies: names of variables that stand in for sensitive ones; their share is logged separately.
+        groups: as in `FairnessMonitor`: the probe is drawn from each group, and drift and attribution are compared
+            between groups; samples given as ``probe`` must come with their groups. An undeclared value is ``unknown``.
+        groups_from: where to find an attribute if no entry of the batch has its name, as in `FairnessMonitor`.
         reader: how to read a batch, see `xai_lightning.readers.read`.
         network: the submodule to explain; default the LightningModule if it overrides ``forward``, else its only child.
         task: ``"classification"``, ``"multilabel"``, ``"segmentation"`` (targets ``[N, H, W]``) or ``"regression"``.
-        target: which class is explained: each sample's ``"label"``, the ``"reference_prediction"`` (made at the first
-            validation and kept), the ``"predicted"`` one of each validation, or a number; of a regression with several
-            outputs the number of one; of labels or a segmentation always a number.
+        target: which class to explain: each sample's ``"label"``, its ``"reference_prediction"`` (made at the first
+            validation and kept), its ``"predicted"`` class at each validation, or a class number. For a regression with
+            several outputs, the number of one; for ``"multilabel"`` and ``"segmentation"`` always a number.
         baseline: what stands for "absent": a number, one of ``zero``, ``mean``, ``background``, ``blur``, ``uniform``,
             ``pad``, or a tensor that broadcasts to one input (several rows: a background); a list gives one for each
-            input. Default: padding for token ids, else 0. See `xai_lightning.functional.attribution.baselines`.
-        inputs: names of entries of the batch that are explained beside the first input.
-        layer: name of the layer, within the network, of methods that need one.
-        smooth: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``: average over noisy copies of the input.
-        embedding: name of the module that embeds token ids, within the network.
-        pad_token: the id of padding, which is left out, and is the default baseline of token ids.
-        pad_to: pads token ids, and what goes with them, on the right to so many tokens for explanations alone, where
-            a collator pads each batch to its longest text; the network must not look at padding.
-        special_tokens: further ids that are left out of explanations, and kept in baselines.
-        layout: of series: channels first (``"NCT"``), or time first (``"NTC"``).
+            input. Default: padding for token ids, ``background`` for methods that take values from other rows, else 0.
+            See `xai_lightning.functional.attribution.baselines`.
+        inputs: names of batch entries to explain in addition to the first input.
+        layer: name, within the network, of the layer that some methods explain or look through.
+        smooth: ``"smoothgrad"``, ``"smoothgrad_sq"`` or ``"vargrad"``: mean, mean square or variance of attributions
+            over noisy copies of the input.
+        embedding: name, within the network, of the module that embeds token ids.
+        pad_token: id of the padding token, which is left out of explanations and is the default baseline of token ids.
+        pad_to: length to which token ids, and what goes along with them, are padded on the right for explanations only,
+            if a collator pads each batch to its longest text; the network must ignore padding.
+        special_tokens: further ids to leave out of explanations and keep in baselines.
+        layout: axes of series: channels first (``"NCT"``), or time first (``"NTC"``).
         regions: name to a region whose share of the attribution is logged: edges ``(top, left, bottom, right)`` or
-            ``(begin, end)``, a mask, or the name of an entry of the batch that holds a mask for each sample. Of another
-            input than the first, a pair: its name, and the region in it.
+            ``(begin, end)``, a mask, or the name of a batch entry that holds a mask for each sample. For an input other
+            than the first, a pair: the input's name, and the region in it.
         outputs: space of the network's outputs, ``"logits"`` or ``"probabilities"``.
-        output_key: which tensor is explained where the network returns several: its key, field or attribute, or its
+        output_key: which tensor to explain if the network returns several: its key, field or attribute, or its
             position; default the one called ``logits``, ``preds``, ``probs``, ``y_hat`` or ``out``, else the first.
         options: further arguments of captum's ``attribute``, such as ``{"n_steps": 20}``.
         probe: a batch, dataset or loader to explain instead of drawn samples.
-        probe_size: how many samples to draw, an equal part from each stratum; default 128, and 32 where a sample has
-            10,000 numbers or more.
+        probe_size: how many samples to draw, split equally among the strata; default 128, or 32 if a sample has 10,000
+            numbers or more.
         sample_size: how many fresh samples to draw at each validation, for the global importance of variables or of
-            the places of an image; default half the probe's size; 0: none, importance is then the probe's. Several
-            processes share them out, like the probe; where one may not know its last batch each explains as many.
+            image positions; default half the probe's size; with 0, importance is computed on the probe. Processes
+            share these samples, as they share the probe; if one of them cannot foresee its last batch, each explains
+            up to this many.
         measures: names from `xai_lightning.functional.drift.MEASURES`, for images also from ``IMAGE_MEASURES``; default
             all.
-        references: some of ``"first"``, ``"previous"`` and ``"best"``; default all that can be had.
+        references: some of ``"first"``, ``"previous"`` and ``"best"``; default all, ``"best"`` only with ``best_of``.
         best_of: a logged metric and ``"min"`` or ``"max"``, such as ``("val_loss", "min")``: ``best`` is the earlier
-            validation where it was best.
-        reference_after: number of the validation that ``first`` means.
-        noise_every: of a method that draws, explain by other seeds too at every so many validations, to know its noise.
-        every_n_validations: explain at every n-th validation, beginning with the first.
-        max_overhead: leave out validations so that explaining and drawing take at most this share of the time; then
-            the record depends on the clock.
+            validation where this metric was best.
+        reference_after: number of the validation that serves as ``first``.
+        noise_every: for stochastic methods: explain with other seeds as well at every n-th explained validation, to
+            estimate the noise.
+        every_n_validations: explain at every n-th validation, starting with the first.
+        max_overhead: skip validations so that explaining and drawing take at most this share of the time; what is
+            recorded then depends on the clock.
         pictures: whether to draw pictures.
         log_inputs: whether pictures may show the inputs themselves.
-        words: of token ids, for pictures: a callable such as a tokenizer's ``convert_ids_to_tokens``, a list or a dict.
-        seed: of the draw and of methods that draw.
+        words: maps token ids to words for pictures: a callable such as a tokenizer's ``convert_ids_to_tokens``, a list
+            or a dict.
+        seed: seed of the sample draws and of stochastic methods.
         autocast: explain under the Trainer's mixed precision instead of float32.
-        dataloader_idx: the validation loader it looks at.
-        name: prefix of everything it logs, to tell two alike apart.
-        on_error: ``"warn"``, or ``"raise"`` to stop training.
-        sinks: further receivers beside the Trainer's loggers.
+        dataloader_idx: index of the validation loader to observe.
+        name: prefix of everything it logs, to tell two such monitors apart.
+        on_error: on a failure, ``"warn"``, or ``"raise"`` to stop training.
+        sinks: further receivers of what is logged, besides the Trainer's loggers.
 
     Raises:
-        ValueError: on an unknown method, option, measure or reference; the nearest is named, the known ones are listed.
-        TypeError: if the seed is no integer.
+        ValueError: on an unknown method, option, measure or reference; names the nearest and lists the known ones.
+        TypeError: if the seed is not an integer.
         ImportError: if the method needs a package that is not installed.
 
     Example:

@@ -1,4 +1,4 @@
-"""Keep the best checkpoint among those that satisfy the limits."""
+"""A checkpoint callback that keeps the best model among those that satisfy the limits."""
 
 import json
 import re
@@ -29,53 +29,54 @@ from xai_lightning.functional import gate
 class GatedCheckpoint(DecidingCheckpoint, Announcer):
     """A ``ModelCheckpoint`` that keeps the best monitored value among the checkpoints that satisfy its limits.
 
-    It decides once per validation, at its end, from ``trainer.callback_metrics`` alone, unanimously across ranks. A
-    metric that is missing, NaN, infinite, or not of this validation closes the gate. ``last.ckpt`` is written at the
-    end of every validation, gate open or not; it is for resuming and never the best. Each file carries the evidence as
-    one JSON string under ``checkpoint["xai_lightning"]``, and has ``<name>.verdict.json`` beside it with the file's
-    SHA-256; every decision is one line of ``gate_audit.jsonl`` in the same folder. Logs ``gate/open`` and
-    ``gate/violation``, the seconds of its hooks since the validation before, its checkpoints included, and their share
-    of the time (``xai/gate/{seconds,time_share}``), and what the owners of the limits say of their sample sizes
-    (``xai/gate/can_open``, ``xai/sample_size/…``), on rank zero. Costs no forward or backward pass (``certify`` one
-    pass over its rows), and four sums over the weights per validation. Its whole behaviour: ``docs/gate.md``.
+    It decides once per validation, at its end, from ``trainer.callback_metrics`` alone, and all ranks must agree. A
+    metric that is missing, NaN, infinite, or not logged by this validation closes the gate. ``last.ckpt`` is written at
+    the end of every validation, gate open or not; it is for resuming and never the best. Each file carries the evidence
+    as one JSON string under ``checkpoint["xai_lightning"]``, and has ``<name>.verdict.json`` beside it with the file's
+    SHA-256; every decision is one line of ``gate_audit.jsonl`` in the same folder. On rank zero it logs ``gate/open``
+    and ``gate/violation``; the seconds spent in its hooks since the previous validation, saving included, and their
+    share of the time (``xai/gate/{seconds,time_share}``); and what the monitors that own the limits report on sample
+    sizes (``xai/gate/can_open``, ``xai/sample_size/…``). Costs no forward or backward pass (``certify`` one pass over
+    its rows), and four sums over the weights per validation. ``docs/gate.md`` describes its whole behaviour.
 
     With a ``fairness/`` limit the gate also requires ``utility/<measure>/bound`` of the same monitor to be above
     ``utility/<measure>/chance``: a model that decides the same for everybody is perfectly fair.
 
     Args:
-        monitor: the metric of which the best value is kept; with None the latest that passes is kept.
+        monitor: the metric whose best value is kept; with None the latest checkpoint that passes is kept.
         at_most: metric name to the largest value allowed.
         at_least: metric name to the smallest value allowed.
         mode: ``"min"`` or ``"max"``: which monitored value is best.
-        utility_floor: require the owner's utility to be above chance if there is a fairness limit.
-        fallback: what to keep while nothing has passed: ``"none"``; ``"least_violation"``, the checkpoint with the
-            smallest largest relative violation; or ``"last"``. Such a file is called ``INFEASIBLE-…``, stands in
-            ``fallback_model_path``, and is never ``best_model_path``.
-        arbiter: asked on rank zero once the limits hold: takes all metrics, and returns ``(bool, reason)`` or an object
-            with ``open`` and ``reason``. It can only close; an exception is a no.
-        certify: untouched rows, a loader or a dataset, on which the kept checkpoint is measured once at the end of
-            ``fit``, at the whole error of the monitors that can measure anew.
+        utility_floor: with a fairness limit, require the utility that the same monitor logs to be above chance.
+        fallback: what to keep while nothing has passed: ``"none"``; ``"least_violation"``, the checkpoint whose largest
+            relative violation is smallest; or ``"last"``. Such a file is called ``INFEASIBLE-…``; its path is
+            ``fallback_model_path`` and never ``best_model_path``.
+        arbiter: callable that is asked on rank zero once the limits hold: takes all metrics, and returns
+            ``(bool, reason)`` or an object with ``open`` and ``reason``. It can only close the gate; an exception is a
+            no.
+        certify: untouched rows, as a loader or a dataset, on which the kept checkpoint is measured once at the end of
+            ``fit``, at the full error probability, by the monitors that can measure anew.
         dirpath: folder of the files, on a local disk; by default Lightning's.
         filename: as in ``ModelCheckpoint``, such as ``"{epoch}-{val_loss:.2f}"``; not ``last``.
-        save_top_k: how many to keep; -1 keeps all that pass, 0 none.
+        save_top_k: how many checkpoints to keep; -1 keeps all that pass, 0 none.
         auto_insert_metric_name: as in ``ModelCheckpoint``.
         enable_version_counter: as in ``ModelCheckpoint``.
-        verbose: print every decision.
+        verbose: whether to print every decision.
         name: prefix of what it logs and of its audit file, to tell two gates apart.
-        every_n_train_steps: refused; decisions are made where metrics are made.
-        train_time_interval: refused; decisions are made where metrics are made.
-        save_on_train_epoch_end: refused; decisions are made where metrics are made.
-        save_weights_only: refused; Lightning then calls no callback, so there would be no evidence.
-        on_error: ``"warn"``: whatever it cannot judge or write closes it for that validation, and training goes on; or
-            ``"raise"`` to stop training.
+        every_n_train_steps: refused; decisions are made where metrics are, at the end of a validation.
+        train_time_interval: refused; decisions are made where metrics are, at the end of a validation.
+        save_on_train_epoch_end: refused; decisions are made where metrics are, at the end of a validation.
+        save_weights_only: refused, since Lightning then calls no callback, and the file would hold no evidence.
+        on_error: if it cannot judge or write something, ``"warn"`` closes the gate for that validation and lets
+            training go on; ``"raise"`` stops it.
 
     Raises:
-        ValueError: without limits, on a limit that is not finite or on the wrong side of a metric, on what is refused,
-            on a filename or name that would leave the folder.
-        TypeError: on rows to certify that are neither a loader nor a dataset, on an arbiter that cannot be called.
-        MisconfigurationException: in ``setup`` without a validation, or with two gates of a name in a folder; after
-            the sanity check (without one, or with several loaders, after the first validation) if nobody logs a
-            limit's name.
+        ValueError: without limits, on a limit that is not finite or on the wrong side of a metric, on a refused option,
+            and on a filename or name that would leave the folder.
+        TypeError: if ``certify`` is neither a loader nor a dataset, or ``arbiter`` cannot be called.
+        MisconfigurationException: in ``setup`` if there is no validation, or if two gates in one folder have the same
+            name; after the sanity check (without one, or with several loaders, after the first validation) if nothing
+            logs a metric that a limit or ``monitor`` names.
 
     Example:
         >>> gate = GatedCheckpoint("val_loss", at_most={"fairness/sex/demographic_parity_difference/bound": 0.10})
@@ -164,7 +165,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         super().load_state_dict(state_dict)
         self._same_folder = state_dict.get("dirpath") == self.dirpath
         if self._same_folder:
-            # Lightning saves it, and leaves it out here
+            # Lightning saves it, but does not restore it
             self.current_score = state_dict.get("current_score")
         self._resumed, before = True, self._own_state()
         if not take_up(type(self).__name__, state_dict.get("gate"), STATE_VERSION, load=self._take_up, before=before):
@@ -196,7 +197,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
             rank_zero_warn(f"{names} beside GatedCheckpoint writes files that no gate has seen")
 
     def _check_own_files(self, trainer: Trainer) -> None:
-        # the folder of a gate further down the list is known at its own `setup`
+        # a gate further down the list learns its folder in its own `setup`
         others = [other for other in callbacks_of(trainer) if isinstance(other, GatedCheckpoint) and other is not self]
         if any(other.dirpath is not None and other.audit_path == self.audit_path for other in others):
             raise MisconfigurationException(
@@ -205,7 +206,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
 
 
 def _check_choices(fallback: str, save_top_k: int, arbiter: object, certify: object) -> None:
-    """Refuse what cannot be done, before anything is trained."""
+    """Refuse impossible settings before anything is trained."""
     if fallback not in FALLBACKS:
         raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}; got {fallback!r}")
     if fallback != "none" and save_top_k == 0:

@@ -1,4 +1,4 @@
-"""Group fairness of every validation, counted on all of it."""
+"""Group fairness at every validation, counted over the whole validation set."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -21,63 +21,65 @@ from xai_lightning.sinks import Sink
 
 
 class FairnessMonitor(CountingMonitor):
-    """Counts who gets what, over the whole validation set, and logs rates, metrics and their confidence limits.
+    """Counts outcomes by group over the whole validation set, and logs rates, metrics and their confidence limits.
 
     Logs ``fairness/<attribute>/<metric>/{value,lower,upper,bound}``, ``utility/balanced_accuracy/{value,bound,chance}``
-    (of numbers ``utility/r2/…``) and ``count/<attribute>/missing_share`` through ``self.log`` on every rank, equal on
-    all; ``rate/<attribute>/<rate>/<group>``, ``count/<attribute>/<group>`` and pictures of rates and calibration on
-    rank zero. ``lower`` and ``upper`` are a 95 % interval for watching; ``bound`` is the one-sided limit at the error
-    that this validation may spend, for gating. Costs no forward or backward pass, unless ``flips`` asks for
-    some: rows sent forward are logged as ``xai/fairness/forward_passes``.
+    (``utility/r2/…`` for regression) and ``count/<attribute>/missing_share`` through ``self.log`` on every rank, with
+    equal values; ``rate/<attribute>/<rate>/<group>``, ``count/<attribute>/<group>`` and pictures of rates and
+    calibration on rank zero. ``lower`` and ``upper`` are a 95 % interval for watching; ``bound`` is the one-sided
+    limit at the error that this validation may spend, for gating. Costs no forward or backward pass, unless ``flips``
+    asks for some: rows sent forward are logged as ``xai/fairness/forward_passes``.
 
-    A group without the samples that a rate needs makes the metrics of that rate NaN, and a prediction that is not
-    finite makes all of them NaN: undefined is never fair. Definitions: `xai_lightning.functional.fairness` and
-    ``docs/metrics.md``.
+    A group that lacks the samples for a rate makes the metrics of that rate NaN, and a non-finite prediction makes all
+    of them NaN: undefined is never fair. Definitions: `xai_lightning.functional.fairness` and ``docs/metrics.md``.
 
     Args:
         groups: attribute to its groups: a list of names (matches strings, and integers as positions), a dict from code
-            to name, `Bins` of a number, or ``"discover"``: those of the first real validation. None, NaN and -1 count
-            as ``missing``.
-        groups_from: where the attribute is, if no entry of the batch has its name: `Column`, `Table`, a callable of the
-            batch, or a mapping from attribute to these.
-        metrics: names from `xai_lightning.functional.fairness.METRICS`; by default the usual ones of such outputs,
-            which ``docs/fairness.md`` lists.
+            to name, `Bins` of a number, or ``"discover"`` for the values met in the first real validation. None, NaN
+            and -1 count as ``missing``.
+        groups_from: where to find an attribute if no entry of the batch has its name: `Column`, `Table`, a callable of
+            the batch, or a mapping from attribute to these.
+        metrics: names from `xai_lightning.functional.fairness.METRICS`; by default the usual ones for the kind of
+            outputs, which ``docs/fairness.md`` lists.
         own_metrics: further metrics by name, see `xai_lightning.functional.fairness.Metric`.
         reader: how to read a batch, see `xai_lightning.readers.read`.
         network: submodule whose output holds the predictions if the step returns none; not one that is called from
-            compiled code, where nothing is heard.
-        outputs: space of the outputs: ``"logits"``, ``"probabilities"``, ``"labels"``, or ``"values"`` of a regression.
-        output_key: which tensor holds the predictions where there are several: its name among what the step returned,
-            else its key, field, attribute or position among what the network returned.
-        threshold: above which a single output is the positive class, in the space of ``outputs``; default 0 for
-            logits, 0.5 for probabilities.
-        n_classes: number of classes of ``outputs="labels"``.
-        positive_class: the class whose prediction is the favourable decision; 1 of two by default.
-        multi_label: each output is a label by itself; metrics are those of the worst label.
-        weights: weights of samples: an entry of the batch, `Column`, `Table` or a callable. ``utility/…`` and
-            ``count/…`` are of samples all the same. Refused with ``multi_label=True``.
-        intersections: 2 to compare the groups of every pair of attributes too, as ``race+sex``.
-        given: attribute to a legitimate one, to compare the first within the groups of the second too, as ``sex|job``.
-        strata: what is logged of the comparisons that ``given`` asks for: the ``"worst"``, or their ``"mean"`` by size.
+            compiled code, where hooks do not run.
+        outputs: space of the outputs: ``"logits"``, ``"probabilities"``, ``"labels"``, or ``"values"`` for regression.
+        output_key: which tensor holds the predictions if there are several: its name among what the step returned, else
+            its key, field, attribute or position among what the network returned.
+        threshold: value above which a single output means the positive class, in the space of ``outputs``; default 0
+            for logits, 0.5 for probabilities.
+        n_classes: number of classes, for ``outputs="labels"``.
+        positive_class: the class whose prediction is the favourable decision; by default 1 if there are two classes.
+        multi_label: treat each output as a label by itself; metrics are those of the worst label.
+        weights: sample weights: name of a batch entry, `Column`, `Table` or a callable. ``utility/…`` and ``count/…``
+            remain unweighted. Refused with ``multi_label=True``.
+        intersections: 2 to compare the groups of every pair of attributes as well, as ``race+sex``.
+        given: attribute to a legitimate one, to compare the first within the groups of the second as well, as
+            ``sex|job``.
+        strata: which of the comparisons within groups that ``given`` asks for to log: the ``"worst"``, or their
+            ``"mean"`` weighted by size.
         max_groups: the most groups that may be discovered per attribute declared as ``"discover"``.
-        flips: attribute to its `Column` of the input, or a callable that makes the inputs of its other values: log how
-            many decisions another value would change. Costs a pass of a sample of rows per value.
-        consistency_features: columns of the input table that make samples alike: log how alike those are treated.
-        exact: limits that hold at any sample size, and are wider.
-        replicates: number of bootstrap replicates of metrics without a closed form.
-        delta: error probability that all bounds of one ``fit`` share.
-        horizon: number of validations that share ``delta``; by default from the Trainer's limits; without any,
-            validation t may spend ``6 delta / (pi t)^2``.
-        undeclared: what an undeclared group value is: an ``"error"``, or counted as ``"unknown"``.
-        dataloader_idx: the validation loader it looks at.
+        flips: attribute to its `Column` of the input, or to a callable that makes the inputs for its other values: logs
+            how many decisions another value would change. Costs one forward pass of a sample of rows per value.
+        consistency_features: columns of the input table that define which samples are similar: logs how similarly those
+            are treated.
+        exact: use limits that hold at any sample size, but are wider.
+        replicates: number of bootstrap replicates for metrics without a closed form.
+        delta: error probability shared by all bounds of one ``fit``.
+        horizon: number of validations that share ``delta``; by default derived from the Trainer's limits; if it has
+            none, validation t may spend ``6 delta / (pi t)^2``.
+        undeclared: how to treat an undeclared group value: as an ``"error"``, or as ``"unknown"``, which is counted.
+        dataloader_idx: index of the validation loader to observe.
         pictures: whether to draw rates and calibration.
-        custom_scalars: whether to lay out TensorBoard's margin charts of value, lower and upper.
-        name: prefix of everything it logs, to tell two alike apart.
-        on_error: ``"warn"``, or ``"raise"`` to stop training.
-        sinks: further receivers beside the Trainer's loggers.
+        custom_scalars: whether to lay out TensorBoard margin charts of value, lower and upper.
+        name: prefix of everything it logs, to tell two such monitors apart.
+        on_error: on a failure, ``"warn"``, or ``"raise"`` to stop training.
+        sinks: further receivers of what is logged, besides the Trainer's loggers.
 
     Raises:
-        ValueError: on a setting that cannot be; the known ones are listed.
+        ValueError: on an invalid setting; lists the valid ones.
 
     Example:
         >>> monitor = FairnessMonitor({"sex": ["Female", "Male"]})

@@ -56,7 +56,7 @@ class ActivationMonitor(Monitor):
         share: share of the samples to observe, chosen by hash; above 0 and at most 1.
         mask: which elements are not padding: the name or position of a batch entry ``[N, T, ...]`` that is non-zero
             there, or a callable that computes one from the batch.
-        reader: how to read a batch, for ``share`` below 1, ``representation``, and data that a distributed sampler pads.
+        reader: how to read a batch, for ``share`` below 1, ``representation``, or a distributed sampler that pads.
         seed: seed of the choice by ``share``, and of the rows sampled for ``representation``.
         representation: also analyse what layers represent: True for up to eight of the watched layers, evenly spaced,
             or patterns that choose them.

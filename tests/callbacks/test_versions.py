@@ -68,6 +68,29 @@ def test_references_of_another_way_of_explaining_are_not_compared(method: str, s
         assert math.isnan(previous)
 
 
+@pytest.mark.parametrize("cusum", [[-1.0, -2.0], [], None])
+def test_an_alarm_of_earlier_rules_starts_anew_and_says_so(cusum: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"probe_size": 8, "measures": ["cosine"], "pictures": False}
+    fit(Classifier(), [AttributionMonitor("saliency", **settings)], tmp_path, max_epochs=3).save_checkpoint(
+        tmp_path / "last.ckpt"
+    )
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    [state] = [state for name, state in checkpoint["callbacks"].items() if "AttributionMonitor" in name]
+    course = state["course"]
+    course["cusum"] = course["cusum"] if cusum is None else cusum
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    again = AttributionMonitor("saliency", **settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Classifier(), [again], tmp_path, max_epochs=4, ckpt_path=tmp_path / "last.ckpt")
+    told = [str(warning.message) for warning in caught if "alarm" in str(warning.message)]
+    assert told == [
+        "AttributionMonitor('saliency'): this release predicts drift in another way than the one that wrote the "
+        "checkpoint; the alarm starts anew and cannot ring before the ninth validation from here"
+    ] * bool(cusum)
+    assert len(again.state_dict()["course"]["cusum"]["recent"]) == (3 if cusum is None else 1)
+
+
 NETS = {
     (1, 6, 6): lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)),
     (2, 40): lambda: nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(120, 3)),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from xai_lightning.functional import precision
 from xai_lightning.functional.attribution import (
     METHODS,
     Explained,
@@ -24,6 +25,7 @@ from xai_lightning.functional.attribution import (
     resolve_options,
     table_variables,
 )
+from xai_lightning.functional.attribution.scalars import scalar as explained_scalar
 
 COMPARING = [name for name, method in METHODS.items() if method.baseline and not method.layer]
 
@@ -316,6 +318,14 @@ def test_a_missing_package_is_named_in_the_constructor(monkeypatch: pytest.Monke
     with pytest.raises(ImportError, match="method 'lime' needs not_installed; install it"):
         check_method("lime", {})
     check_method("saliency", {})
+
+
+@pytest.mark.parametrize(("has", "dtype"), [(True, torch.float64), (False, torch.float32)])
+def test_scalars_of_whole_numbers_are_the_widest_fractions_the_device_has(
+    has: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_has_float64", lambda kind: has)
+    assert explained_scalar("regression", "margin", torch.tensor([1, 2]), torch.zeros(2)).dtype == dtype
 
 
 def test_the_completeness_error_is_relative_to_the_change_of_the_scalar() -> None:

@@ -80,13 +80,17 @@ class Course:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Course":
         """From `state`."""
-        # a list is of earlier rules, which kept no moments: the alarm begins anew
         told: Any = state["cusum"]
         cusum = drift.Cusum()
-        if isinstance(told, Mapping):
+        if not cls.loses_alarm(state):
             recent, moments = (tuple(told[key]) for key in ("recent", "moments"))
             cusum = drift.Cusum(recent, told["statistic"], moments=moments, passed=told["passed"])
         return cls(**{**{each.name: state[each.name] for each in fields(cls)}, "cusum": cusum})
+
+    @classmethod
+    def loses_alarm(cls, state: Mapping[str, Any]) -> bool:
+        """Whether the alarm of a `state` starts anew: earlier rules saved a list of values without their moments."""
+        return not isinstance(state["cusum"], Mapping)
 
     @property
     def similarity(self) -> Tensor:

@@ -52,6 +52,7 @@ class History:
         self.references, self.target_scale = References.of(state["references"]), float(state["target_scale"])
         self.course = Course.of(state["course"])
         if saved == self._versions:
+            self._tell_of_lost_alarm(state["course"])
             return
         if self.references.maps:
             rank_zero_warn(
@@ -60,6 +61,13 @@ class History:
                 "drift would show; drift starts anew. Resume with the release of the checkpoint to go on with its drift"
             )
         self.references, self.course = References(), Course()
+
+    def _tell_of_lost_alarm(self, course: Mapping[str, Any]) -> None:
+        if course["cusum"] and Course.loses_alarm(course):
+            rank_zero_warn(
+                f"AttributionMonitor({self._method!r}): this release predicts drift in another way than the one "
+                "that wrote the checkpoint; the alarm starts anew and cannot ring before the ninth validation from here"
+            )
 
     def follow(
         self, found: Gathered, panel: Panel, strata: Strata, columns: Columns, moment: tuple[int, int, float]

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from xai_lightning.functional.precision import widest
+
 Task = Literal["classification", "multilabel", "segmentation", "regression"]
 Kind = Literal["margin", "centred"]
 PROBABILITY_FLOOR = 1e-7
@@ -144,12 +146,12 @@ def scalar(task: Task, kind: Kind, outputs: Tensor, targets: Tensor, masks: Tens
         masks: ``bool[N, H, W]``, for segmentation.
 
     Returns:
-        ``[N]``; float64 where outputs are whole numbers, of which attributions are fractions.
+        ``[N]``; of whole-number outputs, whose attributions are fractions, in float64 (float32 on devices without it).
 
     Raises:
         ValueError: if the outputs do not have the shape that the task needs.
     """
-    outputs = outputs if outputs.is_floating_point() or outputs.is_complex() else outputs.double()
+    outputs = outputs if outputs.is_floating_point() or outputs.is_complex() else outputs.to(widest(outputs.device))
     if task == "multilabel":
         return label_logit(outputs, targets)
     if task == "segmentation" and masks is not None:

@@ -1,4 +1,4 @@
-"""What all callbacks say of themselves: their settings, and once which of the Trainer's loggers shows what."""
+"""What every callback reports about itself: its settings and, once, what each of the Trainer's loggers can show."""
 
 from collections.abc import Collection
 
@@ -8,7 +8,7 @@ from xai_lightning.sinks import logger_sinks
 
 
 class Announcer(Callback):
-    """Meets the Trainer's loggers before anything is trained."""
+    """Checks the Trainer's loggers before training starts."""
 
     _announced = False
     _settings = ""
@@ -17,12 +17,12 @@ class Announcer(Callback):
         return f"{type(self).__name__}({self._settings})"
 
     def _meet_loggers(self, trainer: Trainer, shared: Collection[str] = ()) -> None:
-        """Let each logger refuse names, and say where pictures go, or that there is nothing to look at.
+        """Let each logger refuse names, and report where pictures go, or that there are no validations to look at.
 
-        The first of our callbacks says it, once, for all.
+        Only the first of this package's callbacks reports, once for all of them.
 
         Raises:
-            MisconfigurationException: if the Trainer logs nothing at all, or a logger would choke on a name.
+            MisconfigurationException: if the Trainer logs nothing at all, or a logger cannot handle a name.
         """
         if trainer.barebones:
             raise MisconfigurationException(
@@ -40,7 +40,7 @@ class Announcer(Callback):
                 f"{type(self).__name__} looks at validations, and this Trainer makes none: it needs a validation_step, "
                 f"a validation loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
             )
-        # a dry run has loggers that drop everything
+        # the loggers of a dry run drop everything
         if is_dry(trainer):
             return
         self._announced = True

@@ -1,4 +1,4 @@
-"""Which tensors of a batch the network is called with, and which of them are explained."""
+"""Which tensors of a batch the network is called with, and which of those are explained."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from xai_lightning.readers.batch import describe
 
 @dataclass(frozen=True)
 class Arguments:
-    """How samples become arguments of one network.
+    """How samples become the arguments of one network.
 
     Args:
-        further: names of explained inputs beside the first.
-        extras: names of arguments with a row per sample that go along unexplained.
-        signature: how the network is called with the first input, the further ones and the extras.
+        further: names of the explained inputs other than the first.
+        extras: names of arguments with one row per sample that are passed but not explained.
+        signature: how the network is called with the first input, the further inputs and the extras.
     """
 
     further: tuple[str, ...] = ()
@@ -29,15 +29,15 @@ class Arguments:
 
     @classmethod
     def of(cls, network: nn.Module, sample: Sample, wanted: Sequence[str]) -> "Arguments":
-        """Read them off the first batch and the network's ``forward``.
+        """Derive the arguments from the first batch and the network's ``forward``.
 
         Args:
-            network: the network that is explained.
-            sample: of the first batch.
-            wanted: names of entries of the batch to be explained beside the first input.
+            network: the network to explain.
+            sample: the sample of the first batch.
+            wanted: names of batch entries to explain in addition to the first input.
 
         Raises:
-            ValueError: if there is no such entry, or it has no row per sample.
+            ValueError: if there is no such entry, or an explained input does not have one row per sample.
         """
         beside = {name: x for name, x in sample.extras.items() if x is not sample.inputs}
         further = (*sample.further, *(choose("input", name, [*beside, *sample.further]) for name in wanted))
@@ -61,17 +61,17 @@ class Arguments:
         return found
 
     def columns(self, sample: Sample) -> list[Tensor]:
-        """The further inputs of ``sample``, then its extras.
+        """The further inputs of ``sample``, followed by its extras.
 
         Raises:
-            ValueError: if it lacks one that the first batch had.
+            ValueError: if it lacks an entry that the first batch had.
         """
         every: Mapping[str, Any] = {**sample.extras, **sample.further}
         return [every[choose("entry of the batch", name, list(every))] for name in (*self.further, *self.extras)]
 
 
 def _keyword(parameters: Sequence[inspect.Parameter], sample: Sample, beside: Mapping[str, Any]) -> str | None:
-    """The name that the first input is passed by; None: it comes first."""
+    """The keyword by which the first input is passed; None if it is the first positional argument."""
     first = parameters[0] if parameters else None
     own = next((name for name, x in sample.extras.items() if x is sample.inputs), None)
     if first is None or (own == first.name and first.kind is first.POSITIONAL_OR_KEYWORD):
@@ -80,7 +80,7 @@ def _keyword(parameters: Sequence[inspect.Parameter], sample: Sample, beside: Ma
         return own
     if first.kind is first.KEYWORD_ONLY:
         return first.name
-    # what comes first is another entry of the batch
+    # the first parameter is named like another entry of the batch
     free = [p.name for p in parameters if p.name not in beside and p.kind is p.POSITIONAL_OR_KEYWORD]
     return free[0] if first.name in beside and free else None
 

@@ -1,4 +1,4 @@
-"""A batch as the monitors read it: sample, groups and positions."""
+"""Batches as the monitors read them: sample, groups and positions."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -30,10 +30,10 @@ class Reading(NamedTuple):
     """One batch as the monitors count it.
 
     Args:
-        sample: what it holds.
-        real: which of its samples are real, not padded in, ``bool[N]``.
-        groups: rows ``int64[N]`` by attribute, and by intersection (``"race+sex"``) if those were asked for.
-        weights: ``float64[N]``, finite and not negative, or None.
+        sample: the contents of the batch.
+        real: which of its samples are real rather than sampler padding, ``bool[N]``.
+        groups: group rows ``int64[N]`` by attribute, and by intersection (``"race+sex"``) if requested.
+        weights: ``float64[N]``, finite and non-negative, or None.
     """
 
     sample: Sample
@@ -45,26 +45,26 @@ class Reading(NamedTuple):
 class Batches:
     """Reads the batches of one loader in order.
 
-    Attributes that are declared as ``"discover"`` are `undecided` until the end of the first real validation. Until
-    then their rows are provisional: places in the order in which this rank met the values. Shapes are fixed all the
-    same (`size`), and equal on all ranks. At the end of the validation each rank gathers what `found` gives on all of
-    them, hands it to `fix`, and carries what it has counted into the rows that are final from then on::
+    Attributes declared as ``"discover"`` stay `undecided` until the end of the first real validation. Until then their
+    rows are provisional: they number the values in the order in which this rank met them. Shapes are nevertheless
+    fixed (`size`) and equal on all ranks. At the end of the validation each rank gathers the result of `found` from
+    all ranks, passes it to `fix`, and moves its counts into the rows that are final from then on::
 
-        gathered = one batches.found() per rank       # a collective, the caller's
+        gathered = one batches.found() per rank       # a collective, made by the caller
         for name, rows in batches.fix(gathered).items():
             counts[name] = moved(counts[name], rows, batches.size(name))
 
     Args:
         reader: see `xai_lightning.readers.read`.
         groups: declared groups by attribute, see `xai_lightning.readers.vocabularies`.
-        groups_from: where they are, if not in the batch.
-        undeclared: what an undeclared group value is.
+        groups_from: where to read group values from, if they are not in the batch.
+        undeclared: how to treat an undeclared group value.
         max_groups: the most groups that may be discovered per attribute; None refuses to discover any.
-        intersections: 2 for the groups of every pair of attributes too; or the pairs.
-        weights: where the weights of samples are: name of an entry of the batch, `Column`, `Table` or a callable.
+        intersections: 2 to add the groups of every pair of attributes, or a list of pairs.
+        weights: where sample weights come from: the name of a batch entry, a `Column`, a `Table` or a callable.
 
     Raises:
-        ValueError: on a setting that cannot be.
+        ValueError: on an invalid setting.
         TypeError: if ``weights`` is none of these.
     """
 
@@ -89,12 +89,12 @@ class Batches:
         self._positions = Positions(None)
 
     def open(self, loader: Any) -> None:
-        """Begin at the first batch of ``loader``; values that undecided attributes met before are forgotten."""
+        """Start at the first batch of ``loader`` and forget the values that undecided attributes have met so far."""
         self._positions = Positions(loader)
         self._decide({attribute: provisional(self.vocabularies[attribute]) for attribute in self.undecided})
 
     def elsewhere(self, loader: Any) -> "Batches":
-        """The same settings and groups, at the first batch of other rows.
+        """A copy with the same settings and groups that starts at the first batch of another ``loader``.
 
         Raises:
             ValueError: if groups or weights come from a `Table`, which belongs to the validation set.
@@ -112,11 +112,11 @@ class Batches:
         return found
 
     def sample(self, batch: Any) -> Sample:
-        """The sample in ``batch``, without moving on."""
+        """The sample in ``batch``, without advancing the position."""
         return read(batch, self.reader)
 
     def advance(self, batch: Any) -> tuple[Sample, Tensor]:
-        """The sample in the next batch, and which of its rows are real, ``bool[N]``, without the groups."""
+        """The sample in the next batch and which of its rows are real, ``bool[N]``; groups are not read."""
         sample = read(batch, self.reader)
         return sample, self._positions.advance(len(sample)).to(sample.inputs.device)
 
@@ -124,7 +124,7 @@ class Batches:
         """Read the next batch.
 
         Raises:
-            ValueError: if it cannot be read, or holds an undeclared group value or a weight that is none.
+            ValueError: if it cannot be read, or holds an undeclared group value or an invalid weight.
         """
         sample, real = self.advance(batch)
         if "" in sample.groups and len(self.vocabularies) > 1:
@@ -157,7 +157,7 @@ class Batches:
         return self._weights is not None
 
     def size(self, name: str) -> int:
-        """Number of rows that samples are counted into, of an attribute or intersection; provisional ones included."""
+        """Number of rows into which an attribute's or intersection's samples are counted, provisional ones included."""
         known = self.intersections if name in self.intersections else self.vocabularies
         return len(known[name].rows)
 
@@ -167,22 +167,22 @@ class Batches:
         return [attribute for attribute, vocabulary in self.vocabularies.items() if vocabulary.places]
 
     def found(self) -> dict[str, list[Value]]:
-        """The values that this rank has met of each undecided attribute: plain strings, integers or bools."""
+        """The values of each undecided attribute that this rank has met: plain strings, integers or bools."""
         return {attribute: values_met(self.vocabularies[attribute]) for attribute in self.undecided}
 
     def fix(self, gathered: Sequence[Mapping[str, Sequence[Value]]]) -> dict[str, Tensor]:
         """Fix the groups of all undecided attributes.
 
         Args:
-            gathered: what `found` gave on each rank, this one too.
+            gathered: the result of `found` on each rank, including this one.
 
         Returns:
-            For each undecided attribute and intersection the final row ``int64[R]`` of each of this rank's provisional
-            rows, for `xai_lightning.readers.moved`.
+            For each undecided attribute and intersection, the final row of each of this rank's provisional rows,
+            ``int64[R]``, for `xai_lightning.readers.moved`.
 
         Raises:
-            ValueError: if ranks together met too many values, none, or some of mixed types; on all ranks alike, and
-                nothing is fixed then.
+            ValueError: if all ranks together met too many values, none, or values of mixed types. It is raised on
+                every rank, and nothing is fixed.
         """
         before, pairs = {name: self.vocabularies[name] for name in self.undecided}, self._pairs()
         self._decide({a: settled(v, [part[a] for part in gathered]) for a, v in before.items()})
@@ -191,15 +191,15 @@ class Batches:
         return rows | {name: pair.moves(self.intersections[name]) for name, pair in undecided.items()}
 
     def state(self) -> dict[str, list[Value]]:
-        """The values of discovered groups that are fixed, in the order of their rows: plain types."""
+        """The values of the discovered groups that are fixed, in row order, as plain types."""
         fixed = {a: v for a, v in self.vocabularies.items() if v.discovered and not v.places}
         return {attribute: values_met(vocabulary) for attribute, vocabulary in fixed.items()}
 
     def load(self, state: Mapping[str, Sequence[Value]]) -> None:
-        """Fix the groups as `state` gave them, whatever was found before; those that it lacks are undecided again.
+        """Fix the groups as in ``state``, whatever was found before; attributes that it lacks become undecided again.
 
         Raises:
-            ValueError: if it has an attribute that is not discovered here, or groups that cannot be.
+            ValueError: if it holds an attribute that is not discovered here, or invalid groups.
         """
         strange = [name for name in state if name not in self._discovered]
         if strange:
@@ -208,7 +208,7 @@ class Batches:
         self._decide(self._discovered | loaded)
 
     def _decide(self, fixed: dict[str, Vocabulary]) -> None:
-        # a state that does not fit leaves what was known
+        # a state that does not fit leaves the known groups as they were
         before = self.vocabularies
         self.vocabularies = before | fixed
         try:

@@ -1,4 +1,4 @@
-"""What is compiled, and where hooks are called in spite of it (trap 22)."""
+"""Which modules are compiled, and how hooks are called in spite of that (trap 22)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,21 +9,21 @@ from xai_lightning._lightning import LightningModule
 
 
 def compiled_regions(pl_module: LightningModule) -> list[str]:
-    """Names of the modules that are compiled, in place or by a wrapper; the empty name is the whole."""
+    """Names of the modules that are compiled, in place or by a wrapper; the empty name is the whole LightningModule."""
     if getattr(pl_module, "_compiler_ctx", None) is not None:
         return [""]
     return [name for name, module in pl_module.named_modules() if _is_compiled(module)]
 
 
 def submodule(root: nn.Module, name: str) -> nn.Module | None:
-    """The module of that name within ``root``, with or without what a wrapper of ``torch.compile`` puts into it."""
+    """The module called ``name`` within ``root``, with or without the prefix that a ``torch.compile`` wrapper adds."""
     named = dict(root.named_modules())
     plain = {key.replace("_orig_mod.", ""): module for key, module in named.items()}
     return named.get(name, plain.get(name.replace("_orig_mod.", "")))
 
 
 def names_within(root: nn.Module, kind: type[nn.Module] = nn.Module) -> list[str]:
-    """Names that `submodule` takes: of the modules of a kind, or of all if there is none."""
+    """The names that `submodule` accepts: of all modules of a kind, or of every module if there are none."""
     named = {name.replace("_orig_mod.", ""): module for name, module in root.named_modules() if name}
     return [name for name, module in named.items() if isinstance(module, kind)] or list(named)
 
@@ -33,17 +33,17 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 def within(name: str, regions: Sequence[str]) -> bool:
-    """Whether the module of that name is one of the regions, or inside of one."""
+    """Whether the module called ``name`` is one of the regions, or inside one."""
     return any(not region or name == region or name.startswith(f"{region}.") for region in regions)
 
 
 def is_hidden(pl_module: LightningModule, module: nn.Module, name: str | None = None) -> bool:
-    """Whether a module is called from what is compiled: hooks there never fire, or are compiled with the rest.
+    """Whether a module is called from compiled code, where hooks never fire or are compiled with the rest.
 
     Args:
-        pl_module: the whole.
-        module: the whole, or a part of it.
-        name: of the part; None for one of its children.
+        pl_module: the LightningModule.
+        module: the LightningModule itself or a submodule.
+        name: name of the submodule; None for a direct child.
     """
     if getattr(pl_module, "_compiler_ctx", None) is not None:
         return True
@@ -53,10 +53,10 @@ def is_hidden(pl_module: LightningModule, module: nn.Module, name: str | None = 
 
 
 class CompiledCall:
-    """Stands for the call of a module that is compiled in place, whose own hooks are inside of what is compiled.
+    """Replaces the call of a module that was compiled in place, since its own hooks are part of the compiled code.
 
     Args:
-        module: the module.
+        module: the compiled module.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -65,7 +65,7 @@ class CompiledCall:
 
     @classmethod
     def add(cls, module: nn.Module, hook: Callable[..., None]) -> Callable[[], None]:
-        """Call ``hook`` like a forward hook with keywords; returns what removes it again."""
+        """Call ``hook`` like a forward hook with keyword arguments; returns a function that removes it."""
         known = vars(module)["_compiled_call_impl"]
         call = known if isinstance(known, cls) else cls(module)
         call._hooks.append(hook)

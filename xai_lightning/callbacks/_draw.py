@@ -1,4 +1,4 @@
-"""A uniform draw of samples per stratum that every order of the data finds again."""
+"""A uniform draw of samples per stratum that does not depend on the order of the data."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from xai_lightning.functional.rng import GOLDEN, mixed, random_words
 
 RUN = 16
 HASHED = 1024
-"""Numbers by which a sample of rows knows a row: hashing all of a large one would take longer than the row's step."""
+"""How many of a row's numbers are hashed at most: hashing all of a large row takes longer than the step on it."""
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
@@ -21,8 +21,8 @@ def sample_hash(inputs: Tensor, seed: int) -> Tensor:
     """A seeded 64-bit hash of the bits of each sample.
 
     Args:
-        inputs: ``[N, ...]``, any type.
-        seed: chooses the draw.
+        inputs: ``[N, ...]``, any dtype.
+        seed: selects the draw.
 
     Returns:
         ``int64[N]``, the same in any batching and on any device.
@@ -37,20 +37,21 @@ def sample_hash(inputs: Tensor, seed: int) -> Tensor:
 
 
 def _words(flat: Tensor) -> Tensor:
-    """The bits of each number, ``int64``."""
+    """The bits of each number as ``int64``."""
     flat = torch.view_as_real(flat).flatten(1) if flat.is_complex() else flat
     return (flat.view(_WORDS[flat.element_size()]) if flat.is_floating_point() else flat).to(torch.int64)
 
 
 def _places(width: int, most: int) -> Tensor:
-    """Which of ``width`` numbers are hashed, without a rhythm: an even stride would see one channel, or one column."""
+    """Which of ``width`` numbers are hashed, at random: an even stride could hit a single channel or column only."""
     return random_words([width], most)[0].abs() % width
 
 
 def _runs(width: int, most: int) -> tuple[Tensor, Tensor]:
-    """Where runs of numbers begin that are known, ``int64[G]``, and all of these numbers, ``int64[G * 16]``.
+    """Starts of the runs of numbers to hash, ``int64[G]``, and the positions of all these numbers, ``int64[G * 16]``.
 
-    One run at random in each of as many parts: memory comes in such lines, so that single numbers would take as long.
+    The row is split into G parts with one run at a random place in each. Memory is read in lines of about this size,
+    so that reading single numbers would take as long.
     """
     parts = torch.arange(most // RUN + 1, device="cpu") * (width // RUN) // (most // RUN)
     starts = (parts[:-1] + random_words([width], most // RUN)[0].abs() % parts.diff()) * RUN
@@ -58,7 +59,7 @@ def _runs(width: int, most: int) -> tuple[Tensor, Tensor]:
 
 
 class _Known(NamedTuple):
-    """By which of its numbers a sample is known, ``int64[M]`` (None: by all), with which weights; and as arrays."""
+    """The positions of the numbers to hash, ``int64[M]`` (None: all), their weights, and both as numpy arrays."""
 
     width: int
     places: Tensor | None
@@ -67,14 +68,14 @@ class _Known(NamedTuple):
 
 
 class Share:
-    """Draws a share of the samples by a hash of their inputs: the same ones in any batching, order and rank.
+    """Draws a share of the samples by a hash of their inputs: the same samples in any batching, order and rank.
 
-    The hash is multilinear, with one multiplication more: a fifth of the work of `sample_hash`.
+    The hash is multilinear, followed by one more multiplication: a fifth of the work of `sample_hash`.
 
     Args:
         share: of the samples, above 0 and at most 1.
-        seed: chooses the draw.
-        most: by how many of its numbers at most a sample is known, a multiple of 16.
+        seed: selects the draw.
+        most: how many of a sample's numbers are hashed at most, a multiple of 16.
 
     Example:
         >>> chosen = Share(0.25, seed=0, most=64).of(torch.arange(4000.0).view(2000, 2))
@@ -92,17 +93,17 @@ class Share:
         self._drawn: Any = ()
 
     def of(self, inputs: Tensor) -> Tensor:
-        """Whether each sample of ``inputs``, ``[N, ...]``, is drawn: ``bool[N]``."""
+        """Whether each sample of ``inputs`` (``[N, ...]``) is drawn, ``bool[N]``."""
         return self.among(inputs).mask
 
     def among(self, inputs: Tensor) -> Kept:
-        """Those of ``inputs`` that are drawn; to be used before the next draw."""
+        """The samples of ``inputs`` that are drawn; valid until the next draw."""
         n = inputs.shape[0]
         known = self._known_by(inputs.numel() // max(n, 1))
         if known.arrays is None or not fused.takes_rows(inputs):
             return Kept(self._mask(inputs.detach().reshape(n, -1), known))
         if len(self._drawn) < n:
-            # zeros: what is pickled in mid-validation must not hold whatever the memory held before
+            # zeros, because a pickle made during a validation must not contain stale memory
             self._drawn = torch.zeros(n, dtype=torch.int64, device="cpu").numpy()
         count = fused.draw_rows(inputs, *known.arrays, self._drawn)
         return Kept(None, self._drawn, count, n)
@@ -111,15 +112,15 @@ class Share:
         _, places, weights, _ = known
         words = _words(flat if places is None else flat.index_select(1, places.to(flat.device)))
         if flat.element_size() == 8:
-            # the lowest bits of most doubles are 0, and no multiple of theirs would reach the highest bits of a sum
+            # the lowest bits of most doubles are 0, so their products would not reach the highest bits of a sum
             words = words ^ words >> 32
         sums = (words * weights.to(words.device)).sum(1) + self._first
-        # sums of evenly spaced numbers are evenly spaced
+        # sums of evenly spaced numbers are evenly spaced, so they are mixed once more
         return (sums ^ sums >> 32) * GOLDEN >= self._least
 
     def _known_by(self, width: int) -> _Known:
         if self._known is None or self._known.width != width:
-            # tensors made in inference mode would be of no use outside of it (trap 1)
+            # tensors made in inference mode could not be used outside it (trap 1)
             with torch.inference_mode(False):
                 starts, places = _runs(width, self._most) if width > self._most else (None, None)
                 weights = random_words([~self._seed], width if places is None else len(places))[0] | 1
@@ -130,7 +131,7 @@ class Share:
 
 
 def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Tensor:
-    """A hash of each sample of several inputs, ``int64[N]``; of at most about ``most`` numbers of each, if given."""
+    """A hash of each sample over several inputs, ``int64[N]``; over about ``most`` numbers of each input, if given."""
     hashes = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
     for i, x in enumerate(inputs):
         flat = x.reshape(len(x), -1)
@@ -142,13 +143,13 @@ def row_hash(inputs: Sequence[Tensor], seed: int, most: int | None = None) -> Te
 
 
 def known_by(inputs: Tensor, targets: Tensor, extras: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """All that samples differ in and are told apart by: what is kept of them, but for classes, which are strata."""
+    """The tensors that identify a sample: all that is kept of it except its class, which is its stratum."""
     classes = targets.ndim == 1 and not targets.is_floating_point()
     return (inputs, *extras) if classes else (inputs, *extras, targets)
 
 
 class Rows(NamedTuple):
-    """Samples on the CPU: hash and stratum ``int64[M]``, inputs ``[M, ...]``, targets ``[M]``, further arguments."""
+    """Samples on the CPU: hashes and strata ``int64[M]``, inputs ``[M, ...]``, targets ``[M]``, further arguments."""
 
     hashes: Tensor
     strata: Tensor
@@ -157,7 +158,7 @@ class Rows(NamedTuple):
     extras: tuple[Tensor, ...]
 
     def on(self, device: torch.device) -> "Rows":
-        """Copies of inputs, targets and further arguments on ``device``; hashes and strata stay."""
+        """Copies of the inputs, targets and further arguments on ``device``; hashes and strata stay on the CPU."""
         inputs, targets = moved(self.inputs, device).clone(), moved(self.targets, device).clone()
         return Rows(self.hashes, self.strata, inputs, targets, tuple(moved(x, device).clone() for x in self.extras))
 
@@ -168,7 +169,7 @@ class Rows(NamedTuple):
         return Rows(hashes[index], strata[index], inputs[index], targets[index], kept)
 
     def join(self, other: "Rows") -> "Rows":
-        """These rows, then ``other``."""
+        """These rows, followed by ``other``."""
         return Rows(
             torch.cat([self.hashes, other.hashes]),
             torch.cat([self.strata, other.strata]),
@@ -179,7 +180,7 @@ class Rows(NamedTuple):
 
 
 def some(rows: Rows | None) -> Rows | None:
-    """``rows``, or None if there is none among them."""
+    """``rows``, or None if they are empty."""
     return rows if rows is not None and len(rows.hashes) else None
 
 
@@ -189,11 +190,12 @@ def smallest(hashes: Tensor, strata: Tensor, quota: int, *, pooled: bool = False
     Args:
         hashes: ``int64[M]``.
         strata: ``int64[M]``.
-        quota: how many of each stratum, or of all.
-        pooled: whether the strata are drawn from as one.
+        quota: how many per stratum, or in total if ``pooled``.
+        pooled: draw from all strata as one.
 
     Returns:
-        ``int64[R]``; of equal hashes in one draw that of the smallest stratum, whatever the order, and the first there.
+        ``int64[R]``; among equal hashes in one draw, the one of the smallest stratum whatever the order, and the first
+        of these.
     """
     order = strata.argsort(stable=True)
     order = order[hashes[order].argsort(stable=True)]
@@ -215,12 +217,12 @@ def smallest(hashes: Tensor, strata: Tensor, quota: int, *, pooled: bool = False
 class Candidates:
     """The best candidates for the probe among the samples seen so far; memory is bounded by strata times quota.
 
-    While ``pooled``, strata are only noted, and the quota is that of all together.
+    While ``pooled``, strata are recorded but ignored by the draw, and the quota applies to all samples together.
 
     Args:
         quota: samples per stratum.
-        seed: chooses the draw.
-        hashed: by how many of its numbers, evenly spaced, a sample is known; None: by all.
+        seed: selects the draw.
+        hashed: how many of a sample's numbers are hashed at most, at random places; None: all.
     """
 
     def __init__(self, quota: int, seed: int, hashed: int | None = None) -> None:
@@ -242,8 +244,8 @@ class Candidates:
             inputs: ``[N, ...]``.
             targets: ``[N]``.
             strata: ``int64[N]``.
-            extras: what else is kept of each sample: further arguments of the network, regions.
-            real: ``bool[N]``, samples that are not padding.
+            extras: whatever else is kept of each sample: further arguments of the network, regions.
+            real: ``bool[N]``, which samples are not padding.
         """
         if self.rows is not None and self.rows.inputs.shape[1:] != inputs.shape[1:]:
             earlier, now = list(self.rows.inputs.shape[1:]), list(inputs.shape[1:])
@@ -256,7 +258,7 @@ class Candidates:
         hashes, strata = row_hash(known, self._seed, self._hashed).cpu(), strata.cpu()
         promising = real.cpu().nonzero().flatten()
         promising = promising[smallest(hashes[promising], strata[promising], self.quota, pooled=self.pooled)]
-        # targets that no batch holds, and a model's own predictions, need not lie where the inputs do
+        # targets that come from elsewhere, such as the model's own predictions, may be on another device
         columns = [x.detach()[promising.to(x.device)].cpu().clone() for x in (inputs, targets, *extras)]
         new = Rows(hashes[promising], strata[promising], columns[0], columns[1], tuple(columns[2:]))
         joined = new if self.rows is None else self.rows.join(new)

@@ -1,4 +1,4 @@
-"""What keeps the failures of a monitor from the training (law 8)."""
+"""Keeps a monitor's failures from stopping the training (law 8)."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,17 +34,17 @@ MOMENTS = {
 
 @contextmanager
 def _outside_inference() -> Iterator[None]:
-    # tensors made in inference mode could not be used in an explanation later (trap 1)
+    # tensors made in inference mode could not be used in a later explanation (trap 1)
     with torch.inference_mode(False), torch.no_grad():
         yield
 
 
 class Enduring(Observer):
-    """An observer whose failures are warnings, once it has handled a real batch.
+    """An observer whose failures become warnings once it has handled a real batch.
 
     Args:
         kind: its name below ``xai/``.
-        name: own prefix of all names that it logs.
+        name: prefix of all names that it logs.
         on_error: ``"warn"``, or ``"raise"`` to stop training.
     """
 
@@ -68,7 +68,7 @@ class Enduring(Observer):
         return dataloader_idx is None or dataloader_idx == self.dataloader_idx
 
     def _attempt(self, action: Callable[..., Any], *args: Any) -> Any:
-        """Run ``action``; once a real batch was handled, an exception is this validation's failure (law 8)."""
+        """Run ``action``; once a real batch was handled, an exception only fails this validation (law 8)."""
         look = self._look
         if look is None or not self._active():
             return None
@@ -81,12 +81,12 @@ class Enduring(Observer):
             self._note_failure(look, action, error)
 
     def _attempt_as_it_is(self, action: Callable[..., Any], *args: Any) -> Any:
-        """The same in the step's own mode: for what is mostly so quick that leaving it would take as long."""
+        """Like `_attempt`, but in the step's own mode, for actions so quick that leaving it would take as long."""
         with self._watch:
             return self._attempt_in_a_hook(action, *args)
 
     def _attempt_in_a_hook(self, action: Callable[..., Any], *args: Any) -> Any:
-        """The same in a hook of Lightning's, which is timed as a whole."""
+        """Like `_attempt_as_it_is`, but within a Lightning hook, which is timed as a whole."""
         look = self._look
         if look is None or not self._active():
             return None
@@ -98,11 +98,11 @@ class Enduring(Observer):
             self._note_failure(look, action, error)
 
     def _at_a_step(self, action: Callable[..., Any], *args: Any) -> Any:
-        """How ``_before`` and ``_after`` are run."""
+        """Run ``_before`` or ``_after``."""
         return self._attempt(action, *args)
 
     def _note_failure(self, look: Look, action: Callable[..., Any], error: Exception) -> None:
-        # hooks stay until the step is over: torch calls one wrongly that is removed while it calls others
+        # hooks stay until the step is over: removing one while torch runs hooks makes torch call it wrongly
         look.failure, look.moment = error, MOMENTS.get(action.__name__, "")
 
     def _must_raise(self, error: Exception) -> bool:
@@ -111,11 +111,11 @@ class Enduring(Observer):
 
     @override
     def _run(self, trainer: Trainer, moment: Callable[..., None], *args: Any) -> None:
-        # what fails outside of `_attempt`, which is little
+        # the few failures outside `_attempt`
         try:
             moment(*args)
         except Exception as error:
-            # where ranks meet, one that went on alone would be waited for
+            # where ranks meet, the others would wait for a rank that went on alone
             meeting = trainer.world_size > 1 and moment.__name__ in ("_start", "_epoch_end")
             if meeting or self._must_raise(error):
                 raise
@@ -126,7 +126,7 @@ class Enduring(Observer):
                 self._tell_unfinished("finish logging", error)
 
     def _try(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
-        """Run ``action``, by which nothing that was logged can change: it is tried again at the next validation."""
+        """Run ``action``, which changes nothing that was logged; on failure it is tried again at the next validation."""
         try:
             return action(*args)
         except Exception as error:
@@ -146,7 +146,7 @@ class Enduring(Observer):
 
     @property
     def _label(self) -> str:
-        """What it is called in messages, so that several of a kind can be told apart."""
+        """Its name in messages, which tells several monitors of one kind apart."""
         own = [repr(self.kind)] if self.kind not in type(self).__name__.lower() else []
         own += [f"name={self.name!r}"] if self.name else []
         return type(self).__name__ + (f"({', '.join(own)})" if own else "")

@@ -1,4 +1,4 @@
-"""Lightning's hooks of validation and test, which are the same to a monitor."""
+"""Lightning's validation and test hooks, which a monitor treats alike."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from xai_lightning.callbacks._stopwatch import Stopwatch, timed
 
 
 class EvaluationHooks(OneHome, Callback):
-    """Sends the hooks of validation and of test to the same methods, and times them."""
+    """Routes the validation and test hooks to the same methods, and times them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,15 +20,15 @@ class EvaluationHooks(OneHome, Callback):
         """An evaluation begins."""
 
     def _batch_start(self, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
-        """The user's step comes."""
+        """The user's step is about to run."""
 
     def _batch_end(
         self, trainer: Trainer, pl_module: LightningModule, seen: tuple[Any, Any], dataloader_idx: int
     ) -> None:
-        """The user's step is done; ``seen`` is what it returned, and its batch."""
+        """The user's step is done; ``seen`` is its output and its batch."""
 
     def _epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All batches are done; here ``self.log`` is allowed (trap 41)."""
+        """All batches are done; ``self.log`` is allowed here (trap 41)."""
 
     def _end(self, trainer: Trainer) -> None:
         """Lightning's own metrics of this evaluation are final."""
@@ -37,7 +37,7 @@ class EvaluationHooks(OneHome, Callback):
         """The training is over."""
 
     def _run(self, trainer: Trainer, moment: Callable[..., None], *args: Any) -> None:
-        """Call one of the above."""
+        """Call one of the methods above."""
         moment(*args)
 
     @override

@@ -21,14 +21,14 @@ _EXPLAINING: ContextVar[bool] = ContextVar("explaining", default=False)
 
 
 def _evaluate(module: nn.Module) -> None:
-    # the flag is set directly: train() and eval() may be overridden (Monte Carlo dropout); `restored` puts it back
+    # the flag is set directly, since train() and eval() may be overridden (Monte Carlo dropout); `restored` resets it
     for child in every_module(module):
         child.training = False
 
 
 @contextmanager
 def _silent(module: nn.Module) -> Iterator[None]:
-    """Let ``self.log`` within ``forward`` log nothing: it would enter the user's own metrics."""
+    """Mute ``self.log`` within ``forward``, which would otherwise change the user's own metrics."""
 
     def mute(*_: Any, **__: Any) -> None:
         return None
@@ -48,22 +48,22 @@ def _silent(module: nn.Module) -> Iterator[None]:
 def explaining(
     module: nn.Module, *, seed: int = 0, precision: AbstractContextManager[Any] | None = None
 ) -> Iterator[None]:
-    """Everything an explanation needs, and nothing of it afterwards (step 5 of a validation).
+    """Set up everything that an explanation needs, and undo all of it afterwards (step 5 of a validation).
 
-    Inference mode is left and gradients are on; the random generators are isolated; modules are in evaluation mode;
-    autocast is off unless ``precision`` says otherwise; cuDNN is off if a recurrent net is inside (trap 21); compiled
-    nets run eagerly (trap 22). On leaving, `restored` puts the module back.
+    Inference mode is left and gradients are enabled; the random generators are isolated; modules are in evaluation
+    mode; autocast is off unless ``precision`` says otherwise; cuDNN is off if the module contains a recurrent net (trap
+    21); compiled nets run eagerly (trap 22). On exit, `restored` puts the module back.
 
     Args:
         module: the outermost module that an explanation may touch: the LightningModule.
-        seed: of the global generators inside, for a network that draws in ``forward``.
+        seed: seeds the global generators inside, for a network that draws random numbers in ``forward``.
         precision: the Trainer's context for forward passes, to explain under its mixed precision.
 
     Raises:
-        RuntimeError: if a parameter or a gradient was changed.
+        RuntimeError: if a parameter or a gradient was changed, or something cannot be put back.
     """
     device = next((p.device.type for p in module.parameters()), "cpu")
-    # whole weights that a pass left behind are no parameters of their own: they are let go of before and after
+    # gathered weights that a pass left behind are not parameters of the module: free them before and after
     reshard(module)
     with ExitStack() as stack:
         stack.enter_context(isolated(seed))
@@ -73,7 +73,7 @@ def explaining(
         stack.callback(reshard, module)
         _evaluate(module)
         stack.enter_context(_silent(module))
-        # nothing can be compiled before this module is loaded, and loading it takes seconds
+        # nothing can be compiled unless this module is loaded, and loading it takes seconds
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(precision or torch.autocast(device, enabled=False))
@@ -85,10 +85,10 @@ def explaining(
 
 
 class Made:
-    """A forward hook, and how it was registered last.
+    """A forward hook that remembers its last registration.
 
     Args:
-        call: with keyword arguments.
+        call: the hook, called with keyword arguments too.
     """
 
     def __init__(self, call: Callable[..., None]) -> None:
@@ -96,7 +96,7 @@ class Made:
         self._handle: RemovableHandle | None = None
 
     def register(self, module: nn.Module) -> RemovableHandle:
-        """Register it; where it was before, under the same number, which takes a third of the time."""
+        """Register the hook; on the same module as last time under the same id, which takes a third of the time."""
         handle = self._handle
         if handle is None or handle.hooks_dict_ref() is not module._forward_hooks:
             self._handle = handle = module.register_forward_hook(self.call, with_kwargs=True)
@@ -106,11 +106,11 @@ class Made:
 
 
 class Hooks:
-    """Forward hooks for one step: mute while anything is explained (trap 8), removed after it or on any exception.
+    """Forward hooks for one step: muted during explanations (trap 8), removed after the step or on any exception.
 
     Args:
-        while_explaining: not mute then.
-        attempt: calls a hook with its arguments, so that what fails in it does not fail in the user's step.
+        while_explaining: call the hooks during explanations too.
+        attempt: calls a hook with its arguments, so that its failure does not become one of the user's step.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,11 +125,11 @@ class Hooks:
         self.attach(module, self.made(hook))
 
     def made(self, hook: Callable[..., None], attempt: Callable[..., Any] | None = None) -> "Made":
-        """What `attach` takes, which may be made once for many steps.
+        """Wrap ``hook`` for `attach`; one wrapped hook can serve many steps.
 
         Args:
-            hook: what to call.
-            attempt: calls it, instead of what calls the others.
+            hook: the function to call.
+            attempt: calls this hook, in place of the ``attempt`` that calls the others.
         """
         heard, attempt = self._while_explaining, attempt or self._attempt
 
@@ -141,7 +141,7 @@ class Hooks:
         return Made(unless_explaining)
 
     def attach(self, module: nn.Module, made: "Made") -> None:
-        """Call what was `made` after each forward of ``module``."""
+        """Call a hook from `made` after each forward of ``module``."""
         if module.__dict__.get("_compiled_call_impl") is None:
             self._undo.append(made.register(module).remove)
         else:
@@ -155,10 +155,10 @@ class Hooks:
 
 
 def in_forward(use: Callable[..., None], *given: Any) -> Callable[..., None]:
-    """A hook that calls ``use(*given, call)``, but not where a checkpointed module is called again (trap 91)."""
+    """A hook that calls ``use(*given, call)``, except when a checkpointed module is recomputed (trap 91)."""
 
     def reduce(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        # it is called in a backward pass then
+        # recomputation happens inside a backward pass
         if torch._C._current_graph_task_id() == -1:
             use(*given, (module, args, kwargs, output))
 
@@ -175,9 +175,9 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
 
 
 def described(error: BaseException) -> str:
-    """An exception, its cause, the file that it is about if it names one, and where it was raised, in one line."""
+    """One line with an exception, its cause, the file that it names, if any, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__, limit=-1)
-    # a logger may say something else of a full disk
+    # a logger may hide a full disk behind an exception of its own
     because = "" if error.__cause__ is None else f", because of {_named(error.__cause__)}"
     return f"{_named(error)}{because}" + "".join(f" ({Path(f.filename).name}, line {f.lineno})" for f in frames)
 

@@ -1,4 +1,4 @@
-"""What each setting may be, by its name: one table for all constructors, so that a name means one thing in each."""
+"""What values each setting accepts, by name: one table for all constructors, so a name means the same in each."""
 
 import inspect
 import os
@@ -15,22 +15,22 @@ from xai_lightning.readers.batch import describe
 LONGEST = 60
 """Characters of a value that a message or a `repr` shows."""
 MOST = 4
-"""Items of a container, likewise."""
+"""Items of a container that a message or a `repr` shows."""
 
 
 class Kind(NamedTuple):
-    """What a setting may be.
+    """The values that a setting accepts.
 
     Args:
-        accepts: whether a value is one; called with anything at all.
-        words: what it must be, for the message.
+        accepts: whether a value is acceptable; called with any object.
+        words: what the value must be, for the error message.
     """
 
     accepts: Callable[[Any], bool]
     words: str
 
     def or_none(self) -> "Kind":
-        """The same, or None."""
+        """The same kind, which also accepts None."""
         return Kind(lambda value: value is None or self.accepts(value), self.words)
 
 
@@ -44,7 +44,7 @@ def _whole(value: Any) -> bool:
 
 def _listed(*types: type) -> Callable[[Any], bool]:
     def accepts(value: Any) -> bool:
-        # a string is a sequence too: its letters would be taken for names
+        # a string is a sequence too, and its letters would be taken for names
         is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         return is_list and all(isinstance(item, types) and not isinstance(item, bool) for item in value)
 
@@ -63,7 +63,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and _listed(str)(value)
 
 
-# 0 and 1 count, but not other things that happen to be true: "False" would show what it is meant to hide
+# 0 and 1 are accepted, other truthy values are not: the string "False" would turn on what it is meant to turn off
 FLAG = Kind(lambda value: isinstance(value, Real | np.bool_) and value in (False, True), "True or False")
 WHOLE = Kind(_whole, "a whole number")
 NUMBER = Kind(lambda value: isinstance(value, Real) and not isinstance(value, bool), "a number")
@@ -127,17 +127,17 @@ KINDS: dict[str, Kind] = {
     "flips": _mapping("{'sex': Column(0, 9)}").or_none(),
     "consistency_features": COLUMNS.or_none(),
 }
-"""Settings that are checked further on have no row, or one that only looks at their type."""
+"""Settings that are checked elsewhere have no row here, or one that only checks their type."""
 
 
 def check_kinds_of(given: Mapping[str, Any]) -> None:
-    """Refuse values of a type that the setting of their name never has.
+    """Refuse values that the setting of that name never accepts.
 
     Args:
         given: settings by name; those without a row in `KINDS` pass.
 
     Raises:
-        TypeError: names the setting, says what it must be and what came.
+        TypeError: names the setting, what it must be and what was given.
 
     Example:
         >>> check_kinds_of({"log_inputs": "False"})
@@ -151,7 +151,7 @@ def check_kinds_of(given: Mapping[str, Any]) -> None:
 
 
 def brief(value: Any, depth: int = 2) -> str:
-    """``value`` in at most one line, for messages and `repr`: plain values as they are, of others their type.
+    """``value`` in one line, for messages and `repr`: plain values as they are, others by their name or type.
 
     Example:
         >>> brief({"n_steps": 20}), brief(slice(1, 9)), brief(lambda batch: batch)
@@ -183,11 +183,11 @@ def _brief_of_many(value: Any, depth: int) -> str:
 
 
 def other_than_default(constructor: Callable[..., None], given: Mapping[str, Any]) -> str:
-    """The settings that differ from their defaults, as they are written in a call.
+    """The settings that differ from their defaults, written as in a call.
 
     Args:
-        constructor: whose signature has the defaults.
-        given: settings by name; further ones do not matter.
+        constructor: the function whose signature holds the defaults.
+        given: settings by name; names that the constructor does not have are ignored.
     """
     parts = []
     for name, parameter in inspect.signature(constructor).parameters.items():
@@ -199,5 +199,5 @@ def other_than_default(constructor: Callable[..., None], given: Mapping[str, Any
 
 
 def _equal(value: object, default: object) -> bool:
-    # of other types the comparison itself may fail, or give an array
+    # comparing values of other types may fail or give an array
     return isinstance(value, str | int | float | tuple) and type(value) is type(default) and value == default

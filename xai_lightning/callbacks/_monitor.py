@@ -1,4 +1,4 @@
-"""The life of a monitor: one frame for every callback that observes an evaluation."""
+"""The life cycle of a monitor, shared by every callback that observes an evaluation."""
 
 import copy
 import math
@@ -44,23 +44,23 @@ from xai_lightning.sinks import Sink
 
 
 class Monitor(Enduring, Announcer):
-    """Observes evaluations: reads batches, concludes at the end, logs, and never harms the training.
+    """Observes evaluations: reads batches, draws conclusions at the end, logs them, and never harms the training.
 
-    Subclasses fill in the methods that raise nothing here. What fails before the first real batch was handled is
-    raised; afterwards a failure is a warning, NaN under every name, and ``xai/errors`` (law 8).
+    Subclasses override the methods of `Observer`. A failure before the first real batch was handled is raised; a later
+    one becomes a warning, NaN under every name, and ``xai/errors`` (law 8).
 
-    Logs ``xai/<kind>/{seconds,time_share}``: the seconds that its hooks took on the main thread since it logged last,
-    and their share of the time since then; at first since the training began, and outside of ``fit`` since the
-    evaluation did. They are the mean over ranks, and the sum over monitors of one name. What comes after they are
-    logged, drawing and writing above all, is in those of the next validation.
+    Logs ``xai/<kind>/{seconds,time_share}``: the seconds that its hooks took on the main thread since it last logged,
+    and their share of the time since then; the first time, since the training began, and outside ``fit``, since the
+    evaluation began. They are averaged over ranks and summed over monitors of one name. Whatever happens after they are
+    logged, mainly drawing and writing, counts towards the next validation.
 
     Args:
         kind: its name below ``xai/``.
-        identity: the settings that make it another monitor than its neighbour.
-        name: own prefix of all names that it logs.
-        dataloader_idx: the loader that it looks at.
+        identity: the settings that distinguish it from other monitors.
+        name: prefix of all names that it logs.
+        dataloader_idx: index of the loader that it observes.
         on_error: ``"warn"``, or ``"raise"`` to stop training.
-        sinks: further receivers beside the Trainer's loggers.
+        sinks: further receivers, in addition to the Trainer's loggers.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Monitor(Enduring, Announcer):
         self._reads_batches = True
 
     def __getstate__(self) -> dict[str, Any]:
-        # Lightning hands each callback the module's own log, and with it the module (trap 56)
+        # Lightning gives each callback the module's own `log`, which holds a reference to the module (trap 56)
         return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {"_look": None}
 
     @property
     @override
     def state_key(self) -> str:
-        # Lightning refuses equal keys in the Trainer's constructor with a message that does not help (trap 39);
-        # until `setup`, which says it better, keys differ
+        # Lightning refuses equal keys in the Trainer's constructor with an unhelpful message (trap 39), so keys differ
+        # until `setup`, which explains the problem better
         return self._key if self._ready else f"{self._key}#{id(self)}"
 
     @override
@@ -106,7 +106,7 @@ class Monitor(Enduring, Announcer):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Lightning loads callbacks for validate and test too, which would roll back what this run has seen and spent
+        # Lightning also loads callbacks for validate and test, which would roll back what this run has seen and spent
         given: Any = state_dict
         if self._entry != "fit" or (isinstance(given, Mapping) and not given):
             return
@@ -136,7 +136,7 @@ class Monitor(Enduring, Announcer):
             raise MisconfigurationException(
                 f"two {type(self).__name__} with equal settings {self._identity}; remove one, or change a setting"
             )
-        # modules that these make do not exist yet
+        # the modules that these hooks create do not exist yet
         own = type(pl_module)
         made = own.setup is not LightningModule.setup or own.configure_model is not LightningModule.configure_model
         self._waits = made and next(pl_module.parameters(), None) is None
@@ -144,7 +144,7 @@ class Monitor(Enduring, Announcer):
             self._look_at_module(trainer, pl_module)
 
     def _look_at_module(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The part of ``setup`` that needs the modules."""
+        """The part of ``setup`` that needs the modules to exist."""
         self._waits = False
         others = [other for other in callbacks_of(trainer) if isinstance(other, Monitor) and other is not self]
         self._set_up(trainer, pl_module)
@@ -154,15 +154,15 @@ class Monitor(Enduring, Announcer):
                 f"{type(self).__name__} and another monitor would both log {clash[0]!r}; give one of them a name=..., "
                 "which becomes the prefix of all it logs"
             )
-        # under `test` they are longest
+        # names are longest under `test`
         self._meet_loggers(trainer, [tags.within("test", tags.within(self.name, x)) for x in self.logged_names()[0]])
 
     def full_names(self) -> set[str]:
-        """All names that it logs within ``fit``, with its own prefix."""
+        """All names that it logs within ``fit``, with its prefix."""
         return {tags.within(self.name, name) for names in self.logged_names() for name in names}
 
     def outlook(self, name: str, kind: Kind, threshold: float) -> Outlook | None:
-        """Whether the counts of the last validation suffice for a limit on ``name``; None if that is not known."""
+        """Whether the counts of the last validation suffice for a limit on ``name``; None if unknown."""
         return None
 
     def _start(self, trainer: Trainer) -> None:
@@ -180,7 +180,7 @@ class Monitor(Enduring, Announcer):
             self._name_left_out(len(loaders_of(trainer)))
         stopped = self._failures >= FAILURES_IN_A_ROW
         due = not counted or (self._due() if stopped else self._attempt(self._due)) or look.failure is not None
-        # ranks that were not of one mind would wait for each other at the end
+        # ranks that disagreed would wait for each other at the end
         look.due = bool(trainer.strategy.reduce_boolean_decision(bool(due), all=False))
         if look.due and self.shares_out:
             alone = trainer.world_size == 1
@@ -236,7 +236,7 @@ class Monitor(Enduring, Announcer):
             gathered = self._attempt(self._gather_together, trainer, pl_module)
             look.record = self._attempt(self._conclude_in_sight, trainer, look, gathered)
         if not self._unanimous(trainer, look) or look.record is None:
-            # a failure on one rank is one of all, so that all count and stop alike
+            # a failure on one rank counts on all of them, so that all stop together
             if self._failures < FAILURES_IN_A_ROW:
                 look.failure = look.failure or OtherRankError()
             look.record = self._undefined(look.stage)
@@ -257,14 +257,14 @@ class Monitor(Enduring, Announcer):
         return Record(dict.fromkeys(shared, math.nan), dict.fromkeys(direct, math.nan))
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, look: Look, record: Record) -> None:
-        # writing fails where it is done, on rank zero
+        # writing happens, and fails, on rank zero only
         unfinished = bool(trainer.strategy.reduce_boolean_decision(self._unfinished, all=False))
         self._unfinished = False
         failed = unfinished or look.failure is not None or self._failures >= FAILURES_IN_A_ROW
         log_sum(pl_module, trainer, tags.within("test" if look.stage == "test" else "", tags.ERRORS), float(failed))
         for name, value in record.shared.items():
             log_equal(pl_module, self._full(look, name), value)
-        # last, so that it holds the time that logging took
+        # last, so that it includes the time that logging took
         for what, number in self._watch.lap()._asdict().items():
             log_sum(pl_module, trainer, self._full(look, tags.xai(self.kind, what)), number)
 
@@ -282,7 +282,7 @@ class Monitor(Enduring, Announcer):
         """Draw, and write to all sinks."""
         show(trainer, record, step, self.sinks, kind=self.kind, attempt=self._try)
 
-    # --- what Lightning calls beside evaluations
+    # --- hooks that Lightning calls outside evaluations
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

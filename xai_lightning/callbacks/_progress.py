@@ -1,4 +1,4 @@
-"""How far work is that takes more than two seconds, shown while it goes on."""
+"""Shows the progress of work that takes more than two seconds."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from xai_lightning._lightning import RichProgressBar, Tqdm, TQDMProgressBar, Trainer, rank_zero_info, rank_zero_warn
 
 AFTER, EVERY = 2.0, 0.1
-"""Seconds after which work is shown, and between two changes of what is shown."""
+"""Seconds of work after which its progress is shown, and between two updates."""
 OURS = "xai_lightning"
 
 
@@ -18,18 +18,18 @@ class Display(Protocol):
     """Where progress is shown."""
 
     def show(self, done: int, seconds: float) -> None:
-        """So much is done, after so many seconds."""
+        """Show that ``done`` steps are finished after ``seconds``."""
 
     def close(self) -> None:
-        """Nothing stays where a bar was."""
+        """Remove the display, so that nothing is left of a bar."""
 
 
 class _TqdmBar:
-    """A bar below those of Lightning's ``TQDMProgressBar``; tqdm itself finds a line that is free."""
+    """A bar below those of Lightning's ``TQDMProgressBar``; tqdm itself finds a free line."""
 
     def __init__(self, text: str, total: int | None) -> None:
         self._bar = Tqdm(desc=text, total=total, leave=False, dynamic_ncols=True, file=sys.stdout)
-        # the work began before it was shown; a bar that the environment disables has no beginning
+        # the work began before the bar was shown; a bar that the environment disables has no start time
         if not self._bar.disable:
             self._bar.start_t -= AFTER
 
@@ -42,7 +42,7 @@ class _TqdmBar:
 
 
 class _RichTask:
-    """A line in Lightning's ``RichProgressBar``, which finds its own by position, so ours is hidden and used again."""
+    """A line in Lightning's ``RichProgressBar``, which finds its own by position, so this one is hidden and reused."""
 
     def __init__(self, progress: Any, text: str, total: int | None) -> None:
         self._progress = progress
@@ -60,7 +60,7 @@ class _RichTask:
 
 
 class _Lines:
-    """Lines in the log, each after twice as long as the one before."""
+    """Lines in the log, each after twice the time of the one before."""
 
     def __init__(self, text: str, total: int | None) -> None:
         self._text, self._of = text, "" if total is None else f" of {total:,}"
@@ -76,7 +76,7 @@ class _Lines:
 
 
 def display(trainer: Trainer, text: str, total: int | None) -> Display:
-    """Where the Trainer shows progress: its bar if it has one that we know and that is on, else the log."""
+    """The display for a Trainer: its progress bar, if that is enabled and of a supported kind, else the log."""
     bar: Any = trainer.progress_bar_callback
     if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
         return _TqdmBar(text, total)
@@ -91,12 +91,12 @@ def display(trainer: Trainer, text: str, total: int | None) -> Display:
 
 
 class _Work:
-    """Work that goes on.
+    """Work in progress.
 
     Args:
         trainer: the trainer.
-        text: what it is.
-        total: how many steps it takes at most; None if that is unknown.
+        text: describes the work.
+        total: how many steps it takes at most; None if unknown.
     """
 
     def __init__(self, trainer: Trainer, text: str, total: int | None) -> None:
@@ -106,7 +106,7 @@ class _Work:
         self._display: Display | None = None
 
     def step(self, number: int) -> None:
-        """So much more is done."""
+        """Count ``number`` more steps as done."""
         self._done += number
         now = time.perf_counter()
         if self._hidden or now - self._began < AFTER or (self._display is not None and now - self._shown < EVERY):
@@ -116,7 +116,7 @@ class _Work:
             if self._display is None:
                 self._display = display(self._trainer, self._text, self._total)
             self._display.show(self._done, now - self._began)
-        except Exception as error:  # noqa: BLE001 - work is done whether it can be shown or not
+        except Exception as error:  # noqa: BLE001 - work continues whether it can be shown or not
             self._hide(error)
 
     def close(self) -> None:
@@ -137,12 +137,12 @@ _WORK: ContextVar[_Work | None] = ContextVar("work", default=None)
 
 @contextmanager
 def working(trainer: Trainer, text: str, total: int | None = None) -> Iterator[None]:
-    """Work whose every `step` is counted, and shown on rank zero once it has taken two seconds.
+    """Count every `step` of some work, and show the progress on rank zero once it has taken two seconds.
 
     Args:
         trainer: the trainer.
-        text: what it is.
-        total: how many steps it takes at most; None if that is unknown.
+        text: describes the work.
+        total: how many steps it takes at most; None if unknown.
     """
     work = _Work(trainer, text, total)
     token = _WORK.set(work)
@@ -154,7 +154,7 @@ def working(trainer: Trainer, text: str, total: int | None = None) -> Iterator[N
 
 
 def step(number: int = 1) -> None:
-    """So much more of the work that goes on is done."""
+    """Count ``number`` more steps of the current work as done."""
     work = _WORK.get()
     if work is not None:
         work.step(number)

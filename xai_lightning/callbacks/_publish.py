@@ -15,12 +15,12 @@ from xai_lightning.sinks import Picture, Sink, logger_sinks
 
 def log_equal(pl_module: LightningModule, name: str, value: float) -> None:
     """Log a number that is equal on all ranks, in float64, so that it can be gated and monitored."""
-    # the sum of a number alone is itself, and takes Lightning less than its mean
+    # on one rank the sum is the number itself, and costs Lightning less time than the mean
     _log(pl_module, name, value, "mean" if pl_module.trainer.world_size > 1 else "sum")
 
 
 def log_sum(pl_module: LightningModule, trainer: Trainer, name: str, value: float) -> None:
-    """Log the mean over ranks of a number, summed over the monitors that log it under the same name."""
+    """Log a number's mean over ranks, summed over the monitors that log it under the same name."""
     _log(pl_module, name, value / trainer.world_size, "sum")
 
 
@@ -41,15 +41,15 @@ def _log(pl_module: LightningModule, name: str, value: float, how: str) -> None:
 def show(
     trainer: Trainer, record: Record, step: int, sinks: Sequence[Sink], *, kind: str, attempt: Callable[..., Any]
 ) -> None:
-    """Draw, and write to all sinks; loggers know already what went through ``self.log``.
+    """Draw the pictures and write to all sinks; the loggers already have what went through ``self.log``.
 
     Args:
-        trainer: whose loggers are written to.
-        record: under full names.
-        step: of all that is written.
+        trainer: the Trainer whose loggers are written to.
+        record: the record under full names.
+        step: the step at which everything is written.
         sinks: further receivers.
-        kind: of the monitor, for the progress.
-        attempt: calls ``attempt(what, action, *arguments)``, and gives None where that fails.
+        kind: kind of the monitor, for the progress display.
+        attempt: called as ``attempt(what, action, *arguments)``; returns None if the action fails.
     """
     loggers = logger_sinks(trainer.loggers)
     pictured = sum(getattr(sink, "takes_pictures", True) for sink in (*loggers, *sinks))
@@ -90,5 +90,5 @@ def write(sink: Sink, record: Record, numbers: Mapping[str, float], step: int) -
 
 
 def called(sink: Sink) -> str:
-    """What a sink is called in messages."""
+    """The name of a sink in messages."""
     return type(getattr(sink, "logger", sink)).__name__

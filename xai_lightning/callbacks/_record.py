@@ -1,4 +1,4 @@
-"""What a monitor sees of one evaluation, and what it logs of it."""
+"""What a monitor sees of one evaluation, and what it logs about it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
@@ -20,11 +20,11 @@ class Record:
     """What one validation of one monitor logs.
 
     Args:
-        shared: summaries that can be gated; they go through ``self.log`` and are equal on all ranks.
-        direct: numbers per layer, feature or group; they go to the loggers directly.
-        pictures: name to a function that draws it, called on rank zero only.
-        histograms: name to summary.
-        charts: margin charts by category and title: names of value, lower and upper.
+        shared: summaries that can be gated; logged through ``self.log`` and equal on all ranks.
+        direct: numbers per layer, feature or group; written to the loggers directly.
+        pictures: maps each name to a function that draws the picture, called on rank zero only.
+        histograms: maps each name to its summary.
+        charts: margin charts by category and title: the names of value, lower and upper.
     """
 
     shared: dict[str, float] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Record:
     charts: dict[str, dict[str, tuple[str, str, str]]] = field(default_factory=dict)
 
     def renamed(self, full: Callable[[str], str]) -> "Record":
-        """The same under full names."""
+        """The same record under full names."""
         return Record(
             {full(name): value for name, value in self.shared.items()},
             {full(name): value for name, value in self.direct.items()},
@@ -53,15 +53,18 @@ class Look:
 
     Args:
         stage: ``fit``, ``validate`` or ``test``.
-        sanity: the sanity check: nothing is logged and no state is kept.
+        sanity: whether it is the sanity check, in which nothing is logged and no state is kept.
         number: number of this validation within ``fit``, from 1; 0 elsewhere.
         started: ``logged_metrics`` at its beginning.
-        metrics: ``callback_metrics`` at its beginning: those of the validation before.
-        due: this monitor looks at it; a validation that is left out logs nothing.
-        meets: ranks share out their work after the last batch.
-        failure: the first exception in it.
-        moment: when that was.
-        loop: Lightning's, over its batches.
+        due: whether this monitor looks at it; a validation that is skipped logs nothing.
+        meets: whether ranks share out their work after the last batch.
+        batches: number of batches handled.
+        closed: whether the work after the last batch was done.
+        failure: the first exception during it.
+        moment: when that exception was raised, in words.
+        metrics: ``callback_metrics`` at its beginning: those of the previous validation.
+        record: what it logs, once that is known.
+        loop: Lightning's loop over its batches.
     """
 
     stage: Stage
@@ -80,7 +83,7 @@ class Look:
 
 
 def stable(value: object) -> str:
-    """A text for ``value`` that is the same in another process: no addresses."""
+    """A text for ``value`` that is the same in every process: it holds no memory addresses."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{stable(k)}: {stable(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):

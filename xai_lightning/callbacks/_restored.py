@@ -1,4 +1,4 @@
-"""A module put back as it was, whatever happened to it."""
+"""Puts a module back as it was, whatever happened to it."""
 
 import random
 from collections import deque
@@ -18,9 +18,9 @@ _CONTAINERS = (list, dict, set, deque)
 
 
 def checksum(tensor: Tensor) -> int:
-    """Sum of a tensor's bits; it tells of writes through ``.data``, which the version counter does not.
+    """Sum of a tensor's bits; it detects writes through ``.data``, which the version counter misses.
 
-    Of a shard: of what this rank holds. The sums of all ranks add up to that of the whole.
+    For a sharded tensor it covers the part on this rank; the sums of all ranks add up to that of the whole tensor.
     """
     if not _has_storage(tensor):
         return tensor._version
@@ -54,7 +54,7 @@ def _weigh(tensor: Tensor) -> _Weight:
 
 
 class _Memory(NamedTuple):
-    """What one module held: attributes, contents of containers, weights, copies of other tensors, random states."""
+    """The state of one module: attributes, contents of containers, weights, copies of other tensors, random states."""
 
     module: nn.Module
     attributes: dict[str, Any]
@@ -69,10 +69,10 @@ def _items(container: Any) -> list[Any]:
 
 
 def _held(value: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """All containers within ``value``, however deep, and all else that is held in them."""
+    """All containers nested within ``value``, at any depth, and everything else that they hold."""
     containers: dict[int, Any] = {}
     others: list[Any] = []
-    # a list of what waits, and no recursion: containers may hold themselves
+    # a work list instead of recursion, since containers may hold themselves
     waiting: list[Any] = [value]
     while waiting:
         found = waiting.pop()
@@ -93,7 +93,7 @@ def _remember(module: nn.Module) -> _Memory:
     weights: list[Tensor] = [p for p in module._parameters.values() if p is not None]
     weights += [p.grad for p in weights if p.grad is not None]
     known = {id(weight) for weight in weights}
-    # parameters and gradients are compared by their bits alone: copies would take the model's memory twice
+    # parameters and gradients are compared by checksum only: copies would double the model's memory
     tensors = [x for x in others if isinstance(x, Tensor) and id(x) not in known]
     return _Memory(
         module,
@@ -128,7 +128,7 @@ def _same(now: list[Any], before: list[Any]) -> bool:
 
 
 def _refill(container: Any, before: list[Any]) -> None:
-    """Put the contents back, unless they are still the same objects in the same order."""
+    """Restore the contents, unless they are still the same objects in the same order."""
     if isinstance(container, dict):
         if not (_same(list(container), [k for k, _ in before]) and _same(_items(container), [v for _, v in before])):
             container.clear()
@@ -165,7 +165,7 @@ def _altered(weight: _Weight) -> bool:
 
 
 def every_module(module: nn.Module) -> list[nn.Module]:
-    """The submodules, and those that are hidden in containers, where Lightning does not see them."""
+    """All submodules, including those hidden in plain containers, where Lightning does not see them."""
     found = {id(child): child for child in module.modules()}
     for child in list(found.values()):
         for other in _held(dict(vars(child)))[1]:
@@ -178,8 +178,8 @@ def every_module(module: nn.Module) -> list[nn.Module]:
 def restored(module: nn.Module) -> Iterator[None]:
     """Put every submodule of ``module`` back as it was: attributes, hooks, flags, buffers, containers (traps 9, 10).
 
-    Hooks live in dicts among the attributes, so they are put back with them; buffers and loose tensors that were
-    written to are copied back, generators rewound. Objects of the user's own classes are not looked into.
+    Hooks live in dicts among the attributes, so they are restored with them. Buffers and other tensors that were
+    written to are copied back, and generators are rewound. Objects of the user's own classes are not inspected.
 
     Raises:
         RuntimeError: if a parameter or a gradient was changed, or something cannot be put back.

@@ -1,4 +1,4 @@
-"""Which part of a batch is observed: no padding, and a share of the samples."""
+"""Selects the part of a batch that is observed: without padding, and only a share of the samples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -17,10 +17,10 @@ class Kept:
     """Which samples of a step are observed, or which positions within them.
 
     Args:
-        mask: ``bool[N, ...]``; None where samples are given by their indices.
-        array: ``int64``, an array of numpy that begins with these, and may be written over after the step.
-        count: how many these are.
-        n: of how many.
+        mask: ``bool[N, ...]``; None if the samples are given by their indices.
+        array: ``int64`` numpy array that begins with these indices, and may be overwritten after the step.
+        count: number of indices.
+        n: number of samples in the step.
     """
 
     def __init__(self, mask: Tensor | None, array: Any = None, count: int = 0, n: int = 0) -> None:
@@ -32,24 +32,24 @@ class Kept:
 
     @cached_property
     def mask(self) -> Tensor:
-        """As ``bool[N, ...]``."""
+        """The selection as ``bool[N, ...]``."""
         return torch.zeros(self.n, dtype=torch.bool, device="cpu").index_fill_(0, self.rows, True)
 
     @cached_property
     def rows(self) -> Tensor:
-        """Indices of samples that are observed as wholes, ``int64[M]``; found once for all layers of a step."""
+        """Indices of the samples that are observed as a whole, ``int64[M]``; found once for all layers of a step."""
         return self.mask.nonzero().flatten() if self.array is None else torch.from_numpy(self.array[: self.count])
 
     @cached_property
     def count(self) -> int:
-        """How many these are."""
+        """Number of these samples."""
         return len(self.rows)
 
     def __bool__(self) -> bool:
         return bool(self.count if self.whole else self.mask.any())
 
     def fitted(self, shape: Sequence[int], device: torch.device) -> "Kept | None":
-        """The same for an output whose dimensions, the units' left out, are ``shape``: see `fitted`."""
+        """The same selection for an output of ``shape``, without its dimension of units: see the function `fitted`."""
         if self.array is not None and shape[0] == self.n and device.type == "cpu":
             return self
         found = fitted(self.mask.to(device), shape)
@@ -57,7 +57,7 @@ class Kept:
 
 
 def readable(output: Any) -> Tensor | None:
-    """The dense real tensor that a module returned, detached; None if it returned none."""
+    """The dense real tensor that a module returned, detached; None if there is no such tensor."""
     try:
         h = output_tensor(output)
     except ValueError:
@@ -68,10 +68,10 @@ def readable(output: Any) -> Tensor | None:
 
 
 def mask_of(batch: Any, where: Mask) -> Tensor:
-    """The mask of a batch, ``bool[N, ...]``: true, or not 0, where there is no padding.
+    """The mask of a batch, ``bool[N, ...]``: true (non-zero) where there is no padding.
 
     Raises:
-        ValueError: if the batch has none.
+        ValueError: if the batch has no such entry, or it is not a tensor with one row per sample.
     """
     known = isinstance(batch, Mapping) and where in batch
     known |= isinstance(batch, list | tuple) and isinstance(where, int) and where < len(batch)
@@ -84,10 +84,10 @@ def mask_of(batch: Any, where: Mask) -> Tensor:
 
 
 def both(rows: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Samples and a mask within them together.
+    """Combine a mask of samples with a mask of positions within them.
 
     Raises:
-        ValueError: if the numbers of rows differ.
+        ValueError: if their numbers of rows differ.
     """
     if rows is None or mask is None:
         return mask if rows is None else rows
@@ -97,13 +97,13 @@ def both(rows: Tensor | None, mask: Tensor | None) -> Tensor | None:
 
 
 def fitted(keep: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """``keep`` for an output whose dimensions, the units' left out, are ``shape``.
+    """Fit ``keep`` to an output of ``shape``, without its dimension of units.
 
-    Its first dimensions are those of ``keep``, or those in the order (time, sample), or one of all in a row; of an
-    output without ``keep``'s further dimensions, samples are kept of which anything is.
+    The output's first dimensions may be those of ``keep``, those in the order (time, sample), or all of them flattened
+    into one. If the output lacks the further dimensions of ``keep``, a sample is kept if any of its positions is.
 
     Returns:
-        ``bool`` of ``shape``'s first dimensions; None if it does not fit.
+        ``bool`` in the first dimensions of ``shape``; None if ``keep`` does not fit.
     """
     shape, n = tuple(shape), len(keep)
     if shape[: keep.dim()] == keep.shape:

@@ -1,4 +1,4 @@
-"""Checks of settings that can be made in a constructor."""
+"""Checks of settings that a constructor can make."""
 
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral
@@ -14,20 +14,19 @@ from xai_lightning.readers.batch import describe
 
 DEEPEST = 16
 ARRAYS = ("baseline", "probe")
-"""Settings that may be an array as such."""
+"""Settings that may be a bare array."""
 TARGETS = ("label", "reference_prediction", "predicted")
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:
-    """Refuse what no setting can be, so that every other check may compare, print and keep the values.
+    """Refuse values that no setting accepts, so that all later checks can compare, print and keep the values.
 
     Args:
-        given: the local variables of a constructor, before any other.
+        given: the local variables of a constructor, before it defines any others.
 
     Raises:
-        TypeError: on an array where none is taken, and on a value of a type that the setting never has.
-        ValueError: on a number beyond 64 bits, and on lists or mappings that are nested more than 16 deep, or without
-            end.
+        TypeError: on an array where none is accepted, and on a value that the setting never accepts.
+        ValueError: on an integer beyond 64 bits, and on lists or mappings nested more than 16 deep or without end.
     """
     for name, value in given.items():
         if name in ("self", "__class__"):
@@ -42,18 +41,18 @@ def check_arguments(given: Mapping[str, Any]) -> None:
 
 
 def _depth(value: object) -> int:
-    """How deep containers are nested in ``value``; looks no further than one more than is allowed."""
+    """How deep containers are nested in ``value``; stops counting at one level more than allowed."""
     depth, level = 0, [value]
     while depth <= DEEPEST and (level := [x for x in level if isinstance(x, list | tuple | set | Mapping)]):
         depth += 1
-        # each container once: one that holds itself many times would multiply
+        # each container once: one that holds itself several times would multiply at each level
         unique = {id(x): x for x in level}.values()
         level = [item for x in unique for item in (x.values() if isinstance(x, Mapping) else x)]
     return depth
 
 
 def check_on_error(on_error: str) -> None:
-    """Refuse what says neither to go on nor to stop.
+    """Refuse an unknown way to handle errors.
 
     Raises:
         ValueError: if ``on_error`` is neither ``"warn"`` nor ``"raise"``.
@@ -63,10 +62,10 @@ def check_on_error(on_error: str) -> None:
 
 
 def check_seed(seed: Any) -> int:
-    """Refuse what seeds nothing.
+    """Refuse a seed that is not an integer.
 
     Raises:
-        TypeError: if ``seed`` is no integer.
+        TypeError: if ``seed`` is not an integer.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an integer; got {seed!r}")
@@ -74,10 +73,10 @@ def check_seed(seed: Any) -> int:
 
 
 def check_target(target: Any) -> Any:
-    """Refuse a target that is no way to choose a class.
+    """Refuse a target that does not choose a class.
 
     Raises:
-        ValueError: if ``target`` is none of the names, and no class number.
+        ValueError: if ``target`` is neither one of the names nor a class number.
     """
     if target in TARGETS:
         return target
@@ -92,7 +91,7 @@ def check_references(wanted: Sequence[str] | None, best_of: tuple[str, str] | No
     """The references to compare with.
 
     Raises:
-        ValueError: on an unknown one, or if nothing says which validation is the best.
+        ValueError: on an unknown reference, or on ``"best"`` without ``best_of``.
     """
     if best_of is not None and best_of[1:] not in (("min",), ("max",)):
         raise ValueError(f"best_of must be a metric and 'min' or 'max', such as ('val_loss', 'min'); got {best_of!r}")
@@ -106,21 +105,21 @@ def check_references(wanted: Sequence[str] | None, best_of: tuple[str, str] | No
 
 
 def check_measures(wanted: Sequence[str] | None) -> list[str] | None:
-    """The measures of drift to log, or None.
+    """The drift measures to log, or None.
 
     Raises:
-        ValueError: on an unknown one.
+        ValueError: on an unknown measure.
     """
     known = (*drift.MEASURES, *drift.IMAGE_MEASURES)
     return None if wanted is None else [choose("measure", measure, known) for measure in wanted]
 
 
 def check_shares(features: Collection[str] | None, **wanted: Sequence[str]) -> dict[str, list[str]]:
-    """The variables whose shares of the attribution are logged, by name of the share; those without any are left out.
+    """The variables whose share of the attribution is logged, by name of the share; empty shares are left out.
 
     Raises:
-        ValueError: on a variable that is not among ``features``; those of a further input, ``<input>.<name>``, are
-            known with the first batch.
+        ValueError: on a variable that is not among ``features``. Those of a further input, ``<input>.<name>``, are not
+            checked, as they are unknown before the first batch.
     """
     for name in [name for names in wanted.values() for name in names if features and "." not in name]:
         choose("feature", name, features or ())
@@ -128,7 +127,7 @@ def check_shares(features: Collection[str] | None, **wanted: Sequence[str]) -> d
 
 
 def check_tokens(pad_token: object, special_tokens: Sequence[object], words: object) -> None:
-    """Refuse token ids that are no numbers, and words that cannot be looked up.
+    """Refuse token ids that are not numbers, and a ``words`` that cannot be used to look up tokens.
 
     Raises:
         TypeError: names the setting and shows its value.
@@ -141,10 +140,10 @@ def check_tokens(pad_token: object, special_tokens: Sequence[object], words: obj
 
 
 def check_sample_size(size: Any) -> int | None:
-    """Refuse what is no number of samples.
+    """Refuse an invalid number of samples.
 
     Raises:
-        TypeError: if it is not whole.
+        TypeError: if it is not a whole number.
         ValueError: if it is negative.
     """
     if size is None:
@@ -157,10 +156,10 @@ def check_sample_size(size: Any) -> int | None:
 
 
 def check_share(share: Any) -> float | None:
-    """Refuse a share of the time that is none.
+    """Refuse an invalid share of the time.
 
     Raises:
-        ValueError: if it is not above 0 and below 1.
+        ValueError: if it does not lie strictly between 0 and 1.
     """
     if share is not None and (not 0 < share < 1):
         raise ValueError(f"max_overhead must lie between 0 and 1; got {share!r}")
@@ -168,7 +167,7 @@ def check_share(share: Any) -> float | None:
 
 
 def check_counts(**numbers: object) -> None:
-    """Refuse numbers below 1; None is one that was left out.
+    """Refuse anything but whole numbers of at least 1; None stands for a setting that was left out.
 
     Raises:
         ValueError: names the setting and shows its value.

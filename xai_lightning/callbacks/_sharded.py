@@ -1,4 +1,4 @@
-"""Models whose weights are spread over ranks: every pass is a collective, so ranks make passes in step (trap 23)."""
+"""Support for sharded models: every pass is a collective, so ranks must make their passes in step (trap 23)."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -16,37 +16,37 @@ Moment = Pass | Literal["size", "waits", "done", "failed"]
 
 MOMENTS: tuple[Moment, ...] = ("outputs", "embedded", "scalars", "gradient", "whole", "size", "waits", "done", "failed")
 UNSEEN = ("FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
-"""Strategies that spread weights in ways that this package was not run with."""
+"""Strategies that shard weights and with which this package has not been run."""
 
 
 class OutOfStepError(RuntimeError):
-    """Another rank failed, or does something else; raised on all ranks, before a pass."""
+    """Another rank failed or is about to make a different pass; raised on all ranks before the pass."""
 
 
 class BrokenPassError(RuntimeError):
-    """A pass through a sharded model failed on this rank, while the others wait inside of it."""
+    """A pass through a sharded model failed on this rank while the others wait inside it."""
 
 
 def is_sharded(trainer: Trainer) -> bool:
-    """Whether weights are spread over ranks by ``fully_shard``."""
+    """Whether the strategy shards weights over ranks with ``fully_shard``."""
     return _is(trainer, "ModelParallelStrategy")
 
 
 def unseen(trainer: Trainer) -> str:
-    """The name of a strategy that spreads weights, and with which this package was not run; empty for others."""
+    """The name of the strategy if it is one of `UNSEEN`, else an empty string."""
     return next((name for name in UNSEEN if _is(trainer, name)), "")
 
 
 def _is(trainer: Trainer, name: str) -> bool:
-    # by name: the classes need packages that may not be there
+    # by name: importing the classes needs packages that may not be installed
     return any(kind.__name__ == name for kind in type(trainer.strategy).__mro__)
 
 
 def refuse_tensor_parallel(trainer: Trainer) -> None:
-    """Refuse ranks that read the same rows, because each holds a part of the same layers.
+    """Refuse tensor parallelism, in which several ranks hold parts of the same layers and read the same rows.
 
     Raises:
-        MisconfigurationException: says how many.
+        MisconfigurationException: says how many ranks.
     """
     mesh = getattr(trainer.strategy, "_device_mesh", None)
     parts = 1
@@ -60,12 +60,12 @@ def refuse_tensor_parallel(trainer: Trainer) -> None:
 
 
 def refuse_unseen(trainer: Trainer, what: str, instead: str) -> None:
-    """Refuse what needs passes of equal number on all ranks under strategies where that was not run.
+    """Refuse a feature that needs equally many passes on all ranks, under strategies with which it has not been run.
 
     Args:
         trainer: the trainer.
-        what: is asked for.
-        instead: what to do, beside ``fully_shard``.
+        what: the requested feature.
+        instead: an alternative to recommend besides ``fully_shard``.
 
     Raises:
         MisconfigurationException: names the strategy.
@@ -80,7 +80,7 @@ def refuse_unseen(trainer: Trainer, what: str, instead: str) -> None:
 
 
 def refuse_unequal_passes(trainer: Trainer, what: str) -> None:
-    """Refuse what makes more passes on one rank than on another.
+    """Refuse a feature that makes more passes on one rank than on another.
 
     Raises:
         MisconfigurationException: says what to do instead.
@@ -94,13 +94,13 @@ def refuse_unequal_passes(trainer: Trainer, what: str) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor: all of it, unless it is a shard."""
+    """The part of a tensor that this rank holds: all of it, unless it is sharded."""
     shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return shard
 
 
 def whole(shard: Tensor) -> Tensor:
-    """All of a tensor that is spread over ranks; a collective."""
+    """The whole of a sharded tensor; a collective."""
     found: Tensor = shard.full_tensor()  # type: ignore[attr-defined]
     return found
 
@@ -111,8 +111,8 @@ def is_shard(tensor: Tensor) -> bool:
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of what sharded modules hold of other ranks' weights; the next pass gathers them again."""
-    # nothing can be sharded before this module is loaded
+    """Free the weights of other ranks that sharded modules hold; the next pass gathers them again."""
+    # nothing can be sharded unless this module is loaded
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None:
         return
@@ -122,18 +122,18 @@ def reshard(module: nn.Module) -> None:
 
 
 def reduced(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor:
-    """Sum or maximum over ranks, on the CPU; a collective that stands in no exchange."""
-    # not through the strategy, which waits for all ranks once more before each
+    """Sum or maximum over ranks, on the CPU; a collective for use outside `together` exchanges."""
+    # not through the strategy, which waits for all ranks once more before each reduction
     found = mine.to(trainer.strategy.root_device, copy=True)
     torch.distributed.all_reduce(found, getattr(torch.distributed.ReduceOp, how.upper()))
     return found.cpu()
 
 
 class Steps:
-    """Announces each pass to all ranks before it is made, so that none waits in one that another does not make.
+    """Announces each pass to all ranks before it is made, so that no rank waits in a pass that another does not make.
 
-    An announcement is one small collective. What fails between passes is so known to all before the next one, which
-    then nobody makes. Ranks whose samples need fewer gradients than those of others wait, and make passes on padding.
+    An announcement is one small collective. All ranks thereby learn of a failure between passes before the next pass,
+    which none of them makes. Ranks whose samples need fewer gradients than others wait and make passes on padding.
 
     Args:
         trainer: the trainer.
@@ -143,20 +143,20 @@ class Steps:
         self._trainer, self._inside = trainer, False
 
     def together(self, module: nn.Module, action: Callable[[], T]) -> T:
-        """What ``action`` gives, whose passes go through these steps; every rank calls this, or `sit_out`.
+        """The result of ``action``, whose passes are announced here; every rank calls this or `sit_out`.
 
         Args:
             module: the outermost module.
-            action: makes as many passes on each rank.
+            action: makes equally many passes on each rank.
 
         Raises:
-            OutOfStepError: if another rank failed.
-            BrokenPassError: if a pass failed, which the others cannot survive.
+            OutOfStepError: if another rank failed or makes other passes.
+            BrokenPassError: if a pass failed on this rank, from which the other ranks cannot recover.
         """
         reshard(module)
         try:
             found = action()
-        # raised at one announcement on all ranks: none is left that must be told
+        # raised on all ranks at the same announcement: no rank is left to be told
         except OutOfStepError:
             raise
         except Exception as error:
@@ -168,22 +168,22 @@ class Steps:
                 ) from error
             self._announce("failed")
             raise
-        # whoever still wants to make a pass learns it here, and does not wait in it for this rank
+        # a rank that still wants to make a pass learns it here, and does not wait in it for this rank
         self._announce("done")
         return found
 
     def sit_out(self, module: nn.Module) -> None:
-        """Tell the other ranks, who are `together`, that this one has failed before."""
+        """Tell the other ranks, which are in `together`, that this one failed earlier."""
         reshard(module)
         self._announce("failed")
 
     @contextmanager
     def passing(self, kind: Pass) -> Iterator[None]:
-        """Around one pass: forward, or forward and backward."""
+        """Wrap one pass: forward, or forward and backward."""
         self._announce(kind)
         self._inside = True
         yield
-        # captum goes backward after it has left: that pass ends at the next announcement
+        # captum runs the backward pass after this context exits, so that pass ends at the next announcement
         self._inside = kind == "whole"
 
     def largest(self, number: int) -> int:
@@ -192,20 +192,20 @@ class Steps:
         return int(reduced(self._trainer, torch.tensor(number, device="cpu"), "max"))
 
     def level(self, padding: Callable[[], None]) -> None:
-        """Wait until no rank computes gradients any more; ``padding`` computes one that nobody needs."""
+        """Wait until no rank computes gradients any more; ``padding`` computes a gradient that is discarded."""
         while self._announce("waits") == "gradient":
             self._inside = True
             padding()
             self._inside = False
 
     def _announce(self, mine: Moment) -> Moment:
-        """What the ranks do now that do not wait."""
+        """Announce ``mine`` and return what the ranks that do not wait are about to do."""
         table = reduced(self._trainer, torch.tensor([int(moment == mine) for moment in MOMENTS], device="cpu"), "sum")
         self._inside = False
         doing: set[Moment] = {moment for moment, count in zip(MOMENTS, table.tolist(), strict=True) if count}
         if "failed" in doing and mine != "failed":
             raise OutOfStepError("the explanation failed on another rank, and was given up before the next pass")
-        # ranks that wait go along in gradients, on padding, and in nothing else
+        # ranks that wait join in gradients, on padding, and in nothing else
         busy = doing - {"waits"}
         if mine != "failed" and doing != {mine} and busy != {"gradient"}:
             raise OutOfStepError(

@@ -1,4 +1,4 @@
-"""Numbers about a uniform sample of distinct inputs, and how often each input occurs; the inputs are not kept."""
+"""Statistics of a uniform sample of distinct inputs and how often each occurs; the inputs themselves are not kept."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ class Held(NamedTuple):
     Args:
         hashes: ``int64[M]``.
         weights: ``int64[M]``, how many rows have each input.
-        columns: ``float64[M, C]``, what was found of each.
-        complete: no input was left out: the weights add up to all rows.
+        columns: ``float64[M, C]``, the statistics of each.
+        complete: whether no input was left out, so that the weights add up to all rows.
     """
 
     hashes: Tensor
@@ -28,14 +28,14 @@ class Held(NamedTuple):
 
     @classmethod
     def merged(cls, hashes: Tensor, weights: Tensor, columns: Tensor, quota: int) -> "Held":
-        """The ``quota`` smallest hashes of rows in which one may occur again; of equal ones the first is taken."""
+        """The ``quota`` smallest distinct hashes; rows with equal hashes are merged, and the first one's columns kept."""
         distinct, total, first = _distinct(hashes, weights)
-        # copies: a view would keep what it was cut from
+        # copies, since views would keep the whole tensors alive
         kept = distinct[:quota].clone(), total[:quota].clone(), columns[first[:quota]]
         return cls(*kept, len(distinct) <= quota)
 
     def rows(self, quota: int) -> Tensor:
-        """Indices ``int64[R]`` of at most ``quota`` rows, an input as often as it occurs, in an order of no data."""
+        """Indices ``int64[R]`` of at most ``quota`` rows, each input as often as it occurs, in a hashed order."""
         weights = self.weights.clamp(max=quota)
         index = torch.arange(len(weights), device="cpu").repeat_interleave(weights)
         number = torch.arange(len(index), device="cpu") - (weights.cumsum(dim=0) - weights)[index]
@@ -43,7 +43,7 @@ class Held(NamedTuple):
 
 
 def _distinct(hashes: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct hashes in order, the sum of the weights of each (1 by default), and where each stands first."""
+    """The distinct hashes in order, the summed weight of each (1 per row by default), and where each first occurs."""
     distinct, which = torch.unique(hashes, return_inverse=True)
     weights = torch.ones_like(hashes) if weights is None else weights
     total = torch.zeros_like(distinct).index_add(0, which, weights)
@@ -53,15 +53,15 @@ def _distinct(hashes: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Te
 
 
 def nothing(width: int) -> Held:
-    """No input."""
+    """An empty `Held`."""
     none = torch.zeros(0, dtype=torch.int64, device="cpu")
     return Held(none, none, torch.zeros(0, width, dtype=torch.float64, device="cpu"))
 
 
 class Sketch:
-    """The inputs with the smallest hashes among those seen so far: the same in any order, batching or sharding.
+    """Keeps the inputs with the smallest hashes among those seen so far: the same in any order, batching or sharding.
 
-    An input that left once cannot come back, so how often the others occur is exact.
+    An input that has been dropped cannot come back, so the counts of the others are exact.
 
     Args:
         quota: how many distinct inputs it holds at most.
@@ -83,8 +83,8 @@ class Sketch:
 
         Args:
             hashes: ``int64[N]`` on the CPU.
-            find: from indices into the batch to what is kept of them, ``float64[M, C]``; called for inputs that are new
-                and may have a place only, and not without any.
+            find: maps indices into the batch to the statistics to keep, ``float64[M, C]``; called only with new inputs
+                that may be kept, and not at all if there are none.
         """
         distinct, counts, first = _distinct(hashes)
         held = self.held
@@ -97,7 +97,7 @@ class Sketch:
             return
         found = find(first[new]) if new.any() else held.columns[:0]  # type: ignore[union-attr]
         held = nothing(found.shape[1]) if held is None else held
-        # columns of inputs that are known stand first already, so that these zeros are never taken
+        # the columns of known inputs come first, in `held`, so these zeros are never used
         none = torch.zeros(int(known.sum()), found.shape[1], dtype=torch.float64, device="cpu")
         merged = Held.merged(
             torch.cat([held.hashes, distinct[known], distinct[new]]),
@@ -109,7 +109,7 @@ class Sketch:
         self.held = merged._replace(complete=complete)
 
     def gather(self, trainer: Trainer) -> Held:
-        """The inputs of all ranks, equal on each: a collective, called by every rank alike."""
+        """The inputs of all ranks, equal on each; a collective, which every rank must call."""
         mine = self.held
         width = 0 if mine is None else mine.columns.shape[1]
         lost = 0 if mine is None or mine.complete else 1

@@ -1,4 +1,4 @@
-"""States that another release wrote, or that are damaged: no reason to lose a run (trap 53)."""
+"""Loads states that may be damaged or come from another release, without losing the run (trap 53)."""
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -15,17 +15,17 @@ def take_up(
     load: Callable[[Mapping[str, Any]], object],
     before: Mapping[str, Any],
 ) -> bool:
-    """Load a state, or ignore it with one warning that says why; parts that are not known are named and left out.
+    """Load a state, or ignore it with one warning that says why; unknown parts are named in a warning and ignored.
 
     Args:
         owner: whose state it is, for the warning.
-        state: what was saved.
-        version: of the states that this release reads.
-        load: takes up a state.
-        before: the state now, which is taken up again if the other turns out to be damaged.
+        state: the saved state.
+        version: the state version that this release reads.
+        load: loads a state.
+        before: the current state, which is loaded again if ``state`` turns out to be damaged.
 
     Returns:
-        Whether it was taken up.
+        Whether the state was loaded.
     """
     why = _why_not(state, version)
     if not why:

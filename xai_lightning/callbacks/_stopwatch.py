@@ -1,4 +1,4 @@
-"""How much of the time a callback takes."""
+"""Measures the time that a callback takes."""
 
 import time
 from collections.abc import Callable
@@ -10,8 +10,8 @@ class Lap(NamedTuple):
     """One lap of a stopwatch.
 
     Args:
-        seconds: inside the callback.
-        time_share: of all seconds of the lap; 0 of a lap that took none.
+        seconds: seconds spent inside the callback.
+        time_share: these as a share of the lap's total seconds; 0 if the lap took no time.
     """
 
     seconds: float
@@ -19,10 +19,10 @@ class Lap(NamedTuple):
 
 
 class Stopwatch:
-    """Measures what runs within it, on the main thread, from lap to lap.
+    """Measures the time spent within it, on the main thread, from lap to lap.
 
-    It is entered once for each hook; what a hook enters again on its way (a forward pass with hooks of the same
-    callback) counts once.
+    It is entered once per hook. Nested entries, such as those of the same callback's hooks in a forward pass, count
+    once.
     """
 
     def __init__(self) -> None:
@@ -40,16 +40,16 @@ class Stopwatch:
             self._total += time.perf_counter() - self._entered
 
     def inside(self, now: float) -> float:
-        """Seconds inside so far, at ``time.perf_counter() == now``."""
+        """Total seconds spent inside, at ``time.perf_counter() == now``."""
         return self._total + (now - self._entered if self._depth else 0.0)
 
     def begin(self) -> None:
-        """A lap begins now."""
+        """Begin a lap now."""
         self._began = time.perf_counter()
         self._before = self.inside(self._began)
 
     def lap(self) -> Lap:
-        """The lap that ends now; the next one begins."""
+        """End the current lap, return it, and begin the next."""
         began, before = self._began, self._before
         self.begin()
         seconds, elapsed = self._before - before, self._began - began
@@ -66,7 +66,7 @@ Answer = TypeVar("Answer")
 
 
 def timed(hook: Callable[Concatenate[Owner, Given], Answer]) -> Callable[Concatenate[Owner, Given], Answer]:
-    """A hook of a callback that runs within the callback's stopwatch."""
+    """Run a callback's hook within the callback's stopwatch."""
 
     @wraps(hook)
     def within(self: Owner, /, *args: Given.args, **kwargs: Given.kwargs) -> Answer:

@@ -1,4 +1,4 @@
-"""What the monitors and the gate ask a ``Trainer``: the step, the stage, the last batch, the network, the positions."""
+"""Queries of a ``Trainer``: the step, the stage, the last batch, the network, the positions of samples."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,19 +22,19 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def stage_of(trainer: Trainer) -> Stage:
-    """Whether this evaluation is part of ``fit``, or stands alone."""
+    """The stage of this evaluation: part of ``fit``, or ``validate`` or ``test`` on its own."""
     if trainer.testing:
         return "test"
     return "fit" if trainer.state.fn == TrainerFn.FITTING else "validate"
 
 
 def is_real(trainer: Trainer) -> bool:
-    """Whether this validation is part of a training."""
+    """Whether this validation is part of ``fit`` and not the sanity check."""
     return stage_of(trainer) == "fit" and not trainer.sanity_checking
 
 
 def is_dry(trainer: Trainer) -> bool:
-    """Whether nothing is to be written."""
+    """Whether nothing should be written (``fast_dev_run``)."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
@@ -43,8 +43,8 @@ def log_step(trainer: Trainer, started: Mapping[str, Tensor]) -> int:
 
     Args:
         trainer: the trainer.
-        started: its ``logged_metrics`` when the validation began; a ``step`` that the user logged since then wins, as
-            it does in Lightning.
+        started: its ``logged_metrics`` when the validation began; a ``step`` that the user has logged since then takes
+            precedence, as in Lightning.
     """
     logged = trainer.logged_metrics.get("step")
     if logged is not None and logged is not started.get("step"):
@@ -58,11 +58,11 @@ def is_last_batch(trainer: Trainer) -> bool:
 
 
 def foresees_last_batch(trainer: Trainer) -> bool:
-    """Whether this process will certainly handle a batch of this evaluation that it knows for the last one.
+    """Whether this process is certain to handle a batch of this evaluation that it knows to be the last.
 
-    Lightning knows it where it fetches ahead, as it does of loaders without a length; else it counts, and what it
-    counts on is exact if torch or Lightning made batches of the rows of a dataset. The length that an iterable dataset
-    or somebody's own loader or sampler declares may be a guess.
+    Lightning knows the last batch if it prefetches, as it does for loaders without a length. Otherwise it counts
+    batches, and the count is exact if torch or Lightning made them from the rows of a dataset. The length that an
+    iterable dataset, or a custom loader or sampler, declares may be a guess.
     """
     fetcher: Any = getattr(evaluation_loop(trainer), "_data_fetcher", None)
     if not getattr(fetcher, "prefetch_batches", 0) or fetcher.done:
@@ -75,7 +75,7 @@ def _is_counted(loader: Any) -> bool:
     own = any(getattr(type(loader), name, None) is not getattr(DataLoader, name) for name in ("__iter__", "__len__"))
     if not rows or own or (loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler):
         return False
-    # one without a batch ends a `CombinedLoader` that begins shorter ones again
+    # an empty loader ends a `CombinedLoader` that restarts its shorter loaders
     return len(loader) > 0 and type(loader.sampler).__module__.partition(".")[0] in _COUNTING
 
 
@@ -83,12 +83,12 @@ _COUNTING = ("torch", "lightning", "pytorch_lightning", "lightning_fabric")
 
 
 def refuse_hidden_batches(pl_module: LightningModule, stage: str, what: str) -> None:
-    """Refuse a step that fetches batches itself.
+    """Refuse a step that fetches its batches itself.
 
     Args:
-        pl_module: whose step it is.
+        pl_module: the LightningModule with the step.
         stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
-        what: reads batches.
+        what: name of the callback that reads batches, for the message.
 
     Raises:
         MisconfigurationException: names the step.
@@ -111,7 +111,7 @@ def evaluation_loop(trainer: Trainer) -> Any:
 def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
     """The module that maps inputs to outputs.
 
-    By default the LightningModule if it overrides ``forward``, else its only child with parameters.
+    By default this is the LightningModule if it overrides ``forward``, else its only child with parameters.
 
     Raises:
         MisconfigurationException: if ``name`` is not a submodule, or none is given and the choice is not obvious.
@@ -136,14 +136,14 @@ def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
 
 
 def everywhere(trainer: Trainer, mine: Tensor) -> Tensor:
-    """What each rank holds, ``[ranks, ...]`` on the CPU and equal on all: a collective, so every rank must call it.
+    """The tensors of all ranks, ``[ranks, ...]`` on the CPU and equal on all: a collective that every rank must call.
 
-    A sum over ranks of which each fills its own place is exact, and every strategy offers it; Lightning's
-    ``all_gather`` calls what torch has deprecated.
+    It is computed as a sum over ranks in which each fills only its own place: that is exact, and every strategy offers
+    it, whereas Lightning's ``all_gather`` calls a deprecated torch function.
 
     Args:
         trainer: the trainer.
-        mine: of equal shape and type on all ranks.
+        mine: this rank's tensor, of equal shape and dtype on all ranks.
     """
     places = torch.zeros(trainer.world_size, *mine.shape, dtype=mine.dtype, device="cpu")
     places[trainer.global_rank] = mine.cpu()
@@ -151,7 +151,7 @@ def everywhere(trainer: Trainer, mine: Tensor) -> Tensor:
 
 
 def every_object(trainer: Trainer, mine: Any) -> list[Any]:
-    """What each rank holds, any plain object; a collective."""
+    """The objects of all ranks, which may be any plain objects; a collective."""
     if trainer.world_size == 1:
         return [mine]
     found: list[Any] = [None] * trainer.world_size
@@ -169,33 +169,33 @@ def summed(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor
 
 
 class OtherRankError(RuntimeError):
-    """Another rank failed, so that this one leaves the exchange as well."""
+    """Another rank failed, so this one leaves the exchange as well."""
 
     def __init__(self, reason: str = "another rank failed, which says why") -> None:
         super().__init__(reason)
 
 
 def meet(trainer: Trainer) -> None:
-    """Before each collective: go on only if no rank has failed since the one before (trap 45).
+    """Called before each collective: continue only if no rank has failed since the previous one (trap 45).
 
     Raises:
-        OtherRankError: if one has; it is in `together` then.
+        OtherRankError: if another rank has failed and calls `stay_away`.
     """
     if trainer.world_size > 1 and not trainer.strategy.reduce_boolean_decision(True, all=True):
         raise OtherRankError
 
 
 def stay_away(trainer: Trainer) -> None:
-    """Tell the other ranks, who `meet` for the first time in `together`, that this one has failed before."""
+    """Tell the other ranks, at their next `meet`, that this one has failed."""
     if trainer.world_size > 1:
         trainer.strategy.reduce_boolean_decision(False, all=True)
 
 
 def together(trainer: Trainer, exchange: Callable[..., T], *args: Any) -> T:
-    """``exchange(*args)``, in which ranks meet. What fails on one rank fails on all, at the next meeting (trap 45).
+    """Run ``exchange(*args)``, in which ranks `meet`; a failure on one rank fails on all at the next meeting (trap 45).
 
     Raises:
-        Exception: what this rank failed with.
+        Exception: the failure, on the rank where it occurred.
         OtherRankError: on the other ranks.
     """
     try:
@@ -234,11 +234,11 @@ def loader_of(trainer: Trainer, dataloader_idx: int) -> Any:
 class Positions:
     """Dataset rows of the samples of each batch, in the order in which the loader yields them.
 
-    A ``DistributedSampler`` pads: it repeats leading rows so that ranks get equally many. Those are marked, so that
-    nothing is counted twice (trap 44).
+    A ``DistributedSampler`` pads: it repeats leading rows so that all ranks get equally many. The repeated samples are
+    marked, so that nothing is counted twice (trap 44).
 
     Args:
-        loader: the prepared loader.
+        loader: the loader as Lightning prepared it.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -246,13 +246,13 @@ class Positions:
         self._in_order = batches is None or type(batches) is BatchSampler
         inner = getattr(batches, "sampler", None)
         self._sampler = getattr(loader, "sampler", None) if self._in_order else inner
-        # without automatic batching the sampler's indices are those of whole batches
+        # without automatic batching, each of the sampler's indices is a whole batch
         self._by_batch = loader is not None and batches is None
         self._iterable = isinstance(getattr(loader, "dataset", None), IterableDataset)
         self._seen = 0
         self._order: Tensor | None = None
         sampler: Any = self._sampler
-        #: Whether the loader yields samples twice.
+        #: Whether the loader yields some samples twice.
         self.pads = isinstance(sampler, DistributedSampler) and sampler.total_size > len(sampler.dataset)  # type: ignore[arg-type]
         if self.pads and not self._in_order:
             raise ValueError(
@@ -264,7 +264,7 @@ class Positions:
         return {**vars(self), "_sampler": None}
 
     def advance(self, n: int) -> Tensor:
-        """Which of the next ``n`` samples are real, ``bool[N]``; moves on by ``n``."""
+        """Which of the next ``n`` samples are real, ``bool[N]``; advances by these samples."""
         first, self._seen = self._seen, self._seen + (1 if self._by_batch else n)
         sampler = self._sampler
         if not isinstance(sampler, DistributedSampler):
@@ -274,7 +274,7 @@ class Positions:
         return real
 
     def rows(self, n: int) -> Tensor:
-        """Dataset rows ``int64[N]`` of the last ``n`` samples that were advanced over.
+        """Dataset rows ``int64[N]`` of the ``n`` samples passed by the last `advance`.
 
         Raises:
             ValueError: if the loader shuffles, or its order is unknown.

@@ -126,7 +126,7 @@ class Enduring(Observer):
                 self._tell_unfinished("finish logging", error)
 
     def _try(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
-        """Run ``action``, which changes nothing that was logged; on failure it is tried again at the next validation."""
+        """Run ``action``, which changes nothing that was logged; a failure is retried at the next validation."""
         try:
             return action(*args)
         except Exception as error:

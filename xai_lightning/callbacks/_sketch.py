@@ -28,7 +28,7 @@ class Held(NamedTuple):
 
     @classmethod
     def merged(cls, hashes: Tensor, weights: Tensor, columns: Tensor, quota: int) -> "Held":
-        """The ``quota`` smallest distinct hashes; rows with equal hashes are merged, and the first one's columns kept."""
+        """The ``quota`` smallest distinct hashes; of rows with equal hashes, the columns of the first are kept."""
         distinct, total, first = _distinct(hashes, weights)
         # copies, since views would keep the whole tensors alive
         kept = distinct[:quota].clone(), total[:quota].clone(), columns[first[:quota]]

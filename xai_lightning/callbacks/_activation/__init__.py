@@ -1,1 +1,1 @@
-"""What `ActivationMonitor` is made of: ``running`` adds up, ``record`` concludes, ``expensive`` is beside these."""
+"""The parts of `ActivationMonitor`: ``running`` accumulates, ``record`` concludes, ``expensive`` is optional."""

@@ -1,4 +1,4 @@
-"""Where the heads of watched attention layers look, for the sampled rows."""
+"""Where the heads of watched attention layers attend, for the sampled rows."""
 
 import inspect
 from collections.abc import Mapping
@@ -24,27 +24,27 @@ _SIGNATURE = inspect.signature(nn.MultiheadAttention.forward)
 def heads_of(
     module: nn.MultiheadAttention, call: tuple[tuple[Any, ...], Mapping[str, Any]], samples: int, places: Tensor
 ) -> Tensor | None:
-    """Entropy and share of the first token of each head for some samples, recomputed in float32 from a call.
+    """Entropy and first-token share of each head for some samples, recomputed in float32 from a call.
 
     Args:
-        module: of self-attention.
-        call: arguments by position and by name.
-        samples: how many the batch holds, N.
-        places: ``int64[M]``, which are looked at.
+        module: a self-attention module.
+        call: positional and keyword arguments.
+        samples: number of samples in the batch, N.
+        places: ``int64[M]``, indices of the samples to look at.
 
     Returns:
-        ``float64[M, 2 U]`` on the CPU for U heads, NaN of a sample with fewer than two tokens; None if the call is not
-        self-attention of a batch of these samples, or one sample takes more than `MOST_BYTES`.
+        ``float64[M, 2 U]`` on the CPU for U heads, NaN for a sample with fewer than two tokens; None if the call is not
+        self-attention over a batch of these samples, or if one sample takes more than `MOST_BYTES`.
 
     Raises:
-        ValueError: if this rank holds a part of the weights only.
+        ValueError: if this rank holds only a part of the weights.
     """
     if is_shard(next(module.parameters())):
         raise ValueError(
             f"where the {module.num_heads} heads look cannot be recomputed from a shard of their weights; call "
             "fully_shard on the block around nn.MultiheadAttention rather than on it, or do not name it in layers=[...]"
         )
-    # a hook sees arguments as the caller wrote them, by position or by name
+    # a hook sees the arguments as the caller passed them, by position or by name
     given = _SIGNATURE.bind(module, *call[0], **call[1])
     given.apply_defaults()
     tokens = [given.arguments[name] for name in ("query", "key", "value")]
@@ -58,7 +58,7 @@ def heads_of(
     if attention_bytes_needed(1, module.num_heads, length) > MOST_BYTES:
         return None
     mask, padding = given.arguments["attn_mask"], given.arguments["key_padding_mask"]
-    # one sample at a time: weights of a whole batch take samples x heads x tokens^2
+    # one sample at a time: the attention weights of a whole batch take samples x heads x tokens^2
     rows = [_row(module, inputs, mask, padding, place) for place in places.tolist()]
     return torch.stack(rows).cpu()
 
@@ -66,9 +66,9 @@ def heads_of(
 def _row(
     module: nn.MultiheadAttention, inputs: list[Tensor], mask: Tensor | None, padding: Tensor | None, place: int
 ) -> Tensor:
-    """Entropy and share of the first token of each head for one sample, ``float64[2 U]``."""
+    """Entropy and first-token share of each head for one sample, ``float64[2 U]``."""
     heads = module.num_heads
-    # torch lays a mask per sample out as one per sample and head
+    # torch stores a per-sample mask as one mask per sample and head
     own = mask[place * heads : (place + 1) * heads] if mask is not None and mask.ndim == 3 else mask
     held = None if padding is None else padding[place : place + 1]
     weights = _weights(module, [x[:, place : place + 1].float() for x in inputs], _wide(own), _wide(held))
@@ -84,7 +84,7 @@ def _wide(mask: Tensor | None) -> Tensor | None:
 def _weights(
     module: nn.MultiheadAttention, inputs: list[Tensor], mask: Tensor | None, padding: Tensor | None
 ) -> Tensor:
-    """``float32[1, U, T, T]``: the layer's own arithmetic, without dropout, so that nothing is drawn."""
+    """Attention weights ``float32[1, U, T, T]`` by the layer's own arithmetic, without dropout and so without draws."""
     wide = {name: p.detach().float() for name, p in module.named_parameters()}
     parts = [wide.get(f"{name}_proj_weight") for name in ("q", "k", "v")]
     with torch.autocast(inputs[0].device.type, enabled=False):
@@ -118,7 +118,7 @@ def _weights(
 
 
 def _is_causal(mask: Tensor | None) -> bool:
-    """Whether no query may look at a later key."""
+    """Whether no query may attend to a later key."""
     if mask is None:
         return False
     blocked = mask if mask.dtype == torch.bool else mask == -torch.inf
@@ -127,10 +127,10 @@ def _is_causal(mask: Tensor | None) -> bool:
 
 
 def head_numbers(rows: Tensor) -> dict[str, float]:
-    """What is logged of one layer: means over samples, then over heads, and the share of heads that collapsed.
+    """The numbers logged for one layer: means over samples, then over heads, and the share of collapsed heads.
 
     Args:
-        rows: ``float64[N, 2 U]`` as of `heads_of`.
+        rows: ``float64[N, 2 U]`` from `heads_of`.
     """
     defined = rows.nanmean(0) if len(rows) else rows.sum(0) * torch.nan
     entropy, first = defined.chunk(2) if len(defined) else (rows.new_full((1,), torch.nan),) * 2

@@ -1,4 +1,4 @@
-"""What an ActivationMonitor looks at beside running statistics, if asked: representations, weights, and pictures."""
+"""The optional parts of an ActivationMonitor, besides running statistics: representations, weights and pictures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,25 +25,25 @@ Found = Mapping[str, Mapping[str, float]]
 
 
 class Expensive:
-    """Representation, weights and pictures of one monitor; logged where `names` says.
+    """Representation, weights and pictures of one monitor, logged under the names that `names` returns.
 
-    Of up to eight layers it keeps what a fixed sample of rows gives: the mean over positions of each unit, of the last
-    call in a step. `xai_lightning.functional.representation` defines what is logged of that; CKA with the first,
-    previous and best validation is exactly 1 if nothing changed. Of ``nn.MultiheadAttention`` among them, which must be
-    named to be watched, the weights of those rows are recomputed in float32, to see where heads look. Of up to eight
-    modules with weights it logs norm, relative update, from at most 65,536 entries of each, and a histogram. Pictures
-    are drawn at validations 2, 4, 8, … and at the end of ``fit``. That takes no pass of the network, but memory, which
-    ``setup`` tells, and time that does not grow with the data. The state holds kernels and entries of weights, never
-    inputs.
+    For up to eight layers and a fixed sample of rows it keeps the mean over positions of each unit, in a step's last
+    call of the layer. `xai_lightning.functional.representation` defines what is logged about these; CKA with the first,
+    previous and best validation is exactly 1 if nothing changed. If ``nn.MultiheadAttention`` is among the layers (it
+    must be named to be watched), the attention weights of those rows are recomputed in float32, to see where heads
+    attend. For up to eight modules with weights it logs the norm, the relative update, from at most 65,536 entries of
+    each, and a histogram. Pictures are drawn at validations 2, 4, 8, … and at the end of ``fit``. None of this takes a
+    forward pass, but it takes memory, which ``setup`` reports, and time that does not grow with the data. The state
+    holds kernels and entries of weights, never inputs.
 
     Args:
         batches: reads the batches, with the declared groups.
         layers: True, or glob patterns of names of watched modules.
-        size: how many rows are sampled.
-        seed: of what is drawn.
-        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``; None: there is none.
-        pictures: whether pictures are drawn.
-        log_inputs: whether they may show inputs.
+        size: number of sampled rows.
+        seed: seed of all draws.
+        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``; None: no best validation.
+        pictures: whether to draw pictures.
+        log_inputs: whether pictures may show inputs.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Expensive:
         self._last_drawn = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # it may hold pictures of inputs
+        # `_top` may hold pictures of inputs
         return {**vars(self), "_top": None}
 
     def set_up(
@@ -81,11 +81,11 @@ class Expensive:
         """Choose layers and weights.
 
         Args:
-            pl_module: where they are.
-            layers: all that are watched.
-            statistics: running statistics of which the worst layer is logged.
+            pl_module: the module that holds them.
+            layers: all watched layers.
+            statistics: running statistics for which the worst layer is logged.
             ridges: whether histograms of activations are made.
-            hidden: the strategy that does not keep weights as they are.
+            hidden: name of a strategy that does not keep weights as they are, or empty.
         """
         self.representation.choose(
             layers, [n for n, m in pl_module.named_modules() if isinstance(m, MultiheadAttention)]
@@ -98,7 +98,7 @@ class Expensive:
         self._take_up()
 
     def names(self, *, fit: bool) -> tuple[list[str], list[str]]:
-        """Names that go through ``self.log``, and names that go to the loggers directly."""
+        """The names that go through ``self.log``, and those that go to the loggers directly."""
         shared = [tags.activation_max(*key) for key in self.representation.worst(fit=fit)]
         ours = self.representation
         direct = [tags.activation(x.name, *key) for x in ours.layers for key in ours.keys(x.name, fit=fit)]
@@ -111,17 +111,17 @@ class Expensive:
         self.weights.open()
 
     def before(self, batch: Any) -> list[Layer]:
-        """The layers that must be listened to in the coming step."""
+        """The layers that need hooks in the coming step."""
         return self.representation.layers if self.representation.probe.before(batch) else []
 
     def keep(self, layer: Layer, h: Tensor, mask: Tensor | None, call: tuple[Any, ...]) -> None:
-        """What a layer returned; ``call`` is the module, what it was given by position and by name, and its output."""
+        """Keep a layer's output; ``call`` is the module, its positional and keyword arguments, and its output."""
         self.representation.probe.keep(layer, h, mask)
         if layer.name in self.representation.attention:
             self.representation.probe.attend(layer, call[0], (call[1], call[2]))
 
     def gather(self, trainer: Trainer) -> tuple[Represented, float]:
-        """Put the ranks together: fixed shapes, called by every rank alike."""
+        """Combine all ranks: a collective of fixed shapes, which every rank must call."""
         self.weights.gather(trainer)
         return self.representation.gather(trainer)
 
@@ -129,9 +129,9 @@ class Expensive:
         """Add numbers and pictures to the record.
 
         Args:
-            record: of this validation.
-            look: at it.
-            gathered: what `Representation.gather` gave.
+            record: the record of this validation.
+            look: this validation.
+            gathered: the result of `Representation.gather`.
             found: running statistics by layer.
         """
         fit, ours = look.stage == "fit", self.representation
@@ -154,7 +154,7 @@ class Expensive:
         counts = {names[n]: h.bucket_counts for n, h in record.histograms.items() if n in names}
         self._history.add(number, found, counts)
         self._top = drawing.top_of(probe)
-        # a number of pictures that grows with the logarithm of the run, and its last ones at the end
+        # the number of pictures grows with the logarithm of the run; the last ones are drawn at its end
         self._last_drawn = number > 1 and number & (number - 1) == 0
         if self._last_drawn:
             record.pictures |= self._drawn()
@@ -163,7 +163,7 @@ class Expensive:
         return {**drawing.heatmaps(self._history), **drawing.ridges(self._history), **drawing.tops(self._top)}
 
     def note(self, trainer: Trainer, look: Look) -> None:
-        """A validation has ended: its metrics are final."""
+        """Called when a validation has ended and its metrics are final."""
         if look.stage == "fit":
             self.step = log_step(trainer, look.started)
             self.representation.references.note(trainer.callback_metrics)
@@ -182,7 +182,7 @@ class Expensive:
         return {"representation": self.representation.state(), "weights": self.weights.state(), **last}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`."""
+        """Load a `state`."""
         self.representation.load(state["representation"])
         self.weights.load(state["weights"])
         self._kept = state["history"]
@@ -190,7 +190,7 @@ class Expensive:
         self._take_up()
 
     def _take_up(self) -> None:
-        """A state may come before the layers are known, or after."""
+        """Load the history once both it and the layers are known: a state may come before the layers or after."""
         if self._kept and self._history.layers:
             self._history.load(self._kept)
             self._kept = {}

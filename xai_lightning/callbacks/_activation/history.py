@@ -11,36 +11,36 @@ from xai_lightning.functional.activation import HISTOGRAM_LIMITS
 from xai_lightning.functional.render.ridges import MOST_PANELS
 
 MOST = 128
-# of these the scale is known beforehand
+# statistics whose name contains one of these have a scale that is known beforehand
 _SHARES = ("share", "dormant", "distance", "collapse", "excess", "hoyer", "treves", "massive")
 
 
 class LayerHistory:
-    """Numbers and histograms of the layers at up to `MOST` validations; when it is full, every second is dropped.
+    """Numbers and histograms of the layers for up to `MOST` validations; when full, every second one is dropped.
 
     Args:
         layers: names of the layers.
         statistics: names of the statistics.
-        histograms: whether histograms are kept, of up to six layers.
+        histograms: whether histograms are kept, for up to six layers.
     """
 
     def __init__(self, layers: Sequence[str], statistics: Sequence[str], *, histograms: bool) -> None:
         self.layers, self.statistics = tuple(layers), tuple(statistics)
         count, most = len(self.layers), min(MOST_PANELS, len(self.layers)) * histograms
         self.ridged = [self.layers[round(i * (count - 1) / max(most - 1, 1))] for i in range(most)]
-        # of fixed size from the start, so that what is saved does not grow (law 7)
+        # of fixed size from the start, so that the saved state does not grow (law 7)
         self._numbers = torch.full((MOST,), -1, dtype=torch.int64, device="cpu")
         self._values = torch.full((MOST, len(self.statistics), count), math.nan, dtype=torch.float64, device="cpu")
         self._counts = torch.zeros(MOST, most, len(HISTOGRAM_LIMITS), dtype=torch.int64, device="cpu")
         self._limits = torch.full((len(self.statistics), 2), math.nan, dtype=torch.float64, device="cpu")
 
     def add(self, number: int, values: Mapping[str, Mapping[str, float]], counts: Mapping[str, Sequence[int]]) -> None:
-        """A validation ends.
+        """Add a validation at its end.
 
         Args:
-            number: of the validation.
-            values: of each layer by statistic.
-            counts: histogram of each layer, if there is one.
+            number: number of the validation.
+            values: numbers by layer, then by statistic.
+            counts: histogram counts by layer, where there are any.
         """
         if self._used == MOST:
             self._halve()
@@ -55,7 +55,7 @@ class LayerHistory:
                 self._counts[place, row] = torch.tensor(counts[layer], device="cpu")
 
     def _fix_limits(self, row: int) -> None:
-        """Fix what colours mean, once, so that pictures of different validations can be compared."""
+        """Fix the colour scale once, so that pictures of different validations can be compared."""
         if any(word in self.statistics[row] for word in _SHARES):
             self._limits[row] = torch.tensor([0.0, 1.0], device="cpu")
             return
@@ -66,11 +66,11 @@ class LayerHistory:
             self._limits[row] = torch.tensor([-high if (finite < 0).any() else 0.0, high], device="cpu")
 
     def numbers(self) -> list[int]:
-        """Of the validations."""
+        """Numbers of the validations kept."""
         return self._numbers[: self._used].tolist()
 
     def heatmap(self, statistic: str) -> tuple[list[str], Tensor, tuple[float, float]] | None:
-        """Layers that have the statistic, ``float64[M, T]``, and what the ends of the scale mean; None without any."""
+        """Layers with the statistic, their values ``float64[M, T]`` and the ends of the scale; None without any."""
         row = self.statistics.index(statistic)
         values = self._values[: self._used, row].T
         seen = values.isfinite().any(1)
@@ -84,11 +84,11 @@ class LayerHistory:
         )
 
     def ridges(self) -> Tensor:
-        """Histograms of the layers `ridged`, ``int64[M, T, B]``."""
+        """Histograms of the layers in `ridged`, ``int64[M, T, B]``."""
         return self._counts[: self._used].transpose(0, 1)
 
     def state(self) -> dict[str, Any]:
-        """Tensors and what their rows are of; nothing before the first validation."""
+        """Tensors, and the layers and statistics of their rows; empty before the first validation."""
         parts = {name: part.clone() for name, part in self._parts().items()}
         return {**parts, "of": self._of()} if self._used else {}
 
@@ -99,7 +99,7 @@ class LayerHistory:
         return {"numbers": self._numbers, "values": self._values, "counts": self._counts, "limits": self._limits}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`, unless it is of other layers or statistics."""
+        """Load a `state`, unless it belongs to other layers or statistics."""
         if not state or state.get("of") != self._of():
             return
         if any(state[name].shape != part.shape for name, part in self._parts().items()):

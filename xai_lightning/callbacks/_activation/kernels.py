@@ -1,4 +1,4 @@
-"""How far what layers represent has moved from earlier validations."""
+"""How far the representations of layers have moved from those of earlier validations."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class KernelReferences:
     """Kernels of the layers at the first, the previous and the best validation, on the same rows.
 
     Args:
-        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``; None: there is none.
+        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``; None: no best validation.
     """
 
     def __init__(self, best_of: BestOf | None) -> None:
@@ -32,25 +32,25 @@ class KernelReferences:
         self._told = False
 
     def note(self, metrics: Mapping[str, Any]) -> None:
-        """Note the metric of the validation that just ended."""
+        """Record the metric of the validation that just ended."""
         if self._best_of is not None:
             self._metric = float(metrics.get(self._best_of[0], math.nan))
 
     @property
     def metric(self) -> float:
-        """Of the last validation, as this rank saw it."""
+        """The metric of the last validation, as this rank saw it."""
         return self._metric
 
     def follow(self, found: Represented, metric: float) -> dict[str, dict[str, float]]:
-        """Distances to each reference by layer, then let this validation become one.
+        """Compute the distances to each reference by layer, then make this validation a reference itself.
 
         Args:
-            found: of this validation.
-            metric: of the validation before, equal on all ranks.
+            found: representations of this validation.
+            metric: metric of the previous validation, equal on all ranks.
 
         Returns:
-            By layer, then by reference: one minus the CKA, exactly 0 for equal kernels; NaN where there is none, or the
-            rows are others than before.
+            By layer, then by reference: one minus the CKA, exactly 0 for equal kernels; NaN where there is no
+            reference, or the rows differ from those of earlier validations.
         """
         now = {name: _kernel(rows) for name, rows in found.layers.items()}
         changed = bool(self._kernels) and not torch.equal(self._hashes, found.hashes)
@@ -90,13 +90,13 @@ class KernelReferences:
         return {"hashes": self._hashes, "kernels": kernels, "best": self._best, "metric": metric}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`."""
+        """Load a `state`."""
         self._hashes, self._best = state["hashes"], state["best"]
         self._metric = math.nan if state["metric"] is None else float(state["metric"])
         self._kernels = {name: dict(layers) for name, layers in state["kernels"].items()}
 
     def similarity(self) -> tuple[list[str], Tensor]:
-        """The layers, and the CKA of all with all at the last validation, ``float64[M, M]``."""
+        """The layers, and the CKA between all pairs of them at the last validation, ``float64[M, M]``."""
         last = self._kernels.get("previous", {})
         if not last:
             return [], torch.empty(0, 0, dtype=torch.float64, device="cpu")
@@ -105,7 +105,7 @@ class KernelReferences:
 
 
 def _kernel(rows: Tensor) -> Tensor:
-    """The kernel in float32, as it is kept; undefined if there are too few rows."""
+    """The kernel in float32, as it is stored; NaN if there are too few rows."""
     if len(rows) < LEAST_SAMPLES or not rows.shape[1]:
         return torch.full((len(rows), len(rows)), math.nan, device=rows.device)
     return kernel(rows).float()
@@ -120,5 +120,5 @@ def _unit(k: Tensor) -> Tensor:
 def _distance(now: Tensor, then: Tensor | None) -> float:
     if then is None or then.shape != now.shape:
         return math.nan
-    # half the squared distance of unit vectors is one minus their product, and exactly 0 for equal ones
+    # half the squared distance of unit vectors is one minus their dot product, and exactly 0 for equal ones
     return float((_unit(now) - _unit(then)).square().sum() / 2)

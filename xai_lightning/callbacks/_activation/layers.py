@@ -1,4 +1,4 @@
-"""Which modules are watched, and why one may stay silent."""
+"""Which modules are watched, and why one may never be called."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -20,18 +20,18 @@ from xai_lightning.callbacks._compiled import compiled_regions, within
 from xai_lightning.functional.activation import is_defined
 
 Pattern = str | type[nn.Module]
-# a hook inside these switches off their fused path, and with it the last bit of what they return (trap 89)
+# a hook inside these switches off their fused path, which changes the last bit of their output (trap 89)
 FUSED = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)
 
 
 class Layer(NamedTuple):
-    """A watched module: its name, and what it is.
+    """A watched module and its kind.
 
     Args:
-        name: its name; modules may be made anew, so it is looked up when a hook is added (trap 97).
-        units: where its output holds the units; None if that is not known.
-        rectified: its output is zero wherever its input is not positive.
-        limits: at or beyond which its output is saturated; None if it is not bounded.
+        name: its name; it is looked up when a hook is added, because modules may be replaced (trap 97).
+        units: which dimension of its output holds the units; None if unknown.
+        rectified: whether its output is zero wherever its input is not positive.
+        limits: its output is saturated at or beyond these; None if the output is not bounded.
     """
 
     name: str
@@ -40,23 +40,23 @@ class Layer(NamedTuple):
     limits: tuple[float, float] | None = None
 
     def has(self, statistic: str) -> bool:
-        """Whether a layer of its kind can have a statistic; of the others it would be NaN at every validation."""
+        """Whether a statistic is defined for layers of this kind; otherwise it would be NaN at every validation."""
         return is_defined(statistic, **self.kind)
 
     @property
     def kind(self) -> dict[str, bool]:
-        """What decides which statistics are defined."""
+        """The properties that decide which statistics are defined."""
         return {"rectified": self.rectified, "bounded": self.limits is not None, "units": self.units is not None}
 
     def of(self, pl_module: LightningModule) -> nn.Module:
-        """The module: as ``get_submodule`` finds it, in a tenth of the time."""
+        """The module, as ``get_submodule`` finds it, in a tenth of the time."""
         module: nn.Module = pl_module
         for part in self.name.split("."):
             module = module.__dict__["_modules"].get(part) or getattr(module, part)
         return module
 
     def unit_dim(self, ndim: int) -> int:
-        """The dimension of an output of ``ndim`` dimensions that holds the units."""
+        """The dimension that holds the units in an output of ``ndim`` dimensions."""
         return ndim - 1 if self.units == "features" or ndim == 2 else 1
 
 
@@ -64,14 +64,14 @@ def find_layers(pl_module: LightningModule, patterns: Sequence[Pattern] | None, 
     """The modules to watch.
 
     Args:
-        pl_module: where to look.
-        patterns: glob patterns of module names, and types of modules; None for the outputs of non-linearities and of
-            blocks (or, where there are none, of the modules with weights), evenly spaced if there are more than
-            ``most``.
-        most: how many at most, without patterns.
+        pl_module: where to look for modules.
+        patterns: glob patterns of module names, and types of modules; None for non-linearities and blocks (or, if
+            there are none, modules with weights), evenly spaced if there are more than ``most``.
+        most: how many modules to watch at most, without patterns.
 
     Raises:
-        MisconfigurationException: if a pattern matches nothing, or a module within a compiled one (trap 22).
+        MisconfigurationException: if no module is found, or a pattern matches nothing or a module within a compiled one
+            (trap 22).
     """
     modules = dict(pl_module.named_modules())
     compiled = compiled_regions(pl_module)
@@ -97,7 +97,7 @@ def find_layers(pl_module: LightningModule, patterns: Sequence[Pattern] | None, 
 
 
 def why_silent(pl_module: LightningModule, name: str) -> str:
-    """The name of a module that was never called, with the reason where it is known (trap 89)."""
+    """The name of a module that was never called, with the reason if known (trap 89)."""
     if within(name, compiled_regions(pl_module)):
         return f"{name} (inside a compiled module, where hooks do not fire)"
     parent = name.rpartition(".")[0]
@@ -124,13 +124,13 @@ def _by_default(modules: dict[str, nn.Module]) -> list[str]:
 
 
 def _is_block(name: str, modules: dict[str, nn.Module]) -> bool:
-    """Whether it is one of the parts of a container and has parts of its own: a residual block, a transformer layer."""
+    """Whether it is an item of a container and has children of its own: a residual block, a transformer layer."""
     module, parent = modules[name], modules[name.rpartition(".")[0]]
     return isinstance(parent, CONTAINERS) and any(module.children()) and not isinstance(module, CONTAINERS)
 
 
 def _matching(names: Sequence[str], modules: dict[str, nn.Module], patterns: Sequence[Pattern]) -> list[str]:
-    # lists of modules have no output
+    # lists and dicts of modules have no output
     callable_ = [name for name in names if not isinstance(modules[name], nn.ModuleList | nn.ModuleDict)]
     for pattern in patterns:
         if not any(_matches(name, modules[name], pattern) for name in callable_):

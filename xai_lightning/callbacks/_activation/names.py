@@ -1,4 +1,4 @@
-"""Which statistics of activations are logged, under which names."""
+"""Which activation statistics are logged, under which names."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ DEFAULT = (
     "dead_among",
     GROWTH,
 )
-#: By default, of layers that have no dead units: no unit of a GELU is ever off, but some hardly answer.
+#: Default for layers in which dead units are undefined: no unit of a GELU is ever off, but some hardly respond.
 INSTEAD = "dormant_0.025"
 KINDS = {
     "units": "layers with known units",
@@ -36,8 +36,8 @@ class Wanted:
     """The chosen statistics.
 
     Args:
-        statistics: ``"default"``, ``"cheap"``: all; or names.
-        also: names of further ones.
+        statistics: ``"default"``, ``"cheap"`` (all of them), or names.
+        also: names of further statistics.
 
     Raises:
         ValueError: if a name is unknown.
@@ -60,11 +60,11 @@ class Wanted:
         self._needs = {STATISTICS[name].needs for name in self.computed}
 
     def direct(self, layer: Layer, *, fit: bool) -> list[str]:
-        """Names of the numbers of a layer of this kind; there is no growth outside of ``fit``."""
+        """Names of the numbers logged for a layer of this kind; there is no growth outside ``fit``."""
         return [*self.own(layer), *[GROWTH] * (self.growth and fit), *[CALLS] * self.calls]
 
     def worst(self, layers: Sequence[Layer], *, fit: bool) -> dict[str, bool]:
-        """Names of which the worst layer is logged, and whether it is that of the largest absolute value."""
+        """Names for which the worst layer is logged, and whether that is the one with the largest absolute value."""
         some = {name for layer in layers for name in self.own(layer)}
         found = {name: STATISTICS[name].worst for name in self.computed if name in some}
         names = {name: how == "absolute" for name, how in found.items() if how is not None}
@@ -76,10 +76,10 @@ class Wanted:
         return [name for name in has if name != self._instead or "dead_share" not in has]
 
     def absent(self, layers: Sequence[Layer], *, alone: bool) -> str:
-        """What is not logged since none of the layers can have it, of which it would be, and what is; empty if all is.
+        """The statistics that no layer can have, the layers that could, and any substitute, in words; empty if none.
 
         Args:
-            layers: that are watched.
+            layers: the watched layers.
             alone: whether nothing but these statistics is logged.
 
         Raises:
@@ -98,7 +98,7 @@ class Wanted:
         return f"{said} but {self._instead}" if stands_in else said
 
     def measured(self, layer: Layer) -> Measured:
-        """What must be observed of a layer."""
+        """What must be measured in a layer."""
         return Measured(
             higher="higher" in self._needs,
             histogram=self.histogram or "histogram" in self._needs,
@@ -108,5 +108,5 @@ class Wanted:
 
 
 def largest(values: Iterable[float]) -> float:
-    """The largest number; undefined ones lose."""
+    """The largest number, ignoring NaN; NaN if there is no other."""
     return max((value for value in values if not math.isnan(value)), default=math.nan)

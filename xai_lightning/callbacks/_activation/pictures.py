@@ -1,4 +1,4 @@
-"""Pictures of what layers do over a run, and of the samples that move single units most."""
+"""Pictures of the layers' activations over a run, and of the samples that activate single units most."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,11 +21,11 @@ Pictures = dict[str, Callable[[], Picture]]
 
 
 class TopSamples(NamedTuple):
-    """The most selective unit of each layer, and the samples that move it most.
+    """The most selective unit of each layer, and the samples that activate it most.
 
     Args:
-        units: names.
-        notes: how selective each is.
+        units: names of the units.
+        notes: the selectivity of each, in words.
         values: ``float64[V, S]``.
         thumbnails: ``uint8[V, S, H, W, 3]``, or None.
     """
@@ -37,7 +37,7 @@ class TopSamples(NamedTuple):
 
 
 def top_of(found: Represented) -> TopSamples | None:
-    """The most selective unit of each of up to seven layers; None without classes."""
+    """The most selective unit of each of up to seven layers; None if there are no classes."""
     units: list[str] = []
     notes: list[str] = []
     values: list[Tensor] = []
@@ -59,7 +59,7 @@ def top_of(found: Represented) -> TopSamples | None:
 
 
 def heatmaps(history: LayerHistory) -> Pictures:
-    """Layers by validations, a picture for each statistic."""
+    """Heatmaps of layers by validations, one per statistic."""
     found: Pictures = {}
     for statistic in history.statistics:
         chart = history.heatmap(statistic)
@@ -88,7 +88,7 @@ def ridges(history: LayerHistory) -> Pictures:
 
 
 def similarities(names: list[str], matrix: Tensor) -> Pictures:
-    """All layers against all."""
+    """The similarity between all pairs of layers."""
     if not names:
         return {}
     note = "linear CKA, unbiased, of means over positions"
@@ -97,7 +97,7 @@ def similarities(names: list[str], matrix: Tensor) -> Pictures:
 
 
 def tops(top: TopSamples | None) -> Pictures:
-    """The samples that move some units most."""
+    """The samples that activate the most selective units most."""
     if top is None:
         return {}
     title, note = "samples that move the most selective units most", "means over positions; brightness per sample"

@@ -1,4 +1,4 @@
-"""What the chosen layers return for a sample of validation rows that is the same at every validation."""
+"""Outputs of the chosen layers for a sample of validation rows that is the same at every validation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ MOST_UNITS, THUMBNAIL = 4096, 32
 
 
 class Represented(NamedTuple):
-    """Rows of the sample, ordered by hash, and what was found of them; equal on all ranks.
+    """The sampled rows, ordered by hash, and what was measured for them; equal on all ranks.
 
     Args:
         hashes: ``int64[N]``.
-        labels: ``int64[N]`` classes; None if the targets are none.
-        groups: ``int64[N]`` by attribute, -1 outside of the declared groups.
-        layers: ``float64[N, U]`` by name; without columns if the layer was never called.
-        heads: ``float64[N, 2 U]`` by name of layers of attention, see `heads_of`; likewise.
+        labels: classes ``int64[N]``; None if the targets are not classes.
+        groups: ``int64[N]`` by attribute, -1 outside the declared groups.
+        layers: ``float64[N, U]`` by layer name; no columns if the layer was never called.
+        heads: ``float64[N, 2 U]`` by name of attention layer, see `heads_of`; no columns if it was never called.
         thumbnails: ``uint8[N, H, W, 3]``, or None.
     """
 
@@ -42,7 +42,7 @@ class Represented(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Rows of one batch that may enter: hashes, places in the batch, keys, thumbnails, and what layers returned."""
+    """Rows of one batch that may enter: hashes, places in the batch, keys, thumbnails, and layer outputs."""
 
     samples: int
     hashes: Tensor
@@ -54,17 +54,17 @@ class _Step(NamedTuple):
 
 
 class ActivationProbe:
-    """Keeps, of each chosen layer, the mean over positions of each unit for the rows with the smallest seeded hashes.
+    """Keeps each chosen layer's mean over positions of each unit, for the rows with the smallest seeded hashes.
 
-    Which rows depends on inputs, targets and groups alone, not on order, batching or ranks; equal rows are kept once.
-    Of a layer that a step calls several times the last call counts. Of layers with more than `MOST_UNITS` units evenly
-    spaced ones are kept.
+    The choice of rows depends on inputs, targets and groups alone, not on order, batching or ranks; equal rows are kept
+    once. If a step calls a layer several times, the last call counts. Of a layer with more than `MOST_UNITS` units,
+    evenly spaced units are kept.
 
     Args:
-        size: how many rows.
+        size: number of rows.
         batches: reads the batches.
-        seed: chooses the rows.
-        thumbnails: keep small pictures of inputs that are images, while a validation runs.
+        seed: selects the rows.
+        thumbnails: whether to keep small pictures of inputs that are images, while a validation runs.
     """
 
     def __init__(self, size: int, batches: Batches, seed: int, *, thumbnails: bool) -> None:
@@ -80,7 +80,7 @@ class ActivationProbe:
         return {**vars(self), "_step": None}
 
     def choose(self, layers: Sequence[Layer], attention: Sequence[str]) -> None:
-        """Look at these layers, and at the heads of those among them that are named."""
+        """Watch these layers, and the heads of those named in ``attention``."""
         self._layers, self._attention = [layer.name for layer in layers], list(attention)
 
     def open(self, loader: Any) -> None:
@@ -93,7 +93,7 @@ class ActivationProbe:
         self._widths, self._step = [], None
 
     def before(self, batch: Any) -> bool:
-        """Whether rows of the next batch may enter, so that the layers must be listened to.
+        """Whether rows of the next batch may enter the sample, so that the layers need hooks.
 
         Raises:
             ValueError: if the batch cannot be read.
@@ -126,17 +126,17 @@ class ActivationProbe:
         held = self._sketch.held
         if held is None:
             return torch.ones_like(hashes, dtype=torch.bool)
-        # what the sketch would drop need not be listened to: a hook costs time
+        # rows that the sketch would drop need no hook, which costs time
         new = ~torch.isin(hashes, held.hashes)
         return new & (hashes < held.hashes[-1]) if len(held.hashes) == self._sketch.quota else new
 
     def keep(self, layer: Layer, h: Tensor, mask: Tensor | None) -> None:
-        """Keep what a layer returned for the rows that may enter.
+        """Keep a layer's output for the rows that may enter.
 
         Args:
-            layer: which.
-            h: what it returned.
-            mask: ``bool[N, ...]``, what is no padding; None: all.
+            layer: the layer.
+            h: its output.
+            mask: ``bool[N, ...]``, true where there is no padding; None: everywhere.
         """
         step = self._step
         rows = None if step is None else by_sample(h, layer, step.samples, step.places, mask)
@@ -144,14 +144,14 @@ class ActivationProbe:
             step.found[layer.name] = rows
 
     def attend(self, layer: Layer, module: MultiheadAttention, call: tuple[tuple[Any, ...], Mapping[str, Any]]) -> None:
-        """Keep where the heads look in a call, given by position and by name, for the rows that may enter."""
+        """Keep where the heads attend in a call (positional and keyword arguments), for the rows that may enter."""
         step = self._step
         rows = None if step is None else heads_of(module, call, step.samples, step.places)
         if step is not None and rows is not None:
             step.heads[layer.name] = rows
 
     def after(self) -> None:
-        """The step is done: its rows enter."""
+        """Let the rows enter once the step is done."""
         step, self._step = self._step, None
         if step is None:
             return
@@ -163,7 +163,7 @@ class ActivationProbe:
         self._sketch.offer(step.hashes, lambda index: columns[index])
 
     def gather(self, trainer: Trainer) -> Represented:
-        """Put the ranks together: fixed shapes, called by every rank alike; what was kept is forgotten."""
+        """Combine all ranks and forget what was kept: a collective of fixed shapes, which every rank must call."""
         count, keyed = 1 + len(self._layers) + len(self._attention), 1 + len(self.batches.vocabularies)
         own = [*(self._widths or [0] * count), int(self.labelled)]
         *widths, labelled = summed(trainer, torch.tensor(own, device="cpu"), "max").tolist()
@@ -184,24 +184,24 @@ class ActivationProbe:
 
 
 def class_labels(targets: Tensor | None) -> Tensor | None:
-    """Class indices ``int64[N]`` on the CPU; None if the targets are none."""
+    """Class indices ``int64[N]`` on the CPU; None if the targets are not classes."""
     if targets is None or targets.is_floating_point() or targets.is_complex() or targets.numel() != len(targets):
         return None
     return targets.detach().flatten().long().cpu()
 
 
 def by_sample(h: Tensor, layer: Layer, samples: int, places: Tensor, mask: Tensor | None) -> Tensor | None:
-    """One row per sample ``float64[M, U]`` on the CPU: means over positions that are no padding.
+    """One row per sample, ``float64[M, U]`` on the CPU: means over the positions that are not padding.
 
     Args:
-        h: what the layer returned: samples first, or after time, or with their positions in a row.
-        layer: which.
-        samples: how many the batch holds, N.
-        places: ``int64[M]``, which are kept.
+        h: the layer's output: samples first, or second after time, or samples and positions flattened into one.
+        layer: the layer.
+        samples: number of samples in the batch, N.
+        places: ``int64[M]``, indices of the samples to keep.
         mask: ``bool[N, ...]``, or None.
 
     Returns:
-        None if the output has no row per sample.
+        The rows; None if the output has no row per sample.
     """
     dim = layer.unit_dim(h.ndim) if h.ndim > 1 else 1
     h = h[:, None] if h.ndim == 1 else h
@@ -229,7 +229,7 @@ def _units(count: int, device: torch.device) -> Tensor:
 
 
 def thumbnails(inputs: Tensor, places: Tensor) -> Tensor:
-    """Small pictures of images ``[N, C, H, W]`` of one or three channels, ``float64[M, 3 + D]``; else no columns."""
+    """Small pictures ``float64[M, 3 + D]`` of float images ``[N, 1 or 3, H, W]``; no columns for other inputs."""
     if inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or not inputs.is_floating_point():
         return _wide(None, len(places), 0)
     images = widened(inputs[places.to(inputs.device)]).cpu()
@@ -237,7 +237,7 @@ def thumbnails(inputs: Tensor, places: Tensor) -> Tensor:
     small = torch.nn.functional.adaptive_avg_pool2d(images, size)
     low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
     levels = ((small - low) / (high - low).clamp(min=1e-12) * 255).nan_to_num(0.0).round()
-    # the shape travels with each row: a rank that saw no image must be able to read those of others
+    # each row carries the shape, so that a rank that saw no image can read those of others
     shape = torch.tensor(levels.shape[1:], dtype=torch.float64, device="cpu").expand(len(levels), 3)
     return torch.cat([shape, levels.flatten(1)], dim=1)
 
@@ -252,7 +252,7 @@ def _pictures(columns: Tensor) -> Tensor | None:
 
 
 def _wide(rows: Tensor | None, count: int, width: int) -> Tensor:
-    """``rows`` if they are so wide, else as many undefined ones."""
+    """``rows`` if they have this width, else ``count`` rows of NaN."""
     if rows is not None and rows.shape[1] == width:
         return rows
     return torch.full((count, width), math.nan, dtype=torch.float64, device="cpu")

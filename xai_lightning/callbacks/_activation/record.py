@@ -1,4 +1,4 @@
-"""What is logged of one validation of activations."""
+"""What is logged about the activations of one validation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ def recorded(
     *,
     fit: bool,
 ) -> tuple[Record, Numbers]:
-    """The record of a validation, and what was found of each layer.
+    """The record of a validation, and the statistics of each layer.
 
     Args:
-        layers: that are watched.
-        wanted: statistics.
-        merged: of all ranks, by layer and number of units.
-        steps: how many there were.
-        first: root mean square of each layer in the first validation in which there was any; it is added to.
-        fit: whether growth is told.
+        layers: the watched layers.
+        wanted: the chosen statistics.
+        merged: states of all ranks, by layer and number of units.
+        steps: number of steps.
+        first: root mean square of each layer in the first validation in which it was positive; updated in place.
+        fit: whether growth is logged.
     """
     record, found = Record(), Numbers()
     for layer in layers:

@@ -1,4 +1,4 @@
-"""What is logged of what layers represent: ranks, outliers, what units tell apart, and how far all that has moved."""
+"""What is logged about layer representations: ranks, outliers, the selectivity of units, and how far they moved."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,21 +31,21 @@ RANKS = ("participation_ratio", "effective_rank", "effective_rank_centred", "sta
 COLLAPSE, MASSIVE = "rank_collapse", "massive_units"
 CLASS_MEAN, CLASS_LARGEST = "class_selectivity_mean", "class_selectivity_largest"
 
-# parts of a name after that of the module
+# the parts of a logged name that follow the module's name
 Key = tuple[str, ...]
 Numbers = dict[Key, float]
 
 
 class Representation:
-    """Measures of what up to eight layers represent, on a fixed sample of rows.
+    """Measures the representations of up to eight layers on a fixed sample of rows.
 
     Args:
         layers: True, or glob patterns of names of watched modules.
-        probe: keeps what they return for the rows.
-        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``; None: there is none.
+        probe: keeps the layers' outputs for these rows.
+        best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``; None: no best validation.
 
     Raises:
-        ValueError: on a setting that cannot be.
+        ValueError: on an invalid setting.
     """
 
     def __init__(self, layers: bool | Sequence[str], probe: ActivationProbe, best_of: BestOf | None) -> None:
@@ -63,14 +63,14 @@ class Representation:
         self._classes = False
 
     def choose(self, watched: Sequence[Layer], attention: Sequence[str]) -> None:
-        """Choose among the watched layers, and say how much memory that takes at most.
+        """Choose among the watched layers, and report the most memory that these can take.
 
         Args:
-            watched: all that are watched.
-            attention: names of the modules that are attention.
+            watched: all watched layers.
+            attention: names of the attention modules.
 
         Raises:
-            MisconfigurationException: if none can be.
+            MisconfigurationException: if no layer can be chosen, or a pattern matches none.
         """
         known = [layer for layer in watched if layer.units is not None]
         for pattern in self._patterns or ():
@@ -89,7 +89,7 @@ class Representation:
         self.layers = [fit[round(i * (len(fit) - 1) / max(most - 1, 1))] for i in range(most)]
         self.attention = [layer.name for layer in self.layers if layer.name in attention]
         self.probe.choose(self.layers, self.attention)
-        # the values that are kept are in float64, kernels in float32
+        # the values are kept in float64, kernels in float32
         kept = len(self.references.names)
         memory = bytes_needed(self.probe.size, MOST_UNITS, layers=most, references=kept, itemsize=8)
         memory += MOST_BYTES * bool(self.attention)
@@ -103,8 +103,8 @@ class Representation:
         return list(self.probe.batches.vocabularies)
 
     def keys(self, layer: str, *, fit: bool) -> list[Key]:
-        """Of the numbers of a layer."""
-        # a first validation that failed has seen targets all the same
+        """The keys of the numbers that are logged for a layer."""
+        # a first validation that failed has nevertheless seen targets
         classes = [(CLASS_MEAN,), (CLASS_LARGEST,)] if self._classes or self.probe.labelled else []
         groups = [("group_selectivity", a, part) for a in self._attributes for part in ("largest", "chance")]
         drifts = [(f"cka_{name}",) for name in self.references.names] if fit else []
@@ -112,18 +112,18 @@ class Representation:
         return [*((name,) for name in RANKS), (COLLAPSE,), (MASSIVE,), *classes, *groups, *drifts, *heads]
 
     def worst(self, *, fit: bool) -> list[Key]:
-        """Of the numbers of which that of the worst layer is logged: the largest."""
+        """The keys of the numbers for which the worst layer's, the largest, is logged."""
         groups = [("group_selectivity_excess", attribute) for attribute in self._attributes]
         drifts = [(f"cka_distance_{name}",) for name in self.references.names] if fit else []
         return [(COLLAPSE,), (MASSIVE,), *groups, *drifts, *[(COLLAPSED,)] * bool(self.attention)]
 
     def gather(self, trainer: Trainer) -> tuple[Represented, float]:
-        """The rows of all ranks, and the metric of the validation before, of rank zero."""
+        """The rows of all ranks, and rank zero's metric of the previous validation."""
         metric = everywhere(trainer, torch.tensor([self.references.metric], dtype=torch.float64, device="cpu"))
         return self.probe.gather(trainer), float(metric[0])
 
     def conclude(self, found: Represented, metric: float, *, fit: bool) -> dict[str, Numbers]:
-        """The numbers of each layer under `keys` and `worst`; in ``fit`` this validation becomes a reference."""
+        """The numbers of each layer, by `keys` and `worst`; in ``fit`` this validation becomes a reference."""
         self._classes = found.labels is not None
         numbers = {name: _of_layer(rows, found) for name, rows in found.layers.items()}
         for name, rows in found.heads.items():
@@ -139,7 +139,7 @@ class Representation:
         return {**self.references.state(), "classes": self._classes}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`."""
+        """Load a `state`."""
         self.references.load(state)
         self._classes = bool(state["classes"])
 

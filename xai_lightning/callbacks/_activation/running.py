@@ -1,4 +1,4 @@
-"""States of the watched layers, of bounded memory, and of all ranks together."""
+"""Running statistics of the watched layers in bounded memory, and their merge over ranks."""
 
 import math
 from dataclasses import dataclass
@@ -25,24 +25,26 @@ from xai_lightning.functional.activation import (
 from xai_lightning.functional.activation.accumulator import outside_inference
 
 WIDTHS = 8
-# outputs of up to a fourth of so many numbers, and all that a share is drawn of, are copied, and reduced when there are
-# as many: one reduction of ten small outputs takes hardly more than one of one
+# outputs of up to a fourth of this many numbers, and shares of samples up to three fourths, are copied and reduced once
+# three fourths are full (for one layer, and over all layers): reducing ten small outputs at once takes hardly longer
+# than reducing one
 _COPIED, _COPIED_OF_ALL = 2**19, 2**23
-# compiled loops reduce so many numbers per unit at once: of fewer, the mean of some unit is nearly always far
+# compiled loops reduce at once outputs of at least this many numbers per unit: with fewer, the mean of some unit is
+# nearly always far from the shift
 MANY = 64
 
 
 @dataclass
 class _Copies:
-    """Copies of small outputs of one layer that are alike: same type, shape but for samples, and units.
+    """Copies of small outputs of one layer that agree in dtype, device, shape (except samples) and unit dimension.
 
     Args:
-        likeness: what they share.
-        unit_dim: where their units are.
-        measured: what is observed of them.
-        rows: room for them ``[M, ...]``, made once, so that memory is the same from batch to batch (law 7).
-        filled: how many rows are copies.
-        calls: how many outputs these are.
+        likeness: these common properties.
+        unit_dim: the dimension that holds the units.
+        measured: what is measured in them.
+        rows: buffer ``[M, ...]``, allocated once, so that memory is the same from batch to batch (law 7).
+        filled: number of rows in use.
+        calls: number of outputs that they come from.
     """
 
     likeness: tuple[Any, ...]
@@ -56,14 +58,14 @@ class _Copies:
         self._array: Any = None
         self._shape: tuple[int, ...] = ()
         self._each, units = math.prod(self.rows.shape[1:]), self.rows.shape[self.unit_dim]
-        # so many rows are not copied, but reduced at once
+        # outputs of this many rows are reduced at once instead of copied
         self._many = -(-MANY * units // max(self._each, 1))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_array": None}
 
     def add_again(self, h: Tensor, keep: Kept) -> bool:
-        """Add drawn rows of an output as those of the one before, if it is like that; whether they were added."""
+        """Add the drawn rows of an output in the same way as the previous one's; False if the two are not alike."""
         array, shape = self._array, h.shape
         if array is None or keep.array is None or shape != self._shape or keep.n != shape[0]:
             return False
@@ -74,11 +76,11 @@ class _Copies:
         return True
 
     def fits(self, n: int) -> bool:
-        """Whether there is room for so many rows more."""
+        """Whether there is room for ``n`` more rows."""
         return self.filled + n <= self.rows.shape[0]
 
     def add(self, h: Tensor, keep: Kept | None) -> None:
-        """Copy rows: an output may be overwritten later, by a non-linearity that works in place (trap 90)."""
+        """Copy rows, since an output may be overwritten later by an in-place non-linearity (trap 90)."""
         end = self.filled + (len(h) if keep is None else keep.count)
         if keep is not None and keep.array is not None and fused.takes_rows(h):
             if self._array is None:
@@ -93,13 +95,13 @@ class _Copies:
 
 
 class Running:
-    """What was observed of each layer so far, per width at which it was called (one ReLU may serve several layers).
+    """Running statistics of each layer, per width at which it was called (one ReLU may serve several layers).
 
-    It holds some thirty numbers per unit, layer and width; and where compiled loops do not reduce what they are given
-    at once, copies of at most eight million numbers that are not reduced yet.
+    It holds some thirty numbers per unit, layer and width and, where compiled loops do not reduce outputs at once,
+    copies of at most eight million numbers that are not yet reduced.
 
     Args:
-        layers: how many are watched.
+        layers: number of watched layers.
     """
 
     def __init__(self, layers: int = 1) -> None:
@@ -110,21 +112,21 @@ class Running:
         self.steps = 0
 
     def begin(self, keep: Kept | None) -> bool:
-        """A step begins, of which no more is observed than ``keep`` says; whether that is anything."""
+        """Begin a step in which only ``keep`` is observed; return whether that is anything at all."""
         some = keep is None or bool(keep)
         self.steps += some
         return some
 
     def again(self, name: str, h: Tensor, keep: Kept | None) -> bool:
-        """Whether an output is observed already, for it was copied as the one before: most are."""
+        """Observe an output by copying it like the previous one, which mostly works; False if it was not possible."""
         copies = self._copies.get(name)
         return copies is not None and keep is not None and copies.add_again(h, keep)
 
     def observe(self, name: str, h: Tensor, unit_dim: int, keep: Kept | None, measured: Measured) -> None:
-        """Observe an output of a layer: see `xai_lightning.functional.activation.observe`.
+        """Observe an output of a layer, see `xai_lightning.functional.activation.observe`.
 
         Raises:
-            ValueError: if it has another width each time, so that its units are none.
+            ValueError: if the layer has been called at more than 8 widths, so that this dimension holds no units.
         """
         if keep is not None and not keep.whole:
             self._select(name, h, unit_dim, keep.mask, measured)
@@ -155,7 +157,7 @@ class Running:
         copies = self._copies.get(name)
         if copies is None or copies.likeness != likeness:
             dtype, device, shape, unit_dim = likeness
-            # zeros: what is pickled in mid-validation must not hold whatever the memory held before
+            # zeros, because a pickle made during a validation must not contain stale memory
             room = torch.zeros(rows, *shape, dtype=dtype, device=device)
             copies = self._copies[name] = _Copies(likeness, unit_dim, measured, room)
         return copies
@@ -169,7 +171,7 @@ class Running:
             copies.filled = copies.calls = 0
 
     def _layer(self, name: str, values: Tensor, unit_dim: int, measured: Measured) -> Accumulator:
-        """What is observed of a layer at the width of ``values``."""
+        """The accumulator of a layer at the width of ``values``."""
         key = name, values.shape[unit_dim]
         if key not in self._layers:
             self._layers[key] = Accumulator(key[1], measured, values.device, self._workspace)
@@ -181,29 +183,29 @@ class Running:
         return self._layers[key]
 
     def close(self) -> None:
-        """Reduce what was copied."""
+        """Reduce the remaining copies."""
         for name in self._copies:
             self._reduce(name)
         self._copies.clear()
         self._workspace.clear()
 
     def merged(self) -> dict[tuple[str, int], Moments]:
-        """The state of each layer and width, in this process."""
+        """The state of each layer and width in this process."""
         return {key: layer.state() for key, layer in self._layers.items()}
 
 
 def gathered(trainer: Trainer, running: Running, names: list[str]) -> tuple[dict[tuple[str, int], Moments], int]:
-    """The states of all ranks together, and the steps of all; two collectives of shapes that are equal on all.
+    """The merged states and total steps of all ranks; two collectives, whose shapes are equal on all ranks.
 
     Args:
         trainer: the trainer.
-        running: of this rank.
-        names: of the layers, in an order that is equal on all ranks.
+        running: running statistics of this rank.
+        names: names of the layers, in the same order on all ranks.
     """
     own = running.merged()
     if trainer.world_size == 1:
         return own, running.steps
-    # ranks may have met other widths, and must agree on all of them before they exchange states
+    # ranks may have met different widths, and must agree on all of them before they exchange states
     mine = torch.zeros(len(names), WIDTHS, dtype=torch.int64, device="cpu")
     for row, name in enumerate(names):
         widths = sorted(width for other, width in own if other == name)

@@ -1,4 +1,4 @@
-"""What a unit is: which dimension of a module's output holds channels or features (trap 96)."""
+"""Defines units: which dimension of a module's output holds channels or features (trap 96)."""
 
 import math
 import re
@@ -36,9 +36,9 @@ NON_LINEAR: tuple[type[nn.Module], ...] = (
     nn.Threshold,
 )
 NAMED_NON_LINEAR = re.compile("relu|gelu|silu|swish|mish|tanh|sigmoid|softplus", re.IGNORECASE)
-# `Conv1D` of transformers is a linear layer
+# `Conv1D` in transformers is a linear layer
 NAMED_FEATURES = re.compile("^Conv1D$|(Layer|RMS)Norm$")
-# units of these are zero, and pass no gradient, wherever their input is not positive
+# the units of these are zero and pass no gradient wherever their input is not positive
 RECTIFIED = (nn.ReLU, nn.ReLU6, nn.Threshold)
 SMOOTHLY_BOUNDED: dict[type[nn.Module], tuple[float, float]] = {
     nn.Tanh: (-0.95, 0.95),
@@ -82,7 +82,7 @@ UNITS: dict[tuple[type[nn.Module], ...], Units] = {
 
 
 def saturation_limits(module: nn.Module) -> tuple[float, float] | None:
-    """At or beyond which a bounded output is saturated: where hard ones are flat, and smooth ones nearly so."""
+    """Limits at or beyond which a bounded output is saturated: flat for hard functions, nearly flat for smooth ones."""
     if isinstance(module, nn.ReLU6):
         return -math.inf, module.max_val
     if isinstance(module, nn.Hardtanh):
@@ -93,7 +93,7 @@ def saturation_limits(module: nn.Module) -> tuple[float, float] | None:
 
 
 def is_non_linear(module: nn.Module) -> bool:
-    """It is one of torch's non-linearities, or of another library and called like one: a function without weights."""
+    """Whether it is one of torch's non-linearities, or a module without weights and children that is named like one."""
     if isinstance(module, NON_LINEAR):
         return True
     bare = next(module.parameters(), None) is None and not any(module.children())
@@ -101,7 +101,7 @@ def is_non_linear(module: nn.Module) -> bool:
 
 
 def units_by_type(module: nn.Module) -> Units | None:
-    """What the table says of a module's own type; those of other libraries' transformers are told by name."""
+    """The table's entry for a module's own type; layers of other transformer libraries are recognised by name."""
     found = next((units for kinds, units in UNITS.items() if isinstance(module, kinds)), None)
     if found is None and NAMED_FEATURES.search(type(module).__name__):
         weight = getattr(module, "weight", None)
@@ -110,19 +110,20 @@ def units_by_type(module: nn.Module) -> Units | None:
 
 
 def is_weighted_leaf(module: nn.Module) -> bool:
-    """It has weights of its own, and no modules inside."""
+    """Whether it has weights of its own and no children."""
     return not any(module.children()) and next(module.parameters(recurse=False), None) is not None
 
 
 class Arrangement:
-    """What the units of each module of a network are.
+    """Finds the units of each module of a network.
 
-    A module outside the table has the units of what it holds last, or, holding nothing, of the module with weights
-    whose output it most likely sees: the last one before it within the same parent, else the first one after it there
-    (an activation may be made before the layers that it serves), else the last one before it anywhere.
+    A module outside the table has the units of its last submodule with weights. Without children, it has those of the
+    module with weights whose output it most likely receives: the last one before it within the same parent, else the
+    first one after it there (an activation may be created before the layers that use it), else the last one before it
+    anywhere.
 
     Args:
-        modules: by name, in order.
+        modules: modules by name, in order.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
@@ -133,7 +134,7 @@ class Arrangement:
         self._order = {name: place for place, name in enumerate(modules)}
 
     def units(self, name: str) -> Units | None:
-        """Where the units of the module stand; None if that is not known."""
+        """Which dimension holds the units of the module; None if unknown."""
         module = self._modules[name]
         own = units_by_type(module)
         if isinstance(module, nn.PReLU) and module.num_parameters > 1:

@@ -1,4 +1,4 @@
-"""Weights of chosen modules: how large they are, and how far they moved since the validation before."""
+"""Weights of chosen modules: how large they are, and how far they moved since the previous validation."""
 
 import math
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ NORM, UPDATE = "norm", "relative_update"
 
 
 class WatchedWeights:
-    """Of up to eight modules with a weight matrix, evenly spaced: its norm, its relative update and a histogram.
+    """Norm, relative update and histogram of the weights of up to eight modules, evenly spaced.
 
-    The update is that of at most `MOST_ENTRIES` entries of each weight, drawn once by the seed, which are kept from one
-    validation to the next and through a resume: an estimate for larger ones.
+    The update is computed from at most `MOST_ENTRIES` entries of each weight, so for larger weights it is an estimate.
+    The seed fixes the draw of entries, which are kept from one validation to the next and through a resume.
 
     Args:
-        seed: of that draw.
+        seed: seed of the draw.
     """
 
     def __init__(self, seed: int) -> None:
@@ -38,11 +38,11 @@ class WatchedWeights:
         self.histograms: dict[str, HistogramSummary] = {}
 
     def choose(self, pl_module: nn.Module, hidden: str = "") -> None:
-        """Choose among the modules that have weights: those with matrices, if there are any.
+        """Choose among the modules that have weights: those with weight matrices, if there are any.
 
         Args:
-            pl_module: where they are.
-            hidden: the strategy that flattens weights or takes them away, of which nothing can be told.
+            pl_module: the module that holds them.
+            hidden: name of a strategy that flattens or removes weights, so that none can be measured; or empty.
         """
         if hidden:
             rank_zero_info(f"ActivationMonitor does not look at weights, which {hidden} does not keep as they are")
@@ -50,7 +50,7 @@ class WatchedWeights:
             return
         weights = {name: w for name, module in pl_module.named_modules() if (w := _weight(module)) is not None}
         matrices = [name for name, weight in weights.items() if weight.ndim > 1]
-        # scales of normalisations would crowd the matrices out
+        # the scales of normalisation layers would crowd out the matrices
         found = matrices or list(weights)
         most = min(MOST_MODULES, len(found))
         self.names = [found[round(i * (len(found) - 1) / max(most - 1, 1))] for i in range(most)]
@@ -61,7 +61,7 @@ class WatchedWeights:
         self.numbers = {name: {NORM: math.nan, UPDATE: math.nan} for name in self.names}
 
     def look(self, pl_module: nn.Module) -> None:
-        """Look at the weights that were validated: averaged ones, where those are."""
+        """Measure the weights that were validated: the averaged ones, if there are any."""
         for name in self.names:
             weight = _weight(pl_module.get_submodule(name))
             if weight is not None and is_shard(weight):
@@ -70,9 +70,9 @@ class WatchedWeights:
                 self._measure(name, weight)
 
     def gather(self, trainer: Trainer) -> None:
-        """Look at the weights that are spread over ranks, one after the other whole; every rank calls this."""
+        """Measure sharded weights, gathering one whole weight after another; every rank must call this."""
         for name, shard in self._shards.items():
-            # a rank that failed gathers nothing, and the others would wait for it (trap 45)
+            # a rank that failed gathers nothing, and the others would wait for it (trap 45) without this
             meet(trainer)
             self._measure(name, whole(shard))
         self._shards = {}
@@ -87,7 +87,7 @@ class WatchedWeights:
 
     def _drawn(self, weight: Tensor) -> Tensor:
         """At most `MOST_ENTRIES` entries, ``float32[E]`` on the CPU."""
-        # always the same entries of a weight, so that what moved between validations is the weight and not the draw
+        # always the same entries, so that a change between validations is one of the weight and not of the draw
         flat = weight.detach().flatten()
         if len(flat) > MOST_ENTRIES:
             words = random_words([self._seed + len(flat)], MOST_ENTRIES)[0]
@@ -95,15 +95,15 @@ class WatchedWeights:
         return flat.to(device="cpu", dtype=torch.float32, copy=True)
 
     def settle(self) -> None:
-        """Compare the next validation with this one."""
+        """Make this validation the one that the next is compared with."""
         self._before = self._now or self._before
 
     def state(self) -> dict[str, Tensor]:
-        """Entries by module."""
+        """The kept entries by module."""
         return dict(self._before)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`."""
+        """Load a `state`."""
         self._before = dict(state)
 
 

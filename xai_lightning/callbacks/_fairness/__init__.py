@@ -1,1 +1,1 @@
-"""What `FairnessMonitor` is made of: ``counted`` is its life, ``judging`` and ``tally`` count, ``record`` concludes."""
+"""The parts of `FairnessMonitor`: ``counted`` is its life, ``judging`` and ``tally`` count, ``record`` concludes."""

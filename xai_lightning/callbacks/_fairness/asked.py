@@ -1,4 +1,4 @@
-"""What a FairnessMonitor is asked for: metrics, of which groups, with which limits."""
+"""What a FairnessMonitor is asked to measure: which metrics, for which groups, with which confidence limits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,21 +34,21 @@ LOGGED_RATES = (
     "base_rate",
 )
 DEFINITIONS = 1
-"""Version of the definitions; it grows when the same counts would give another value."""
+"""Version of the definitions; it is increased when the same counts would give another value."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Metrics by name, and how their limits are made.
+    """Metrics by name, and how their confidence limits are computed.
 
     Args:
-        metrics: by name.
+        metrics: metrics by name.
         exact: whether limits are exact.
         replicates: number of bootstrap replicates.
-        seed: of the replicates.
-        given: attribute to the legitimate one within whose groups it is compared too.
+        seed: seed of the replicates.
+        given: maps an attribute to a legitimate one, within whose groups it is compared as well.
         intersections: whether pairs of attributes are compared.
-        strata: what is formed over the groups of a legitimate attribute.
+        strata: how the groups of a legitimate attribute are aggregated.
     """
 
     metrics: Mapping[str, Metric]
@@ -61,7 +61,7 @@ class Asked:
 
     @property
     def needs(self) -> set[str]:
-        """Kinds of evidence that the metrics are made of."""
+        """The kinds of evidence that the metrics need."""
         return {metric.needs for metric in self.metrics.values()}
 
     @property
@@ -71,7 +71,7 @@ class Asked:
 
     @property
     def rates(self) -> list[str]:
-        """Rates and quantities that are logged per group."""
+        """The rates and quantities that are logged per group."""
         if self.needs & {"residuals", "predictions", "errors"}:
             fixed: tuple[str, ...] = ()
         else:
@@ -80,7 +80,7 @@ class Asked:
         return list(dict.fromkeys([*fixed, *(rate for rate in used if _is_one_per_group(rate))]))
 
     def estimate(self, name: str, evidence: Any, error: float, *, strata: Strata | None) -> dict[str, float]:
-        """Value, lower, upper and bound of a metric."""
+        """The value, lower, upper and bound of a metric."""
         found = fairness.estimate(
             self.metrics[name],
             evidence,
@@ -93,7 +93,7 @@ class Asked:
         return {part: float(value) for part, value in found._asdict().items()}
 
     def definitions(self) -> dict[str, Any]:
-        """What the metrics mean, as plain types, for the evidence."""
+        """The definitions of the metrics as plain types, for the evidence."""
         return {name: _definition(metric, self.exact) for name, metric in self.metrics.items()}
 
 
@@ -111,10 +111,10 @@ def ask(
     strata: Strata,
     seed: int = 0,
 ) -> Asked:
-    """What the settings of a FairnessMonitor ask for.
+    """Turn the settings of a FairnessMonitor into what it measures.
 
     Raises:
-        ValueError: if a metric is unknown, or cannot be had of such outputs or with such limits; all such are named.
+        ValueError: if a metric is unknown, or not available for such outputs or limits; all such metrics are named.
     """
     names = _default(space, scored=not (multi_label or exact or weighted)) if metrics is None else metrics
     chosen = {name: METRICS[choose("metric", name, METRICS)] for name in names}

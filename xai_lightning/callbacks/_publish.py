@@ -14,7 +14,7 @@ from xai_lightning.sinks import Picture, Sink, logger_sinks
 
 
 def log_equal(pl_module: LightningModule, name: str, value: float) -> None:
-    """Log a number that is equal on all ranks, in float64, so that it can be gated and monitored."""
+    """Log a number that is equal on all ranks, in the device's widest float, so that it can be gated and monitored."""
     # on one rank the sum is the number itself, and costs Lightning less time than the mean
     _log(pl_module, name, value, "mean" if pl_module.trainer.world_size > 1 else "sum")
 

@@ -1,4 +1,4 @@
-"""A monitor that counts the groups of a whole validation, and concludes on them."""
+"""A monitor that counts all samples of a validation by group, and draws conclusions from the counts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,18 +27,18 @@ from xai_lightning.functional.rng import isolated
 
 
 class CountingMonitor(Monitor):
-    """Counts every batch, and logs what the counts say of the groups at the end.
+    """Counts every batch, and logs at the end what the counts show about the groups.
 
     Args:
-        counting: reads, judges and counts.
-        individuals: asks for flips and consistency, if wanted.
-        spending: the error that bounds share.
-        identity: the settings that make it another monitor than its neighbour.
-        reads: how it reads outputs, which monitors of one name must share.
+        counting: reads, judges and counts batches.
+        individuals: measures flips and consistency, if requested.
+        spending: the error that all bounds share.
+        identity: the settings that distinguish it from other monitors.
+        reads: how it reads outputs; monitors with the same name must agree on this.
         network: name of the network, or None.
-        pictures: whether to draw.
+        pictures: whether to draw pictures.
         custom_scalars: whether to lay out margin charts.
-        options: of `Monitor`.
+        options: further options of `Monitor`.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class CountingMonitor(Monitor):
 
     @property
     def horizon(self) -> int | None:
-        """The number of validations that share it, once known."""
+        """The number of validations that share ``delta``, once known."""
         return self._spending.horizon
 
     @override
@@ -139,7 +139,7 @@ class CountingMonitor(Monitor):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        # validate and test of a checkpoint, which spend nothing of it, compare the groups that it was trained with
+        # `validate` and `test` of a checkpoint spend none of its error, but compare the groups that it was trained with
         if self._entry != "fit" and self._batches.undecided and state_dict.get("version") == STATE_VERSION:
             self._batches.load(state_dict.get("groups", {}))
 
@@ -155,15 +155,15 @@ class CountingMonitor(Monitor):
     def measure(
         self, trainer: Trainer, pl_module: LightningModule, loader: Any
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        """All metrics on other rows, at the whole of ``delta``, with the weights that the module has now.
+        """All metrics on other rows, at the full ``delta``, with the module's current weights.
 
-        The user's ``validation_step`` runs on every batch of ``loader``, on each rank on all of them; nothing is
+        The user's ``validation_step`` runs on every batch of ``loader``, and each rank runs all batches. Nothing is
         logged, and the module, this monitor and the random generators are left as they were.
 
         Args:
             trainer: the trainer.
             pl_module: the module.
-            loader: the rows; attributes from a `Table` cannot be read there.
+            loader: the rows; attributes from a `Table` cannot be read for them.
 
         Returns:
             The metrics under the names that ``fit`` logs, and the evidence.
@@ -178,7 +178,7 @@ class CountingMonitor(Monitor):
         with isolated():
             for batch, outputs in rehearsed(trainer, pl_module, loader, counting, dataloader_idx=self.dataloader_idx):
                 self._ask(individuals, pl_module, batch, *counting.add(batch, outputs))
-        # nothing to add up: every rank has read all rows
+        # nothing to sum over ranks: every rank has read all rows
         total = counting.gather(None)
         if isinstance(total, ValueError):
             raise total
@@ -191,7 +191,7 @@ class CountingMonitor(Monitor):
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         kin = [c for c in callbacks_of(trainer) if isinstance(c, CountingMonitor) and c.name == self.name]
-        # what does not depend on the groups is logged once, whichever monitors count
+        # numbers that do not depend on the groups are logged once, by the first of these monitors
         self._leads = kin[0] is self
         if kin[0]._reads != self._reads:
             raise MisconfigurationException(
@@ -215,7 +215,7 @@ class CountingMonitor(Monitor):
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
         self._counting.open(loader_of(trainer, self.dataloader_idx))
-        # what a failed validation leaves behind must not be stamped as its own
+        # a failed validation must not be stamped with the results of an earlier one
         self._total, self._estimates = Tally(), {}
         if self._individuals is not None:
             self._individuals.open()
@@ -238,7 +238,7 @@ class CountingMonitor(Monitor):
         reading: Reading,
         counted: Counted,
     ) -> None:
-        """Individual fairness of a batch that was counted."""
+        """Measure individual fairness in a batch that was counted."""
         if individuals is not None and counted.decision is not None:
             individuals.after(
                 pl_module,

@@ -1,4 +1,4 @@
-"""Counting the batches of one loader by the groups that are compared."""
+"""Counts the batches of one loader by the groups that are compared."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ from xai_lightning.callbacks._trainer import every_object
 
 
 class Counting:
-    """Reads, judges and counts.
+    """Reads, judges and counts batches.
 
     Args:
-        asked: what is asked for.
+        asked: what to measure.
         batches: reads batches and groups.
         judging: turns outputs into predictions.
     """
@@ -30,25 +30,25 @@ class Counting:
         self._tally, self._waiting = Tally(), Waiting()
 
     def open(self, loader: Any) -> None:
-        """Begin at the first batch of ``loader``."""
+        """Start at the first batch of ``loader``."""
         self.batches.open(loader)
         self._tally, self._waiting = Tally(), Waiting()
 
     def elsewhere(self, loader: Any) -> "Counting":
-        """The same at the first batch of other rows, where nothing is counted yet."""
+        """A copy with the same settings and no counts, at the first batch of another ``loader``."""
         return Counting(self.asked, self.batches.elsewhere(loader), self.judging)
 
     def listen(self, hooks: Hooks, pl_module: LightningModule, batch: Any) -> None:
-        """The step of ``batch`` comes."""
+        """Listen to the network before the step on ``batch``."""
         self.judging.listen(hooks, pl_module, self.batches.sample(batch).inputs)
 
     def add(self, batch: Any, outputs: Any, *, first: bool = False) -> tuple[Reading, Counted]:
         """Count a batch after its step.
 
         Args:
-            batch: as it came.
+            batch: the batch as the loader gave it.
             outputs: what the step returned.
-            first: whether outputs are to be checked against what they were said to be.
+            first: whether to check the outputs against the space that they were declared to be in.
 
         Raises:
             ValueError: if it cannot be read or judged; nothing of it is counted then.
@@ -65,7 +65,7 @@ class Counting:
             self._tally_up(counted.judged, rows)
             return reading, counted
         self._waiting.add(counted.judged, rows)
-        # what cannot be counted must be told at its batch, and not where ranks meet
+        # samples that cannot be counted must raise at their own batch, not where ranks meet
         if first or not self.judging.certain:
             self._flush()
         return reading, counted
@@ -80,15 +80,15 @@ class Counting:
             self._tally.add(name, judged, groups, self.batches.size(name))
 
     def gather(self, trainer: Trainer | None) -> Tally | ValueError:
-        """What all ranks counted together, a collective; or what is wrong with discovered groups, equal on all.
+        """The counts of all ranks together, or the error in discovered groups, equal on all ranks; a collective.
 
         Args:
-            trainer: the trainer; None to look at this rank alone.
+            trainer: the trainer; None for this rank alone.
         """
         self._flush()
         if self.batches.undecided and trainer is not None:
             try:
-                # a collective that every rank reaches, since all agreed before that none has failed
+                # a collective that every rank reaches: all have agreed before that none has failed
                 moves = self.batches.fix(every_object(trainer, self.batches.found()))
             except ValueError as error:
                 return error

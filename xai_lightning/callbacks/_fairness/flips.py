@@ -1,4 +1,4 @@
-"""Inputs with each other value of a sensitive attribute."""
+"""Inputs in which a sensitive attribute is replaced by each of its other values."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ from xai_lightning.readers.batch import describe, unreadable
 from xai_lightning.readers.predictions import Decision
 
 Flip = Column | Callable[[Tensor], Sequence[Tensor]]
-"""Where a table holds the attribute; or from inputs ``[N, ...]`` to the inputs with each other value of it."""
+"""The column of a table that holds the attribute, or maps inputs ``[N, ...]`` to inputs with each other value of it."""
 
 COLUMNS = ("grouped", "flipped", "signed", "absolute", "moved")
 
 
 class Answer(NamedTuple):
-    """Outputs ``[M, ...]`` of some rows, what they decide, and ``float64[M]`` scores of the favourable class."""
+    """Outputs ``[M, ...]`` for some rows, their decisions, and scores of the favourable class, ``float64[M]``."""
 
     outputs: Tensor
     decision: Decision
@@ -27,17 +27,18 @@ class Answer(NamedTuple):
 
 
 def codes(vocabulary: Vocabulary) -> list[Any]:
-    """What stands for each group in the data, in the order of the groups."""
+    """The values that stand for the groups in the data, in the order of the groups."""
     if vocabulary.positional:
         return list(range(len(vocabulary.names)))
     return sorted(vocabulary.codes, key=lambda code: vocabulary.codes[code])
 
 
 def check_flip(attribute: str, flip: Flip, vocabulary: Vocabulary) -> None:
-    """Refuse what is seen without data.
+    """Refuse a flip that can be seen to be wrong without data.
 
     Raises:
-        ValueError: if ``flip`` is no column nor callable, there is no other value, or its codes are no numbers.
+        ValueError: if ``flip`` is neither a column nor callable, the groups' values are not declared, there is no other
+            value, or a code is not a number.
     """
     if not callable(flip):
         raise ValueError(f"flips[{attribute!r}] must be a Column(...) or a callable of the inputs; got {flip!r}")
@@ -64,19 +65,17 @@ def changed(
     """Some rows with each other value of the attribute.
 
     Args:
-        flip: how.
+        flip: how to change the attribute.
         vocabulary: the declared groups.
-        batch: the whole batch, as it came.
-        inputs: what the network is called with, of the whole batch.
-        rows: the same of the chosen rows.
+        batch: the whole batch, as the loader gave it.
+        inputs: the network's arguments for the whole batch.
+        rows: the network's arguments for the chosen rows.
 
     Returns:
-        Which rows have a declared value now, ``bool[M]``; and what the network is called with instead, once for each
-        other value.
+        Which rows have a declared value now, ``bool[M]``, and the network's arguments for each other value.
 
     Raises:
-        ValueError: if the network is not called with the column's table, or a callable returns something else than
-            inputs.
+        ValueError: if the network is not called with the column's table, or a callable does not return inputs.
     """
     if not isinstance(flip, Column):
         everybody = torch.ones(len(rows[0]), dtype=torch.bool, device=rows[0].device)
@@ -87,7 +86,7 @@ def changed(
 
 
 def _others(flip: Callable[[Tensor], Sequence[Tensor]], rows: Tensor) -> list[Tensor]:
-    # a callable may write into what it is given
+    # a callable may write into its argument
     others = list(flip(rows.clone()))
     given: Sequence[object] = others
     if not given or not all(isinstance(x, Tensor) and x.shape == rows.shape for x in given):
@@ -103,7 +102,7 @@ def _place(column: Column, batch: Any, inputs: Sequence[Tensor]) -> int:
         table = batch[column.input]
     except (KeyError, IndexError, TypeError) as error:
         raise unreadable(batch, f"table named {column.input!r}") from error
-    # the very tensor: a change to a table that the network is not called with would change no decision
+    # the same object: changing a table that the network is not called with would change no decision
     place = next((i for i, x in enumerate(inputs) if x is table), None)
     if place is None or table.ndim != 2:
         raise ValueError(
@@ -118,7 +117,7 @@ def _tables(column: Column, vocabulary: Vocabulary, table: Tensor) -> tuple[Tens
     known = codes(vocabulary)
     own = vocabulary.encode(column({column.input: table})).to(table.device)
     grouped = own < len(known)
-    # in a circle from its own value, each row meets each other value once
+    # cycling from its own value, each row takes each other value once
     written = torch.tensor(known, device=table.device)
     others = [written[(own + step) % len(known)] for step in range(1, len(known))]
     if isinstance(column.index, int):
@@ -144,19 +143,19 @@ def _check_code(block: Tensor, known: Sequence[int]) -> None:
 
 
 def favour(outputs: Tensor, how: Outputs, positive: int, classes: Tensor) -> Tensor:
-    """Probability of the favourable class, ``float64[M]``; of labels, whether they are it."""
+    """Probability of the favourable class, ``float64[M]``; for labels, 1 if they are that class, else 0."""
     if how.space == "labels":
         return exact(classes == positive)
     return scores_of(outputs, how, positive)
 
 
 def compared(grouped: Tensor, own: Answer, others: Sequence[Answer]) -> Tensor:
-    """What other values change: `COLUMNS` of some rows, ``float64[M, 5]``.
+    """How other values change the answers for some rows: `COLUMNS`, ``float64[M, 5]``.
 
     Args:
-        grouped: ``bool[M]``, rows that have a declared value now.
-        own: the answer to the rows as they are.
-        others: the answers to the rows with each other value.
+        grouped: ``bool[M]``, which rows have a declared value now.
+        own: the answer for the unchanged rows.
+        others: the answers for the rows with each other value.
     """
     finite = torch.stack([answer.decision.finite for answer in (own, *others)]).all(dim=0)
     flipped = exact(flips(own.decision.classes, torch.stack([other.decision.classes for other in others])))

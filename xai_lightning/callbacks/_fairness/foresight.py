@@ -1,4 +1,4 @@
-"""Whether the data suffice for a limit, before any model can show it."""
+"""Foresees whether the data suffice for a limit, before any model can meet it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,15 +22,15 @@ def outlook(
     """The sample-size report of one limit on a bound.
 
     Args:
-        limit: full name of the metric, its name without the monitor's own, and the threshold.
-        asked: what is asked for.
-        tally: what was counted.
+        limit: full name of the metric, its name without the monitor's prefix, and the threshold.
+        asked: what is measured.
+        tally: the counts.
         subjects: the groups that are compared.
         positive: the favourable class.
-        error: what the bound may spend.
+        error: the error that the bound may spend.
 
     Returns:
-        None for another name than that of a bound, or if nothing can be foreseen.
+        The report; None if the name is not that of a bound, or if nothing can be foreseen.
     """
     full, name, threshold = limit
     parts = name.split("/")
@@ -46,7 +46,7 @@ def outlook(
     known = [(sizes, part) for sizes, part in zip(reports, parts_of, strict=True) if sizes is not None]
     if not known:
         return None
-    # of strata and labels the one with least evidence, which the worst of them cannot do without
+    # among strata and labels, report the one with the least evidence, on which the worst of them depends
     sizes, part = min(known, key=lambda pair: (pair[0].can_open, pair[0].smallest))
     group, trials = subject.groups[sizes.group], _trials(metric, part, sizes.rate)
     where = " in the smallest part" if len(parts_of) > 1 else ""
@@ -64,7 +64,7 @@ def _strata_of(evidence: Confusion) -> Iterator[Confusion]:
 
 
 def _trials(metric: Metric, evidence: Any, place: int) -> str:
-    """What the denominator of one of its rates counts."""
+    """What the denominator of the metric's rate at ``place`` counts."""
     for rate in metric.rates:
         wide = Metric((rate,), "largest").measure(evidence).value.shape[-2]
         if place < wide:

@@ -1,4 +1,4 @@
-"""Predictions as the step or the network returned them, without a pass of our own."""
+"""Predictions as the step or the network returned them, without an extra forward pass."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ from xai_lightning.readers import step_output
 
 
 class NetworkOutput:
-    """Catches what the network returned for a batch: its last call on the batch's input, given first or by keyword.
+    """Captures the network's output for a batch: of its last call with the batch's input as first or keyword argument.
 
     Args:
-        label: how to call the network in messages.
-        key: which of several tensors; None: the usual one, see `step_output` and `output_tensor`.
+        label: name of the network in messages.
+        key: which of several tensors to take; None: the usual one, see `step_output` and `output_tensor`.
     """
 
     def __init__(self, label: str, key: int | str | None = None) -> None:
@@ -30,7 +30,7 @@ class NetworkOutput:
         return {**vars(self), "_input": None, "_output": None}
 
     def listen(self, hooks: Hooks | None, network: nn.Module, inputs: Tensor) -> None:
-        """Listen during the coming step, for calls of ``network`` on ``inputs``; without hooks nothing can be heard."""
+        """Listen in the coming step for calls of ``network`` on ``inputs``; without hooks no call can be observed."""
         self._input, self._output, self._hidden = inputs, None, hooks is None
         if hooks is not None:
             hooks.add(network, self._hear)
@@ -42,10 +42,10 @@ class NetworkOutput:
             self._output = output
 
     def take(self, returned: Any, n: int) -> Tensor:
-        """The outputs ``[N, ...]``: from what the step returned, else from the network; nothing is kept.
+        """The outputs ``[N, ...]`` from the step, else from the network; neither is kept here.
 
         Raises:
-            ValueError: if neither has any.
+            ValueError: if neither has returned any, or they do not have one row per sample.
         """
         output, self._output, self._input = self._output, None, None
         found = step_output(returned, n, self._key)
@@ -77,7 +77,7 @@ class NetworkOutput:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether ``a`` is ``b``, or a view of the same data (a flattened picture, say)."""
+    """Whether ``a`` is ``b``, a view of the same data (such as a flattened picture), or equal to it."""
     return (
         a is b
         or (a.data_ptr() == b.data_ptr() and a.numel() == b.numel())

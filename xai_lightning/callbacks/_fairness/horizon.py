@@ -7,10 +7,10 @@ from xai_lightning.callbacks._trainer import callbacks_of
 
 
 def planned_validations(trainer: Trainer) -> int | None:
-    """An upper limit of the number of validations of this ``fit``, resumed ones included; None if nothing limits it.
+    """An upper limit for the number of validations of this ``fit``, resumed ones included; None if there is no limit.
 
-    Known once the training loader is, from ``on_train_start`` on. Early stopping only makes it fewer. Validations by
-    the clock, and loaders that are made anew and may grow, have no limit.
+    It is known once the training loader is, from ``on_train_start`` on. Early stopping only lowers the number. There is
+    no limit if validations are triggered by the clock, or loaders are reloaded and may grow.
     """
     by_clock = getattr(trainer, "_val_check_time_interval", None) is not None
     if by_clock or trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
@@ -20,7 +20,7 @@ def planned_validations(trainer: Trainer) -> int | None:
 
 
 def _per_epoch(trainer: Trainer) -> float:
-    """Validations within an epoch that validates; infinite if its length is unknown."""
+    """Number of validations in an epoch that has any; infinite if the epoch's length is unknown."""
     batches, check = float(trainer.num_training_batches), float(trainer.val_check_batch or math.inf)
     if math.isinf(check):
         return 1.0
@@ -40,10 +40,10 @@ def _by_steps(trainer: Trainer) -> float:
     if trainer.max_steps < 0 or math.isinf(trainer.num_training_batches):
         return math.inf
     scheduled = any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks_of(trainer))
-    # how many batches a step takes may then change, or be up to the module
+    # then the number of batches per step may change, or be up to the module
     if scheduled or not trainer.lightning_module.automatic_optimization:
         return math.inf
-    # a step takes at most this many batches; the epoch that the last step cuts short is counted whole
+    # an upper limit for the number of batches; an epoch that the last step cuts short counts as a whole one
     batches = trainer.max_steps * trainer.accumulate_grad_batches
     if trainer.check_val_every_n_epoch is None:
         return float(batches // (trainer.val_check_batch or math.inf))

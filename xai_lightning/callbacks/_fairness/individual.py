@@ -1,4 +1,4 @@
-"""Fairness to individuals in a validation: decisions with another value of the attribute, and likes treated alike."""
+"""Individual fairness in a validation: decisions under other values of an attribute, consistency among neighbours."""
 
 import copy
 import math
@@ -33,12 +33,12 @@ UNMOVED = 2
 
 
 class Question(NamedTuple):
-    """What one batch asks the network.
+    """What the network is asked about one batch.
 
     Args:
         explained: the network.
-        batch: as it came.
-        inputs: what the network is called with.
+        batch: the batch as the loader gave it.
+        inputs: the network's arguments.
         positive: the favourable class.
     """
 
@@ -49,12 +49,12 @@ class Question(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What all ranks found.
+    """The results of all ranks.
 
     Args:
-        effects: of inputs whose attributes were changed; `COLUMNS` for each attribute.
-        likes: features of inputs, and whether the favourable decision was made; None if they were not asked for.
-        passes: rows that were sent forward.
+        effects: inputs whose attributes were changed, with `COLUMNS` for each attribute.
+        likes: features of inputs and whether their decision was favourable; None if not requested.
+        passes: number of rows in forward passes.
     """
 
     effects: Held
@@ -63,7 +63,7 @@ class Gathered(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Rows whose decision changed, all that were looked at, and whether every output was finite."""
+    """Number of rows whose decision changed, number of rows examined, and whether every output was finite."""
 
     flipped: int
     rows: int
@@ -71,33 +71,33 @@ class Tally(NamedTuple):
 
 
 class Individuals:
-    """Counts, in each validation, whose decision another value of an attribute would change, and compares neighbours.
+    """Counts, in each validation, how many decisions another value of an attribute would change; compares neighbours.
 
-    Rows are drawn by their own bits, the same in each validation, in any order, batching and number of ranks. Of a draw
-    it keeps numbers, never inputs: a row is sent through the network, unchanged and with each other value, when it
-    enters the draw. That takes one pass of the unchanged row and one for each other value; of N rows in all,
-    ``flip_samples (1 + ln(N / flip_samples))`` enter. The network runs as it would explain: evaluation mode, its own
-    precision without autocast, nothing left behind.
+    Rows are drawn by a hash of their bits: the same rows in each validation, in any order, batching and number of
+    ranks. Only numbers are kept about them, never inputs: a row goes through the network when it enters the draw, once
+    unchanged and once with each other value. Of N rows, about ``flip_samples (1 + ln(N / flip_samples))`` enter. The
+    network runs as for an explanation: in evaluation mode, in its own precision without autocast, leaving no trace.
 
     Logs ``fairness/<attribute>/flip_rate/{value,lower,upper,bound}``, ``individual/consistency/{value,rows}`` and
-    ``xai/fairness/forward_passes``, to be shared; and ``rate/<attribute>/flip_score_change/{signed,absolute}``: how the
-    score of the favourable class changes, over rows and other values.
+    ``xai/fairness/forward_passes`` as shared names, and ``rate/<attribute>/flip_score_change/{signed,absolute}``: the
+    mean change in the score of the favourable class, over rows and other values.
 
     Args:
-        flips: attribute to how it is changed: a `Column` of an input of the network that holds the codes of the
-            declared groups, or the columns of their one-hot code; or a callable from inputs ``[N, ...]`` to a list of
-            the inputs with each other value.
+        flips: how to change each attribute: a `Column` of a network input that holds the codes of the declared groups,
+            or the columns of their one-hot code; or a callable from inputs ``[N, ...]`` to a list of the inputs with
+            each other value.
         vocabularies: declared groups by attribute.
         how: space and threshold of the network's outputs.
-        flip_samples: how many distinct inputs are changed.
-        consistency_features: columns of the first input, a table, by which rows are compared; None: not at all.
-        consistency_samples: how many rows are compared.
-        n_classes: number of classes of outputs that are labels.
-        output_key: which of several tensors that the network returns.
-        seed: chooses the draws.
+        flip_samples: number of distinct inputs that are changed.
+        consistency_features: columns of the first input, a table, by which rows are compared; None: no comparison.
+        consistency_samples: number of rows that are compared.
+        n_classes: number of classes, for outputs that are labels.
+        output_key: which of several tensors to take from the network's output.
+        seed: selects the draws.
 
     Raises:
-        ValueError: on a setting that cannot be.
+        ValueError: on an invalid setting.
+        TypeError: if ``flips`` is not a mapping.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Individuals:
         self.tallies: dict[str, Tally] = {}
 
     def names(self) -> tuple[list[str], list[str]]:
-        """Names that it logs: those to be shared, and those that go to the loggers directly."""
+        """The names that it logs: the shared ones, and those that go to the loggers directly."""
         shared = [tags.fairness(a, FLIP_RATE, part) for a in self.flips for part in tags.ESTIMATE_PARTS]
         shared += [PASSES] * bool(self.flips)
         shared += list(CONSISTENCY.values()) if self._features is not None else []
@@ -141,13 +141,13 @@ class Individuals:
 
     @property
     def passes_per_row(self) -> int | None:
-        """Passes that a row takes, known before any batch; None if a callable tells how many values there are."""
+        """Forward passes per row, known before any batch; None if a callable determines the number of values."""
         if not all(isinstance(flip, Column) for flip in self.flips.values()):
             return None
         return bool(self.flips) + sum(len(self._vocabularies[a].names) - 1 for a in self.flips)
 
     def elsewhere(self) -> "Individuals":
-        """The same for other rows, of which none was seen yet."""
+        """A copy with the same settings that has seen no rows yet, for use on other rows."""
         found = copy.copy(self)
         found._effects, found._likes = Sketch(self._effects.quota), Sketch(self._likes.quota)
         found._unmoved, found._told, found.tallies = dict.fromkeys(self.flips, 0), set(self.flips), {}
@@ -175,15 +175,15 @@ class Individuals:
 
         Args:
             pl_module: the outermost module.
-            network: the module that maps inputs to outputs; None will do if no attribute is changed.
-            batch: as it came.
-            sample: as it was read.
-            real: ``bool[N]``, rows that are not padding.
-            decision: what was predicted, in the user's own step.
+            network: the module that maps inputs to outputs; may be None if no attribute is changed.
+            batch: the batch as the loader gave it.
+            sample: the sample read from it.
+            real: ``bool[N]``, which rows are not padding.
+            decision: the predictions of the user's own step.
             positive: the favourable class.
 
         Raises:
-            ValueError: if the batch is not what the settings say.
+            ValueError: if the batch does not match the settings.
         """
         where = real.cpu().nonzero().flatten()
         if len(where) == 0 or not (self.flips or self._features is not None):
@@ -213,7 +213,7 @@ class Individuals:
         return torch.cat([features, favoured[:, None]], dim=1)
 
     def _effect(self, pl_module: nn.Module, ask: Question, index: Tensor) -> Tensor:
-        """`COLUMNS` for each attribute of the rows at ``index``: none of the network is seen afterwards."""
+        """`COLUMNS` for each attribute and the rows at ``index``; leaves no trace on the network."""
         with explaining(pl_module, seed=self._seed), torch.no_grad():
             rows = [x[index.to(x.device)] for x in ask.inputs]
             own = self._answer(ask, rows)
@@ -225,7 +225,7 @@ class Individuals:
         return torch.cat(found, dim=1).cpu()
 
     def _answer(self, ask: Question, rows: Sequence[Tensor]) -> Answer:
-        # a network that draws in forward draws the same for every value
+        # a network that draws random numbers in forward draws the same ones for every value
         with isolated(self._seed):
             outputs = ask.explained.outputs(*rows)
         if not self._checked:
@@ -235,12 +235,12 @@ class Individuals:
         return Answer(outputs, decision, favour(outputs, self._how, ask.positive, decision.classes))
 
     def alone(self) -> Gathered:
-        """What this rank found."""
+        """The results of this rank."""
         effects, likes = (sketch.held or nothing(0) for sketch in (self._effects, self._likes))
         return Gathered(effects, likes if self._features is not None else None, self._passes)
 
     def gather(self, trainer: Trainer) -> Gathered:
-        """Put the ranks together: fixed shapes, called by every rank alike; what was kept of rows is forgotten."""
+        """Combine all ranks and forget the rows: a collective of fixed shapes, which every rank must call."""
         passes = int(summed(trainer, torch.tensor(self._passes, device="cpu"), "sum"))
         effects = self._effects.gather(trainer) if self.flips else nothing(0)
         likes = self._likes.gather(trainer) if self._features is not None else None
@@ -248,9 +248,9 @@ class Individuals:
         return Gathered(effects, likes, passes)
 
     def conclude(self, gathered: Gathered, error: float) -> dict[str, float]:
-        """Every name with its number; ``bound`` is the upper limit at the one-sided ``error``."""
+        """All numbers by name; ``bound`` is the upper limit at the one-sided ``error``."""
         effects, likes, passes = gathered
-        # no rank has seen a row: without columns
+        # there are no columns if no rank has seen a row
         effects = effects if effects.columns.shape[1] else nothing(len(COLUMNS) * len(self.flips))
         found: dict[str, float] = {PASSES: float(passes)} if self.flips else {}
         blocks = torch.split(effects.columns, len(COLUMNS), dim=1) if self.flips else ()
@@ -281,7 +281,7 @@ class Individuals:
         return found
 
     def _tell(self, attribute: str, *, moved: bool) -> None:
-        """Warn once where nothing that the network returns depends on the attribute."""
+        """Warn once if no output of the network depends on the attribute."""
         self._unmoved[attribute] = 0 if moved or self._how.space == "labels" else self._unmoved[attribute] + 1
         if self._unmoved[attribute] == UNMOVED and attribute not in self._told:
             self._told.add(attribute)
@@ -293,7 +293,7 @@ class Individuals:
 
 
 def _limits(value: float, weights: Tensor, complete: bool, error: float) -> tuple[float, float]:
-    """Wilson limits; drawn inputs that stand for several rows each are worth fewer rows than they stand for."""
+    """Wilson limits; sampled inputs that each stand for several rows count as fewer rows than they stand for."""
     total = weights.sum().double()
     worth = total if complete else total.square() / weights.square().sum()
     lower, upper = wilson_of(torch.tensor(value, dtype=torch.float64, device="cpu"), worth, error)

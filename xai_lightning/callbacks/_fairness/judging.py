@@ -1,4 +1,4 @@
-"""From what a step or a network returned to what is counted."""
+"""Turns the outputs of a step or network into the predictions that are counted."""
 
 import math
 from typing import Any, NamedTuple
@@ -33,10 +33,10 @@ class Counted(NamedTuple):
     """The samples of a batch that count.
 
     Args:
-        judged: as predicted.
-        kept: which of the batch they are.
-        nonfinite: how many real ones were left out, since their prediction is not finite.
-        decision: of all samples of the batch; None of numbers.
+        judged: these samples with their predictions.
+        kept: which samples of the batch they are.
+        nonfinite: number of real samples left out because their prediction is not finite.
+        decision: decisions for all samples of the batch; None if predictions are numbers.
     """
 
     judged: Judged
@@ -57,24 +57,24 @@ class Kept:
         self.number = int(which.sum())
 
     def of(self, values: Tensor) -> Tensor:
-        """Those of the values, one per sample."""
+        """The values of the kept samples, out of one value per sample."""
         values = moved(values, self._which.device)
         return values if self.number == len(self._which) else values[self._which]
 
     def left_out(self, real: Tensor) -> int:
-        """How many of the real samples, among which the kept ones are, are not kept."""
+        """Number of real samples that are not kept; all kept samples are real."""
         return 0 if self.number == len(self._which) else int(real.sum()) - self.number
 
 
 class Judging:
-    """How outputs are judged; fixed before the first batch, and checked against it.
+    """Turns outputs into predictions, in a way that is fixed before the first batch and checked against it.
 
     Args:
         how: space and threshold of the outputs.
-        asked: what is asked for.
-        n_classes: number of classes of ``outputs="labels"``.
+        asked: what to measure.
+        n_classes: number of classes, for ``outputs="labels"``.
         positive_class: the favourable class, or None.
-        multi_label: whether each output is a label by itself.
+        multi_label: whether each output is a label of its own.
         network: name of the network, or None.
         output_key: which of several tensors holds the predictions, or None.
     """
@@ -101,19 +101,19 @@ class Judging:
 
     @property
     def certain(self) -> bool:
-        """Whether classes and scores lie in their range by how they are made; given labels may not."""
+        """Whether classes and scores are in range by construction, unlike labels that the network returns."""
         return self.how.space in ("logits", "probabilities")
 
     def find_network(self, pl_module: LightningModule) -> None:
-        """See whether there is a network to listen to.
+        """Find out whether there is a network to listen to.
 
         Raises:
-            MisconfigurationException: if one was named that is not there.
+            MisconfigurationException: if a network was named that does not exist.
         """
         try:
             resolve_network(pl_module, self._network)
         except MisconfigurationException:
-            # without an obvious network the step must return predictions; the first batch will tell
+            # without an obvious network the step must return predictions, which the first batch will show
             if self._network is not None:
                 raise
             self._listens = False
@@ -125,19 +125,19 @@ class Judging:
             self._output.listen(None if is_hidden(pl_module, network, self._network) else hooks, network, inputs)
 
     def take(self, outputs: Any, n: int, *, first: bool) -> Tensor:
-        """The outputs of the step that was listened to, checked against the declared space if it is the first."""
+        """The outputs for the step just listened to; the first ones are checked against the declared space."""
         found = self._output.take(outputs, n)
         if first:
             check_space(found, self.how.space, multi_label=self.multi_label)
         return found
 
     def judge(self, found: Tensor, reading: Reading) -> Counted:
-        """What counts of a batch.
+        """The samples of a batch that count, with their predictions.
 
         Raises:
             ValueError: if outputs or targets are not what they were declared to be.
         """
-        # probabilities and sums are exact, and all that goes with them lies there too
+        # on a device with exact (float64) probabilities and sums, where everything else must be as well
         found = found.to(exact_device(found.device))
         real, targets = reading.real.to(found.device), target_of(reading.sample)
         if self.numbers:
@@ -168,7 +168,7 @@ class Judging:
         """The favourable class.
 
         Raises:
-            ValueError: if it must be named and is not, or there is no such class.
+            ValueError: if it must be named and is not, or if there is no such class.
         """
         chosen = self._given
         if chosen is None and n_classes != 2 and not self._free:

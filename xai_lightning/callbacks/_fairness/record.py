@@ -1,4 +1,4 @@
-"""What a FairnessMonitor logs of one validation."""
+"""What a FairnessMonitor logs about one validation."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -25,15 +25,15 @@ MISSING_SHARE = "missing_share"
 
 
 Estimates = dict[str, dict[str, dict[str, float | None]]]
-"""Value, lower, upper and bound by subject and metric; what is not finite is None."""
+"""Value, lower, upper and bound by subject and metric; numbers that are not finite are None."""
 
 
 class Conclusion(NamedTuple):
-    """All that one tally says.
+    """All results from one tally.
 
     Args:
-        record: what is logged.
-        estimates: what is stamped.
+        record: the numbers to log.
+        estimates: the estimates to stamp into checkpoints.
     """
 
     record: Record
@@ -41,7 +41,7 @@ class Conclusion(NamedTuple):
 
 
 def metrics_of(asked: Asked, strata: bool) -> list[str]:
-    """The metrics of a subject: within strata only those of counts."""
+    """The metrics of a subject; within strata, only those computed from counts."""
     return [name for name, metric in asked.metrics.items() if not strata or metric.needs == "counts"]
 
 
@@ -83,7 +83,7 @@ def _add_metrics(
     for name in metrics_of(asked, subject.strata):
         parts = asked.estimate(name, evidence(asked.metrics[name].needs), error, strata=strata)
         for part, value in parts.items():
-            # left out of the counts, a prediction that is not finite could have been either decision
+            # a prediction that is not finite was not counted, and could have been either decision
             number = math.nan if tally.nonfinite else value
             record.shared[tags.fairness(subject.name, name, part)] = number
             stamped.setdefault(name, {})[part] = number if math.isfinite(number) else None
@@ -95,7 +95,7 @@ def _add_rates(record: Record, asked: Asked, subject: Subject, evidence: Callabl
     for rate in asked.rates:
         metric = Metric((rate,), "largest")
         values = metric.measure(evidence(metric.needs)).value
-        # of several labels their mean: a group's curve per label would be one of many
+        # for several labels, their mean: one curve per group and label would be too many
         per_group = values.reshape(-1, values.shape[-1]).nanmean(dim=0) if values.ndim > 2 else values[0]
         pairs = zip(subject.groups, per_group.tolist(), strict=True)
         record.direct |= {tags.rate(subject.name, rate, group): value for group, value in pairs}
@@ -111,7 +111,7 @@ def _add_counts(record: Record, subject: Subject, tally: Tally) -> None:
 
 
 def undefined(asked: Asked, tally: Tally, subjects: Sequence[Subject], positive: int) -> int:
-    """Rates of attributes that have no denominator, over their groups."""
+    """Number of rates without a denominator, over the groups of all attributes."""
     return sum(_undefined(asked, tally, subject, positive) for subject in subjects if subject.rows)
 
 
@@ -127,7 +127,7 @@ def _undefined(asked: Asked, tally: Tally, subject: Subject, positive: int) -> i
 
 
 def charts(asked: Asked, subjects: Iterable[str]) -> dict[str, dict[str, tuple[str, str, str]]]:
-    """Margin charts of value, lower and upper: by subject and metric the names of the three."""
+    """Margin charts by subject and metric: the names of value, lower and upper."""
     return {
         subject: {
             name: tuple(tags.fairness(subject, name, part) for part in ("value", "lower", "upper"))  # type: ignore[misc]
@@ -141,24 +141,24 @@ def charts(asked: Asked, subjects: Iterable[str]) -> dict[str, dict[str, tuple[s
 
 
 def utility_measure(numbers: bool) -> str:
-    """What the floor of a gate is on."""
+    """The measure to which a gate's utility floor applies."""
     return "r2" if numbers else "balanced_accuracy"
 
 
 def utility(tally: Tally, name: str, error: float, *, exact: bool) -> tuple[Floor, float]:
-    """How useful the model is over everybody, and what a constant would reach."""
+    """The utility of the model over all samples, and the utility of a constant prediction."""
     if name in tally.residuals:
         return fairness.determination(tally.residuals[name], error), 0.0
     counts = tally.counts[name].sum(dim=0)
     if not tally.labels:
         return fairness.balanced_accuracy(counts, error, exact=exact), 1 / tally.n_classes
-    # labels share their samples: the mean of limits that share the error holds however they depend on each other
+    # labels share their samples: a mean of limits that share the error holds whatever the dependence between labels
     each = fairness.balanced_accuracy(counts, error / tally.labels, exact=exact)
     return Floor(each.value.mean(), each.bound.mean()), 0.5
 
 
 def add_utility(record: Record, tally: Tally, name: str, error: float, *, exact: bool) -> None:
-    """Log it: NaN if a prediction was not finite."""
+    """Add the utility to the record: NaN if a prediction was not finite."""
     floor, chance = utility(tally, name, error, exact=exact)
     value, bound = (math.nan if tally.nonfinite else float(part) for part in floor)
     measure = utility_measure(name in tally.residuals)
@@ -170,7 +170,7 @@ def add_utility(record: Record, tally: Tally, name: str, error: float, *, exact:
 
 
 def add_pictures(record: Record, tally: Tally, subjects: Sequence[Subject], positive: int) -> None:
-    """Rates per group with intervals, and calibration per group."""
+    """Add pictures of the rates per group with intervals, and of the calibration per group."""
     for subject in subjects:
         if subject.rows and subject.counted in tally.counts and not tally.labels:
             confusion = tally.evidence("counts", subject.counted, subject.index, positive)

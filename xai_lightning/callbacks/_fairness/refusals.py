@@ -1,4 +1,4 @@
-"""Metrics that a FairnessMonitor cannot give, refused before anything is trained."""
+"""Refuses metrics that a FairnessMonitor cannot compute, before anything is trained."""
 
 from collections.abc import Mapping
 
@@ -9,9 +9,9 @@ from xai_lightning.functional.fairness.resampling import example
 from xai_lightning.readers import Space
 
 TAKEN = ("rates", "calibration", "flip_rate")
-"""Names below those of an attribute that are not of a metric."""
+"""Names below an attribute's that do not belong to a metric."""
 EXAMPLES = 2
-"""Groups of which a user's own metric is tried out."""
+"""Number of groups on which a user's own metric is tried out."""
 
 
 def check_own(own: Mapping[str, Metric]) -> None:
@@ -19,7 +19,7 @@ def check_own(own: Mapping[str, Metric]) -> None:
 
     Raises:
         ValueError: shows the name.
-        TypeError: if one is no `Metric`.
+        TypeError: if ``own`` is not a mapping from strings, or one of its values is not a `Metric`.
     """
     given: object = own
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
@@ -41,7 +41,7 @@ def check_own(own: Mapping[str, Metric]) -> None:
 
 
 def _try_out(name: str, metric: Metric) -> None:
-    """Ask a metric for two groups, as it will be asked for all: its callables are the user's."""
+    """Compute a metric for two groups, as it will be for all of them: its callables are the user's."""
     wanted = "a tensor [..., G], or numerators and denominators, of counts [..., G]"
     try:
         shape = metric.measure(example(metric.needs)).value.shape
@@ -52,7 +52,7 @@ def _try_out(name: str, metric: Metric) -> None:
 
 
 def check_classes(metrics: Mapping[str, Metric], n_classes: int) -> None:
-    """Refuse metrics of pairs of classes, and limits by resampling, where there are too many classes to count pairs.
+    """Refuse metrics of class pairs, and limits by resampling, if there are too many classes to count all pairs.
 
     Raises:
         ValueError: names them.
@@ -69,7 +69,7 @@ def check_classes(metrics: Mapping[str, Metric], n_classes: int) -> None:
 
 
 def check_kinds(metrics: Mapping[str, Metric], space: Space, multi_label: bool) -> None:
-    """Refuse metrics that cannot be made of such outputs.
+    """Refuse metrics that cannot be computed from such outputs.
 
     Raises:
         ValueError: names them.
@@ -87,7 +87,7 @@ def check_kinds(metrics: Mapping[str, Metric], space: Space, multi_label: bool) 
 
 
 def check_limits(metrics: Mapping[str, Metric], *, exact: bool, weighted: bool) -> None:
-    """Refuse metrics without the limits that are asked for.
+    """Refuse metrics for which the requested limits do not exist.
 
     Raises:
         ValueError: names them.

@@ -1,4 +1,4 @@
-"""Running the user's own validation step on other rows, without a trace."""
+"""Runs the user's own validation step on other rows, without leaving a trace."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ from xai_lightning.callbacks._progress import step
 
 
 class Rehearsed(NamedTuple):
-    """One batch and what came of it.
+    """One batch and the step's result.
 
     Args:
-        batch: on the device of the module.
+        batch: the batch, on the device of the module.
         outputs: what the step returned.
     """
 
@@ -28,14 +28,14 @@ def rehearsed(
 ) -> Iterator[Rehearsed]:
     """The batches of ``loader``, each after a ``validation_step`` in evaluation mode that logs nothing.
 
-    The step sees batches as a validation does: moved to the device, and through the hooks of the module.
+    The step sees batches as in a validation: moved to the device, after the module's hooks for batches.
 
     Args:
         trainer: the trainer.
-        pl_module: the module; afterwards it is as it was, its own metrics included.
+        pl_module: the module; afterwards it is as before, including its own metrics.
         loader: the rows.
         counting: listens to the network.
-        dataloader_idx: of the validation loader that the rows stand for.
+        dataloader_idx: index of the validation loader in whose place the rows are used.
     """
     hooks = Hooks(while_explaining=True)
     for number, batch in enumerate(loader):
@@ -43,7 +43,7 @@ def rehearsed(
             converted = trainer.precision_plugin.convert_input(batch)
             prepared = pl_module._on_before_batch_transfer(converted, dataloader_idx=dataloader_idx)
             moved = trainer.strategy.batch_to_device(prepared, dataloader_idx=dataloader_idx)
-            # outside of its loops Lightning refuses self.log; `explaining` puts the attributes back
+            # outside its loops Lightning refuses self.log; `explaining` puts the attributes back
             vars(pl_module).update(log=_mute, log_dict=_mute)
             counting.listen(hooks, pl_module, moved)
             try:
@@ -55,7 +55,7 @@ def rehearsed(
 
 
 def _arguments(pl_module: LightningModule, batch: Any, number: int, dataloader_idx: int) -> tuple[Any, ...]:
-    """Steps may leave out the numbers of the batch and of the loader, as Lightning allows them to."""
+    """Arguments of the step, which may omit the indices of the batch and the loader, as Lightning allows."""
     takes_number = is_param_in_hook_signature(pl_module.validation_step, "batch_idx", min_args=2)
     takes_loader = is_param_in_hook_signature(pl_module.validation_step, "dataloader_idx", min_args=3)
     return (batch, *[number] * takes_number, *[dataloader_idx] * takes_loader)

@@ -10,14 +10,14 @@ from xai_lightning.functional.intervals import allowance
 
 
 class Spending:
-    """Divides ``delta`` among the validations of a ``fit``; a single look elsewhere may spend all of it.
+    """Divides ``delta`` among the validations of a ``fit``; a single evaluation elsewhere may spend all of it.
 
-    The horizon is fixed at the first ``fit``; a longer, resumed one shares what is unspent among the validations that
+    The horizon is fixed at the first ``fit``; a longer, resumed one divides the unspent part among the validations that
     it adds.
 
     Args:
         delta: error probability of the whole run.
-        horizon: number of validations; by default from the Trainer's limits.
+        horizon: number of validations; derived from the Trainer's limits by default.
 
     Raises:
         ValueError: if ``delta`` or ``horizon`` is outside its range.
@@ -30,12 +30,12 @@ class Spending:
         self._told = False
 
     def plan(self, trainer: Trainer, number: int) -> None:
-        """A ``fit`` begins, after ``number`` validations of earlier ones."""
+        """Fix the horizon when a ``fit`` begins, after ``number`` validations of earlier ones."""
         planned = self._given or planned_validations(trainer)
         if number == 0:
             self.horizon = planned
         elif self.horizon is not None and planned is not None:
-            # never fewer: what was divided among more has been spent accordingly
+            # never fewer, since error has been spent on the assumption of the longer horizon
             self.horizon = max(self.horizon, planned)
 
     def spend(self, look: Look) -> None:
@@ -54,15 +54,15 @@ class Spending:
             )
 
     def save(self) -> dict[str, Any]:
-        """Plain state."""
+        """The state as plain types."""
         return {"spent": self.spent, "horizon": self.horizon}
 
     def exhaust(self) -> None:
-        """Take all for spent: what an earlier run has left is unknown."""
+        """Treat all of ``delta`` as spent, because it is unknown how much an earlier run has left."""
         self.spent = self.delta
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over what an earlier run has spent; never less than this one has."""
+        """Load what an earlier run has spent; never less than this run has."""
         horizon = state["horizon"]
         if horizon is not None and (type(horizon) is not int or horizon < 1):
             raise ValueError(f"horizon must be None or a number of validations; got {horizon!r}")

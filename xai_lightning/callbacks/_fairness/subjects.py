@@ -11,14 +11,14 @@ from xai_lightning.callbacks._fairness.asked import Asked
 
 @dataclass(frozen=True)
 class Subject:
-    """Groups that are compared: of an attribute, of two together, or of one within those of another.
+    """Groups that are compared: those of one attribute, of two combined, or of one within each group of another.
 
     Args:
-        name: under which it is logged: ``sex``, ``race+sex``, ``sex|occupation``.
-        counted: the set of groups that is counted.
-        index: its rows ``int64[G]``, or ``int64[S, G]`` within strata.
+        name: name under which it is logged: ``sex``, ``race+sex``, ``sex|occupation``.
+        counted: name of the set of groups that is counted.
+        index: rows of the groups in that set, ``int64[G]``, or ``int64[S, G]`` within strata.
         groups: names of the groups.
-        rows: names of all counted rows, for counts per group; empty where those are not logged.
+        rows: names of all counted rows, for counts per group; empty if those are not logged.
     """
 
     name: str
@@ -34,13 +34,13 @@ class Subject:
 
 
 def subject_names(asked: Asked, batches: Batches) -> list[str]:
-    """Under which names groups are compared; known before any group is discovered."""
+    """The names under which groups are compared; known before any group is discovered."""
     pairs = list(batches.intersections) if asked.intersections else []
     return [*batches.vocabularies, *pairs, *(f"{a}|{b}" for a, b in asked.given.items())]
 
 
 def subjects(asked: Asked, batches: Batches) -> list[Subject]:
-    """The groups that are compared, once all are known."""
+    """The groups that are compared; available once all groups are known."""
     found = [
         Subject(attribute, attribute, torch.arange(len(v.names), device="cpu"), v.names, v.rows)
         for attribute, v in batches.vocabularies.items()
@@ -63,5 +63,5 @@ def _within(attribute: str, other: str, batches: Batches) -> Subject:
 
 
 def pair_of(attribute: str, other: str, batches: Batches) -> str:
-    """Under which name two attributes are counted together."""
+    """The name under which two attributes are counted together."""
     return next(n for n, pair in batches.intersections.items() if set(pair.attributes) == {attribute, other})

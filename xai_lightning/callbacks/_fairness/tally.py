@@ -1,4 +1,4 @@
-"""What fairness counts in one validation: states that add up over batches and ranks, for every set of groups."""
+"""The fairness counts of one validation: states that add up over batches and ranks, for every set of groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from xai_lightning.readers import moved
 
 
 class Judged(NamedTuple):
-    """The samples of one batch that count, as predicted.
+    """The samples of one batch that count, with their predictions.
 
     Args:
         targets: classes ``int64[N]``, labels ``int64[N, L]``, or numbers ``float64[N]``.
-        classes: predicted classes or labels, like the targets; None of numbers.
-        n_classes: number of classes; 0 of numbers.
-        scores: probability of the favourable class ``float32[N]``; None if nothing needs it.
+        classes: predicted classes or labels, in the shape of the targets; None for numbers.
+        n_classes: number of classes; 0 for numbers.
+        scores: probability of the favourable class ``float32[N]``; None if no metric needs it.
         values: predicted numbers ``float64[N]``.
         weights: ``float64[N]``, or None.
         positive: the favourable class.
@@ -38,16 +38,16 @@ class Judged(NamedTuple):
 
 @dataclass
 class Tally:
-    """States by set of groups (an attribute, or two together); each has the groups as its first dimension.
+    """States by set of groups (one attribute, or two combined); most have the groups as their first dimension.
 
     Args:
-        counts: ``int64[G, K, K]``, ``int64[G, K, 3]`` or of labels ``int64[G, L, 2, 2]``.
-        weights: ``float64[G, 2, K, K]``: sums of weights, and of their squares.
+        counts: ``int64[G, K, K]``, ``int64[G, K, 3]`` or, for labels, ``int64[G, L, 2, 2]``.
+        weights: ``float64[G, 2, K, K]``: sums of weights and of their squares.
         scores: ``int64[G, 2, B, 3]``.
-        residuals: sums of numbers.
-        nonfinite: samples whose prediction is not finite.
-        n_classes: number of classes, 0 if none was seen or of numbers.
-        labels: number of labels of a sample, 0 if it has one class.
+        residuals: sums for predicted numbers; `_GROUPS` gives the dimension of the groups in each.
+        nonfinite: number of samples whose prediction is not finite.
+        n_classes: number of classes, 0 if none was seen or predictions are numbers.
+        labels: number of labels per sample, 0 if it has one class.
     """
 
     counts: dict[str, Tensor] = field(default_factory=dict)
@@ -62,9 +62,9 @@ class Tally:
         """Add a batch.
 
         Args:
-            name: of the set of groups.
+            name: name of the set of groups.
             judged: the samples.
-            rows: the group of each, ``int64[N]``.
+            rows: the group of each sample, ``int64[N]``.
             size: number of groups.
         """
         if judged.classes is None:
@@ -90,7 +90,7 @@ class Tally:
         )
 
     def move(self, moves: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
-        """Carry what was counted into provisional rows into those that are fixed now."""
+        """Move the counts in provisional rows to the rows that are now fixed."""
         for name, rows in moves.items():
             for kept in (self.counts, self.weights, self.scores):
                 if name in kept:
@@ -102,25 +102,25 @@ class Tally:
     def gather(
         self, trainer: Trainer | None, names: Sequence[str], sizes: Mapping[str, int], kinds: Sequence[str]
     ) -> "Tally":
-        """The tally of all ranks together: a collective of fixed shapes.
+        """The tally of all ranks together; a collective of fixed shapes.
 
         Args:
-            trainer: the trainer; None to look at this rank alone.
-            names: of all sets of groups.
-            sizes: their numbers of groups.
+            trainer: the trainer; None for this rank alone.
+            names: names of all sets of groups.
+            sizes: number of groups in each.
             kinds: which states there are: ``counts``, ``weights``, ``scores``, ``residuals``.
         """
-        # a rank without a batch knows neither
+        # a rank without a batch knows neither of these
         mine = torch.tensor([self.n_classes, self.labels], device="cpu")
         n_classes, labels = _over(trainer, mine, "max").tolist()
         total = Tally(n_classes=n_classes, labels=labels)
         total.nonfinite = int(_over(trainer, torch.tensor(self.nonfinite, device="cpu"), "sum"))
-        # in one order on all ranks: collectives meet by their order, not by what they carry
+        # in the same order on all ranks, since collectives are matched by order, not by content
         for name in names:
             size = sizes[name]
             for kind in kinds:
                 if kind == "residuals":
-                    # a rank without a batch takes part all the same, in the same shapes
+                    # a rank without a batch takes part too, in the same shapes
                     own = self.residuals.get(name) or _no_numbers(size)
                     total.residuals[name] = Residuals(*(_over(trainer, part, "sum") for part in own))
                 else:
@@ -146,12 +146,12 @@ class Tally:
         return fairness.confusion(counts, 0).total
 
     def evidence(self, kind: str, name: str, index: Tensor, positive: int) -> Any:
-        """What a metric needs, of some groups.
+        """The evidence that a metric needs, for some groups.
 
         Args:
             kind: ``counts``, ``scores``, ``residuals``, ``predictions`` or ``errors``.
-            name: of the set of groups.
-            index: rows ``int64[G]``, or ``int64[S, G]`` of strata.
+            name: name of the set of groups.
+            index: rows of the groups, ``int64[G]``, or ``int64[S, G]`` for strata.
             positive: the favourable class.
         """
         if kind == "counts":
@@ -169,7 +169,7 @@ class Tally:
             return fairness.confusion(heavy[0], positive, heavy[1])
         cells = self.counts[name][index]
         if self.labels:
-            # labels are strata: each is judged by itself, and the worst counts
+            # labels are strata: each is evaluated separately, and the worst counts
             cells = cells.movedim(-3, 0).flatten(0, -4)
             return fairness.confusion(cells, 1)
         return fairness.confusion(cells, positive)
@@ -194,7 +194,7 @@ def _counted(judged: Judged, rows: Tensor, size: int) -> Tensor:
             n_groups=size,
         )
     labels = judged.targets.shape[1]
-    # each label of each group is counted as a group of its own, in one pass
+    # every label of every group is counted as a group of its own, in one pass
     places = rows[:, None] * labels + torch.arange(labels, device=rows.device)
     cells = fairness.count(judged.classes, judged.targets, places, classes=2, n_groups=size * labels)
     return cells.reshape(size, labels, 2, 2)

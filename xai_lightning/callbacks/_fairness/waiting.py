@@ -1,4 +1,4 @@
-"""Judged batches that wait to be counted together: counting a small batch costs the same as a large one."""
+"""Buffers judged batches to count them together, since counting a small batch costs as much as a large one."""
 
 from collections.abc import Mapping
 
@@ -7,16 +7,16 @@ from torch import Tensor
 from xai_lightning.callbacks._fairness.tally import Judged
 
 SAMPLES = 1 << 13
-"""Samples that there is room for."""
+"""Number of samples that fit into the buffer."""
 
 _COLUMNS = ("targets", "classes", "scores", "values", "weights")
 
 
 class Waiting:
-    """Judged samples of batches in a row, and their groups, until there is no room for more.
+    """A buffer for the judged samples of consecutive batches and their groups.
 
-    The room is made once, so that memory is the same from batch to batch (law 7); samples are copied into it, since
-    loaders use their tensors again.
+    It is allocated once, so that memory is the same from batch to batch (law 7). Samples are copied into it, because
+    loaders may reuse their tensors.
     """
 
     def __init__(self) -> None:
@@ -28,27 +28,27 @@ class Waiting:
         return self._filled
 
     def fits(self, judged: Judged, rows: Mapping[str, Tensor]) -> bool:
-        """Whether a batch can be joined to those that wait."""
+        """Whether a batch can be added to the buffered ones."""
         parts = _parts(judged, rows)
         return self._filled + len(judged.targets) <= SAMPLES and (not self._room or self._suits(parts))
 
     def add(self, judged: Judged, rows: Mapping[str, Tensor]) -> None:
-        """Take a batch that fits.
+        """Add a batch that fits.
 
         Args:
             judged: its samples.
-            rows: the group of each by set of groups, ``int64[N]``.
+            rows: the group of each sample, ``int64[N]``, by set of groups.
         """
         parts, n = _parts(judged, rows), len(judged.targets)
         if not self._room or not self._suits(parts):
-            # zeros: what is pickled in mid-validation must not hold whatever the memory held before
+            # zeros, because a pickle made during a validation must not contain stale memory
             self._room = {name: part.new_zeros(SAMPLES, *part.shape[1:]) for name, part in parts.items()}
         for name, part in parts.items():
             self._room[name][self._filled : self._filled + n] = part
         self._like, self._filled = judged, self._filled + n
 
     def take(self) -> tuple[Judged, dict[str, Tensor]] | None:
-        """All of them as one batch, to be counted before the next is added; None if there are none."""
+        """All buffered samples as one batch, to be counted before the next is added; None if there are none."""
         if self._like is None or not self._filled:
             return None
         parts = {name: part[: self._filled] for name, part in self._room.items()}

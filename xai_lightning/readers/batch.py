@@ -1,4 +1,4 @@
-"""A batch, whatever its form, as a `Sample`."""
+"""Reads batches of any form into a `Sample`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,15 +16,15 @@ Reader = Mapping[str, Field] | Callable[[Any], "Sample"]
 
 @dataclass(frozen=True)
 class Sample:
-    """What the monitors need of a batch.
+    """What the monitors need from a batch.
 
     Args:
         inputs: ``[N, ...]``, the tensor that the network receives first.
         targets: ``[N]`` class indices, 0/1 labels or regression targets; ``None`` if the batch has none.
         groups: values of sensitive attributes by name, one per sample: tensors, arrays or lists.
-        extras: entries of a dict batch by name, and what else a reader names; those that the network's ``forward``
-            knows are passed to it. The input may be among them, and is passed by its name then.
-        further: more inputs that the network receives after the first, by name; they are explained with it.
+        extras: entries of a dict batch by name, and anything else that a reader names; those that the network's
+            ``forward`` accepts are passed to it. If the input is among them, it is passed by its name.
+        further: further inputs that the network receives after the first, by name; they are explained with it.
     """
 
     inputs: Tensor
@@ -38,7 +38,7 @@ class Sample:
 
 
 def describe(value: object, depth: int = 2) -> str:
-    """What came, in a few words: types, names and shapes, never values."""
+    """A short description of ``value``: types, names and shapes, never values."""
     if isinstance(value, Tensor):
         return f"Tensor{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping) and depth:
@@ -49,7 +49,7 @@ def describe(value: object, depth: int = 2) -> str:
 
 
 def unreadable(batch: object, missing: str) -> ValueError:
-    """The error for a batch in which ``missing`` was not found: what came, and how to describe it."""
+    """The error for a batch without ``missing``, which shows the batch and explains how to describe it."""
     return ValueError(
         f"cannot find the {missing} in this batch: {describe(batch)}. Read without help are (x, y), (x, y, groups) "
         f"and dicts with an input named {'|'.join(INPUT_NAMES)} and a target named {'|'.join(TARGET_NAMES)}. For "
@@ -98,7 +98,7 @@ def _by_position(batch: list[Any] | tuple[Any, ...]) -> Sample:
 
 
 def _several(inputs: Any) -> tuple[Any, dict[str, Tensor]]:
-    """The first input, and the others by number, where a batch holds several."""
+    """The first input, and any others named by number, for a batch that holds several."""
     if not isinstance(inputs, list | tuple) or not inputs or not all(isinstance(x, Tensor) for x in inputs):
         return inputs, {}
     return inputs[0], {f"input_{i}": x for i, x in enumerate(inputs[1:], start=2)}
@@ -107,20 +107,19 @@ def _several(inputs: Any) -> tuple[Any, dict[str, Tensor]]:
 def read(batch: Any, reader: Reader | None = None) -> Sample:
     """The `Sample` in ``batch``.
 
-    ``(x, y)``, ``(x, y, groups)`` and dicts need no reader; ``x`` may be several tensors.
-    In a triple, ``groups`` is a mapping from attribute to
-    values, or the values of the only declared attribute (kept under the empty name).
+    ``(x, y)``, ``(x, y, groups)`` and dicts need no reader; ``x`` may be several tensors. In a triple, ``groups`` is a
+    mapping from attribute to values, or the values of the only declared attribute (stored under the empty name).
 
     Args:
         batch: what the loader yields.
-        reader: ``None``; a mapping with ``"input"``, optionally ``"target"`` and names of attributes, to names,
+        reader: ``None``; a mapping from ``"input"``, optionally ``"target"``, and names of attributes to names,
             positions or callables; or a callable that returns a `Sample`.
 
     Returns:
         The sample; inputs and targets are the batch's own tensors, not copies.
 
     Raises:
-        ValueError: if no input tensor is found; says what came and how to describe it.
+        ValueError: if no input tensor is found, or there is not one target per sample; shows what was found.
 
     Example:
         >>> read({"pixel_values": torch.zeros(4, 3, 8, 8), "labels": torch.zeros(4)}).inputs.shape
@@ -130,11 +129,11 @@ def read(batch: Any, reader: Reader | None = None) -> Sample:
 
 
 def read_inputs(batch: Any, reader: Reader | None = None) -> Tensor:
-    """The inputs of `read` alone, in a fraction of the time: targets are not looked at.
+    """Only the inputs of `read`, in a fraction of the time: targets are not examined.
 
     Args:
         batch: what the loader yields.
-        reader: as there.
+        reader: as in `read`.
 
     Returns:
         The batch's own tensor.
@@ -156,14 +155,14 @@ def target_of(sample: Sample, instead: str = "") -> Tensor:
     """The targets of a sample.
 
     Args:
-        sample: of a batch.
-        instead: what else may be done where there are none, for the message.
+        sample: the sample of a batch.
+        instead: an alternative to recommend in the message if there are none.
 
     Returns:
         The sample's own tensor.
 
     Raises:
-        ValueError: if there are none; says what there is.
+        ValueError: if there are none; shows what the batch holds.
 
     Example:
         >>> target_of(Sample(torch.zeros(2, 8), torch.ones(2))).tolist()

@@ -1,4 +1,4 @@
-"""Texts of one length, whatever length a collator padded each batch to."""
+"""Pads texts to one length, whatever length a collator has padded each batch to."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,19 +10,19 @@ from xai_lightning.readers.batch import Reader, Sample, describe, read
 
 
 def read_padded(batch: Any, *, reader: Reader | None, length: int, pad_token: int) -> Sample:
-    """What `read` finds, padded on the right to ``length`` tokens: ids with padding, all else that goes with them by 0.
+    """The result of `read`, padded on the right to ``length`` tokens: ids with ``pad_token``, related entries with 0.
 
     Args:
         batch: what the loader yields.
         reader: as in `read`.
-        length: of every text from now on.
-        pad_token: the id of padding.
+        length: length of every text after padding.
+        pad_token: the token id of padding.
 
     Returns:
-        The sample; every entry ``[N, T, ...]`` beside ids ``[N, T]`` (a mask, say) is as long as they are.
+        The sample; entries ``[N, T, ...]`` that go with the ids ``[N, T]``, such as a mask, get the same length.
 
     Raises:
-        ValueError: if inputs are no token ids, longer than that, or padded on the left.
+        ValueError: if inputs are not token ids, are longer than ``length``, or are padded on the left.
 
     Example:
         >>> import torch
@@ -51,7 +51,7 @@ def read_padded(batch: Any, *, reader: Reader | None, length: int, pad_token: in
 
 
 def _longer(x: Any, ids: Tensor, length: int, value: int) -> Any:
-    """``x`` as long as ``length`` along every dimension that is as long as the texts, if it goes with them."""
+    """``x``, padded to ``length`` along every dimension that is as long as the texts, if it goes with the ids."""
     if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[:2] != ids.shape:
         return x
     more = [(length - n) * (n == ids.shape[1]) for n in reversed(x.shape[1:])]

@@ -1,4 +1,4 @@
-"""What a step or a network returned, as predicted classes."""
+"""Turns what a step or a network returned into predicted classes, scores or numbers."""
 
 import math
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class Outputs(NamedTuple):
     """How outputs become predictions; see `of`, which fills in the threshold.
 
     Attributes:
-        space: what outputs are: logits, probabilities, class numbers, or values of a regression.
-        threshold: above which a single output is class 1, in that space.
+        space: what the outputs are: logits, probabilities, class numbers, or values of a regression.
+        threshold: a single output above this is class 1; in units of ``space``.
     """
 
     space: Space
@@ -35,7 +35,7 @@ class Outputs(NamedTuple):
             threshold: None for the default.
 
         Raises:
-            ValueError: on an unknown space, or a threshold outside it, or of outputs that have none.
+            ValueError: on an unknown space, a threshold out of range, or a threshold for outputs that have none.
         """
         if space not in SPACES:
             raise ValueError(f"outputs must be one of {', '.join(SPACES)}; got {space!r}")
@@ -55,8 +55,8 @@ class Decision(NamedTuple):
 
     Attributes:
         classes: ``int64[N]``.
-        finite: ``bool[N]``, whether the outputs that each was made of are finite.
-        n_classes: how many classes K there are.
+        finite: ``bool[N]``, whether the outputs behind each prediction are finite.
+        n_classes: number of classes K.
     """
 
     classes: Tensor
@@ -70,8 +70,8 @@ def step_output(outputs: Any, n: int, key: int | str | None = None) -> Tensor | 
     Args:
         outputs: the step's return value: a mapping with one of ``preds``, ``logits``, ``probs``, ``y_hat``, or a
             tensor.
-        n: size of the batch; a tensor whose first dimension differs (a loss) holds no predictions.
-        key: the only key that counts; a position is one among what the network returned, not here.
+        n: size of the batch; a tensor whose first dimension differs (such as a loss) holds no predictions.
+        key: the only key to look up; a position refers to the network's output and finds nothing here.
     """
     found = outputs
     if key is not None:
@@ -85,7 +85,7 @@ def _flat(outputs: Tensor) -> Tensor:
     flat = outputs.squeeze(1) if outputs.ndim == 2 and outputs.shape[1] == 1 else outputs
     if flat.ndim not in (1, 2) or outputs.is_complex() or (flat.ndim == 2 and not flat.shape[1]):
         raise ValueError(f"expected real outputs of shape [N], [N, 1] or [N, K]; got {describe(outputs)}")
-    # booleans of several classes have a largest one as well
+    # argmax over classes needs numbers instead of booleans
     return flat.detach().to(torch.uint8) if flat.dtype == torch.bool and flat.ndim == 2 else flat.detach()
 
 
@@ -97,11 +97,11 @@ def check_space(outputs: Tensor, space: Space, *, multi_label: bool = False) -> 
 
     Args:
         outputs: ``[N]``, ``[N, 1]`` or ``[N, K]``.
-        space: what they were declared to be.
-        multi_label: whether each output is a label by itself, ``[N, L]``, so that rows need not sum to 1.
+        space: the declared space.
+        multi_label: whether each output is a label of its own, ``[N, L]``, so that rows need not sum to 1.
 
     Raises:
-        ValueError: if they are in another space; says which, and the option to set.
+        ValueError: if they are in another space; names that space and the option to set.
     """
     flat = outputs.detach().flatten() if multi_label else _flat(outputs)
     if space == "labels":
@@ -133,9 +133,9 @@ def _looks_like_probabilities(values: Tensor, eps: float) -> bool:
     if bool(values.min() < 0) or bool(values.max() > 1):
         return False
     if values.ndim == 2:
-        # rows of half precision add up to 1 only roughly
+        # in half precision, rows sum to 1 only roughly
         return bool(((values.sum(dim=1) - 1).abs() < max(1e-3, eps / 2)).all())
-    # some logits lie between 0 and 1 by chance, so that more is asked where no sums tell
+    # some logits lie between 0 and 1 by chance; without row sums as evidence, values on both sides of 0.5 are needed
     return bool(values.min() < 0.5) and bool(values.max() > 0.5)
 
 
@@ -153,18 +153,18 @@ def _check_probabilities(values: Tensor) -> None:
 def decide(outputs: Tensor, how: Outputs, *, n_classes: int | None = None) -> Decision:
     """Predicted classes.
 
-    A single output is class 1 if it is greater than the threshold; several outputs are the class of the largest.
+    A single output is class 1 if it exceeds the threshold; for several outputs, the class of the largest is predicted.
 
     Args:
         outputs: ``[N]``, ``[N, 1]`` or ``[N, K]``, in the space of ``how``.
         how: space and threshold.
-        n_classes: number of classes of ``outputs="labels"`` (default 2).
+        n_classes: number of classes for ``outputs="labels"`` (default 2).
 
     Returns:
-        The `Decision`; classes of samples whose outputs are not finite are 0 and marked in ``finite``.
+        The `Decision`; samples whose outputs are not finite have class 0 and are marked in ``finite``.
 
     Raises:
-        ValueError: on another shape or space, or a threshold that was chosen and outputs of several classes.
+        ValueError: on another shape or space, or if a threshold was set and there are outputs of several classes.
     """
     flat = _flat(outputs)
     if how.space == "probabilities":
@@ -184,15 +184,15 @@ def decide(outputs: Tensor, how: Outputs, *, n_classes: int | None = None) -> De
 
 
 def decide_labels(outputs: Tensor, how: Outputs) -> Decision:
-    """Whether each of several labels is predicted, each by itself.
+    """Whether each of several labels is predicted, independently of the others.
 
     Args:
-        outputs: ``[N, L]``, in the space of ``how``; of ``"labels"`` 0 or 1.
+        outputs: ``[N, L]``, in the space of ``how``; 0 or 1 for ``"labels"``.
         how: space and threshold.
 
     Returns:
-        The `Decision`: classes ``int64[N, L]``, 1 where a label is predicted, of 2 classes; a sample of which any
-        output is not finite is marked as a whole.
+        The `Decision` with 2 classes: ``int64[N, L]``, 1 where a label is predicted; a sample with any output that is
+        not finite is marked as a whole.
 
     Raises:
         ValueError: on another shape, or labels that are not integers.
@@ -210,15 +210,15 @@ def decide_labels(outputs: Tensor, how: Outputs) -> Decision:
 
 
 def scores_of(outputs: Tensor, how: Outputs, positive: int) -> Tensor:
-    """The probability of one class, ``float64[N]``, so that how a batch is cut into vectors leaves no trace (law 2).
+    """The probability of one class, in ``float64[N]`` so that the vectorisation of a batch leaves no trace (law 2).
 
     Args:
         outputs: ``[N]``, ``[N, 1]`` or ``[N, K]``, logits or probabilities.
-        how: which of both.
-        positive: the class; of a single output 1 is its class, and 0 the other.
+        how: says which of these they are.
+        positive: the class; for a single output, 1 is the class it stands for and 0 the other.
 
     Raises:
-        ValueError: if outputs said to be probabilities are outside 0 to 1.
+        ValueError: if outputs declared as probabilities lie outside 0 to 1.
     """
     flat = exact(_flat(outputs))
     if how.space == "probabilities":
@@ -231,10 +231,10 @@ def scores_of(outputs: Tensor, how: Outputs, positive: int) -> Tensor:
 
 
 def numbers_of(values: Tensor, what: str) -> Tensor:
-    """Predicted or true numbers ``float64[N]``.
+    """Predicted or true numbers, ``float64[N]``.
 
     Raises:
-        ValueError: if there is not one per sample.
+        ValueError: if there is not one real number per sample.
     """
     flat = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
     if flat.ndim != 1 or flat.is_complex():
@@ -246,7 +246,7 @@ def labels_of(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Which labels each sample has, ``int64[N, L]``.
 
     Raises:
-        ValueError: if their shape is not that of the outputs, or one is neither 0 nor 1.
+        ValueError: if their shape differs from that of the outputs, or one is neither 0 nor 1.
     """
     if tuple(targets.shape) != shape or targets.is_complex():
         raise ValueError(f"multi_label=True needs targets like the outputs, {list(shape)}; got {describe(targets)}")
@@ -257,7 +257,7 @@ def labels_of(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _check_range(outputs: Tensor) -> None:
-    """Every batch: a later one in another space would be counted as something else than the ones before (trap 84)."""
+    """Check every batch: a later one in another space would be counted differently from the earlier ones (trap 84)."""
     wrong = outputs.isfinite() & ((outputs < -1e-6) | (outputs > 1 + 1e-6))
     if bool(wrong.any()):
         raise ValueError(
@@ -266,7 +266,7 @@ def _check_range(outputs: Tensor) -> None:
 
 
 def targets_of(targets: Tensor, n_classes: int) -> Tensor:
-    """Targets as class indices ``int64[N]``, checked on the CPU before any kernel could fail on them (trap 4).
+    """Targets as class indices ``int64[N]``, checked on the CPU before any GPU kernel can fail on them (trap 4).
 
     Raises:
         ValueError: if one is not an integer in ``0 .. n_classes - 1``; the value is shown.

@@ -19,7 +19,7 @@ SINKS: tuple[tuple[type[Logger], type[LoggerSink]], ...] = (
     (WandbLogger, WandbSink),
     (MLFlowLogger, MLFlowSink),
 )
-"""The sink of a kind of logger; of every other logger it is `LoggerSink`."""
+"""The sink for each kind of logger; any other logger gets `LoggerSink`."""
 
 __all__ = [
     "SINKS",
@@ -35,5 +35,5 @@ __all__ = [
 
 
 def logger_sinks(loggers: Sequence[Logger]) -> list[LoggerSink]:
-    """One sink per logger, of the kind that shows most."""
+    """One sink per logger, of the kind that can show the most."""
     return [next((sink for kind, sink in SINKS if isinstance(x, kind)), LoggerSink)(x) for x in loggers]

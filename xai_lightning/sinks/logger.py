@@ -1,4 +1,4 @@
-"""The scalars of any Lightning logger."""
+"""Scalars for any Lightning logger."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,7 +8,7 @@ from xai_lightning.sinks.protocol import Picture
 
 
 class LoggerSink:
-    """Scalars to any Lightning logger; pictures and histograms are left out.
+    """Writes scalars to any Lightning logger; pictures and histograms are left out.
 
     Args:
         logger: the logger.
@@ -24,19 +24,19 @@ class LoggerSink:
         self.logger.log_metrics(dict(values), step=step)
 
     def picture(self, name: str, image: Picture, step: int) -> None:
-        """Leave the picture out."""
+        """Ignore the picture."""
 
     def histogram(self, name: str, summary: HistogramSummary, step: int) -> None:
-        """Leave the histogram out."""
+        """Ignore the histogram."""
 
     def flush(self) -> None:
-        """Save what the logger buffers."""
+        """Save what the logger has buffered."""
         self.logger.save()
 
     def check(self, names: Collection[str]) -> None:
-        """Refuse, before anything is trained, names that the logger would choke on; any will do here."""
+        """Refuse names that the logger cannot handle, before anything is trained; this one accepts all names."""
 
     def _full(self, name: str) -> str:
-        """``name`` with the prefix that the logger gives its metrics, and that Lightning keeps to itself."""
+        """``name`` with the prefix that the logger adds to its metrics, which Lightning does not expose."""
         prefix = getattr(self.logger, "_prefix", "")
         return f"{prefix}{getattr(self.logger, 'LOGGER_JOIN_CHAR', '')}{name}" if prefix else name

@@ -1,4 +1,4 @@
-"""Results in lists."""
+"""Results kept in lists."""
 
 from collections.abc import Mapping
 
@@ -36,4 +36,4 @@ class MemorySink:
         self.histograms.append((step, name, summary))
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Do nothing: nothing is buffered."""

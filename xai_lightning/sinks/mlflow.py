@@ -1,4 +1,4 @@
-"""MLflow: scalars and pictures of a run, under names that every store takes."""
+"""MLflow: scalars and pictures of a run, under names that every store accepts."""
 
 import hashlib
 import re
@@ -13,17 +13,17 @@ from xai_lightning.sinks.logger import LoggerSink
 from xai_lightning.sinks.protocol import Picture
 
 MOST = 250
-"""Characters of a metric's name that MLflow takes."""
+"""The most characters that MLflow accepts in a metric's name."""
 MOST_OF_A_PICTURE = 140
-"""Characters of a picture's name: it becomes a file's, together with step, time and a random identifier."""
+"""The most characters in a picture's name: it becomes part of a file name, with step, time and a random identifier."""
 _STRANGE = re.compile(r"[^a-zA-Z0-9_. -]+")
 
 
 class MLFlowSink(LoggerSink):
-    """Scalars and pictures to the run of an ``MLFlowLogger``; MLflow knows no histograms, which are left out.
+    """Writes scalars and pictures to the run of an ``MLFlowLogger``; histograms, which MLflow lacks, are left out.
 
-    The scalars of a validation are one request, and each picture is stored as an artifact with its step. NaN stays NaN
-    in every store.
+    The scalars of a validation are sent in one request, and each picture is stored as an artifact with its step. NaN
+    stays NaN in every store.
 
     Args:
         logger: the logger.
@@ -33,27 +33,28 @@ class MLFlowSink(LoggerSink):
 
     @override
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Log ``values`` under names that MLflow takes."""
+        """Log ``values`` under names that MLflow accepts."""
         room = MOST - len(self._full(""))
         self.logger.log_metrics({accepted(name, room): value for name, value in values.items()}, step=step)
 
     @override
     def picture(self, name: str, image: Picture, step: int) -> None:
-        """Store the picture; it is shown with a slider over the steps."""
+        """Store the picture; MLflow shows it with a slider over the steps."""
         logger: Any = self.logger
         key = accepted(self._full(name), MOST_OF_A_PICTURE)
         logger.experiment.log_image(logger.run_id, image, key=key, step=step)
 
     @override
     def check(self, names: Collection[str]) -> None:
-        """Refuse what Lightning's own logging would stumble over.
+        """Refuse names on which Lightning's own logging would fail.
 
         Args:
-            names: that go through ``self.log``, where Lightning's logger drops what MLflow does not take.
+            names: names that go through ``self.log``, where Lightning's logger drops characters that MLflow does not
+                accept.
 
         Raises:
-            MisconfigurationException: If a name is too long or looks like a path, which would end the training, or if
-                two would become one.
+            MisconfigurationException: If a name is too long or looks like a path, either of which would end the
+                training, or if two names would become one.
         """
         written = {name: re.sub(r"[^a-zA-Z0-9_/. -]+", "", self._full(name)) for name in names}
         wrong = next((n for n, text in written.items() if len(text) > MOST or _is_path(text)), None)
@@ -72,16 +73,17 @@ class MLFlowSink(LoggerSink):
 
 
 def accepted(name: str, most: int = MOST) -> str:
-    """``name`` as MLflow takes it: letters, digits, ``_``, ``-``, ``.``, spaces and slashes.
+    """``name`` in a form that MLflow accepts: letters, digits, ``_``, ``-``, ``.``, spaces and slashes.
 
-    A part of the name that holds anything else loses it and gains a digest of what it was, so that two names stay two.
+    Other characters are dropped from a part of the name, which then gets a digest of its original text appended, so
+    that distinct names stay distinct.
 
     Args:
         name: parts joined by slashes.
-        most: characters; a longer name is cut and gains a digest as well.
+        most: the most characters; a longer name is cut and gets a digest as well.
 
     Returns:
-        The name; the same for the same ``name``, in every run.
+        The accepted name; the same ``name`` gives the same result in every run.
 
     Example:
         >>> accepted("rate/education/selection_rate/Some-college, 1st<")

@@ -1,4 +1,4 @@
-"""The `Sink` protocol: what receives results."""
+"""The `Sink` protocol for receivers of results."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -13,7 +13,7 @@ Picture = npt.NDArray[np.uint8]
 
 @runtime_checkable
 class Sink(Protocol):
-    """Receives what one validation logs, at the step that Lightning's own metrics carry. Called on rank zero only."""
+    """Receives what one validation logs, at the step of Lightning's own metrics; called on rank zero only."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Receive named numbers; NaN means undefined."""
@@ -25,4 +25,4 @@ class Sink(Protocol):
         """Receive a histogram."""
 
     def flush(self) -> None:
-        """Write out what is buffered; called at the end of each validation."""
+        """Write out anything buffered; called at the end of each validation."""

@@ -8,11 +8,11 @@ from xai_lightning.sinks.logger import LoggerSink
 from xai_lightning.sinks.protocol import Picture
 
 _LAYOUT = "_xai_lightning_margin_charts"
-"""Attribute of a writer that keeps what was laid out, for all sinks of a logger share it."""
+"""Attribute of a writer that stores the layout, since all sinks of a logger share the writer."""
 
 
 class TensorBoardSink(LoggerSink):
-    """Scalars, pictures and histograms to the event file of a ``TensorBoardLogger``."""
+    """Writes scalars, pictures and histograms to the event file of a ``TensorBoardLogger``."""
 
     takes_pictures = True
 
@@ -21,7 +21,7 @@ class TensorBoardSink(LoggerSink):
         return self.logger.experiment  # type: ignore[attr-defined]
 
     def picture(self, name: str, image: Picture, step: int) -> None:
-        """Write one picture; uint8, since TensorBoard clips and rescales every other type (trap 64)."""
+        """Write one picture; it is uint8, since TensorBoard clips and rescales every other dtype (trap 64)."""
         self._writer.add_image(self._full(name), image, step, dataformats="HWC")
 
     def histogram(self, name: str, summary: HistogramSummary, step: int) -> None:
@@ -32,16 +32,16 @@ class TensorBoardSink(LoggerSink):
     def margin_charts(self, charts: Mapping[str, Mapping[str, tuple[str, str, str]]]) -> None:
         """Lay out margin charts (a line in its band) on the page "Custom Scalars".
 
-        TensorBoard shows the last layout of a run only, so that all that came through this method is written as one
-        (trap 67), and again only if something was added; a layout that the user wrote before is replaced. Names are
-        passed as they are: the page itself escapes what is special in regular expressions. It draws a chart only if
-        its three scalars were logged at the same steps.
+        TensorBoard shows only the last layout of a run, so all charts passed to this method are written as one layout
+        (trap 67), and rewritten only if something was added; an earlier layout of the user's is replaced. Names are
+        passed unchanged: the page itself escapes characters that are special in regular expressions. It draws a chart
+        only if its three scalars were logged at the same steps.
 
         Args:
             charts: By category and title, the names of the scalars (value, lower, upper).
 
         Raises:
-            ValueError: If a chart has not three names.
+            ValueError: If a chart does not have three names.
         """
         for title, names in ((title, names) for chart in charts.values() for title, names in chart.items()):
             if len(names) != 3:
@@ -57,5 +57,5 @@ class TensorBoardSink(LoggerSink):
             self._writer.add_custom_scalars(layout | wanted)
 
     def flush(self) -> None:
-        """Flush, so that a crash loses nothing of this validation (trap 69)."""
+        """Flush the writer, so that a crash loses nothing of this validation (trap 69)."""
         self._writer.flush()

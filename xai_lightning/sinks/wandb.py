@@ -1,4 +1,4 @@
-"""Weights & Biases: scalars, pictures and histograms of a run, on the axis of Lightning's own metrics."""
+"""Weights & Biases: scalars, pictures and histograms of a run, on the step axis of Lightning's own metrics."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from xai_lightning.sinks.protocol import Picture
 
 
 class WandbSink(LoggerSink):
-    """Scalars, pictures and histograms to the run of a ``WandbLogger``.
+    """Writes scalars, pictures and histograms to the run of a ``WandbLogger``.
 
-    Everything goes through ``log_metrics``, which adds ``trainer/global_step``: the axis of all charts, whose steps may
-    come in any order, unlike W&B's own count of rows. The pictures and histograms of a validation are one row.
+    Everything goes through ``log_metrics``, which adds ``trainer/global_step``: the axis of all charts, on which steps
+    may come in any order, unlike on W&B's own count of rows. The pictures and histograms of a validation form one row.
 
     Args:
         logger: the logger.
@@ -32,12 +32,12 @@ class WandbSink(LoggerSink):
         """Keep the picture until `flush`."""
         import wandb
 
-        # of an array W&B drops dimensions of size 1, and guesses what the others are
+        # from an array, W&B drops dimensions of size 1 and guesses the meaning of the others
         self._keep(name, wandb.Image(Image.fromarray(image)), step)
 
     @override
     def histogram(self, name: str, summary: HistogramSummary, step: int) -> None:
-        """Keep the histogram until `flush`; an empty one is left out."""
+        """Keep the histogram until `flush`; an empty one is ignored."""
         import wandb
 
         if summary.num:
@@ -45,7 +45,7 @@ class WandbSink(LoggerSink):
 
     @override
     def flush(self) -> None:
-        """Log what was kept; the run itself writes in the background."""
+        """Log the kept pictures and histograms; the run itself writes in the background."""
         media, self._media = self._media, {}
         for step, shown in media.items():
             self.logger.log_metrics(shown, step=step)
@@ -55,13 +55,13 @@ class WandbSink(LoggerSink):
 
 
 def counts_and_edges(summary: HistogramSummary) -> tuple[list[int], list[float]]:
-    """A histogram without its empty outer bins, whose limits may be as large as floats are.
+    """A histogram without its empty outer bins, whose limits may be as large as floats can be.
 
     Args:
-        summary: of at least one value.
+        summary: summary of at least one value.
 
     Returns:
-        n counts and n + 1 finite, ascending edges, from minimum to maximum where these are not themselves limits.
+        n counts and n + 1 finite, ascending edges, from minimum to maximum unless these are themselves limits.
 
     Example:
         >>> counts_and_edges(HistogramSummary(-3.0, 1.0, 3, -1.0, 11.0, [-4.0, -2.0, 0.0, 2.0, 1e308], [0, 1, 0, 2, 0]))
@@ -72,7 +72,7 @@ def counts_and_edges(summary: HistogramSummary) -> tuple[list[int], list[float]]
     if summary.min == summary.max:
         half = max(abs(summary.min), 1.0) / 2
         return summary.bucket_counts[first : last + 1], [summary.min - half, summary.max + half]
-    # a minimum or maximum that is itself a limit lies at the end of its bin that would leave no room for it
+    # a minimum or maximum that equals the inner limit of its bin would leave that bin without width
     below = limits[first - 1] if first else 2 * limits[0]
     above = limits[last] if last < len(limits) - 1 else 2 * limits[-2]
     low = summary.min if summary.min < limits[first] else below

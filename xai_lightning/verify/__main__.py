@@ -1,4 +1,4 @@
-"""The command: files in, a table and an exit code out."""
+"""The command-line interface: reads the files, prints a table and returns an exit code."""
 
 import argparse
 import io
@@ -22,11 +22,11 @@ NOTE = "This is evidence, not a signature: whoever can write the checkpoint and 
 
 
 class Found(NamedTuple):
-    """What stands on the disk.
+    """What was found on disk.
 
     Attributes:
-        evidence: Of the side file, else of the checkpoint.
-        facts: What was found about the files, for people.
+        evidence: The evidence in the side file, else in the checkpoint.
+        facts: Facts about the files, for human readers.
         against: Why the files do not belong together; empty if they do.
     """
 
@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the evidence of a checkpoint and say whether a gate passed it.
 
     Args:
-        arguments: of the command line; those of this process by default.
+        arguments: command-line arguments; those of this process by default.
 
     Returns:
-        0 if a gate passed it, its hash agrees and the further limits hold; 1 if not; 2 if that cannot be read.
+        0 if a gate passed it, its hash agrees and the further limits hold; 1 if not; 2 if the evidence cannot be read.
 
     Raises:
-        SystemExit: with code 2 on arguments that cannot be, with 0 after help.
+        SystemExit: with code 2 on invalid arguments, with code 0 after printing help.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         extra = hold(limits, found.evidence)
         against = found.against + objections(found.evidence)
         against += [f"{c.kind} {c.threshold:g} asked for: {c.reason}" for c in extra if not c.passed]
-        # lists that were just shallow enough to be read may be too deep to be written
+        # lists just shallow enough to be read may be too deep to be written
         text = (_as_json if options.json else _as_tables)(found, extra, against)
     except (UnreadableError, OSError, ValueError, RecursionError) as error:
         return _say_unreadable(str(error), as_json=options.json)
@@ -98,7 +98,7 @@ def _of_hash(checkpoint: Path, evidence: Evidence, facts: dict[str, str]) -> lis
 
 
 def _of_record(checkpoint: Path, evidence: Evidence, facts: dict[str, str]) -> list[str]:
-    """Compare with the record within the checkpoint, where it can be seen."""
+    """Compare with the record within the checkpoint, if that can be seen."""
     seen = look(checkpoint)
     if seen.file is None:
         facts["record within"] = f"not compared: {seen.why}"
@@ -120,10 +120,10 @@ def _maybe(text: str) -> dict[str, Any]:
 
 
 def _limits(options: argparse.Namespace) -> tuple[gate.Limit, ...]:
-    """The limits of the command line; none is fine.
+    """The limits given on the command line; there may be none.
 
     Raises:
-        ValueError: on a name given twice, and on what a gate refuses.
+        ValueError: on a name given twice, or a limit that a gate refuses.
     """
     for option, pairs in (("--at-most", options.at_most), ("--at-least", options.at_least)):
         names = [name for name, _ in pairs]
@@ -186,7 +186,7 @@ def _finite(check: gate.Check) -> dict[str, float | None]:
 
 
 def _write(text: str) -> None:
-    """Print, in any encoding, also to a reader that has gone; the exit code is the answer."""
+    """Print in any encoding, even if the reader has closed the pipe: the exit code is the answer."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

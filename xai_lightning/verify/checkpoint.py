@@ -1,4 +1,4 @@
-"""The record within a checkpoint: seen without unpickling, or loaded with ``weights_only=True``."""
+"""Reads the record within a checkpoint, either without unpickling or with ``weights_only=True``."""
 
 import pickletools
 import zipfile
@@ -14,8 +14,8 @@ class Seen(NamedTuple):
     """What can be seen of the record within a checkpoint without loading it.
 
     Attributes:
-        file: The file that holds it: the checkpoint, or one within its folder; None if no file could be read.
-        texts: Every text stored under the key of the evidence, at any depth; usually one.
+        file: The file that holds it: the checkpoint, or a file within its folder; None if no file could be read.
+        texts: Every text stored under the evidence's key, at any depth; usually one.
         why: Why no file could be read; empty otherwise.
     """
 
@@ -25,16 +25,17 @@ class Seen(NamedTuple):
 
 
 def look(checkpoint: Path) -> Seen:
-    """Find the record within a checkpoint by reading its pickle as a list of instructions, of which none is run.
+    """Find the record within a checkpoint by reading its pickle as a list of instructions, none of which is run.
 
-    A folder (a sharded checkpoint) is searched in order of its files' names; checkpoints in it are others.
+    A folder (a sharded checkpoint) is searched in the order of its file names; ``.ckpt`` files or folders within it are
+    skipped as other checkpoints.
     """
     files = [checkpoint] if checkpoint.is_file() else _parts(checkpoint)
     first, why = None, f"{checkpoint.name} is a folder without files of its own"
     for file in files:
         try:
             texts = tuple(stored_texts(_pickle_of(file), CHECKPOINT_KEY))
-        except Exception as error:  # noqa: BLE001 - a file that is no checkpoint, or a broken one, may raise anything
+        except Exception as error:  # noqa: BLE001 - a broken checkpoint, or another kind of file, may raise anything
             why = f"{file.name}: {error}"
             continue
         if texts:
@@ -49,7 +50,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def stored_texts(pickled: bytes, key: str) -> Iterator[str]:
-    """Texts that follow the text ``key`` in a pickle, as the values of a dict follow their keys.
+    """Texts that directly follow the text ``key`` in a pickle, as the values of a dict follow their keys.
 
     Example:
         >>> import pickle
@@ -72,11 +73,11 @@ def stored_texts(pickled: bytes, key: str) -> Iterator[str]:
 
 
 def load(checkpoint: Path) -> str:
-    """The text under the key of the evidence, from a checkpoint loaded with ``weights_only=True``.
+    """The text under the evidence's key, from a checkpoint loaded with ``weights_only=True``.
 
     Raises:
-        UnreadableError: if there is none, if it is no checkpoint, or if it holds objects of other classes than torch
-            allows; these are named.
+        UnreadableError: if there is no such text, if the file is not a checkpoint, or if it holds objects of classes
+            that torch does not allow; these are named.
     """
     import torch
 
@@ -107,7 +108,7 @@ def _pickle_of(file: Path) -> bytes:
     with zipfile.ZipFile(file) as archive:
         inner = next((entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")), None)
         if inner is None:
-            # anybody's names: escaped, and of any length
+            # anybody may have chosen these names, so they are escaped and cut
             names = [repr(name[:40]) for name in archive.namelist()]
             raise ValueError(f"no data.pkl in it, but {', '.join(names[:3]) or 'nothing'}{', …' * (len(names) > 3)}")
         if inner.compress_type != zipfile.ZIP_STORED:

@@ -1,4 +1,4 @@
-"""The evidence of a gate as text, made sure of before anything is believed."""
+"""Parses the evidence of a gate and validates it before anything is trusted."""
 
 import json
 import math
@@ -16,17 +16,17 @@ NAMES_OF_KINDS: Mapping[type, str] = {str: "a text", list: "a list", dict: "an o
 
 
 class UnreadableError(Exception):
-    """There is no evidence that could be read; says why, and what to do."""
+    """There is no evidence that can be read; says why, and what to do."""
 
 
 class Certificate(NamedTuple):
-    """What one measurement on untouched rows said of the kept checkpoint, once, at the end of its training.
+    """The result of one measurement of the kept checkpoint on untouched rows, made at the end of its training.
 
     Attributes:
         gate: ``open`` or ``closed``.
         reason: Why, in words.
-        checks: One per limit that could be measured anew.
-        wording: What it claims.
+        checks: One per limit that could be measured again.
+        wording: What the certificate claims.
     """
 
     gate: str
@@ -39,8 +39,8 @@ class Evidence(NamedTuple):
     """What a gate wrote about one checkpoint.
 
     Attributes:
-        record: All of it, as plain types.
-        role: ``kept`` for what a gate passed, ``last`` for what is there to resume from.
+        record: The whole record, as plain types.
+        role: ``kept`` for a checkpoint that a gate passed, ``last`` for one to resume from.
         gate: ``open`` or ``closed``.
         reason: Why, in words.
         checks: One per limit.
@@ -61,10 +61,10 @@ def read_text(path: Path) -> str:
     """The text of a side file.
 
     Raises:
-        UnreadableError: if it is no file, is too large, or is not UTF-8.
+        UnreadableError: if it is not a file, is too large, or is not UTF-8.
     """
     try:
-        # a link may lead to a device, which never ends, or to a pipe, which never begins
+        # a link may lead to a device, whose data never end, or to a pipe, whose data never come
         if not path.is_file():
             raise UnreadableError(f"{path.name} is no file")
         if (size := path.stat().st_size) > MOST_BYTES:
@@ -75,14 +75,14 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
-    """A JSON object; strict: every number finite, no key twice.
+    """Parse a JSON object strictly: every number must be finite, and no key may occur twice.
 
     Args:
         text: one JSON object.
         source: where it comes from, for the message.
 
     Raises:
-        UnreadableError: if it is anything else.
+        UnreadableError: if ``text`` is anything else.
 
     Example:
         >>> parse('{"format": 1, "gate": "open"}', "side file")
@@ -98,10 +98,10 @@ def parse(text: str, source: str) -> dict[str, Any]:
 
 
 def understood(record: Mapping[str, Any], source: str) -> Evidence:
-    """The fields of a record that a verdict rests on, each of the right type; fields that are not known are let be.
+    """The fields of a record on which a verdict rests, checked for their types; unknown fields are ignored.
 
     Raises:
-        UnreadableError: names the field that is missing or of another type, or the version that is not known.
+        UnreadableError: names the field that is missing or of the wrong type, or the unknown version.
     """
     if "format" not in record:
         raise UnreadableError(f"{source} holds no evidence of a gate: it has no field 'format'")
@@ -130,7 +130,7 @@ def _decision(record: Mapping[str, Any], within: str) -> tuple[str, str, tuple[C
 
 
 def field(record: Mapping[str, Any], name: str, kind: type, within: str = "") -> Any:
-    """A field of the given type.
+    """The field ``name``, which must be of the given type.
 
     Raises:
         UnreadableError: if it is missing or of another type.
@@ -148,10 +148,10 @@ def _path(within: str, name: str) -> str:
 
 
 def number(value: object, path: str) -> float:
-    """A number of the record; NaN for null, which stands for what is undefined or infinite.
+    """A number in the record; NaN for null, which stands for an undefined or infinite number.
 
     Raises:
-        UnreadableError: if it is neither.
+        UnreadableError: if it is neither a number nor null.
     """
     if value is None:
         return math.nan

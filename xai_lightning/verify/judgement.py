@@ -1,4 +1,4 @@
-"""Whether evidence says that a gate passed a checkpoint, and whether further limits hold for what it stamped."""
+"""Judges whether evidence shows that a gate passed a checkpoint, and whether further limits hold for its numbers."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +17,9 @@ SIDES: Mapping[str, Literal["at_most", "at_least"]] = {"low": "at_most", "high":
 
 
 def objections(evidence: Evidence) -> list[str]:
-    """Why the evidence does not say that a gate passed this checkpoint; empty if it says so.
+    """Why the evidence does not show that a gate passed this checkpoint; empty if it does.
 
-    The words ``open`` and ``passed`` are not believed alone: each limit is compared with its value again.
+    The words ``open`` and ``passed`` alone are not trusted: each limit is compared with its value again.
     """
     found = [] if evidence.role == "kept" else [_of_role(evidence)]
     if evidence.gate != "open":
@@ -40,13 +40,13 @@ def objections(evidence: Evidence) -> list[str]:
 def differences(beside: Mapping[str, Any], within: Mapping[str, Any]) -> list[str]:
     """Fields in which the side file and the record within the checkpoint differ."""
     names = [name for name in dict.fromkeys([*beside, *within]) if name not in BESIDE_ONLY]
-    # None is a value that a record may hold
+    # a record may hold None as a value
     nothing = object()
     return [name for name in names if beside.get(name, nothing) != within.get(name, nothing)]
 
 
 def stamped(evidence: Evidence) -> dict[str, list[float]]:
-    """Every number of the evidence by its logged name; NaN where it was undefined. Usually one per name."""
+    """All numbers in the evidence by logged name, usually one per name; NaN where undefined."""
     found: dict[str, list[float]] = {}
     for name, value in _numbers(evidence):
         found.setdefault(name, []).append(value)
@@ -54,17 +54,17 @@ def stamped(evidence: Evidence) -> dict[str, list[float]]:
 
 
 def hold(limits: Sequence[Limit], evidence: Evidence) -> list[Check]:
-    """Further limits, each held against every number that is stamped under its name."""
+    """Check further limits, each against every number stamped under its name."""
     known = stamped(evidence)
     return [_held(limit, known) for limit in limits]
 
 
 def check_directions(limits: Sequence[Limit], evidence: Evidence) -> None:
-    """Refuse a fairness limit on the wrong side, which the least fair model would keep.
+    """Refuse a fairness limit on the wrong side, which the least fair model would satisfy.
 
     Raises:
-        ValueError: if high values of the metric are good and it has an ``at_most``, or the reverse, or if the evidence
-            does not tell which values are good.
+        ValueError: if high values of the metric are good but the limit is an ``at_most``, or vice versa, or if the
+            evidence does not tell which values are good.
     """
     known = stamped(evidence)
     for limit in limits:
@@ -81,10 +81,11 @@ def check_directions(limits: Sequence[Limit], evidence: Evidence) -> None:
 
 
 def best(name: str, evidence: Evidence) -> Literal["low", "high"] | None:
-    """Which values of a fairness metric are good; None if that cannot be told.
+    """Which values of a fairness metric are good; None if that cannot be determined.
 
-    From what is stamped, for the table of metrics needs torch: the definition, a limit of the gate on the same metric,
-    the words for its aggregation, and last the side of the value on which its bound lies.
+    The answer comes from the stamped evidence, because the table of metrics needs torch: from the definition, else from
+    a limit of the gate on the same metric, else from the aggregation in its name, else from the side of the value on
+    which the bound lies.
     """
     path, metric = name.rpartition("/")[0], name.split("/")[-2]
     for monitor in evidence.monitors:
@@ -98,7 +99,7 @@ def best(name: str, evidence: Evidence) -> Literal["low", "high"] | None:
 
 
 def by_words(metric: str) -> Literal["low", "high"] | None:
-    """Which values are good by the comparison that the name of a metric tells; None if it tells none."""
+    """Which values are good according to the comparison in a metric's name; None if the name has none."""
     comparison = metric.removesuffix("_to_overall")
     if comparison.endswith("_difference"):
         return "low"
@@ -125,7 +126,7 @@ def _numbers(evidence: Evidence) -> Iterator[tuple[str, float]]:
 
 
 def _metrics(monitor: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The metrics of a monitor: attribute, metric, part, number."""
+    """The metrics of a monitor: logged names and numbers."""
     for attribute, metrics in _object(monitor.get("metrics")).items():
         for metric, parts in _object(metrics).items():
             for part, value in _object(parts).items():
@@ -141,7 +142,7 @@ def _held(limit: Limit, known: Mapping[str, Sequence[float]]) -> Check:
         choose("metric", limit.name, known)
     except ValueError as error:
         return Check(*limit, None, passed=False, reason=f"not stamped: {error}", violation=math.inf)
-    # several monitors may have stamped one name: the limit must hold for each
+    # several monitors may have stamped the same name: the limit must hold for each
     checks = [decide([limit], {limit.name: value}, {limit.name}).checks[0] for value in known[limit.name]]
     return next((check for check in checks if not check.passed), checks[0])
 
@@ -157,7 +158,7 @@ def _unmet(title: str, checks: Sequence[Check]) -> list[str]:
 
 
 def _again(check: Check) -> Check:
-    """The same check, made anew from its value and its threshold; as it is if its kind is not known."""
+    """The check, recomputed from its value and threshold; unchanged if its kind is unknown."""
     if check.kind not in COMPARED:
         return check
     if check.kind != "finite" and math.isnan(check.threshold):

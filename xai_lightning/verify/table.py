@@ -1,4 +1,4 @@
-"""Evidence as text for people."""
+"""Renders evidence as text for human readers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +10,14 @@ from xai_lightning.verify.evidence import Evidence
 PARTS = ("value", "lower", "upper", "bound")
 LONGEST = 200
 NAMES = {"promise": "wording", "kept": "kept as"}
-# of the record: what is shown in a line or table of its own; any other field is shown as it is
+# fields of the record with a line or table of their own; any other field is shown as it is
 PLACES = ("look", "epoch", "step", "global_step")
 LINES = ("xai_lightning", "format", "role", "gate", "reason", "monitor", "checks", "monitors", "certificate")
 SHOWN = frozenset((*PLACES, *LINES, "file", "sha256"))
 
 
 def printable(value: object) -> str:
-    r"""``value`` on one line, without what would steer a terminal.
+    r"""``value`` on one line, with terminal control characters escaped.
 
     Example:
         >>> printable("größe" + chr(27) + "[2J")
@@ -28,7 +28,7 @@ def printable(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A number in four digits; a dash for none."""
+    """A number with four significant digits; a dash for None or NaN."""
     if value is None or value != value:
         return "-"
     return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else printable(value)
@@ -47,12 +47,12 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def render(evidence: Evidence, facts: Mapping[str, str], extra: Sequence[Check]) -> str:
-    """The whole evidence, most telling first.
+    """The whole evidence, most important parts first.
 
     Args:
-        evidence: what to show.
-        facts: what was found about the files, by name.
-        extra: limits of the caller's, held against it.
+        evidence: the evidence to show.
+        facts: facts about the files, by name.
+        extra: checks of the caller's further limits.
     """
     head = {**facts, **_head(evidence)}
     blocks = [columns([[name, printable(text)] for name, text in head.items()])]
@@ -65,7 +65,7 @@ def render(evidence: Evidence, facts: Mapping[str, str], extra: Sequence[Check])
 
 
 def limits(title: str, checks: Sequence[Check]) -> list[str]:
-    """A table of limits with their values, below a head."""
+    """A table of limits with their values, below a header."""
     head = [title, "kind", "threshold", "value", "holds"]
     rows = [
         [printable(c.name), printable(c.kind), shown(c.threshold), shown(c.value), "yes" if c.passed else "NO"]
@@ -91,7 +91,7 @@ def _head(evidence: Evidence) -> dict[str, str]:
 
 
 def short(value: object) -> str:
-    """``value`` on one line; what is no text is cut after a while; nothing for null."""
+    """``value`` on one line; anything but text is cut after 200 characters; empty for null."""
     if value is None or isinstance(value, str):
         return printable(value or "")
     text = printable(value)
@@ -125,7 +125,7 @@ def _groups(monitor: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def size(counts: object) -> int | None:
-    """Samples of one group: of counts [actual, predicted], or [class, (correct, predicted, actual)] of many classes.
+    """Samples of one group, of counts [actual, predicted] or, with many classes, [class, (correct, predicted, actual)].
 
     Example:
         >>> size([[8, 4], [11, 1]])

@@ -1,4 +1,4 @@
-"""Values of sensitive attributes as group indices."""
+"""Turns the values of sensitive attributes into group indices."""
 
 from xai_lightning.readers.groups.bins import Bins
 from xai_lightning.readers.groups.discovery import met, moved, moves, provisional, settled, values_met

@@ -15,17 +15,18 @@ from xai_lightning.functional.precision import exact, exact_device
 class Bins:
     """The groups of a continuous attribute: the intervals between given edges.
 
-    An interval holds its lower edge and not its upper one. Below the first edge and from the last edge on are groups
-    of their own, in which infinite values lie too. None and NaN are ``missing``; -1 is a value like any other.
+    An interval includes its lower edge but not its upper one. Values below the first edge, and values from the last
+    edge on, form groups of their own, which include infinite values. None and NaN are ``missing``; -1 is a value like
+    any other.
 
     What it does not show: differences within an interval, and what other edges would have shown. Choose edges for
-    their meaning, before the model is seen.
+    their meaning, before seeing the model.
 
     Args:
         edges: at least one finite number, increasing, in the unit of the attribute.
 
     Raises:
-        ValueError: if there is no edge, or one is not finite or not above the one before it.
+        ValueError: if there is no edge, or one is not finite or not above the previous one.
         TypeError: if an edge is not a number.
 
     Example:
@@ -51,7 +52,7 @@ class Bins:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the groups, from the lowest on."""
+        """Names of the groups, in ascending order."""
         texts = [_text(edge) for edge in self.edges]
         between = [f"{low} to {high}" for low, high in itertools.pairwise(texts)]
         return (f"below {texts[0]}", *between, f"{texts[-1]} and above")
@@ -59,11 +60,11 @@ class Bins:
     def index(self, values: Tensor) -> Tensor:
         """The interval in which each value lies.
 
-        Edges are rounded to the type of the values first, so that an edge that stands in the data as float32 lies in
-        the interval that it opens.
+        Edges are first rounded to the dtype of the values, so that a value equal to an edge in float32 lies in the
+        interval that the edge opens.
 
         Args:
-            values: real ``[N]``, in the unit of the edges, without NaN.
+            values: real numbers ``[N]``, in the unit of the edges, without NaN.
 
         Returns:
             ``int64[N]`` in ``0 .. len(edges)``.
@@ -79,5 +80,5 @@ class Bins:
 
 
 def _text(edge: float) -> str:
-    """An edge as short as it can be without two edges looking alike."""
+    """The shortest text of an edge that still tells all edges apart."""
     return str(int(edge)) if edge == int(edge) and abs(edge) < 1e15 else repr(float(edge))

@@ -1,9 +1,9 @@
-"""Groups that are found in the first real validation, and then fixed.
+"""Discovers groups in the first real validation, and then fixes them.
 
-While it lasts, each rank puts the values that it meets into places of a provisional vocabulary, in its own order, and
-counts into those places. At its end the ranks' values are put together, and what was counted moves into the rows of the
-fixed vocabulary, whose order is that of the values themselves: numbers by value, strings by text. So neither batches
-nor ranks nor shuffling show.
+During that validation, each rank puts the values that it meets into places of a provisional vocabulary, in its own
+order, and counts into those places. At the end the values of all ranks are merged, and the counts move into the rows of
+the fixed vocabulary, which is sorted by the values themselves: numbers by value, strings by text. The result therefore
+does not depend on batches, ranks or shuffling.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,21 +18,21 @@ from xai_lightning.readers.groups.vocabulary import Vocabulary, check_names
 
 
 def provisional(vocabulary: Vocabulary) -> Vocabulary:
-    """``vocabulary``, forgetting what it has met if its groups are still being discovered."""
+    """``vocabulary`` without the values it has met, if its groups are still being discovered."""
     return replace(vocabulary, codes={}) if vocabulary.places else vocabulary
 
 
 def met(vocabulary: Vocabulary, values: Any) -> Vocabulary:
-    """The provisional ``vocabulary`` with a place for each of ``values`` that it has not met.
+    """The provisional ``vocabulary`` with a place for each of ``values`` that it has not met before.
 
-    Missing values (None, NaN, -1) need none, nor do the words ``missing`` and ``unknown``.
+    Missing values (None, NaN, -1) need no place, nor do the words ``missing`` and ``unknown``.
 
     Args:
-        vocabulary: of groups that are still being discovered.
+        vocabulary: a vocabulary whose groups are still being discovered.
         values: one value per sample: a tensor ``[N]``, an array, a series or a list.
 
     Raises:
-        ValueError: on fractions, values of mixed types, or more values than places; some are shown.
+        ValueError: on fractions, values of mixed types, or more values than places; shows some of them.
 
     Example:
         >>> from xai_lightning.readers.groups import vocabularies
@@ -42,7 +42,7 @@ def met(vocabulary: Vocabulary, values: Any) -> Vocabulary:
     """
     column = one_per_sample(f"groups of {vocabulary.attribute!r}", values)
     found = _distinct(vocabulary, column)
-    # True equals 1 in a dict, so kinds are compared before anything is looked up
+    # True equals 1 as a dict key, so types are compared before anything is looked up
     _check_kind(vocabulary, [*vocabulary.codes, *found])
     codes = {**vocabulary.codes}
     for value in found:
@@ -57,14 +57,14 @@ def values_met(vocabulary: Vocabulary) -> list[Value]:
 
 
 def settled(vocabulary: Vocabulary, values: Iterable[Sequence[Value]]) -> Vocabulary:
-    """The fixed vocabulary of the values that all ranks met: the same on each rank.
+    """The fixed vocabulary of the values that all ranks met; the same on every rank.
 
     Args:
-        vocabulary: of groups that are still being discovered.
+        vocabulary: a vocabulary whose groups are still being discovered.
         values: `values_met` of each rank, in any order.
 
     Raises:
-        ValueError: if there are none, too many, some of mixed types, or some that would be logged under one name.
+        ValueError: if there are no values, too many, values of mixed types, or two that would be logged under one name.
 
     Example:
         >>> from xai_lightning.readers.groups import vocabularies
@@ -86,14 +86,14 @@ def settled(vocabulary: Vocabulary, values: Iterable[Sequence[Value]]) -> Vocabu
 
 
 def moves(before: Vocabulary, after: Vocabulary) -> Tensor:
-    """Where each row of a provisional vocabulary went.
+    """Maps each row of a provisional vocabulary to its row in the fixed one.
 
     Args:
         before: this rank's provisional vocabulary.
-        after: what it was `settled` to; ``before`` itself if it was fixed all along.
+        after: the fixed vocabulary from `settled`; ``before`` itself if it was fixed all along.
 
     Returns:
-        ``int64[R]``: of each row of ``before`` the row of ``after``; of places that hold nothing, ``missing``.
+        ``int64[R]``: for each row of ``before``, the row of ``after``; for empty places, ``missing``.
     """
     rows = torch.full((len(before.rows),), after.rows.index("missing"), dtype=torch.int64, device="cpu")
     for value, place in before.codes.items():
@@ -104,15 +104,15 @@ def moves(before: Vocabulary, after: Vocabulary) -> Tensor:
 
 
 def moved(counts: Tensor, rows: Tensor, size: int) -> Tensor:
-    """What was counted into provisional rows, in the rows of the fixed vocabulary.
+    """Move counts from provisional rows into the rows of the fixed vocabulary.
 
     Args:
-        counts: ``[R, ...]``, of any type.
+        counts: ``[R, ...]``, of any dtype.
         rows: ``int64[R]``, see `moves`.
         size: number of rows of the fixed vocabulary.
 
     Returns:
-        ``[size, ...]`` of the type of ``counts``; nothing is lost.
+        ``[size, ...]`` in the dtype of ``counts``; no count is lost.
 
     Example:
         >>> moved(torch.tensor([5, 7, 0, 2]), torch.tensor([1, 0, 2, 2]), 3)
@@ -123,7 +123,7 @@ def moved(counts: Tensor, rows: Tensor, size: int) -> Tensor:
 
 
 def _distinct(vocabulary: Vocabulary, column: Tensor | list[Any]) -> list[Value]:
-    """The values that need a place, each once; True and 1 are two."""
+    """The distinct values that need a place; True and 1 are distinct."""
     if isinstance(column, Tensor):
         numbers, whole, empty = integers(column)
         broken = ~whole & ~empty
@@ -149,7 +149,7 @@ def _value(vocabulary: Vocabulary, value: Any) -> Value:
     if isinstance(value, int | float):
         return int(value)
     if isinstance(value, str):
-        return str.__str__(value)  # of a subclass too, an enumeration say: the state must be plain
+        return str.__str__(value)  # also for subclasses such as enumerations: the state must hold plain types
     raise ValueError(
         f"groups[{vocabulary.attribute!r}]='discover' finds strings, integers and bools; got {value!r}, a "
         f"{type(value).__name__}. Make it a string, or declare the groups."

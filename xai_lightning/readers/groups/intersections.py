@@ -1,4 +1,4 @@
-"""Pairs of attributes: each combination of their groups as a group."""
+"""Pairs of attributes, whose groups are the combinations of both attributes' groups."""
 
 import itertools
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ MOST_CELLS = 1_024
 
 @dataclass(frozen=True)
 class Intersection:
-    """The groups of two attributes together.
+    """The combined groups of two attributes.
 
-    Rows are all combinations of a group of the first attribute with one of the second, whether or not they occur, the
-    first attribute varying slowest; then ``missing``: samples of which either attribute is missing or unknown.
+    Rows are all combinations of a group of the first attribute with one of the second, whether or not they occur, with
+    the first attribute varying slowest; then ``missing``, for samples in which either attribute is missing or unknown.
 
-    While either attribute is still being discovered, its groups have no order yet. Then rows are all combinations of
-    the attributes' provisional rows, also of ``missing`` and ``unknown``: each sample keeps both of its places, and
-    `moves` carries what was counted into the rows that are fixed later, exactly.
+    While either attribute is still being discovered, its groups have no order yet. Rows are then all combinations of
+    the attributes' provisional rows, including ``missing`` and ``unknown``: each sample keeps both of its places, and
+    `moves` maps the counts exactly into the rows that are fixed later.
 
     Args:
-        first: vocabulary of the one attribute.
-        second: of the other.
+        first: vocabulary of the first attribute.
+        second: vocabulary of the second attribute.
     """
 
     first: Vocabulary
@@ -36,7 +36,7 @@ class Intersection:
 
     @property
     def attribute(self) -> str:
-        """Under which name it is logged, ``"race+sex"``."""
+        """The name under which it is logged, such as ``"race+sex"``."""
         return f"{self.first.attribute}+{self.second.attribute}"
 
     @property
@@ -46,12 +46,12 @@ class Intersection:
 
     @property
     def undecided(self) -> bool:
-        """Whether a group of either attribute is still being discovered."""
+        """Whether the groups of either attribute are still being discovered."""
         return bool(self.first.places or self.second.places)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the groups, ``"Black+Female"``, in the order of their rows; none while undecided."""
+        """Names of the groups, such as ``"Black+Female"``, in the order of their rows; empty while undecided."""
         if self.undecided:
             return ()
         return tuple(f"{one}+{other}" for one, other in itertools.product(self.first.names, self.second.names))
@@ -67,8 +67,8 @@ class Intersection:
         """The rows of samples.
 
         Args:
-            first: ``int64[N]``, their rows of the first attribute.
-            second: ``int64[N]``, of the second.
+            first: ``int64[N]``, their rows in the first attribute.
+            second: ``int64[N]``, their rows in the second.
 
         Returns:
             ``int64[N]``, see `rows`.
@@ -88,13 +88,13 @@ class Intersection:
         return torch.where((first < heights[0]) & (second < heights[1]), first * heights[1] + second, len(self.names))
 
     def moves(self, after: "Intersection") -> Tensor:
-        """Where each row went when the attributes were fixed, see `xai_lightning.readers.groups.moves`.
+        """Maps each row to its row after the attributes were fixed, see `xai_lightning.readers.groups.moves`.
 
         Args:
             after: the same pair with fixed vocabularies.
 
         Returns:
-            ``int64[R]``: of each row of ``self``, which is undecided, the row of ``after``.
+            ``int64[R]``: for each row of ``self``, which is undecided, the row of ``after``.
         """
         first, second = moves(self.first, after.first), moves(self.second, after.second)
         return after.of(*(x.flatten() for x in torch.meshgrid(first, second, indexing="ij")))
@@ -105,14 +105,14 @@ def intersect(vocabularies: Mapping[str, Vocabulary], order: int = 2) -> dict[st
 
     Args:
         vocabularies: at least two, by attribute; names and rows follow their order.
-        order: how many attributes are combined; 2.
+        order: number of attributes to combine; must be 2.
 
     Returns:
-        An `Intersection` for every pair, ``"race+sex"`` for the attributes ``race`` and ``sex``.
+        An `Intersection` for every pair, such as ``"race+sex"`` for the attributes ``race`` and ``sex``.
 
     Raises:
         ValueError: on another order, fewer than two attributes, an attribute or group whose name could be mistaken for
-            that of an intersection, or more than 1,024 groups (of discovered attributes, as many as there may be).
+            that of an intersection, or more than 1,024 groups (for discovered attributes, the most there may be).
     """
     if order != 2:
         raise ValueError(f"intersections must be 2, pairs of attributes; got {order!r}")

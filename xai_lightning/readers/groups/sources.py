@@ -1,4 +1,4 @@
-"""Where the values of an attribute, and the weights of samples, stand."""
+"""Sources of attribute values and sample weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,18 +14,19 @@ from xai_lightning.readers.groups.values import MISSING, one_per_sample, real_nu
 
 @dataclass(frozen=True)
 class Column:
-    """The attribute stands in the input of a table.
+    """Reads the attribute from a column of a table in the batch.
 
     Args:
         input: name or position of the table in the batch, for example ``"x"`` or ``0``.
-        index: its column; or the columns of its one-hot code, whose position is the group (all zero: missing).
+        index: the attribute's column, or the columns of its one-hot code, in which the position of the largest value is
+            the group (all zero or any NaN: missing).
     """
 
     input: str | int
     index: int | list[int] | slice
 
     def __call__(self, batch: Any) -> Tensor:
-        """Group values ``[N]`` of ``batch``."""
+        """The group values ``[N]`` of ``batch``."""
         try:
             table = batch[self.input]
         except (KeyError, IndexError, TypeError) as error:
@@ -45,9 +46,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One value per row of the validation set, in dataset order, for batches that hold no attribute.
+    """One value per row of the validation set, in dataset order, for batches that do not hold the attribute.
 
-    Positions are counted while the loader is read, across ranks too; the loader must not shuffle.
+    Positions are counted while the loader is read, also across ranks; the loader must not shuffle.
 
     Args:
         values: one value per row: a list, array, series or tensor.
@@ -70,7 +71,7 @@ class Table:
         return f"Table({len(self.values)} values)"
 
     def rows(self, positions: Tensor) -> list[Any] | Tensor:
-        """The values at ``positions`` ``int64[N]``."""
+        """The values at ``positions``, ``int64[N]``."""
         if int(positions.max()) >= len(self.values):
             raise ValueError(
                 f"Table has {len(self.values)} values, but the validation set has a row {int(positions.max())}; give "
@@ -94,11 +95,11 @@ def group_values(
     source: Mapping[str, GroupSource] | GroupSource | None = None,
     positions: Callable[[], Tensor] | None = None,
 ) -> Any:
-    """The values of ``attribute`` in a batch: from its entry of that name, else from ``source``.
+    """The values of ``attribute`` in a batch: from the batch entry of that name, else from ``source``.
 
     Args:
-        sample: the batch as read.
-        batch: the batch as it came.
+        sample: the sample read from the batch.
+        batch: the batch as the loader gave it.
         attribute: name of the attribute.
         source: a `Column`, a `Table`, a callable of the batch, or a mapping from attribute to these.
         positions: gives the dataset rows ``int64[N]`` of the batch, for a `Table`.
@@ -125,19 +126,19 @@ def group_values(
 def weight_values(
     sample: Sample, batch: Any, source: WeightSource, *, positions: Callable[[], Tensor] | None = None
 ) -> Tensor:
-    """The weight of each sample of a batch: how many samples of the population it stands for.
+    """The weight of each sample in a batch: how many samples of the population it represents.
 
     Args:
-        sample: the batch as read.
-        batch: the batch as it came.
-        source: name of an entry of the batch, a `Column`, a `Table`, or a callable of the batch.
+        sample: the sample read from the batch.
+        batch: the batch as the loader gave it.
+        source: name of a batch entry, a `Column`, a `Table`, or a callable of the batch.
         positions: gives the dataset rows ``int64[N]`` of the batch, for a `Table`.
 
     Returns:
-        ``float64[N]`` on the CPU, finite and not negative.
+        ``float64[N]`` on the CPU, finite and non-negative.
 
     Raises:
-        ValueError: if there are none, not one per sample, or one is negative or not finite; the value is shown.
+        ValueError: if there are no weights, not one per sample, or one is negative or not finite; shows the value.
 
     Example:
         >>> batch = {"x": torch.zeros(2, 3), "w": [0.5, 2.0]}

@@ -1,4 +1,4 @@
-"""Values of one attribute as they come, as one plain value per sample."""
+"""Converts the values of an attribute, in whatever form they come, to one plain value per sample."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ def one_per_sample(what: str, values: Any) -> Tensor | list[Any]:
     """The values as a tensor ``[N]`` of real numbers on the CPU, or as a list of plain values, None where missing.
 
     Args:
-        what: what they are, in messages.
+        what: name of the values in messages.
         values: a tensor, array, series or list.
 
     Raises:
@@ -39,10 +39,10 @@ def one_per_sample(what: str, values: Any) -> Tensor | list[Any]:
 
 
 def real_numbers(what: str, values: Tensor | list[Any]) -> Tensor:
-    """What `one_per_sample` gave as numbers ``[N]``, NaN where missing; a tensor keeps its type.
+    """The result of `one_per_sample` as numbers ``[N]``, NaN where missing; a tensor keeps its dtype.
 
     Raises:
-        ValueError: if one is no real number; it is shown.
+        ValueError: if one is not a real number; shows it.
     """
     if isinstance(values, Tensor) and values.dtype != torch.bool:
         return values
@@ -54,7 +54,7 @@ def real_numbers(what: str, values: Tensor | list[Any]) -> Tensor:
 
 
 def integers(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers ``[N]`` as ``int64[N]``, which of them are whole, and which are NaN, both ``bool[N]``."""
+    """Numbers ``[N]`` as ``int64[N]``, and two masks ``bool[N]``: which are whole and which are NaN."""
     if not numbers.is_floating_point():
         none = torch.zeros_like(numbers, dtype=torch.bool)
         return numbers.to(torch.int64), ~none, none
@@ -79,7 +79,7 @@ def _plain(what: str, value: Any) -> Any:
 
 
 def _is_missing(value: Any) -> bool:
-    """None, NaN, NaT and NA: what is not equal to itself, or cannot say whether it is."""
+    """Whether it is None, NaN, NaT or NA: not equal to itself, or unable to say whether it is."""
     try:
         return value is None or bool(value != value)
     except TypeError:

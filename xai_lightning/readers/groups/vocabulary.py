@@ -1,4 +1,4 @@
-"""The groups of one attribute, and which of them each value is."""
+"""The groups of one attribute, and the mapping from its values to them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MAX_GROUPS = 16
 MISSING_SHARE = "missing_share"
 
 Undeclared = Literal["error", "unknown"]
-# jsonargparse tries in this order; a mapping first would take the class_path of Bins for a code (trap 58)
+# jsonargparse tries these in order; if a mapping came first, it would take the class_path of Bins for a code (trap 58)
 Declared = Bins | Literal["discover"] | Sequence[str] | Mapping[Any, str]
 
 
@@ -35,13 +35,13 @@ class Vocabulary:
     Args:
         attribute: its name.
         names: names of the groups, in the order of their indices.
-        codes: what stands for each group in the data, to its index.
-        positional: integers are positions in ``names`` (a list was declared), not codes (a dict was).
-        undeclared: what an undeclared value is: an ``"error"``, or ``"unknown"``.
-        bins: the intervals that the groups are, of a continuous attribute.
-        discovered: the groups are found in the data, not declared.
-        places: of groups that are still being discovered, how many there may be: ``names`` is empty, ``codes`` holds
-            the place of each value in the order in which they were met, and `rows` has all places.
+        codes: maps the value that stands for each group in the data to the group's index.
+        positional: whether integers are positions in ``names`` (a list was declared) rather than codes (a dict was).
+        undeclared: how to treat an undeclared value: as an ``"error"``, or as ``"unknown"``.
+        bins: the intervals that form the groups of a continuous attribute.
+        discovered: whether the groups are found in the data rather than declared.
+        places: while groups are still being discovered, how many there may be: ``names`` is empty, ``codes`` holds the
+            place of each value, in the order in which they were met, and `rows` has all places. Otherwise 0.
     """
 
     attribute: str
@@ -55,14 +55,15 @@ class Vocabulary:
 
     @cached_property
     def rows(self) -> tuple[str, ...]:
-        """Names of the rows that are counted: the groups, then ``missing`` and ``unknown`` unless declared."""
+        """Names of the rows that are counted: the groups, then ``missing`` and ``unknown`` unless these are groups."""
         places = tuple(f"place {place}" for place in range(self.places))
         return self.names + places + tuple(name for name in RESERVED if name not in self.names)
 
     def encode(self, values: Any) -> Tensor:
         """Row indices (see `rows`) of ``values``.
 
-        None, NaN and -1 are ``missing`` (-1 only where it is no code, and not of `Bins`). Whole floats are integers.
+        None, NaN and -1 are ``missing`` (-1 only if it is not a code, and not for `Bins`). Whole floats count as
+        integers.
 
         Args:
             values: one value per sample: a tensor ``[N]``, an array, a series or a list.
@@ -71,7 +72,7 @@ class Vocabulary:
             ``int64[N]`` on the CPU.
 
         Raises:
-            ValueError: on an undeclared value, unless ``undeclared="unknown"``; the value is shown. If there is not
+            ValueError: on an undeclared value, unless ``undeclared="unknown"``; shows the value. Also if there is not
                 one value per sample.
         """
         column = one_per_sample(f"groups of {self.attribute!r}", values)
@@ -117,13 +118,13 @@ class Vocabulary:
 
     @cached_property
     def _places(self) -> dict[Any, int]:
-        """Every value that is known, to its index."""
+        """Maps every known value to its index."""
         positions = {place: place for place in range(len(self.names))} if self.positional else {}
         return {**(RESERVED if self.discovered else {}), **positions, **self.codes}
 
     @cached_property
     def _sorted_codes(self) -> tuple[Tensor, Tensor]:
-        """The integers that are known, in order, and their indices, both ``int64``; one that is none, if none is."""
+        """The known integers in order and their indices, both ``int64``; only ``MISSING`` if there are none."""
         known = sorted((int(c), i) for c, i in self._places.items() if not isinstance(c, str)) or [(MISSING, MISSING)]
         codes, places = torch.tensor(known, dtype=torch.int64, device="cpu").unbind(dim=1)
         return codes.contiguous(), places.contiguous()
@@ -145,14 +146,14 @@ def vocabularies(
     """A `Vocabulary` per attribute from its declaration.
 
     Args:
-        groups: attribute to a list of names (matches strings, and integers as positions), to a dict from code (an
-            integer, a bool or a string) to name, to `Bins` of a continuous attribute, or to ``"discover"``: the groups
-            are the values found in the first real validation.
+        groups: maps each attribute to a list of names (which matches strings, and integers as positions), a dict from
+            code (an integer, a bool or a string) to name, `Bins` for a continuous attribute, or ``"discover"``, which
+            makes groups of the values found in the first real validation.
         undeclared: ``"error"`` or ``"unknown"``.
-        max_groups: the most groups that may be discovered per attribute, at least 1; None: none, the word is refused.
+        max_groups: the most groups that may be discovered per attribute, at least 1; None refuses ``"discover"``.
 
     Raises:
-        ValueError: on an empty or ambiguous declaration, or names that differ by slashes only.
+        ValueError: on an empty or ambiguous declaration, or names that differ only by slashes.
 
     Example:
         >>> vocabularies({"sex": ["Female", "Male"]})["sex"].encode(["Male", None, "Female"])
@@ -203,10 +204,10 @@ def _codes(attribute: str, declared: Any) -> dict[Any, int]:
 
 
 def check_names(attribute: str, names: Sequence[str]) -> None:
-    """Refuse names of groups that would be logged under one name, or under a name that means something else.
+    """Refuse group names that would be logged under the same name, or under a name with another meaning.
 
     Raises:
-        ValueError: says which.
+        ValueError: names the groups.
     """
     owners: dict[str, str] = {name: name for name in RESERVED} | {MISSING_SHARE: "the share of missing values"}
     for name in names:

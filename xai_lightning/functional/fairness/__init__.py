@@ -1,6 +1,6 @@
-"""Group fairness: counts per group, rates of the counts, metrics of the rates with confidence limits.
+"""Group fairness: counts per group, rates from the counts, and metrics of the rates with confidence limits.
 
-Counts are the only state. They add up over batches and ranks; rates and metrics do not, so they are formed once, at
+Counts are the only state. They add up over batches and ranks; rates and metrics do not, so they are computed once, at
 the end.
 """
 

@@ -39,18 +39,18 @@ Limits = Callable[[Groupwise, float, bool], Interval | None]
 
 
 class Aggregation(NamedTuple):
-    """What is formed of the quantity of all groups.
+    """How one metric is computed from a quantity of all groups.
 
     Attributes:
-        value: Metric float64[...] of values [..., R, G]; NaN if any of them is.
-        limits: Limits of the metric, float64[...], of the quantity, the one-sided error of each limit, above 0, and
-            whether they are to be exact; they may exceed the natural range. None if there is no closed form.
+        value: Maps values [..., R, G] to the metric, float64[...]; NaN if any value is.
+        limits: Maps the quantity, the one-sided error of each limit (above 0) and whether limits must be exact to the
+            limits of the metric, float64[...], which may exceed the natural range; None if there is no closed form.
         best: Whether low or high values are good.
-        groups: Number of groups below which it is undefined.
-        reach: Natural range of the metric, of that of the quantity.
+        groups: Number of groups below which the metric is undefined.
+        reach: Maps the natural range of the quantity to that of the metric.
         ideal: Value if all groups are alike; None if that is the quantity's own ideal.
-        formula: In plain signs; ``{0}`` stands for the quantity.
-        hides: What it does not show: parts of a sentence, between semicolons.
+        formula: Formula in plain text; ``{0}`` stands for the quantity.
+        hides: What the metric does not show: parts of a sentence, separated by semicolons.
     """
 
     value: Callable[[Groupwise], Tensor]

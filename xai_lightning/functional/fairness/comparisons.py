@@ -1,10 +1,10 @@
-"""What is formed of a quantity of all groups, and its confidence limits.
+"""Comparisons of a quantity between groups, and their confidence limits.
 
-The limit on the bad side of the worst pair or group is the worst of their limits, each at the full error: it can
-only fail if the limit of the pair that truly is the worst fails (intersection-union). The limit on the good side
-fails if any single limit that enters fails, since the groups that look extreme are not known beforehand; there the
-error is divided by the number of limits: of a difference or a ratio, those of the ordered pairs. The exact variant
-takes exact limits of single groups at half the error, since only two groups, the truly highest and lowest, enter a gap.
+The limit on the bad side of the worst pair or group is the worst of all their limits, each at the full error: it can
+only fail if the limit of the truly worst pair fails (intersection-union). The limit on the good side fails if any
+single limit that enters it fails, since the groups that look extreme are not known beforehand; there the error is
+divided by the number of limits (for a difference or a ratio, that of the ordered pairs). The exact variant takes exact
+limits of single groups at half the error, since only two groups, the truly highest and lowest, enter a gap.
 """
 
 import math
@@ -16,7 +16,7 @@ from xai_lightning.functional.fairness.groupwise import Groupwise, Proportions
 from xai_lightning.functional.fairness.inequality import debiased_spread, kearns
 from xai_lightning.functional.intervals import Interval, mover_difference, mover_quotient
 
-# `amax` and `amin` pass NaN on, where pandas skips it: one undefined group makes the metric undefined (trap 79).
+# `amax` and `amin` propagate NaN, unlike pandas: one undefined group makes the metric undefined (trap 79).
 
 
 def _single(of: Groupwise, error: float, exact: bool) -> Interval | None:
@@ -24,12 +24,12 @@ def _single(of: Groupwise, error: float, exact: bool) -> Interval | None:
 
 
 def _together(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Limits of all rates of all groups that hold together: a union bound over two limits of R times G rates."""
+    """Simultaneous limits of all rates of all groups: a union bound over the two limits of each of R times G rates."""
     return of.limits(error / (2 * of.value.shape[-1] * of.value.shape[-2]), exact=exact)
 
 
 def _careful(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Limits from which those of all ordered pairs of groups, in all rates, are recovered that hold together."""
+    """Limits from which simultaneous limits of all ordered pairs of groups, in all rates, are recovered."""
     if exact:
         return _together(of, error, exact)
     rates, groups = of.value.shape[-2:]
@@ -37,7 +37,7 @@ def _careful(of: Groupwise, error: float, exact: bool) -> Interval | None:
 
 
 def difference(of: Groupwise) -> Tensor:
-    """Largest minus smallest, of the rate where that is most; float64[...]."""
+    """Largest minus smallest group, for the rate with the largest gap; float64[...]."""
     return (of.value.amax(dim=-1) - of.value.amin(dim=-1)).amax(dim=-1)
 
 
@@ -55,7 +55,7 @@ def difference_limits(of: Groupwise, error: float, exact: bool) -> Interval | No
 
 
 def ratio(of: Groupwise) -> Tensor:
-    """Smallest over largest, of the rate where that is least; float64[...]."""
+    """Smallest over largest group, for the rate with the smallest ratio; float64[...]."""
     return (of.value.amin(dim=-1) / of.value.amax(dim=-1)).amin(dim=-1)
 
 
@@ -73,7 +73,7 @@ def ratio_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
 
 
 def worst(of: Groupwise) -> Tensor:
-    """Smallest of all; float64[...]."""
+    """Smallest value of all groups and rates; float64[...]."""
     return of.value.amin(dim=(-2, -1))
 
 
@@ -86,7 +86,7 @@ def worst_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
 
 
 def largest(of: Groupwise) -> Tensor:
-    """Largest of all; float64[...]."""
+    """Largest value of all groups and rates; float64[...]."""
     return of.value.amax(dim=(-2, -1))
 
 
@@ -113,14 +113,14 @@ def magnitude_limits(of: Groupwise, error: float, exact: bool) -> Interval | Non
 
 
 def to_overall(of: Groupwise) -> Tensor:
-    """Largest distance to all groups together; float64[...]."""
+    """Largest difference between a group and all groups together; float64[...]."""
     proportions = _proportions(of)
     return (proportions.value - proportions.pooled().value).abs().amax(dim=(-2, -1))
 
 
 def to_overall_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
     """Its limits, each at the one-sided error."""
-    # A group's distance to everybody is its distance to the others times their share, and those are independent of it.
+    # A group's distance to everybody is its distance to the others times their share; the others are independent of it.
     proportions = _proportions(of)
     others, left = proportions.rest(), 1 - proportions.shares
     shared = error / (4 * of.value.shape[-1] * of.value.shape[-2])
@@ -134,7 +134,7 @@ def to_overall_limits(of: Groupwise, error: float, exact: bool) -> Interval | No
 
 
 def _apart(a: Proportions, b: Proportions, error: float, *, exact: bool, joint: bool) -> Interval | None:
-    """Limits of a - b; ``joint``: such that they fail only if a limit of a or of b does."""
+    """Limits of a - b; if ``joint``, they fail only if a limit of a or of b does."""
     of_a, of_b = (part.limits(error, exact=exact) for part in (a, b))
     if of_a is None or of_b is None:
         return None
@@ -144,7 +144,7 @@ def _apart(a: Proportions, b: Proportions, error: float, *, exact: bool, joint: 
 
 
 def ratio_to_overall(of: Groupwise) -> Tensor:
-    """Smallest ratio to all groups together, or its inverse; float64[...]."""
+    """Smallest ratio of a group to all groups together, or of all to it; float64[...]."""
     proportions = _proportions(of)
     ratio = proportions.value / proportions.pooled().value
     return torch.minimum(ratio, 1 / ratio).amin(dim=(-2, -1))
@@ -165,14 +165,14 @@ def ratio_to_overall_limits(of: Groupwise, error: float, exact: bool) -> Interva
 
 
 def _against(a: Proportions, others: Proportions, error: float, *, exact: bool, joint: bool) -> Interval | None:
-    """Limits of the ratio of a group to everybody, which grows with its ratio r to the others: 1/(w + (1 - w)/r)."""
+    """Limits of the ratio of a group to everybody, 1/(s + (1 - s)/r), which grows with its ratio r to the others."""
     of_a, of_b = (part.limits(error, exact=exact) for part in (a, others))
     if of_a is None or of_b is None:
         return None
     ratio = mover_quotient(a.value, of_a, others.value, of_b)
     if joint:
         ratio = Interval(of_a.lower / of_b.upper, of_a.upper / of_b.lower)
-    # with ratio r to the others and share s everybody has the rate a (s + (1 - s) / r)
+    # with its ratio r to the others and its share s, the rate of everybody is a (s + (1 - s) / r)
     return Interval(*(1 / (a.shares + (1 - a.shares) / limit) for limit in ratio))
 
 
@@ -182,31 +182,31 @@ def mean_difference(of: Groupwise) -> Tensor:
 
 
 def total_variation(of: Groupwise) -> Tensor:
-    """Half the summed distances of all rates, of the pair of groups where that is most; float64[...]."""
+    """Half the sum over the rates of absolute differences, for the pair of groups with the largest; float64[...]."""
     apart = (of.value[..., :, None] - of.value[..., None, :]).abs().sum(dim=-3) / 2
     return apart.amax(dim=(-2, -1))
 
 
 def size_weighted(of: Groupwise) -> Tensor:
-    """Largest distance to all groups together, times the share of samples that it concerns; float64[...]."""
+    """Largest difference to all groups together, weighted by the share of samples that it concerns; float64[...]."""
     proportions = _proportions(of)
     everybody = proportions.rows.sum(dim=-1)
     return kearns(proportions.successes, proportions.totals, everybody).amax(dim=-1)
 
 
 def spread(of: Groupwise) -> Tensor:
-    """Standard deviation over the groups, freed of what sampling spreads them; float64[...]."""
+    """Standard deviation over the groups, corrected for sampling noise; float64[...]."""
     proportions = _proportions(of)
     return debiased_spread(proportions.successes, proportions.totals).amax(dim=-1)
 
 
 def whole(of: Groupwise) -> Tensor:
-    """The one value there is; float64[...]."""
+    """The only value of a quantity that is not per group; float64[...]."""
     return of.value[..., 0, 0]
 
 
 def none(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """No limits in closed form."""
+    """Return None: there are no limits in closed form."""
     return None
 
 
@@ -217,7 +217,7 @@ def _proportions(of: Groupwise) -> Proportions:
 
 
 def _ordered_pairs(value: Tensor, single: Interval) -> tuple[Tensor, Interval, Tensor, Interval]:
-    """Groups a and b with their limits, which broadcast to [..., G, G]."""
+    """Values and limits of groups a and b, shaped to broadcast to [..., G, G]."""
     a, b = (Interval(*(limit[place] for limit in single)) for place in _PLACES)
     return value[_PLACES[0]], a, value[_PLACES[1]], b
 
@@ -231,7 +231,7 @@ def _off_diagonal(pairs: Tensor, fill: float) -> Tensor:
 
 
 def gap(low: float, high: float) -> tuple[float, float]:
-    """Natural range of a gap."""
+    """Natural range of a gap between values in [low, high]."""
     return 0.0, high - low
 
 

@@ -1,4 +1,4 @@
-"""Samples as integer counts per group: what is added up over batches and ranks."""
+"""Integer counts of samples per group, which add up over batches and ranks."""
 
 from typing import NamedTuple
 
@@ -8,15 +8,14 @@ from torch import Tensor
 from xai_lightning.functional.precision import exact
 
 SQUARE_LIMIT = 64
-"""Up to this many classes counts hold every pair of actual and predicted class."""
+"""Up to this many classes, counts hold every pair of actual and predicted class."""
 
 
 def count(predictions: Tensor, targets: Tensor, groups: Tensor, *, classes: int, n_groups: int) -> Tensor:
     """Number of samples per group, actual and predicted class.
 
-    The counts of several batches or ranks add up to the counts of all samples together; nothing else that is formed
-    of predictions does. Each group has its own place whether or not it occurs, so a batch without a group changes
-    nothing for it.
+    The counts of several batches or ranks add up to the counts of all samples together; rates and metrics do not. Each
+    group has its own entry whether or not it occurs, so a batch without samples of a group leaves its counts unchanged.
 
     Args:
         predictions: Integer or bool [N] (or any shape that all three share), predicted classes in 0..K-1.
@@ -26,8 +25,8 @@ def count(predictions: Tensor, targets: Tensor, groups: Tensor, *, classes: int,
         n_groups: Number of groups G, at least 1.
 
     Returns:
-        int64[G, K, K] on the device of the arguments, indexed [group, actual, predicted]; above 64 classes int64[G,
-        K, 3] with, per class, the numbers of samples that are correct, predicted as it and actually of it.
+        int64[G, K, K] on the device of the arguments, indexed [group, actual, predicted]; above 64 classes int64[G, K,
+        3] with, per class, the numbers of samples that are correct, that are predicted as it, and that are of it.
 
     Raises:
         ValueError: If shapes differ, a class or group is outside its range, or ``classes`` or ``n_groups`` is too
@@ -55,8 +54,8 @@ def weigh(
 ) -> Tensor:
     """Sum of the weights, and of their squares, per group, actual and predicted class.
 
-    Sums of several batches or ranks add up, to rounding: to 1e-12 or better of the sum, where counts are exact. The
-    second sum tells how many equally weighted samples the weighted ones are worth.
+    Sums of several batches or ranks add up, though only up to rounding (relative error 1e-12 or better), whereas counts
+    are exact. The second sum tells how many equally weighted samples the weighted ones are worth.
 
     Args:
         predictions: Integer or bool [N], predicted classes in 0..K-1.
@@ -91,7 +90,7 @@ def weigh(
         raise ValueError(f"weights must be finite and not negative, got {heavy[wrong][0].item()!r}")
     predicted, actual, group = (x.reshape(-1).long().to(heavy.device) for x in (predictions, targets, groups))
     cells = (group * classes + actual) * classes + predicted
-    # CUDA refuses `bincount` with weights where torch is told to be deterministic
+    # CUDA refuses `bincount` with weights under deterministic algorithms
     none = heavy.new_zeros(n_groups * classes**2)
     sums = [none.index_add(0, cells, w) for w in (heavy, heavy.square())]
     return torch.stack(sums).reshape(2, n_groups, classes, classes)
@@ -105,10 +104,10 @@ class Confusion(NamedTuple):
         fp: Samples of other classes that were predicted as it.
         fn: Samples of the class that were predicted as another.
         tn: Samples of other classes that were predicted as another.
-        correct: Samples whose class was predicted, over all classes; with two classes tp + tn.
+        correct: Correctly predicted samples of all classes; with two classes tp + tn.
         total: All samples.
-        cells: The counts that they were made of, int64[..., G, K, K]; metrics over all classes need them.
-        squares: Of weighted samples, the same sums of squared weights; None if every sample counts once.
+        cells: The counts that they were computed from, int64[..., G, K, K]; metrics over all classes need them.
+        squares: For weighted samples, the same sums of squared weights; None if every sample counts once.
         positive: The favourable class.
     """
 
@@ -129,10 +128,10 @@ def confusion(counts: Tensor, positive: int, squares: Tensor | None = None) -> C
     Args:
         counts: int64[..., G, K, K] or int64[..., G, K, 3], as made by :func:`count`.
         positive: The favourable class, in 0..K-1.
-        squares: Of weighted samples, their sums of squared weights, as made by :func:`weigh`.
+        squares: For weighted samples, their sums of squared weights, as made by :func:`weigh`.
 
     Returns:
-        Six counts, each int64[..., G] (sums of weights float64[..., G]), and what they were made of.
+        Six counts, each int64[..., G] (sums of weights float64[..., G]), and the counts that they were computed from.
 
     Raises:
         ValueError: If ``counts`` has another layout, or ``positive`` is not one of its classes.
@@ -153,7 +152,7 @@ def confusion(counts: Tensor, positive: int, squares: Tensor | None = None) -> C
 
 
 def per_class(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples that are correct, predicted as and actually of each class, of both layouts of counts.
+    """Samples per class that are correct, that are predicted as it, and that are of it, from either layout of counts.
 
     Args:
         counts: int64[..., K, K] or int64[..., K, 3].
@@ -179,17 +178,17 @@ def per_class(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def cells_of(confusion: Confusion, what: str) -> Tensor:
-    """The counts of all classes, which ``confusion`` was made of.
+    """The counts of all classes from which ``confusion`` was computed.
 
     Args:
         confusion: Counts, each int64[..., G].
-        what: What needs them, for the message.
+        what: What needs them, for the error message.
 
     Returns:
         int64[..., G, K, K] or int64[..., G, K, 3].
 
     Raises:
-        ValueError: If it holds counts of the favourable class alone.
+        ValueError: If ``confusion`` holds counts of the favourable class only.
 
     Example:
         >>> import torch
@@ -205,7 +204,7 @@ def cells_of(confusion: Confusion, what: str) -> Tensor:
 
 
 def _margins(predicted: Tensor, actual: Tensor, group: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Correct, predicted and actual per class by one count; what is not correct falls into a bin behind the last."""
+    """Correct, predicted and actual per class in one `bincount`; wrong predictions fall into an extra last bin."""
     n_groups, classes, columns = shape
     size = n_groups * classes * columns
     row = (group * classes + actual) * columns
@@ -230,7 +229,7 @@ def _check_samples(named: dict[str, Tensor], sizes: tuple[int, ...]) -> None:
             raise TypeError(f"{name} must be integer indices, got dtype {tensor.dtype}; threshold or argmax them first")
     if next(iter(named.values())).numel() == 0:
         return
-    # One transfer for all six edges: each would make the device wait.
+    # One transfer for all six edges: each transfer synchronises with the device.
     edges = torch.stack([edge.long() for tensor in named.values() for edge in tensor.aminmax()]).tolist()
     for name, size, low, high in zip(named, sizes, edges[::2], edges[1::2], strict=True):
         if low < 0 or high >= size:

@@ -1,4 +1,4 @@
-"""A mean of independent samples, with what a limit of it needs."""
+"""Means of independent samples, with the variance and number that confidence limits need."""
 
 from typing import NamedTuple
 
@@ -24,11 +24,11 @@ class Means(NamedTuple):
 
 
 def means(value: Tensor, deviations: Tensor, number: Tensor) -> Means:
-    """Means of their sum of squared deviations.
+    """Means with the variance computed from their sums of squared deviations.
 
     Args:
         value: float64[..., G], mean of each group.
-        deviations: float64[..., G], sum of the squared deviations from it; what rounding leaves below 0 counts as 0.
+        deviations: float64[..., G], sum of the squared deviations from it; values below 0 (from rounding) count as 0.
         number: float64[..., G], number of samples.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a fairness metric is: a quantity of every group times an aggregation."""
+"""The definition of a fairness metric: a quantity per group combined with an aggregation."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from xai_lightning.functional.fairness.quantities import QUANTITIES, Needs, Quan
 from xai_lightning.functional.fairness.rates import RATES, Rate, proportions
 
 PerGroup = Callable[[Confusion], "Tensor | tuple[Tensor, Tensor]"]
-"""A user's own quantity: of counts, each int64[..., G], either float64[..., G], or its numerator and denominator."""
+"""A user's own quantity: maps counts, each int64[..., G], to float64[..., G] or to its numerator and denominator."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Metric:
 
     Args:
         rates: Names in :data:`~xai_lightning.functional.fairness.RATES` or
-            :data:`~xai_lightning.functional.fairness.QUANTITIES`, or callables that make a quantity per group of a
+            :data:`~xai_lightning.functional.fairness.QUANTITIES`, or callables that compute a quantity per group from a
             :class:`~xai_lightning.functional.fairness.Confusion`: float64[..., G], or a pair of counts int64[..., G],
-            successes and trials, which have limits in closed form.
+            successes and trials, which has limits in closed form.
         aggregation: A name in :data:`~xai_lightning.functional.fairness.AGGREGATIONS`.
-        ideal: Value of a model that treats all groups alike; for the worst or largest value, of a perfect one. By
-            default as the rate and the aggregation say.
-        best: Whether ``low`` or ``high`` values are good; it chooses the side of the gated bound. By default as the
-            aggregation says.
+        ideal: Value for a model that treats all groups alike; for the worst or largest value, for a perfect model. By
+            default, the rate and the aggregation decide.
+        best: Whether ``low`` or ``high`` values are good; chooses the side of the gated bound. By default, the
+            aggregation decides.
         hides: What the metric does not show, one sentence.
-        differs: What other libraries call it, and where they define it otherwise.
+        differs: What other libraries call it, and how their definitions differ.
         caution: What to beware of.
 
     Raises:
@@ -67,28 +67,28 @@ class Metric:
 
     @property
     def how(self) -> Aggregation:
-        """The aggregation."""
+        """The row of the aggregation."""
         return AGGREGATIONS[self.aggregation]
 
     @property
     def needs(self) -> Needs:
-        """What it is made of: ``counts``, ``scores`` or ``residuals``."""
+        """Its evidence: ``counts``, ``scores``, ``residuals``, ``predictions`` or ``errors``."""
         first = self._rows()[0]
         return first.needs if isinstance(first, Quantity) else "counts"
 
     @property
     def reach(self) -> tuple[float, float]:
-        """Its natural range; of a callable, whose own is not known, all numbers."""
+        """Its natural range; the range of a callable is unknown and taken as all numbers."""
         row = self._rows()[0]
         if isinstance(row, Rate):
             return self.how.reach(0.0, 1.0)
         return self.how.reach(*(row.reach if isinstance(row, Quantity) else (-math.inf, math.inf)))
 
     def measure(self, evidence: Any) -> Groupwise:
-        """Its quantity of every group, [..., R, G].
+        """Its quantity for every group, [..., R, G].
 
         Args:
-            evidence: The counts, scores or residuals that it :attr:`needs`.
+            evidence: The evidence that it :attr:`needs`.
         """
         return joined(_measure(row, evidence) for row in self._rows())
 
@@ -105,7 +105,7 @@ class Metric:
 
     def _hides(self) -> str:
         rows = [row for row in self._rows() if isinstance(row, Rate | Quantity)]
-        # What one of several rates does not show another may.
+        # Another of several rates may show what one of them hides.
         of_rows = [row.hides.split("; ") for row in rows]
         common = [part for part in (of_rows or [[]])[0] if all(part in parts for parts in of_rows)]
         return f"It does not show {_either(list(dict.fromkeys([*self.how.hides.split('; '), *common])))}."

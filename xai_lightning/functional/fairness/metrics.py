@@ -1,4 +1,4 @@
-"""The table of metrics of group fairness: each a rate (or another quantity) of every group times an aggregation."""
+"""The table of group fairness metrics: each combines a rate (or another quantity) per group with an aggregation."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -17,7 +17,7 @@ _PLAIN = (
     "false_discovery_rate",
     "accuracy",
 )
-"""Rates of which every comparison between groups is a metric, named after the rate."""
+"""Rates for which every comparison between groups is a metric named after the rate."""
 
 _COMPARISONS = ("difference", "ratio", "difference_to_overall", "ratio_to_overall")
 
@@ -33,7 +33,7 @@ _FAIRLEARN = {
     "false_negative_rate": "positives",
     "true_negative_rate": "negatives",
 }
-"""Rates whose comparisons fairlearn has under the same name, with what it needs a sample of."""
+"""Rates whose comparisons fairlearn has under the same name, and the samples that they need at least one of."""
 
 _AIF360 = {
     "selection_rate_difference": "statistical_parity_difference",
@@ -46,11 +46,11 @@ _AIF360 = {
     },
     "true_positive_rate_difference": "true_positive_rate_difference",
 }
-"""Comparisons that AIF360 has, under its name."""
+"""Comparisons that AIF360 has, and their names there."""
 
 
 def _peers(rate: str, comparison: str) -> str:
-    """Where other libraries have a rate's comparison, and how it differs there."""
+    """Which other libraries have this comparison of a rate, and how theirs differs."""
     kind, overall = comparison.removesuffix("_to_overall"), comparison.endswith("_to_overall")
     name, found = f"{rate}_{comparison}", []
     if rate in _FAIRLEARN or rate == "accuracy":
@@ -99,7 +99,7 @@ def _named() -> Iterator[tuple[str, Metric]]:
 
 
 def _compared() -> Iterator[tuple[str, Metric]]:
-    """Every plain rate in every comparison, the worst group of the good ones, and the spread."""
+    """Every plain rate under every comparison, its spread, and the worst group of some rates."""
     for rate in _PLAIN:
         for comparison in _COMPARISONS:
             yield f"{rate}_{comparison}", Metric((rate,), comparison, differs=_peers(rate, comparison))
@@ -122,7 +122,7 @@ def _compared() -> Iterator[tuple[str, Metric]]:
 
 
 def _of_classes() -> Iterator[tuple[str, Metric]]:
-    """Several classes, none of them favourable: the worst class counts."""
+    """Metrics of several classes, none of them favourable: the worst class counts."""
     share = ("class_selection_rate",)
     yield "multiclass_demographic_parity_difference", Metric(share, "difference")
     yield "multiclass_demographic_parity_total_variation", Metric(share, "total_variation")
@@ -136,7 +136,7 @@ def _of_classes() -> Iterator[tuple[str, Metric]]:
 
 
 def _inequality() -> Iterator[tuple[str, Metric]]:
-    """Indices of all counts together."""
+    """Indices computed from all counts at once."""
     never = "Never gate on it: it may fall when accuracy falls."
     alpha = "AIF360: {0}; its code, not its documentation, divides the case alpha = 0 by the mean once more."
     whole, between = (alpha.format(f"{part}generalized_entropy_index") for part in ("", "between_all_groups_"))
@@ -153,7 +153,7 @@ def _inequality() -> Iterator[tuple[str, Metric]]:
 
 
 def _of_scores() -> Iterator[tuple[str, Metric]]:
-    """Of the scores of the favourable class, whatever the threshold."""
+    """Metrics of the scores of the favourable class, independent of the threshold."""
     yield "auc_difference", Metric(("auc",), "difference", differs="fairlearn: MetricFrame of roc_auc_score.")
     yield "worst_group_auc", Metric(("auc",), "worst", differs="fairlearn: roc_auc_score_group_min.")
     yield "xauc_difference", Metric(("xauc_gap",), "largest")
@@ -172,7 +172,7 @@ def _of_scores() -> Iterator[tuple[str, Metric]]:
 
 
 def _of_numbers() -> Iterator[tuple[str, Metric]]:
-    """Of predicted numbers, in units of the target."""
+    """Metrics of regression, in units of the target."""
     only = "AIF360's metrics of regression are of rankings."
     yield "mean_prediction_difference", Metric(("mean_prediction",), "difference", differs=only)
     yield "mean_residual_difference", Metric(("mean_residual",), "difference", differs=only)

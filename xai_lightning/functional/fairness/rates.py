@@ -11,15 +11,15 @@ from xai_lightning.functional.fairness.groupwise import Proportions
 
 
 class Rate(NamedTuple):
-    """A proportion within a group, as two functions of its counts.
+    """A proportion within a group, defined by two functions of its counts.
 
     Attributes:
-        numerator: Counts of successes, int64[..., G]; of a rate per class int64[..., R, G].
-        denominator: Counts of trials, likewise; where it is 0 the rate is undefined.
-        meaning: In a few words.
-        hides: What it does not show: parts of a sentence, between semicolons.
+        numerator: Counts of successes, int64[..., G]; for a rate per class int64[..., R, G].
+        denominator: Counts of trials, likewise; where it is 0, the rate is undefined.
+        meaning: Definition in a few words.
+        hides: What the rate does not show: parts of a sentence, separated by semicolons.
         trials: What the denominator counts, in the plural.
-        per_class: Whether there is one for each class (or pair of classes) instead of the favourable one.
+        per_class: Whether there is one rate for each class (or pair of classes) instead of the favourable class only.
     """
 
     numerator: Callable[[Confusion], Tensor]
@@ -187,18 +187,18 @@ RATES: Mapping[str, Rate] = MappingProxyType(
 
 
 def rate(name: str, confusion: Confusion) -> Tensor:
-    """One rate of every group.
+    """One rate for every group.
 
-    The numerator over the denominator of the row ``name`` of :data:`RATES`. Whether a rate is high for good or ill
-    depends on what the favourable class stands for. A rate without a denominator is NaN: no evidence is neither 0
-    nor fair.
+    The numerator over the denominator of the row ``name`` of :data:`RATES`. Whether a high rate is good or bad depends
+    on what the favourable class stands for. A rate whose denominator is 0 is NaN: a lack of evidence is neither 0 nor
+    fair.
 
     Args:
         name: A name in :data:`RATES`.
         confusion: Counts, each int64[..., G].
 
     Returns:
-        float64[..., G], fractions in [0, 1]; NaN where the denominator is 0. Of a rate per class float64[..., R, G].
+        float64[..., G], fractions in [0, 1]; NaN where the denominator is 0. For a rate per class float64[..., R, G].
 
     Raises:
         ValueError: If there is no rate of that name.
@@ -214,14 +214,14 @@ def rate(name: str, confusion: Confusion) -> Tensor:
 
 
 def tally(name: str, confusion: Confusion) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator of one rate of every group.
+    """Numerator and denominator of one rate for every group.
 
     Args:
         name: A name in :data:`RATES`.
         confusion: Counts, each int64[..., G].
 
     Returns:
-        Two counts, each int64[..., G]; of a rate per class int64[..., R, G].
+        Two counts, each int64[..., G]; for a rate per class int64[..., R, G].
 
     Raises:
         ValueError: If there is no rate of that name.
@@ -238,10 +238,10 @@ def tally(name: str, confusion: Confusion) -> tuple[Tensor, Tensor]:
 
 
 def proportions(rate: Rate, confusion: Confusion) -> Proportions:
-    """One rate of every group with what its limits are formed of.
+    """One rate for every group, with the counts that its limits are computed from.
 
     Args:
-        rate: A row of :data:`RATES`, or another.
+        rate: A row of :data:`RATES`, or your own.
         confusion: Counts, each int64[..., G], or sums of weights.
 
     Returns:

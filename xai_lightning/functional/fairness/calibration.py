@@ -1,4 +1,4 @@
-"""Whether scores are the probabilities that they claim to be, in each group."""
+"""Calibration per group: whether scores are the probabilities that they claim to be."""
 
 from typing import Literal, NamedTuple
 
@@ -9,7 +9,7 @@ from xai_lightning.functional.fairness.means import Means, means
 from xai_lightning.functional.fairness.scores import Scored
 
 MASS_BINS = 10
-"""Number of bins of equal mass that the calibration error is formed of."""
+"""Number of bins of equal mass from which the calibration error is computed."""
 
 
 class Reliability(NamedTuple):
@@ -27,20 +27,20 @@ class Reliability(NamedTuple):
 
 
 def calibration_in_the_large(scored: Scored) -> Means:
-    r"""Mean score less the share of positives.
+    r"""Mean score minus the share of positives.
 
     .. math:: \frac1n\sum_i (p_i - y_i)
 
-    0 means that as many positives are predicted as there are; above 0 the group's risk is overstated. It does not show
-    errors that cancel between low and high scores. Unlike the expected calibration error it has no bias in small
-    groups.
+    0 means that the expected number of positives equals the actual one; above 0, the group's risk is overstated. It
+    does not show errors that cancel between low and high scores. Unlike the expected calibration error, it is unbiased
+    in small groups.
 
     Args:
         scored: Scores of all groups.
 
     Returns:
-        Means of :math:`p - y` in [-1, 1], each float64[..., G]. Replicates of a bootstrap are exact up to the spread
-        of the scores within a bin.
+        Means of :math:`p - y` in [-1, 1], each float64[..., G]. Bootstrap replicates are exact up to the spread of the
+        scores within a bin.
 
     Example:
         >>> import torch
@@ -59,16 +59,16 @@ def calibration_in_the_large(scored: Scored) -> Means:
 
 
 def calibration_error_squared(scored: Scored, bins: int = MASS_BINS) -> Tensor:
-    r"""Mean squared distance of score and outcome over bins of equal mass, less what chance alone contributes.
+    r"""Mean squared difference of score and outcome over bins of equal mass, minus the contribution of chance.
 
     .. math:: \sum_m \frac{n_m}{n}\left[(\bar p_m - \bar y_m)^2 - \frac{\bar y_m(1 - \bar y_m)}{n_m - 1}\right]
 
-    Its expectation for calibrated scores is 0 whatever the size of the group, less the variance of the scores within a
+    Its expectation for calibrated scores is 0 whatever the size of the group, minus the variance of the scores within a
     bin over :math:`n_m - 1`, which is small; so it can be negative. It does not show in which direction the scores err,
     nor errors that cancel within a bin.
 
-    Bins are formed of the grid of the scores, at most one for two samples; a bin with a single sample (equal scores
-    are never divided) is left out.
+    Bins are merged from the grid of scores, at most one per two samples; a bin that still holds a single sample (equal
+    scores are never split) is left out.
 
     Args:
         scored: Scores of all groups.
@@ -101,18 +101,18 @@ def calibration_error_squared(scored: Scored, bins: int = MASS_BINS) -> Tensor:
 
 
 def expected_calibration_error(scored: Scored, bins: int = 15, norm: Literal["l1", "l2", "max"] = "l1") -> Tensor:
-    r"""Mean distance of score and outcome over bins of equal width, as other libraries report it.
+    r"""Mean absolute difference of score and outcome over bins of equal width, as other libraries report it.
 
     .. math:: \sum_m \frac{n_m}{n}\,|\bar p_m - \bar y_m|
 
-    0 means that score and outcome agree in each bin, which no finite sample reaches: calibrated scores show .21 with
-    30 samples and .07 with 300, so a gap between a small and a large group is no finding. Use
+    0 means that score and outcome agree in each bin, which no finite sample reaches: calibrated scores show .21 with 30
+    samples and .07 with 300, so a gap between a small and a large group is no evidence of miscalibration. Use
     :func:`calibration_in_the_large` or :func:`calibration_error_squared` to compare groups.
 
     Args:
         scored: Scores of all groups.
         bins: Number of bins, at least 1; a bin of the grid belongs to the one that holds its centre.
-        norm: ``l1`` for the mean distance, ``l2`` for the root of the mean squared distance, ``max`` for the largest.
+        norm: ``l1`` for the mean difference, ``l2`` for the root mean squared difference, ``max`` for the largest.
 
     Returns:
         float64[..., G], probabilities; NaN without samples.
@@ -148,13 +148,13 @@ def expected_calibration_error(scored: Scored, bins: int = 15, norm: Literal["l1
 
 
 def kolmogorov_calibration_error(scored: Scored) -> Tensor:
-    r"""Largest cumulated difference of scores and outcomes, sorted by score; it needs no bins.
+    r"""Largest cumulative difference of scores and outcomes, sorted by score; it needs no bins.
 
     .. math:: \max_k \Big|\frac1n\sum_{i \le k} (p_{(i)} - y_{(i)})\Big|
 
-    0 means that as many positives are predicted as there are up to every score, which no finite sample reaches: like
-    the expected calibration error it is larger in small groups. It is at least the absolute
-    :func:`calibration_in_the_large`. Sums are compared between bins of the grid, where ties end too.
+    0 means that up to every score as many positives are expected as there are, which no finite sample reaches: like the
+    expected calibration error, it is larger in small groups. It is at least the absolute
+    :func:`calibration_in_the_large`. Sums are compared at the edges of the grid's bins, which never split ties.
 
     Args:
         scored: Scores of all groups.
@@ -179,12 +179,12 @@ def kolmogorov_calibration_error(scored: Scored) -> Tensor:
 
 
 def brier(scored: Scored) -> Tensor:
-    r"""Mean squared distance of score and outcome.
+    r"""Mean squared difference of score and outcome.
 
     .. math:: \frac1n\sum_i (p_i - y_i)^2
 
-    0 means certain and right each time. It mixes calibration with how predictable outcomes are: groups whose shares of
-    positives differ have different values under the same model, see :func:`brier_skill`.
+    0 means that every score is certain and right. It mixes calibration with the predictability of outcomes: groups
+    whose shares of positives differ have different values under the same model, see :func:`brier_skill`.
 
     Args:
         scored: Scores of all groups.
@@ -210,8 +210,8 @@ def brier_skill(scored: Scored) -> Tensor:
 
     .. math:: 1 - \frac{\frac1n\sum_i (p_i - y_i)^2}{\bar y(1 - \bar y)}
 
-    1 means certain and right each time, 0 no better than the group's share of positives, below 0 worse. It does not
-    show which outcomes the errors fall upon.
+    1 means that every score is certain and right, 0 that scores are no better than the group's share of positives, and
+    values below 0 that they are worse. It does not show for which outcomes the errors occur.
 
     Args:
         scored: Scores of all groups.
@@ -237,8 +237,8 @@ def brier_skill(scored: Scored) -> Tensor:
 def reliability(scored: Scored, bins: int = MASS_BINS) -> Reliability:
     """Mean score and share of positives in bins of equal mass, in ascending order of the score.
 
-    Points on the diagonal mean calibrated scores; with n samples a share is off by about the square root of a quarter
-    over n by chance alone. The bins are those of :func:`calibration_error_squared`.
+    Points on the diagonal mean calibrated scores; the share of n samples deviates by up to about 1 / (2 sqrt(n)) by
+    chance alone. The bins are those of :func:`calibration_error_squared`.
 
     Args:
         scored: Scores of all groups.
@@ -269,25 +269,25 @@ def _cells(scored: Scored) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _squared_errors(scored: Scored) -> Tensor:
-    """Sum of the squared distances of score and outcome, float64[..., G]."""
+    """Sum of the squared differences of score and outcome, float64[..., G]."""
     numbers = scored.numbers.double()
     positives = numbers[..., 1, :]
     return (numbers * scored.squares).sum(dim=(-2, -1)) + (positives * (1 - 2 * scored.means[:, 1])).sum(dim=-1)
 
 
 def _equal_mass(scored: Scored, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, sum of scores and positives of bins of equal mass; where the middle of a cell falls, all of it goes."""
+    """Number, sum of scores and positives of bins of equal mass; each cell goes to the bin that holds its middle."""
     _check_bins(bins)
     number = scored.numbers.double().sum(dim=-2)
     total = number.sum(dim=-1, keepdim=True)
-    # two samples in a bin at least: of one the sampling variance is unknown
+    # at least two samples per bin: the sampling variance of one is unknown
     used = torch.div(total, 2, rounding_mode="floor").clamp(1, bins)
     middle = (number.cumsum(dim=-1) - number / 2) * used / total.clamp_min(1)
     return _gathered(scored, torch.minimum(middle.long(), used.long() - 1), bins)
 
 
 def _gathered(scored: Scored, index: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`_cells` added up into the bins ``index`` [..., G, B] or [B], each [..., G, bins]."""
+    """Sums of :func:`_cells` over the bins ``index`` [..., G, B] or [B], each [..., G, bins]."""
     number, scores, positives = (
         cells.new_zeros(*cells.shape[:-1], bins).scatter_add_(-1, index.expand_as(cells), cells)
         for cells in _cells(scored)

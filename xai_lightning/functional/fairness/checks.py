@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_shapes(named: dict[str, Tensor]) -> None:
-    """Refuse samples of unequal shape.
+    """Raise if samples differ in shape.
 
     Args:
         named: Arguments by name, each [N] or any shape that all share.
@@ -22,7 +22,7 @@ def check_shapes(named: dict[str, Tensor]) -> None:
 
 
 def check_indices(named: dict[str, Tensor], sizes: tuple[int, ...]) -> None:
-    """Refuse what is no index below its size.
+    """Raise if indices are not integers in 0..size-1.
 
     Args:
         named: Arguments by name, integer or bool of any shape.
@@ -37,7 +37,7 @@ def check_indices(named: dict[str, Tensor], sizes: tuple[int, ...]) -> None:
             raise TypeError(f"{name} must be integer indices, got dtype {tensor.dtype}")
     if any(tensor.numel() == 0 for tensor in named.values()):
         return
-    # One transfer for all edges: each would make the device wait.
+    # One transfer for all edges: each transfer synchronises with the device.
     edges = torch.stack([edge.long() for tensor in named.values() for edge in tensor.aminmax()]).tolist()
     for name, size, low, high in zip(named, sizes, edges[::2], edges[1::2], strict=True):
         if low < 0 or high >= size:
@@ -45,7 +45,7 @@ def check_indices(named: dict[str, Tensor], sizes: tuple[int, ...]) -> None:
 
 
 def check_range(named: dict[str, Tensor], low: float = -math.inf, high: float = math.inf) -> None:
-    """Refuse values that are not finite or outside a range.
+    """Raise if values are not finite or outside a range.
 
     Args:
         named: Arguments by name, real numbers of any dtype and shape.
@@ -61,7 +61,7 @@ def check_range(named: dict[str, Tensor], low: float = -math.inf, high: float = 
             raise TypeError(f"{name} must be real numbers, got dtype {tensor.dtype}")
         if tensor.numel() == 0:
             continue
-        # NaN passes through both edges, and no comparison holds for it.
+        # `aminmax` propagates NaN, for which no comparison holds.
         for edge in torch.stack(tensor.aminmax()).tolist():
             if not (low <= edge <= high and math.isfinite(edge)):
                 allowed = "be finite" if math.isinf(low) else f"be finite and lie in [{low:g}, {high:g}]"
@@ -69,7 +69,7 @@ def check_range(named: dict[str, Tensor], low: float = -math.inf, high: float = 
 
 
 def check_groups(n_groups: int) -> None:
-    """Refuse a number of groups below 1.
+    """Raise if the number of groups is below 1.
 
     Args:
         n_groups: Number of groups G.

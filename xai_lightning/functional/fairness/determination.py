@@ -1,4 +1,4 @@
-"""How much better predictions are than the mean of the targets."""
+"""The coefficient of determination: how much better predictions are than the mean of the targets."""
 
 from statistics import NormalDist
 
@@ -10,7 +10,7 @@ from xai_lightning.functional.fairness.regression import Residuals
 from xai_lightning.functional.fairness.utility import Floor
 
 _CONSTANT = 1e-7
-"""Targets whose spread is this small a part of their size are equal: float32 does not tell them apart."""
+"""Targets whose relative spread is this small count as equal: float32 does not tell them apart."""
 
 
 def determination(sums: Residuals, error: float) -> Floor:
@@ -18,12 +18,13 @@ def determination(sums: Residuals, error: float) -> Floor:
 
     .. math:: R^2 = 1 - \frac{\sum_i (y_i - \hat y_i)^2}{\sum_i (y_i - \bar y)^2}
 
-    1 means that every prediction is exact, 0 no better than the mean of the targets, below 0 worse. It does not show
-    which group bears the errors. The limit is the smallest value :math:`\rho` for which the paired differences
-    :math:`(1 - \rho)(y_i - \bar y)^2 - (y_i - \hat y_i)^2` do not have a mean significantly above 0; it is above 0 if
-    and only if the predictions beat the mean of the targets significantly. It is approximate, since it takes the mean
-    of the differences as normal: simulated limits at 95 % hold in .94 to .96 of cases from 30 samples on if errors are
-    normal, in .89 with 30 and .93 with 1000 samples if they have heavy tails (five degrees of freedom).
+    1 means that every prediction is exact, 0 that predictions are no better than the mean of the targets, and values
+    below 0 that they are worse. It does not show which group bears the errors. The limit is the smallest value
+    :math:`\rho` for which the paired differences :math:`(1 - \rho)(y_i - \bar y)^2 - (y_i - \hat y_i)^2` do not have a
+    mean significantly above 0; it is above 0 if and only if the predictions beat the mean of the targets significantly.
+    It is approximate, since it assumes that the mean of the differences is normal: in simulations, 95 % limits hold in
+    .94 to .96 of cases from 30 samples on if errors are normal, and in .89 with 30 and .93 with 1000 samples if they
+    have heavy tails (five degrees of freedom).
 
     Args:
         sums: Sums of all samples; all groups count together.
@@ -62,15 +63,15 @@ def determination(sums: Residuals, error: float) -> Floor:
 
 
 def _moments(sums: Residuals) -> list[Tensor]:
-    """Means of the squared errors of the predictions and of the mean, their variances and their covariance.
+    """Means of the squared errors of the predictions (own) and of the mean, and their variances and covariance.
 
-    The variances are those of the samples at hand, in the order own, both, mean.
+    Both means first, then the variance of own, the covariance and the variance of mean, all of the samples at hand.
     """
     number = sums.targets.double()
     total = number.sum()
     centres = value_centres(number.device)
     u1, u2, u3, u4, r, ru, ruu = sums.target_sums.unbind()
-    # around the mean, by way of the bins' centres: in fourth powers of targets far from 0 the spread would be lost
+    # centred on the mean, via the bins' centres: raw fourth powers of targets far from 0 would lose the spread
     away = centres - ((number * centres).sum() + u1.sum()) / total
     mean = (number * away**2 + 2 * away * u1 + u2).sum() / total
     mean_mean = (number * away**4 + 4 * away**3 * u1 + 6 * away**2 * u2 + 4 * away * u3 + u4).sum() / total
@@ -87,7 +88,7 @@ def _size(sums: Residuals) -> Tensor:
 
 
 def _upper_ratio(own: Tensor, mean: Tensor, spreads: list[Tensor]) -> Tensor:
-    """Upper limit of the ratio of two means, of their variances and covariance times the squared normal score."""
+    """Upper limit of the ratio of two means; ``spreads``: their (co)variances times the squared normal score."""
     own_own, both, mean_mean = spreads
     square = mean**2 - mean_mean
     if bool(square <= 0):

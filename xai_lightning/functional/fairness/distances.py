@@ -1,4 +1,4 @@
-"""Distances between the distributions of groups, of samples that were counted into bins."""
+"""Distances between the distributions of groups, from samples counted in bins."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 BLIND = 0.05
-"""Share of the samples of a group, or of its pairs, from which on those of one bin must not differ."""
+"""Share of a group's samples, or of its pairs, above which those of one bin must not differ."""
 
 
 class Distribution(NamedTuple):
@@ -15,8 +15,8 @@ class Distribution(NamedTuple):
 
     Attributes:
         numbers: Number of samples, int64 or float64[..., G, B]; leading dimensions are replicates.
-        positions: Where the samples of a bin lie, ascending float64[B].
-        blind: Groups that the bins are too wide for, bool[G], see :func:`unresolved`; None if that is not known.
+        positions: Position of the samples of each bin, ascending float64[B].
+        blind: Groups for which the bins are too wide, bool[G], see :func:`unresolved`; None if unknown.
     """
 
     numbers: Tensor
@@ -25,13 +25,13 @@ class Distribution(NamedTuple):
 
 
 def kolmogorov(distribution: Distribution) -> Tensor:
-    r"""Largest distance between the distribution functions of two groups, of all pairs.
+    r"""Largest distance between the distribution functions of two groups, for all pairs of groups.
 
     .. math:: \sup_z |F_a(z) - F_b(z)|
 
-    0 means that both groups are distributed alike. It does not show how far apart the values are. Samples are
-    compared between bins, so the distance of all samples lies between it and it plus the larger
-    :func:`coarseness` of both groups.
+    0 means that both groups are distributed alike. It does not show how far apart the values are. Distribution
+    functions are compared at the edges of bins only: the distance of the samples themselves exceeds it by at most the
+    larger :func:`coarseness` of both groups.
 
     Args:
         distribution: Samples of all groups.
@@ -54,13 +54,13 @@ def kolmogorov(distribution: Distribution) -> Tensor:
 
 
 def kolmogorov_to_overall(distribution: Distribution) -> Tensor:
-    r"""Largest distance between the distribution functions of a group and of all samples.
+    r"""Largest distance between the distribution function of each group and that of all samples.
 
     .. math:: \sup_z |F_a(z) - F(z)|
 
-    0 in all groups is statistical parity of predictions that are numbers: no threshold selects more of one group. It
-    does not show how far apart the values are. A group that makes up most samples is close to all samples, and
-    samples are compared between bins, as in :func:`kolmogorov`.
+    0 in all groups is statistical parity of numeric predictions: no threshold selects a larger share of one group. It
+    does not show how far apart the values are. A group that makes up most of the samples is close to all samples, and
+    distribution functions are compared at the edges of bins only, as in :func:`kolmogorov`.
 
     Args:
         distribution: Samples of all groups.
@@ -83,12 +83,12 @@ def kolmogorov_to_overall(distribution: Distribution) -> Tensor:
 
 
 def wasserstein(distribution: Distribution) -> Tensor:
-    r"""Mean distance of the samples of two groups when both are sorted (Wasserstein-1), of all pairs.
+    r"""Mean distance between the sorted samples of two groups (Wasserstein-1), for all pairs of groups.
 
     .. math:: \int |F_a(z) - F_b(z)|\,dz
 
-    0 means that both groups are distributed alike. It does not show which of them has the higher values. Each sample
-    counts as if it lay at the position of its bin.
+    0 means that both groups are distributed alike. It does not show which of them has the higher values. Each sample is
+    taken to lie at the position of its bin.
 
     Args:
         distribution: Samples of all groups.
@@ -111,9 +111,9 @@ def wasserstein(distribution: Distribution) -> Tensor:
 
 
 def coarseness(distribution: Distribution) -> Tensor:
-    """Largest share of a group's samples that fall into one bin, where they are not told apart.
+    """Largest share of a group's samples in one bin, within which values are not distinguished.
 
-    Where it is large a :func:`kolmogorov` distance of 0 is no evidence of equality: the values may differ within the
+    If it is large, a :func:`kolmogorov` distance of 0 is no evidence of equality: the values may differ within the
     bin.
 
     Args:
@@ -132,7 +132,7 @@ def coarseness(distribution: Distribution) -> Tensor:
 
 
 def occupied(distribution: Distribution) -> Distribution:
-    """The bins that hold samples, since the others change no distance and cost memory in every replicate.
+    """The bins that hold samples; the others change no distance and cost memory in every replicate.
 
     Args:
         distribution: Samples of all groups.
@@ -151,14 +151,14 @@ def occupied(distribution: Distribution) -> Distribution:
 
 
 def unresolved(numbers: Tensor, mixed: Tensor) -> Tensor:
-    """Groups of which too many samples lie in one bin without being equal for distances to say anything.
+    """Groups with too many unequal samples in one bin for distances to be meaningful.
 
     Values far from the origin, or scores close to 0, may all share a bin: their distances would be 0, which is no
-    evidence of equality. Too many are more than :data:`BLIND`, and more than sampling blurs anyway, the root of the
-    number of samples.
+    evidence of equality. Too many means a share above :data:`BLIND` and a number above the square root of the number of
+    samples, which is the uncertainty of sampling itself.
 
     Args:
-        numbers: Number of samples [..., G, B]; of the samples themselves, since replicates fill bins by chance.
+        numbers: Number of samples [..., G, B], of the original samples, since replicates fill bins by chance.
         mixed: Bins whose samples differ, bool[B], so that counts do not tell their order.
 
     Returns:
@@ -170,17 +170,17 @@ def unresolved(numbers: Tensor, mixed: Tensor) -> Tensor:
         [False, True]
     """
     most, total = (numbers * mixed).amax(dim=-1).double(), numbers.sum(dim=-1).double()
-    # of a small group a handful is over that share already, by chance
+    # in a small group, a handful of samples exceeds that share by chance
     return (most > BLIND * total) & (most > total.sqrt())
 
 
 def _below(numbers: Tensor) -> Tensor:
-    """Share of each group at or below each bin; its last value is exactly 1, or NaN if the group is empty."""
+    """Share of each group at or below each bin; the last is exactly 1, or NaN if the group is empty."""
     sums = numbers.double().cumsum(dim=-1)
     return sums / sums[..., -1:]
 
 
 def _pairs(below: Tensor, reduced: Callable[[Tensor], Tensor]) -> Tensor:
-    """``reduced`` of the distances of all pairs of groups; one group at a time, since replicates make them large."""
+    """``reduced`` distances of all pairs of groups; one group at a time, since replicates make them large."""
     groups = range(below.shape[-2])
     return torch.stack([reduced((below - below[..., a : a + 1, :]).abs()) for a in groups], dim=-2)

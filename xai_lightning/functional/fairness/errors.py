@@ -1,4 +1,4 @@
-"""Predictions and errors of predictions that are numbers, on average in each group."""
+"""Mean predictions and errors of numeric predictions, per group."""
 
 import torch
 from torch import Tensor
@@ -41,7 +41,8 @@ def mean_residual(sums: Residuals) -> Means:
 
     .. math:: \frac1n\sum_i (y_i - \hat y_i)
 
-    0 means right on average, above 0 that the group is predicted too low. It does not show the size of single errors.
+    0 means right on average, above 0 that predictions for the group are too low. It does not show the size of single
+    errors.
 
     Args:
         sums: Sums of all samples.
@@ -83,7 +84,7 @@ def absolute_error(sums: Residuals) -> Means:
     """
     centres = value_centres(sums.residuals.device)
     side = centres.sign()
-    # no bin holds both signs, so that a whole bin can be flipped
+    # no bin holds both signs, so the sign of a whole bin can be flipped
     flipped = torch.stack([sums.residual_sums[0] * side, sums.residual_sums[1]])
     return _around(sums.residuals, flipped, centres.abs())
 
@@ -114,7 +115,7 @@ def squared_error(sums: Residuals) -> Means:
 
 
 def root_squared_error(sums: Residuals) -> Means:
-    """Square root of the mean squared residual, with the variance of the delta method.
+    """Square root of the mean squared residual, with its variance by the delta method.
 
     0 means that every prediction is exact. Few large errors outweigh many small ones.
 
@@ -122,7 +123,7 @@ def root_squared_error(sums: Residuals) -> Means:
         sums: Sums of all samples.
 
     Returns:
-        Roots in the unit of the targets and the variance of one sample's share in it, each float64[G].
+        Roots in the unit of the targets, and the variance of one sample's contribution, each float64[G].
 
     Example:
         >>> import torch
@@ -132,13 +133,13 @@ def root_squared_error(sums: Residuals) -> Means:
         [5.0, 11.52, 2.0]
     """
     squared = squared_error(sums)
-    # The variance of no error at all is 0, not 0/0.
+    # If all errors are 0, the variance is 0, not 0/0.
     steepness = 4 * squared.value.clamp_min(torch.finfo(torch.float64).tiny)
     return Means(squared.value.sqrt(), squared.variance / steepness, squared.number)
 
 
 def _around(numbers: Tensor, moments: Tensor, middles: Tensor) -> Means:
-    """Means of values whose sums of distances and squared distances from the middles of their bins are known."""
+    """Means of values, from their sums of distances and squared distances to the middles of their bins."""
     number = numbers.double()
     total = number.sum(dim=-1)
     centre = (number * middles).sum(dim=-1) / total.clamp_min(1)

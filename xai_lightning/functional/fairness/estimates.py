@@ -1,4 +1,4 @@
-"""Metrics of counts with their confidence limits."""
+"""Fairness metrics with their confidence limits."""
 
 import math
 from collections.abc import Iterable
@@ -33,43 +33,46 @@ def estimate(
     seed: int = 0,
     strata: Strata | None = None,
 ) -> Estimate:
-    r"""A fairness metric of the population that the samples were drawn from, with confidence limits.
+    r"""A fairness metric of the population from which the samples were drawn, with confidence limits.
 
-    The limit on the bad side of a gap, :math:`\max_{a,b}(p_a - p_b)`, is the largest upper limit of its ordered
-    pairs of groups (and rates), each at the full error: it can only fail if the limit of the one pair that truly is
-    the worst fails (intersection-union). The limit on the good side is :math:`\max(0, \max_a l_a - \min_b u_b)`,
-    with all limits of single rates at the error divided by their number, twice the groups times the rates: it fails
-    if any of them does, and which groups look extreme is not known beforehand. Ratios and smallest values have the
-    sides exchanged.
+    The limit on the bad side of a gap, :math:`\max_{a,b}(p_a - p_b)`, is the largest upper limit of all ordered pairs
+    of groups (and rates), each at the full error: it can only fail if the limit of the truly worst pair fails
+    (intersection-union). The limit on the good side is the largest lower limit of the pairs, and fails if any of them
+    does, since the groups that look extreme are not known beforehand; so the error is divided by their number,
+    :math:`G(G - 1)` times the rates (for smallest and largest values by twice the groups times the rates). Ratios and
+    smallest values have the sides exchanged.
 
-    ``exact`` takes the limits of Clopper and Pearson at half the error for the highest and the lowest group, which
-    hold at any sample size and are wider. Where there is no closed form (means of gaps, indices, distances of
-    distributions), the counts are resampled, and limits are percentiles of the replicates.
+    ``exact`` takes limits of Clopper and Pearson of single rates, which hold at any sample size and are wider: for the
+    bad side those of the highest and the lowest group at half the error, for the good side
+    :math:`\max_a l_a - \min_b u_b` with the error divided by twice the groups times the rates. Where there is no closed
+    form (means of gaps, indices, distances of distributions), the counts are resampled, and limits are percentiles of
+    the replicates.
 
-    The ideal is ``metric.ideal``; what the metric does not show is ``metric.hides``. Limits speak for rows drawn
-    independently from the population at hand, with correct groups. Those that are not exact are approximate: over two
-    groups of 15 to 1000 samples and gaps up to 0.3, the exact failure rate of ``bound`` is at most 9 % where 5 % is
-    asked for, and 1.8 % where 0.1 % is; the worst case is a rare outcome in the smaller of two very unequal groups.
-    Of balanced accuracy and areas under the curve they fail in up to 6 % in simulations of two groups of 20 to 300, of
-    calibration in the large in up to 5.5 %; with five or ten groups all of them fail in at most 5 %. Limits of means
-    of numbers are Student's, which know nothing of skewness: where the worse of two groups has 20, 40, 100 or 400
-    errors that are exponentially distributed, the bound of its mean fails in 11, 9, 8 or 6 %, and in 1.7, 1.2, 0.6 or
-    0.3 % where 0.1 % is asked for; so keep a limit on them for large groups. What shows no variance in the sample (all
-    residuals equal, say) has limits of no width where they are Student's or resampled.
+    The ideal is ``metric.ideal``; what the metric does not show is ``metric.hides``. Limits assume rows drawn
+    independently from the population at hand, with correct groups. Limits that are not exact are approximate: over two
+    groups of 15 to 1000 samples and gaps up to 0.3, the exact failure rate of ``bound`` is at most 9 % for an error of
+    5 %, and 1.8 % for 0.1 %; the worst case is a rare outcome in the smaller of two very unequal groups. In simulations
+    of two groups of 20 to 300, limits of balanced accuracy and areas under the curve fail in up to 6 % of cases, those
+    of calibration in the large in up to 5.5 %; with five or ten groups, all of them fail in at most 5 %. Limits of
+    means of numbers are Student's, which ignore skewness: where the worse of two groups has 20, 40, 100 or 400
+    exponentially distributed errors, the bound of its mean fails in 11, 9, 8 or 6 % of cases, and in 1.7, 1.2, 0.6 or
+    0.3 % for an error of 0.1 %; so use such limits for large groups only. Quantities without variance in the sample
+    (all residuals equal, say) have limits of zero width if these are Student's or resampled.
 
     Args:
-        metric: A row of :data:`METRICS`, or another.
+        metric: A row of :data:`METRICS`, or your own.
         evidence: What the metric ``needs``: counts (a :class:`Confusion`), :class:`Scored` scores, or residuals.
         error: One-sided error probability of ``bound``, in [0, 0.5); 0 makes it infinite, so that it meets no
             threshold.
         level: Error probability of the two-sided interval, in (0, 1).
-        exact: Whether limits are to be exact; see :func:`has_exact_limits`.
-        replicates: Number of bootstrap replicates where there is no closed form. A limit at an error that they cannot
-            show (below one in so many) is infinite.
+        exact: Whether limits must be exact; see :func:`has_exact_limits`.
+        replicates: Number of bootstrap replicates where there is no closed form. Limits at an error too small for them
+            to resolve (below 1 / (``replicates`` + 1)) are infinite.
         seed: Seed of the replicates.
-        strata: What is formed over the first of the leading dimensions, if it holds strata (of a legitimate attribute,
-            say, or labels): the ``worst`` of them, or of counts their ``mean`` by the share of samples, whose limits
-            are recovered from those of the strata (exact: they share the error). With one stratum undefined all is.
+        strata: Reduction of the first leading dimension, if that holds strata (of a legitimate attribute, say, or
+            labels): the ``worst`` stratum, or, for counts, the ``mean`` weighted by the share of samples, whose limits
+            are recovered from those of the strata (exact limits share the error). One undefined stratum makes the
+            result undefined.
 
     Returns:
         Value and limits, float64[...], within the natural range of the metric. All four are NaN if any group has no
@@ -77,8 +80,8 @@ def estimate(
         fewer than two groups.
 
     Raises:
-        ValueError: If ``error`` or ``level`` is outside its range, exact limits are asked for that there are not, or
-            ``strata`` is unknown.
+        ValueError: If ``error`` or ``level`` is outside its range, the metric has no exact limits although ``exact``
+            asks for them, or ``strata`` is unknown or asks for a mean of other evidence than counts.
         TypeError: If weighted counts would have to be resampled.
 
     Example:
@@ -103,7 +106,7 @@ def estimate(
     of = metric.measure(evidence)
     value = metric.how.value(of)
     if of.value.shape[-1] < metric.how.groups:
-        # the gap of a single group would be 0, which is not fair but unknown
+        # the gap of a single group would be 0, although it is unknown rather than fair
         value = torch.full_like(value, math.nan)
     limits = _limits_at(metric, of, evidence, value, exact=exact, replicates=replicates, seed=seed)
     if strata is not None:
@@ -125,7 +128,7 @@ def _limits_at(
 
 
 def _sizes(evidence: Any) -> Tensor | None:
-    """Samples of each stratum, [S, ...], of counts."""
+    """Number of samples per stratum, [S, ...]; None unless the evidence is counts."""
     return evidence.total.double().sum(dim=-1) if isinstance(evidence, Confusion) else None
 
 
@@ -143,7 +146,7 @@ def has_exact_limits(metric: Metric) -> bool:
 
 
 def is_resampled(metric: Metric) -> bool:
-    """Whether the limits of a metric are made by resampling, since they have no closed form.
+    """Whether the limits of a metric come from resampling, since they have no closed form.
 
     Args:
         metric: A row of :data:`METRICS`, or another.
@@ -156,14 +159,14 @@ def is_resampled(metric: Metric) -> bool:
 
 
 def undefined(evidence: Any, metrics: Iterable[str | Metric]) -> int:
-    """Number of rates without a denominator, over the groups and all rates that the metrics use.
+    """Number of rates without a denominator, over all groups and all rates that the metrics use.
 
-    0 means that every metric has evidence from every group. It does not show how little evidence: one sample is
-    enough.
+    0 means that every metric has evidence from every group. It does not show how little evidence there is: one sample
+    is enough.
 
     Args:
         evidence: What the metrics need: counts, each int64[..., G], scores or residuals.
-        metrics: Metrics, or names in :data:`METRICS`; a rate that several of them use counts once.
+        metrics: Metrics, or names in :data:`METRICS`; a rate shared by several metrics counts once.
 
     Returns:
         Number of pairs of a group and a rate.
@@ -188,17 +191,17 @@ def undefined(evidence: Any, metrics: Iterable[str | Metric]) -> int:
 
 
 def _has_limits(metric: Metric, *, exact: bool) -> bool:
-    """Whether the closed form answers."""
+    """Whether the limits have a closed form, tried on example evidence."""
     return metric.how.limits(metric.measure(example(metric.needs)), _ANY_ERROR, exact) is not None
 
 
 def _within(metric: Metric, limits: Interval | None, value: Tensor) -> Interval:
-    """Limits in the natural range and on their side of the value; NaN where it is, infinite if none may be given."""
+    """Limits clamped to the natural range and their side of the value; NaN where the value is, infinite if ``None``."""
     if limits is None:
-        # by way of the value, whose NaN they keep
+        # computed from the value to keep its NaN
         return Interval(value - math.inf, value + math.inf)
     low, high = metric.reach
     spent = limits.lower.isinf() & limits.upper.isinf()
-    # Minimum and maximum also carry a NaN of the value into limits that are defined: nobody selected, or one group.
+    # Minimum and maximum also propagate a NaN value to limits that are defined: nobody selected, or one group.
     lower = torch.minimum(torch.where(spent, limits.lower, limits.lower.clamp(low, high)), value)
     return Interval(lower, torch.maximum(torch.where(spent, limits.upper, limits.upper.clamp(low, high)), value))

@@ -1,4 +1,4 @@
-"""A quantity of every group with its limits: what aggregations are formed of."""
+"""Quantities per group with their limits, from which aggregations are computed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from xai_lightning.functional.intervals import Interval, clopper_pearson, mover_
 
 
 class Groupwise(Protocol):
-    """Rates (or other quantities) R of groups G, over the last two dimensions."""
+    """R rates (or other quantities) of G groups, in the last two dimensions."""
 
     @property
     def value(self) -> Tensor:
@@ -27,9 +27,9 @@ class Proportions:
 
     Args:
         successes: int64[..., R, G], or sums of weights float64[..., R, G].
-        totals: Like ``successes``, trials.
-        squares: Like ``totals``, sums of the squared weights of the trials; the totals themselves if all weigh 1.
-        rows: Like ``totals``, all samples of each group, whether or not a trial.
+        totals: Like ``successes``, number of trials.
+        squares: Like ``totals``, sums of the squared weights of the trials; equal to the totals if all weights are 1.
+        rows: Like ``totals``, all samples of each group, whether or not they are trials.
     """
 
     successes: Tensor
@@ -39,7 +39,7 @@ class Proportions:
 
     @property
     def value(self) -> Tensor:
-        """Proportions, float64[..., R, G]; NaN where there was no trial."""
+        """Proportions, float64[..., R, G]; NaN where there is no trial."""
         return self.successes.double() / self.totals.double()
 
     @property
@@ -53,7 +53,7 @@ class Proportions:
         return self.totals.double() / self.totals.double().sum(dim=-1, keepdim=True)
 
     def limits(self, error: float, *, exact: bool) -> Interval | None:
-        """Limits of Wilson, or those of Clopper and Pearson, which weighted samples have not."""
+        """Wilson limits; if ``exact``, those of Clopper and Pearson, or None for weighted samples."""
         if exact:
             return None if self.weighted else clopper_pearson(self.successes, self.totals, error)
         # Kish's number: how many equally weighted samples these are worth
@@ -61,7 +61,7 @@ class Proportions:
         return wilson_of(self.value, effective, error)
 
     def rest(self) -> "Proportions":
-        """For each group the samples of all others together, which are independent of its own."""
+        """For each group, all other groups together, whose samples are independent of its own."""
         return Proportions(*(part.sum(dim=-1, keepdim=True) - part for part in self._parts()))
 
     def pooled(self) -> "Proportions":
@@ -73,10 +73,10 @@ class Proportions:
 
 
 def joined(parts: Iterable[Groupwise]) -> Groupwise:
-    """Several quantities as one, along R.
+    """Concatenate several quantities along R.
 
     Raises:
-        TypeError: If there are several, and not all are proportions.
+        TypeError: If there are several and not all are proportions.
     """
     found = list(parts)
     if len(found) == 1:
@@ -101,12 +101,12 @@ class MeanProportions:
 
     @property
     def value(self) -> Tensor:
-        """Means, float64[..., R, G]; NaN where one of the K has no trial."""
+        """Means, float64[..., R, G]; NaN where one of the K proportions has no trial."""
         return (self.successes.double() / self.totals.double()).mean(dim=-1)
 
     def limits(self, error: float, *, exact: bool) -> Interval | None:
-        """Recovered from the limits of Wilson; exact: means of exact limits that share the error."""
-        # no sums of squared weights are kept here, without which nobody knows what the samples are worth
+        """Limits recovered from Wilson limits (MOVER); if ``exact``, means of exact limits that share the error."""
+        # the effective sample size needs sums of squared weights, which are not kept here
         if self.totals.is_floating_point():
             return None
         if not exact:
@@ -130,22 +130,23 @@ class Averages:
     number: Tensor
 
     def limits(self, error: float, *, exact: bool) -> Interval | None:
-        """Student's limits; there are no exact ones."""
+        """Student's limits; None if ``exact``."""
         return None if exact else student_mean(self.value, self.variance, self.number, error)
 
 
 @dataclass(frozen=True)
 class Excess:
-    """Means of scores less the shares of positives.
+    """Mean scores minus the shares of positives.
 
-    A sample without a positive, or with equal scores, may have errors without any variance. So the limits are those
-    of Wilson of the share of positives, among as many samples as give it the variance of the error, and as far to one
-    side as to the other; both variances are raised by half a sample's share, which large groups do not notice.
+    The errors of a sample without positives, or with equal scores, may have no variance. The limits are therefore
+    Wilson limits of the share of positives, at the effective number of samples that gives the share the variance of the
+    error, made symmetric by taking the longer side. Both variances are raised by 0.5 / n, which is negligible in large
+    groups.
 
     Args:
         scores: Mean scores, float64[..., R, G].
         positives: Shares of positives, float64[..., R, G].
-        variance: Unbiased variance of a score less its target, float64[..., R, G]; NaN of one sample.
+        variance: Unbiased variance of score minus target, float64[..., R, G]; NaN with one sample.
         number: Samples, [..., R, G].
     """
 
@@ -160,12 +161,12 @@ class Excess:
         return self.scores - self.positives
 
     def limits(self, error: float, *, exact: bool) -> Interval | None:
-        """Limits of Wilson of that number of samples; there are no exact ones."""
+        """Wilson limits at the effective number of samples; None if ``exact``."""
         if exact:
             return None
         little = 0.5 / self.number.double()
         spread = self.positives * (1 - self.positives)
-        # one sample has no variance; that of a number in [-1, 1] is at most 1
+        # the variance of one sample is unknown; that of a number in [-1, 1] is at most 1
         effective = self.number.double() * (spread + little) / (self.variance.nan_to_num(1.0) + little)
         share = wilson_of(self.positives, effective, error)
         # which of the two is the longer depends on which kind of error is rare
@@ -175,24 +176,24 @@ class Excess:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Quantities in [0, 1] that vary as a share of so many trials would, such as the area under a curve.
+    """Quantities in [0, 1] with the variance of a proportion of ``trials``, such as the area under a curve.
 
     Args:
         value: float64[..., R, G].
-        trials: Number of trials, float64[..., R, G].
+        trials: Equivalent number of trials, float64[..., R, G].
     """
 
     value: Tensor
     trials: Tensor
 
     def limits(self, error: float, *, exact: bool) -> Interval | None:
-        """Limits of Wilson of that number of trials; there are no exact ones."""
+        """Wilson limits at that number of trials; None if ``exact``."""
         return None if exact else wilson_of(self.value, self.trials, error)
 
 
 @dataclass(frozen=True)
 class Plain:
-    """Quantities whose limits have no closed form: resampling gives them.
+    """Quantities whose limits have no closed form and come from resampling.
 
     Args:
         value: float64[..., R, G].
@@ -201,5 +202,5 @@ class Plain:
     value: Tensor
 
     def limits(self, error: float, *, exact: bool) -> Interval | None:
-        """None."""
+        """Return None: there is no closed form."""
         return None

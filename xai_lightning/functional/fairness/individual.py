@@ -1,4 +1,4 @@
-"""Fairness to individuals: what another value of the attribute changes, and whether likes are treated alike."""
+"""Individual fairness: the effect of another value of the attribute, and whether similar samples are treated alike."""
 
 import math
 from typing import Literal, NamedTuple
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 _DISTANCES_AT_ONCE = 2**20
-"""How many distances one block holds; blocks of this size stay near the caches, and change no result."""
+"""Number of distances per block: fits the caches, and does not affect results."""
 _TIED = 1e-12
-"""Relative difference up to which squared distances count as equal: they carry rounding of the order of 1e-15."""
+"""Relative difference up to which squared distances count as equal; their rounding error is about 1e-15."""
 
 
 class ScoreChange(NamedTuple):
-    """How a sample's score changes, each float64[N].
+    """Change of each sample's score, each float64[N].
 
     Attributes:
-        signed: Mean of the changed score minus the score, over the other values.
-        absolute: Mean size of the difference.
+        signed: Changed score minus original score, averaged over the other values of the attribute.
+        absolute: Mean absolute difference.
     """
 
     signed: Tensor
@@ -25,7 +25,7 @@ class ScoreChange(NamedTuple):
 
 
 def flips(classes: Tensor, flipped: Tensor) -> Tensor:
-    """Which samples would be decided otherwise with some other value of the sensitive attribute.
+    """Which samples would be decided differently with some other value of the sensitive attribute.
 
     Args:
         classes: int64[N], predicted classes.
@@ -47,11 +47,11 @@ def flips(classes: Tensor, flipped: Tensor) -> Tensor:
 
 
 def flip_rate(classes: Tensor, flipped: Tensor) -> Tensor:
-    """Share of samples that would be decided otherwise with some other value of the sensitive attribute.
+    """Share of samples that would be decided differently with some other value of the sensitive attribute.
 
-    0 means that the attribute itself decides nothing. It shows the direct effect only: a model that is not given the
-    attribute has 0 and may know it by proxies (fairness through unawareness), and nothing else of the sample is changed
-    that the attribute would change in the world.
+    0 means that the attribute itself has no effect on decisions. It shows the direct effect only: a model that is not
+    given the attribute has 0 but may infer it from proxies (fairness through unawareness), and features that depend on
+    the attribute in the real world stay unchanged.
 
     Args:
         classes: int64[N], predicted classes.
@@ -77,8 +77,8 @@ def flip_rate(classes: Tensor, flipped: Tensor) -> Tensor:
 def score_change(scores: Tensor, flipped: Tensor) -> ScoreChange:
     """How much the score of each sample changes with the value of the sensitive attribute.
 
-    0 means no direct effect. Signed changes cancel where the samples of two groups are moved in opposite ways, so they
-    tell who is favoured only within one group; the sizes do not cancel.
+    0 means no direct effect. Signed changes cancel where the scores of two groups move in opposite directions, so they
+    tell who is favoured only within one group; absolute changes do not cancel.
 
     Args:
         scores: floating [N], probabilities in [0, 1] or other scores.
@@ -104,25 +104,25 @@ def score_change(scores: Tensor, flipped: Tensor) -> ScoreChange:
 def consistency(
     features: Tensor, predictions: Tensor, k: int = 5, *, compat: Literal["aif360"] | None = None
 ) -> Tensor:
-    r"""How alike a sample and its nearest neighbours are treated.
+    r"""How similarly a sample and its nearest neighbours are treated.
 
     .. math:: 1 - \frac1n \sum_i \left|\hat y_i - \frac1k \sum_{j \in \mathrm{kNN}(i)} \hat y_j\right|
 
-    1 means that neighbours are treated alike, which a constant prediction does best. It says what the distance says:
-    features that stand for the sensitive attribute make groups far from each other, and hide that they are treated
-    differently. Features are standardised (constant ones drop out), and a sample is not its own neighbour. Where
-    several samples are equally far at the edge of a neighbourhood, its last places are shared equally among them, so
-    that the value does not depend on the order of the rows.
+    1 means that neighbours are treated alike, which a constant prediction always achieves. It is only as meaningful as
+    the distance: features that are proxies of the sensitive attribute move groups apart, and hide that they are treated
+    differently. Features are standardised (constant ones drop out), and a sample is not its own neighbour. Samples that
+    tie for the last places of a neighbourhood share them equally, so that the value does not depend on the order of the
+    rows.
 
     Args:
         features: Real numbers [N, D], without the sensitive attribute.
         predictions: [N], decisions 0 or 1, or probabilities in [0, 1].
         k: Number of neighbours, at least 1.
-        compat: ``aif360`` gives what that library gives (but for ties, which it breaks by chance): features are taken
-            as they are, and each sample is the first of its own k neighbours, which is optimistic.
+        compat: ``aif360`` reproduces that library (except for ties, which it breaks arbitrarily): features are not
+            standardised, and each sample is the first of its own k neighbours, which is optimistic.
 
     Returns:
-        float64[], a fraction in [0, 1]; NaN if there are not more than k samples, or a number is not finite.
+        float64[], a fraction in [0, 1]; NaN if there are at most k samples, or a number is not finite.
 
     Raises:
         ValueError: If shapes do not agree, or ``k`` or ``compat`` is none of the above.
@@ -141,7 +141,7 @@ def consistency(
     x, y = features.double(), predictions.double()
     if len(x) <= k or not (x.isfinite().all() and y.isfinite().all()):
         return torch.tensor(math.nan, dtype=torch.float64, device=y.device)
-    # centred in both cases: distances are the same, and less is lost in the difference of squares below
+    # centred in both cases: distances stay the same, and the difference of squares below loses less precision
     x = x - x.mean(dim=0) if compat else _standardised(x)
     size = max(1, _DISTANCES_AT_ONCE // len(x))
     gaps = [
@@ -155,20 +155,20 @@ def _neighbours_mean(x: Tensor, y: Tensor, start: int, stop: int, *, k: int, its
     """Mean of ``y`` over the k nearest neighbours of the rows in ``start..stop``."""
     block, norms = x[start:stop], x.square().sum(dim=1)
     distances = torch.addmm(norms, block, x.T, alpha=-2).add_(norms[start:stop, None]).clamp_(min=0)
-    # below every distance, or above: the sample itself is the very first, or not among them
+    # below or above every distance: the sample itself comes first, or is excluded
     distances.diagonal(start).fill_(-math.inf if itself else math.inf)
     edge = distances.topk(k, largest=False).values.amax(dim=1, keepdim=True)
     slack = _TIED * (norms[start:stop, None] + edge.clamp(min=0))
     near, reached = distances < edge - slack, distances <= edge + slack
     sums = torch.stack([mask.double() @ y for mask in (near, reached)])
     n_near, n_reached = near.sum(dim=1), reached.sum(dim=1)
-    # those that tie share the places that are left, so that the order of rows does not matter
+    # tied samples share the remaining places, so that the order of rows does not matter
     shared = (sums[1] - sums[0]) / (n_reached - n_near)
     return (sums[0] + (k - n_near) * shared) / k
 
 
 def _standardised(x: Tensor) -> Tensor:
-    """Columns with mean 0 and standard deviation 1; constant ones, told by their range, are left out."""
+    """Columns with mean 0 and standard deviation 1; constant columns (of range 0) are left out."""
     varied = x.amax(dim=0) > x.amin(dim=0)
     x = x[:, varied]
     x = x - x.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Inequality between samples and between groups in one number, of counts; leading dimensions are kept."""
+"""Indices of inequality between samples and between groups, from counts; leading dimensions are kept."""
 
 import math
 
@@ -9,7 +9,7 @@ from xai_lightning.functional.fairness.counts import per_class
 
 
 def generalized_entropy(counts: Tensor, alpha: float = 2.0) -> Tensor:
-    r"""How unequally the benefit of being judged too well is spread over all samples.
+    r"""How unequally the benefit of favourable predictions is distributed over all samples.
 
     With the benefit :math:`b_i = \hat y_i - y_i + 1`, 0 for a false negative, 2 for a false positive and 1 for a
     correct prediction, and its mean :math:`\mu`:
@@ -18,10 +18,10 @@ def generalized_entropy(counts: Tensor, alpha: float = 2.0) -> Tensor:
         \alpha = 1: \frac1n \sum_i \frac{b_i}{\mu} \ln\frac{b_i}{\mu}, \quad
         \alpha = 0: -\frac1n \sum_i \ln\frac{b_i}{\mu}
 
-    0 means that all samples have the same benefit, which includes that all are judged wrong to the same side. It does
-    not show who has the benefit, and with alpha = 2 it may *fall* when accuracy falls (if :math:`\mu > 5/3`), so it is
-    no measure for a limit. AIF360's code divides the case alpha = 0 by :math:`\mu` once more: 0.042475 where this
-    formula, which is that of its documentation, gives 0.056633 for the benefits 1, 1, 1, 2, 2, 1.
+    0 means that all samples have the same benefit, which includes the case that all are wrong in the same direction. It
+    does not show who has the benefit, and with alpha = 2 it may *fall* when accuracy falls (if :math:`\mu > 5/3`), so
+    it is unsuitable for a limit. For alpha = 0, AIF360's code divides by :math:`\mu` once more: 0.042475 for the
+    benefits 1, 1, 1, 2, 2, 1, where this formula, which is that of its documentation, gives 0.056633.
 
     Args:
         counts: int64[..., G, 2, 2], indexed [group, actual, predicted], or sums of weights of that shape; class 1 is
@@ -53,10 +53,10 @@ def generalized_entropy(counts: Tensor, alpha: float = 2.0) -> Tensor:
 
 
 def between_group_entropy(counts: Tensor, alpha: float = 2.0) -> Tensor:
-    r"""The part of :func:`generalized_entropy` that is due to the groups: each benefit replaced by its group's mean.
+    r"""The part of :func:`generalized_entropy` between groups: each benefit is replaced by its group's mean.
 
-    0 means that the groups have the same mean benefit, each balance of false positives and false negatives; it does
-    not show how many of both there are. What is left of the whole index is inequality within groups.
+    0 means that the groups have the same mean benefit, that is, the same balance of false positives and false
+    negatives; it does not show how many of either there are. The rest of the whole index is inequality within groups.
 
     Args:
         counts: int64[..., G, 2, 2], indexed [group, actual, predicted], or sums of weights of that shape; class 1 is
@@ -87,20 +87,20 @@ def between_group_entropy(counts: Tensor, alpha: float = 2.0) -> Tensor:
 
 
 def differential_fairness(counts: Tensor, concentration: float = 1.0) -> Tensor:
-    r"""The largest log ratio, over classes, of how often two groups are predicted as it.
+    r"""The largest log ratio, over classes and pairs of groups, of the rates at which a class is predicted.
 
     .. math:: \varepsilon = \max_{a,b,y} |\ln \hat P(y|a) - \ln \hat P(y|b)|, \quad
         \hat P(y|a) = \frac{N_{ay} + c/K}{N_a + c}
 
-    0 means that all groups have the same distribution of predictions. Like every measure of predictions alone it
-    ignores the targets; and it is governed by the rarest class, where a ratio rests on few samples. The concentration c
-    draws all shares towards 1/K: small groups look more alike than they are.
+    0 means that all groups have the same distribution of predictions. Like every measure of predictions alone, it
+    ignores the targets; and the rarest class dominates it, where a ratio rests on few samples. The concentration c
+    shrinks all shares towards 1/K: small groups look more alike than they are.
 
     Args:
         counts: int64[..., G, K, K] or int64[..., G, K, 3], as made by
             :func:`~xai_lightning.functional.fairness.count`.
-        concentration: c, the number of imagined samples of each group, spread evenly over the classes; above 0. 1 is
-            what AIF360's ``smoothed_edf`` takes.
+        concentration: c, the number of pseudo-samples added to each group, spread evenly over the classes; above 0.
+            AIF360's ``smoothed_edf`` uses 1.
 
     Returns:
         float64[...], at least 0; NaN if a group has no samples, or there are fewer than two.
@@ -128,17 +128,17 @@ def differential_fairness(counts: Tensor, concentration: float = 1.0) -> Tensor:
 
 
 def kearns(successes: Tensor, totals: Tensor, n: Tensor | int) -> Tensor:
-    r"""The largest gap of a group's rate to that of all, each weighted by the share of samples that it concerns.
+    r"""The largest gap between a group's rate and the overall rate, each weighted by the share of samples concerned.
 
     .. math:: \gamma = \max_g \frac{N_g}{n} \left|\frac{\sum_h S_h}{\sum_h N_h} - \frac{S_g}{N_g}\right|
 
-    0 means that every group has the rate of all. The weight keeps small groups from being flagged for noise, and just
-    so makes harm to a minority invisible: a gap of 5 points in false positives of 8 of 7,214 people gives 0.00006. Read
-    it beside the unweighted gap, never instead.
+    0 means that every group has the overall rate. The weight keeps small groups from being flagged for noise, but for
+    the same reason makes harm to a minority invisible: a gap of 5 points in the false positive rate of 8 of 7,214
+    people gives 0.00006. Read it beside the unweighted gap, never instead.
 
     Args:
         successes: int64[..., G], counts in 0..totals, such as false positives.
-        totals: int64[..., G], what the rate is of, such as negatives; the groups are disjoint.
+        totals: int64[..., G], denominators of the rate, such as negatives; the groups are disjoint.
         n: Number of all samples, int64[...], at least the sum of ``totals``.
 
     Returns:
@@ -160,14 +160,14 @@ def kearns(successes: Tensor, totals: Tensor, n: Tensor | int) -> Tensor:
 
 
 def debiased_spread(successes: Tensor, totals: Tensor) -> Tensor:
-    r"""Standard deviation of the true rates over the groups, freed of what sampling alone spreads them.
+    r"""Standard deviation of the true rates over the groups, corrected for sampling noise.
 
     .. math:: \sqrt{\max\left(0, \frac{1}{G-1}\sum_g (\hat p_g - \bar p)^2
         - \frac1G \sum_g \frac{\hat p_g(1 - \hat p_g)}{N_g - 1}\right)}
 
-    0 means that the rates differ no more than samples of equal groups do. Largest minus smallest rate and the plain
-    standard deviation grow with the number of groups and shrink with their sizes even where all groups are equal; the
-    square of this does not, before it is cut off at 0. It does not show which group is the worst.
+    0 means that the rates differ no more than those of samples from equal groups. Even where all groups are equal, the
+    largest gap and the plain standard deviation grow with the number of groups and shrink with their sizes; the square
+    of this does not, before it is clamped at 0. It does not show which group is the worst.
 
     Args:
         successes: int64[..., G], counts in 0..totals.
@@ -188,9 +188,9 @@ def debiased_spread(successes: Tensor, totals: Tensor) -> Tensor:
     sizes = totals.double()
     rates = successes.double() / sizes
     centre = rates.mean(dim=-1, keepdim=True)
-    # a single group has no spread, which is not 0
+    # the spread of a single group is undefined, not 0
     spread = (rates - centre).square().sum(dim=-1) / (rates.shape[-1] - 1 or math.nan)
-    # one trial is 0/0 in the sampling variance, so that its NaN stays
+    # with one trial the sampling variance is 0/0, and its NaN propagates
     noise = (rates * (1 - rates) / (sizes - 1)).mean(dim=-1)
     return (spread - noise).clamp(min=0).sqrt()
 
@@ -204,7 +204,7 @@ def _benefits(counts: Tensor) -> Tensor:
 
 
 def _entropy(benefit: Tensor, numbers: Tensor, alpha: float) -> Tensor:
-    """The index of ``numbers`` [..., B] of samples with each ``benefit`` [..., B]."""
+    """The index for ``numbers`` [..., B] of samples with each ``benefit`` [..., B]."""
     if not math.isfinite(alpha):
         raise ValueError(f"alpha must be finite, got {alpha!r}")
     total = numbers.sum(dim=-1)
@@ -216,7 +216,7 @@ def _entropy(benefit: Tensor, numbers: Tensor, alpha: float) -> Tensor:
         terms = torch.xlogy(relative, relative)
     else:
         terms = (relative**alpha - 1) / (alpha * (alpha - 1))
-    # a benefit that nobody has counts nothing, though it may be infinite; but 0/0 must stay
+    # a benefit that no sample has contributes 0, even if its term is infinite; but 0/0 must stay NaN
     terms = torch.where((numbers == 0) & ~relative.isnan(), 0.0, numbers * terms)
     return (terms.sum(dim=-1) / total).clamp(min=0)
 

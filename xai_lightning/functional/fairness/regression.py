@@ -1,8 +1,8 @@
-"""Predictions that are numbers: sums per group, and what they say of predictions and errors.
+"""Numeric predictions: sums per group, and the distributions of predictions and errors.
 
-All sums are taken around the middles of bins (:mod:`~xai_lightning.functional.fairness.floats`) that hold the values.
-Sums of raw powers would lose the spread of targets that lie far from 0, and a shift by the mean of what came first
-would make the sums of two ranks differ.
+All sums are centred on the middles of the bins (:mod:`~xai_lightning.functional.fairness.floats`) that hold the values.
+Sums of raw powers would lose the spread of targets far from 0, and sums centred on the mean of the first samples could
+not be added across ranks.
 """
 
 from functools import partial
@@ -17,15 +17,15 @@ from xai_lightning.functional.fairness.floats import VALUE_BINS, value_bins, val
 from xai_lightning.functional.precision import exact_device
 
 _EQUAL = 1e-6
-"""Spread within a bin, as part of its centre, up to which its values are equal: float32 tells no more apart."""
+"""Spread within a bin, relative to its centre, up to which its values count as equal: the precision of float32."""
 _BLOCK = 1 << 16
-"""Samples that are counted at once, so that memory does not grow with them."""
+"""Samples counted at once, so that memory does not grow with their number."""
 
 
 class Residuals(NamedTuple):
     """Sums over samples, per group G and bin B; those of several batches or ranks add up field by field.
 
-    A residual is r, the target less the prediction. u is the distance of a value from the middle of its bin.
+    A residual r is target minus prediction. u is the signed distance of a value from the middle of its bin.
 
     Attributes:
         predictions: int64[G, B], number of samples by prediction.
@@ -34,7 +34,7 @@ class Residuals(NamedTuple):
         residual_sums: float64[2, G, B], sums of u and of its square.
         fourth_powers: float64[G], sum of the fourth powers of the residuals.
         targets: int64[B], number of samples of all groups by target.
-        target_sums: float64[7, B], sums of u, its square, cube and fourth power, and of the squared residual alone,
+        target_sums: float64[7, B], sums of u, its square, cube and fourth power, and of the squared residual, alone,
             times u and times the square of u.
     """
 
@@ -58,7 +58,7 @@ def residual_sums(
 ) -> Residuals:
     """Sums of predictions, targets and residuals per group.
 
-    Numbers of samples are equal in any split and order of the samples, sums of floats up to rounding.
+    Any split and order of the samples gives equal numbers of samples, and sums of floats that are equal up to rounding.
 
     Args:
         predictions: Real numbers of any dtype, [N] or any shape that all three share, finite.
@@ -66,16 +66,15 @@ def residual_sums(
         groups: Integer like ``predictions``, groups in 0..G-1.
         n_groups: Number of groups G, at least 1.
         origin: Subtracted from predictions and targets first. Distributions are resolved to about 1 % of the distance
-            from it, so a value among the targets resolves best; all sums that are added up need the same.
-        into: Sums that are added to, in place, in place of new ones: 1.5 megabytes per group need not be made for each
-            batch.
+            from it, so a value among the targets resolves best; all sums that are added up need the same origin.
+        into: Sums to update in place, instead of allocating new ones (1.5 megabytes per group) for each batch.
 
     Returns:
         The sums, on the device of the arguments; ``into`` itself if it is given.
 
     Raises:
         ValueError: If shapes differ, a prediction, a target or ``origin`` is not finite, a group is outside its range,
-            ``n_groups`` is below 1, or ``into`` has another number of groups. ``into`` is then as before.
+            ``n_groups`` is below 1, or ``into`` has another number of groups. ``into`` is then unchanged.
         TypeError: If groups are not integers, or predictions or targets are complex.
 
     Example:
@@ -102,14 +101,14 @@ def residual_sums(
 
 
 def merge(a: Residuals, b: Residuals) -> Residuals:
-    """Sums of the samples of both.
+    """Sums of the samples of both arguments.
 
     Args:
         a: Sums of some samples.
-        b: Sums of others, of the same groups and with the same origin.
+        b: Sums of other samples, for the same groups and with the same origin.
 
     Returns:
-        Sums of all of them.
+        Sums of all samples.
 
     Raises:
         ValueError: If the numbers of groups differ.
@@ -128,20 +127,20 @@ def merge(a: Residuals, b: Residuals) -> Residuals:
 def distribution(sums: Residuals, of: Literal["predictions", "residuals"]) -> Distribution:
     """Distribution of the predictions or the residuals of each group, in the bins that hold any.
 
-    A bin lies at the mean of its samples. Of predictions, ``kolmogorov_to_overall`` is statistical parity and
-    ``wasserstein`` the distance in units of the target; of residuals, ``kolmogorov`` is the parity of errors (all in
-    :mod:`~xai_lightning.functional.fairness.distances`). Values that differ by less than about 1 % of their distance
-    from the origin (of residuals: from 0) are not told apart; ``coarseness`` says how many may not be.
+    The position of a bin is the mean of its samples. For predictions, ``kolmogorov_to_overall`` measures statistical
+    parity and ``wasserstein`` the distance in units of the target; for residuals, ``kolmogorov`` measures parity of
+    errors (all in :mod:`~xai_lightning.functional.fairness.distances`). Values that differ by less than about 1 % of
+    their distance from the origin (residuals: from 0) are not distinguished; ``coarseness`` tells how many at most.
 
     Args:
         sums: Sums of all samples.
         of: ``predictions`` (less the origin) or ``residuals``.
 
     Returns:
-        Numbers int64[G, B'], positions float64[B'], and for which groups bins are too wide bool[G].
+        Numbers int64[G, B'], positions float64[B'], and the groups for which bins are too wide, bool[G].
 
     Raises:
-        ValueError: If ``of`` is neither.
+        ValueError: If ``of`` is something else.
 
     Example:
         >>> import torch
@@ -156,7 +155,7 @@ def distribution(sums: Residuals, of: Literal["predictions", "residuals"]) -> Di
     moments = sums.prediction_sums if of == "predictions" else sums.residual_sums
     centres, total = value_centres(numbers.device), numbers.sum(dim=0).clamp_min(1)
     mean, square = (moment.sum(dim=0) / total for moment in moments)
-    # A bin is 1/127 of its centre wide at least: this is far below it, and far above the rounding of its sums.
+    # A bin is at least 1/127 of its centre wide: far above this threshold, which is far above the rounding of sums.
     mixed = (square - mean.square()).clamp_min(0).sqrt() > _EQUAL * centres.abs()
     return occupied(Distribution(numbers, centres + mean, unresolved(numbers, mixed)))
 
@@ -185,7 +184,7 @@ def _add(sums: Residuals, predicted: Tensor, actual: Tensor, group: Tensor) -> N
         (residual, sums.residuals, sums.residual_sums),
     ):
         bins = value_bins(values)
-        # from the bin's centre: added up as they are, squares of large values would swallow small ones
+        # centred on the bin: in a sum of raw squares, large values would swallow small ones
         u = values - centres[bins]
         _scatter(numbers, moments, group * VALUE_BINS + bins, [u, u.square()])
     sums.fourth_powers.index_add_(0, group, squared.square())

@@ -1,4 +1,4 @@
-"""Metrics of bootstrap replicates of what was counted."""
+"""Metrics of bootstrap replicates of the evidence."""
 
 from functools import cache
 from typing import Any
@@ -14,14 +14,14 @@ from xai_lightning.functional.fairness.scores import score_counts, scored
 from xai_lightning.functional.intervals import replicates
 
 _NUMBERS_AT_ONCE = 1 << 24
-"""Counts of replicates that are held at once: 128 MB."""
+"""Number of replicated counts held in memory at once: 128 MB."""
 
 
 def resamples(metric: Metric, evidence: Any, number: int, seed: int) -> Tensor:
-    """The metric of replicates of its evidence.
+    """The metric of bootstrap replicates of its evidence.
 
     Args:
-        metric: A row of the table of metrics, or another.
+        metric: A row of the table of metrics, or your own.
         evidence: Counts, scores or residuals.
         number: Number of replicates R.
         seed: Seed of the draws.
@@ -31,7 +31,7 @@ def resamples(metric: Metric, evidence: Any, number: int, seed: int) -> Tensor:
 
     Raises:
         TypeError: If samples are weighted: sums of weights cannot be resampled.
-        ValueError: If classes are too many for pairs of them to have been counted.
+        ValueError: If there are more than 64 classes, so that pairs of classes were not counted.
     """
     cells = _cells(evidence)
     block = max(1, _NUMBERS_AT_ONCE // max(1, cells.numel()))
@@ -44,7 +44,7 @@ def resamples(metric: Metric, evidence: Any, number: int, seed: int) -> Tensor:
 
 
 def _cells(evidence: Any) -> Tensor:
-    """What is resampled: numbers of rows, each row in one cell."""
+    """The table that is resampled: numbers of rows, each row in one cell."""
     if not isinstance(evidence, Confusion):
         numbers: Tensor = evidence.numbers
         return numbers
@@ -57,7 +57,7 @@ def _cells(evidence: Any) -> Tensor:
 
 
 def _of(evidence: Any, drawn: Tensor) -> Any:
-    """The evidence that the resampled rows make."""
+    """The evidence built from the resampled rows."""
     if not isinstance(evidence, Confusion):
         return evidence._replace(numbers=drawn)
     if evidence.cells is not None:
@@ -68,7 +68,7 @@ def _of(evidence: Any, drawn: Tensor) -> Any:
 
 @cache
 def example(kind: Needs) -> Any:
-    """A little evidence of one kind, to ask a metric how it is computed."""
+    """A small example of one kind of evidence, to find out whether a metric has limits in closed form."""
     if kind == "counts":
         return confusion(torch.tensor([[[3, 2], [1, 4]], [[2, 3], [2, 3]]], device="cpu"), positive=1)
     values = torch.linspace(0.1, 0.9, 8, device="cpu")

@@ -1,4 +1,4 @@
-"""How many samples a limit needs before any model can keep it."""
+"""The number of samples that a limit needs before any model can meet it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,20 +10,20 @@ from xai_lightning.functional.fairness.groupwise import Averages, Excess, Groupw
 from xai_lightning.functional.fairness.metric import Metric
 
 MOST = 10**9
-"""Samples per group beyond which no number is named."""
+"""Largest number of samples per group that is reported."""
 _WINDOW = 4096
 
 
 class SampleSize(NamedTuple):
-    """What the data allow, whatever the model.
+    """Whether the data suffice for a threshold, whatever the model.
 
     Attributes:
         group: Index of the group with the smallest denominator.
         rate: Index of its rate.
         smallest: That denominator, a count.
-        needed: Smallest number per group with which the bound of groups that look exactly alike meets the threshold;
-            None if a billion does not suffice.
-        can_open: Whether it meets the threshold with the denominators at hand.
+        needed: Smallest number of samples per group with which the bound of identical groups meets the threshold; None
+            if a billion does not suffice.
+        can_open: Whether that bound meets the threshold with the denominators at hand.
     """
 
     group: int
@@ -36,20 +36,20 @@ class SampleSize(NamedTuple):
 def sample_size(
     metric: Metric, evidence: Any, threshold: float, *, error: float, exact: bool = False
 ) -> SampleSize | None:
-    r"""Whether a bound could meet a threshold if all groups had the rate that they have together.
+    r"""Whether a bound could meet a threshold if all groups had their pooled rate.
 
-    It is the best that can be hoped for, not what is likely: a true gap of 0 is *estimated* as 0 almost never. For
-    rates in the middle and a gap of 0, some four times the number that can open a gate opens it four times in five.
+    This is the best case, not the likely one: a true gap of 0 is almost never *estimated* as 0. For rates near 1/2 and
+    a true gap of 0, about four times the number that can open a gate opens it four times in five.
 
     Args:
-        metric: A row of the table of metrics, or another.
-        evidence: What it needs, of at least one group with samples.
-        threshold: What the bound has to meet: at most, or at least where high values are good.
+        metric: A row of the table of metrics, or your own.
+        evidence: What the metric needs, with samples in at least one group.
+        threshold: Largest bound allowed, or smallest where high values are good.
         error: One-sided error probability of the bound, in [0, 0.5).
         exact: Whether limits are exact.
 
     Returns:
-        The report; None if the limits of the metric are resampled, so that nothing can be foreseen.
+        The report; None if the limits of the metric are resampled and thus unknown beforehand.
 
     Example:
         >>> import torch
@@ -69,7 +69,7 @@ def sample_size(
     rate, group = divmod(int(numbers.argmin()), numbers.shape[-1])
 
     smallest = int(numbers.min())
-    # a bound without error is infinite, whatever the number of samples
+    # with an error of 0 the bound is infinite, whatever the number of samples
     if error == 0:
         return SampleSize(group, rate, smallest, None, False)
 
@@ -83,7 +83,7 @@ def sample_size(
 
 
 def _smallest(enough: Callable[[int], bool]) -> int | None:
-    # what is enough stays enough: doubled until it is, then halved between
+    # `enough` is monotone: double until it holds, then bisect
     low, high = 1, 2
     while not enough(high):
         low, high = high, high * 2
@@ -96,8 +96,8 @@ def _smallest(enough: Callable[[int], bool]) -> int | None:
 
 
 def _first(roughly: int, enough: Callable[[Tensor], Tensor]) -> int:
-    """The first number that is enough near where a fraction of a success would be: counts are whole."""
-    # with whole counts the limit goes up and down by steps: the first that is enough lies near, on either side
+    """The smallest sufficient number near ``roughly``, which was found with fractional successes: counts are whole."""
+    # with whole counts the limit moves up and down in steps: the first sufficient number is near, on either side
     start = max(2, roughly - max(20, min(roughly // 5, _WINDOW)))
     near = torch.arange(start, roughly + max(20, min(roughly // 5, _WINDOW)), dtype=torch.float64, device="cpu")
     found = near[enough(near)]
@@ -105,7 +105,7 @@ def _first(roughly: int, enough: Callable[[Tensor], Tensor]) -> int:
 
 
 def _numbers(of: Groupwise) -> Tensor | None:
-    """Denominators float64[R, G], of weighted samples the number of equally weighted ones that they are worth."""
+    """Denominators float64[R, G]; for weighted samples, the effective number of equally weighted ones."""
     if isinstance(of, Proportions):
         return torch.nan_to_num(of.totals.double().square() / of.squares.double())
     if isinstance(of, Averages | Excess):
@@ -114,13 +114,13 @@ def _numbers(of: Groupwise) -> Tensor | None:
 
 
 def _alike(metric: Metric, of: Groupwise, numbers: Tensor, whole: bool) -> Groupwise:
-    """Groups with so many samples [R, G], all with what they have together."""
+    """Groups with ``numbers`` [R, G] of samples, all with the pooled values."""
     if isinstance(of, Proportions):
         successes, totals = of.pooled().value * numbers, numbers.clone()
         if whole:
             successes, totals = successes.nan_to_num().round().long(), totals.long()
         return Proportions(successes, totals, totals, totals)
-    # groups that are alike may all be off by the same: of a magnitude the best case is 0
+    # identical groups may all be off by the same amount, but the best case of a magnitude is 0
     centre = (
         torch.zeros((), device=numbers.device) if metric.aggregation == "largest_magnitude" else _pooled(of, of.value)
     )
@@ -134,7 +134,7 @@ def _alike(metric: Metric, of: Groupwise, numbers: Tensor, whole: bool) -> Group
 
 
 def _pooled(of: Groupwise, part: Tensor) -> Tensor:
-    """Mean over the groups, each as often as it has samples, [R, 1]."""
+    """Mean over the groups, weighted by their numbers of samples, [R, 1]."""
     weights = _numbers(of)
     shares = torch.ones_like(part) if weights is None else weights
     return (part * shares).sum(dim=-1, keepdim=True) / shares.sum(dim=-1, keepdim=True)

@@ -1,7 +1,7 @@
 """Scores as integer counts on a fixed grid per group: the state of all statistics of scores.
 
-The grid has :data:`SCORE_BINS` bins of equal width on [0, 1]. Beside the numbers of samples it holds the sums of the
-scores and of their squares as integers, in units of 2^-30: integers add up to the same in any order, floats do not.
+The grid has :data:`SCORE_BINS` bins of equal width on [0, 1]. Beside the numbers of samples, it holds the sums of the
+scores and of their squares as integers in units of 2^-30: unlike floats, integers have the same sum in any order.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,9 @@ SCORE_BINS = 1024
 """Number of bins of the grid of scores."""
 
 _BITS = 30
-"""A score is counted in units of 2 to the power of minus this: 8 billion samples fit into a sum."""
+"""Scores are counted in units of 2^-30: 8 billion samples fit into a sum."""
 _BLOCK = 1 << 16
-"""Samples that are counted at once, so that memory does not grow with them and they stay in the cache."""
+"""Samples counted at once, so that memory does not grow with their number and they stay in the cache."""
 
 
 def score_counts(
@@ -35,15 +35,15 @@ def score_counts(
         targets: Integer or bool like ``scores``, 1 if the sample is of the favourable class and 0 if not.
         groups: Integer like ``scores``, groups in 0..G-1.
         n_groups: Number of groups G, at least 1.
-        into: Counts of earlier samples, int64[G, 2, 1024, 3]; they are added to in place, and returned.
+        into: Counts of earlier samples, int64[G, 2, 1024, 3], which are updated in place and returned.
 
     Returns:
         int64[G, 2, 1024, 3] on the device of the arguments, indexed [group, target, bin, column]; the columns are
         the number of samples, the sum of the scores and the sum of the squared scores, the sums in units of 2^-30.
 
     Raises:
-        ValueError: If shapes differ, a score is not finite or outside [0, 1], a target or group is outside its
-            range, ``n_groups`` is below 1, or ``into`` has another shape; nothing is added then.
+        ValueError: If shapes differ, a score is not finite or outside [0, 1], a target or group is outside its range,
+            ``n_groups`` is below 1, or ``into`` has another shape; ``into`` is then unchanged.
         TypeError: If targets or groups are not integers, or scores are complex.
 
     Example:
@@ -75,9 +75,9 @@ class Scored(NamedTuple):
 
     Attributes:
         numbers: Number of samples, int64 or float64[..., G, 2, B]; leading dimensions are replicates.
-        means: Mean score of each cell, float64[G, 2, B]; the bin's centre without samples.
+        means: Mean score of each cell, float64[G, 2, B]; the bin's centre if the cell is empty.
         squares: Mean squared score of each cell, float64[G, 2, B].
-        sampled: Of replicates the numbers that they were drawn from, int64[G, 2, B]; None: ``numbers`` themselves.
+        sampled: For replicates, the numbers from which they were drawn, int64[G, 2, B]; None: ``numbers`` themselves.
     """
 
     numbers: Tensor
@@ -87,9 +87,9 @@ class Scored(NamedTuple):
 
 
 def scored(counts: Tensor) -> Scored:
-    """Numbers and mean scores of counts of scores.
+    """Numbers and mean scores from counts of scores.
 
-    Replicates of a bootstrap are drawn of the numbers alone, and keep the mean score of each cell.
+    Bootstrap replicates resample the numbers only, and keep the mean score of each cell.
 
     Args:
         counts: int64[G, 2, B, 3], as made by :func:`score_counts`.
@@ -112,7 +112,7 @@ def scored(counts: Tensor) -> Scored:
     numbers = counts[..., 0]
     centres = _centres(counts.shape[2], counts.device)
     means, squares = (sums.double() / (numbers.double() * 2**_BITS) for sums in counts[..., 1:].unbind(-1))
-    # of empty cells any number will do but NaN, which stays when it is multiplied by 0
+    # empty cells may hold any number except NaN, which survives a multiplication by 0
     means, squares = torch.where(numbers > 0, means, centres), torch.where(numbers > 0, squares, centres**2)
     return Scored(numbers, means, squares, sampled=numbers)
 
@@ -124,7 +124,7 @@ def score_distribution(scored: Scored) -> Distribution:
         scored: Scores of all groups.
 
     Returns:
-        Numbers [..., G, B] at the centres of the bins, and for which groups those are too wide bool[G].
+        Numbers [..., G, B] at the centres of the bins, and the groups for which bins are too wide, bool[G].
 
     Example:
         >>> import torch
@@ -157,7 +157,7 @@ def mixed_bins(scored: Scored) -> Tensor:
     highest = torch.where(present, scored.means, -torch.inf).flatten(0, -2).amax(dim=0)
     lowest = torch.where(present, scored.means, torch.inf).flatten(0, -2).amin(dim=0)
     spread = torch.where(present, scored.squares - scored.means.square(), 0).flatten(0, -2).amax(dim=0)
-    # sums are of scores and squares that were rounded to 2^-30
+    # scores and squares were rounded to 2^-30 before they were summed
     rounding = 2.0 ** (1 - _BITS)
     return (highest - lowest > rounding) | (spread > rounding)
 
@@ -167,9 +167,9 @@ def score_distance(scored: Scored) -> Tensor:
 
     .. math:: \sup_z |F_a(z) - F_b(z)|
 
-    It is the demographic parity difference at the threshold where it is largest; 0 means that all thresholds select
-    the same share of both groups. It does not show whether the scores are right. Distances within a bin of the grid
-    are not seen: see :func:`~xai_lightning.functional.fairness.distances.coarseness`.
+    It is the demographic parity difference at the threshold where that is largest; 0 means that all thresholds select
+    the same share of both groups. It does not show whether the scores are right. Distances within a bin of the grid are
+    not resolved: see :func:`~xai_lightning.functional.fairness.distances.coarseness`.
 
     Args:
         scored: Scores of all groups.
@@ -192,11 +192,11 @@ def score_distance(scored: Scored) -> Tensor:
 
 
 def score_wasserstein(scored: Scored) -> Tensor:
-    r"""Mean distance of the scores of two groups when both are sorted (Wasserstein-1).
+    r"""Mean distance between the sorted scores of two groups (Wasserstein-1).
 
     .. math:: \int_0^1 |F_a(z) - F_b(z)|\,dz
 
-    The demographic parity difference, averaged over all thresholds; 0 means that all of them select the same share
+    It is the demographic parity difference averaged over all thresholds; 0 means that all of them select the same share
     of both groups. It does not show whether the scores are right. It is off by at most one bin, 1/1024.
 
     Args:

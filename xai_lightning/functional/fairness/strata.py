@@ -1,4 +1,4 @@
-"""One estimate of the estimates of several strata."""
+"""The estimates of several strata combined into one."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -18,11 +18,11 @@ class Estimate(NamedTuple):
     All four are NaN if the metric is undefined.
 
     Attributes:
-        value: The metric of these samples; biased towards unfair, the more the smaller and the more the groups.
+        value: The metric of these samples; biased towards unfair, more so the smaller and the more numerous the groups.
         lower: Lower end of the two-sided interval, for watching.
         upper: Upper end of the two-sided interval, for watching.
-        bound: One-sided limit at the error that may be spent, for gating: from above where small is good, else from
-            below.
+        bound: One-sided limit at the error that may be spent, for gating: an upper limit where small values are good,
+            else a lower limit.
     """
 
     value: Tensor
@@ -44,20 +44,21 @@ def over_strata(
 ) -> Estimate:
     r"""The worst stratum, or the mean over strata by their share of the samples.
 
-    The limit on the bad side of the worst stratum is the worst of theirs, each at the full error, as for groups
-    (intersection-union); that on the good side fails if that of any stratum does. Limits of the mean,
-    :math:`\sum_s w_s \hat d_s \pm \sqrt{\sum_s w_s^2 (u_s - \hat d_s)^2}`, are recovered from those of the strata,
-    which share no sample; the shares are taken as known. Exact ones are means of limits that share the error.
+    The limit on the bad side of the worst stratum is the worst limit of all strata, each at the full error, as for
+    groups (intersection-union); the limit on the good side fails if that of any stratum does, so the strata share the
+    error. Limits of the mean, :math:`\sum_s w_s \hat d_s \pm \sqrt{\sum_s w_s^2 (u_s - \hat d_s)^2}`, are recovered
+    from those of the strata, which share no sample; the shares are taken as known. Exact limits of the mean are means
+    of limits that share the error.
 
     Args:
         how: ``worst`` or ``mean``.
         low: Whether low values are good.
         value: Metric of each stratum, float64[S, ...].
         limits: Its limits.
-        sizes: Samples of each stratum, [S, ...]; None if they are not known, as of labels.
+        sizes: Number of samples per stratum, [S, ...]; None if unknown, as for labels.
         error: One-sided error probability of the bound.
         level: Error probability of the two-sided interval.
-        exact: Whether limits hold at any sample size.
+        exact: Whether the limits are exact.
 
     Returns:
         float64[...]; NaN where any stratum is.

@@ -1,4 +1,4 @@
-"""How useful a model is, beside how fair: a predictor that answers the same to everyone treats all groups alike."""
+"""Utility, to be read beside fairness: a constant predictor treats all groups alike, and is useless."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class Floor(NamedTuple):
 
     Attributes:
         value: Estimate, NaN if undefined.
-        bound: Lower limit at the error that may be spent, ``-inf`` if none may, NaN if undefined.
+        bound: Lower limit at the error that may be spent, ``-inf`` if that is 0, NaN if undefined.
     """
 
     value: Tensor
@@ -25,15 +25,15 @@ def balanced_accuracy(counts: Tensor, error: float, *, exact: bool = False) -> F
 
     .. math:: \frac1K\sum_k \frac{\text{correct}_k}{\text{actual}_k}
 
-    1 means that every sample is predicted correctly, 1/K is what any constant or random predictor reaches, however
-    the classes are balanced. It does not show which class or group bears the errors, nor what an error costs.
+    1 means that every sample is predicted correctly; any constant or random predictor reaches 1/K, whatever the class
+    balance. It does not show which class or group bears the errors, nor what an error costs.
 
     Args:
         counts: int64[..., K, K] or int64[..., K, 3] of all groups together: :func:`count` summed over its first
             dimension.
         error: One-sided error probability of the limit, in [0, 0.5).
-        exact: Take the mean of exact limits of the recalls, which share the error, in place of the limit recovered
-            from those of Wilson.
+        exact: Use the mean of exact limits of the recalls, which share the error, instead of the limit recovered from
+            Wilson limits.
 
     Returns:
         Value and lower limit, float64[...], fractions in [0, 1]; both NaN if a class has no samples. The limit is

@@ -1,4 +1,4 @@
-"""What can be said of each group beside proportions: of counts, of scores, and of errors of predicted numbers."""
+"""Quantities per group other than proportions: of counts, of scores, and of numeric predictions and their errors."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -17,7 +17,7 @@ from xai_lightning.functional.fairness.rates import TRUSTS
 
 
 def _four(c: Confusion) -> Tensor:
-    """The favourable class against the rest, [..., G, 2, 2], indexed [group, actual, predicted]."""
+    """Counts of the favourable class against the rest, [..., G, 2, 2], indexed [group, actual, predicted]."""
     return torch.stack([torch.stack([c.tn, c.fp], dim=-1), torch.stack([c.fn, c.tp], dim=-1)], dim=-2)
 
 

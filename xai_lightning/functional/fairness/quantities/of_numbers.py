@@ -1,4 +1,4 @@
-"""Quantities of predicted numbers and their errors."""
+"""Quantities of numeric predictions and their errors."""
 
 import math
 

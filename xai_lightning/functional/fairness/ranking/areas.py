@@ -13,9 +13,9 @@ def auc(scored: Scored) -> Tensor:
 
     .. math:: P(S^+_a > S^-_a) + \tfrac12 P(S^+_a = S^-_a)
 
-    1 is a perfect ranking within the group, 1/2 what random scores reach. It does not show whether the scores are
-    comparable between groups (see :func:`xauc`) nor whether they are probabilities. Scores of one bin count as equal,
-    so it is off by at most half the share of pairs that meet in a bin.
+    1 is a perfect ranking within the group; random scores reach 1/2. It does not show whether the scores are comparable
+    between groups (see :func:`xauc`), nor whether they are probabilities. Scores in the same bin count as equal, so the
+    error is at most half the share of pairs that fall into one bin.
 
     Args:
         scored: Scores of all groups.
@@ -44,7 +44,7 @@ def xauc(scored: Scored) -> Tensor:
     .. math:: P(S^+_a > S^-_b) + \tfrac12 P(S^+_a = S^-_b)
 
     Equal values for (a, b) and (b, a) mean that neither group's positives are ranked below the other's negatives more
-    often. It does not show whether the ranking is good: random scores have no difference. Its diagonal is :func:`auc`.
+    often. It does not show whether the ranking is good: random scores give equal values. Its diagonal is :func:`auc`.
 
     Args:
         scored: Scores of all groups.
@@ -123,11 +123,11 @@ def bnsp_auc(scored: Scored) -> Tensor:
 
 
 def unresolved_pairs(scored: Scored) -> Tensor:
-    """Groups of which too many pairs of a positive and a negative meet in one bin without being equal.
+    """Pairs of groups in which too many positives and negatives share a bin without being equal.
 
-    Which of them is higher is not known, so that a ranking would be taken for chance: of an outcome as rare as one in
-    a thousand all scores may lie in the first bin. Too many are those that may move the share of pairs by more than
-    :data:`~xai_lightning.functional.fairness.distances.BLIND`, and by more than sampling does anyway.
+    Within a bin it is unknown which of them is higher, so that a good ranking would look random: for an outcome as rare
+    as one in a thousand, all scores may lie in the first bin. Too many means that they could change the share of pairs
+    by more than :data:`~xai_lightning.functional.fairness.distances.BLIND`, and by more than sampling does anyway.
 
     Args:
         scored: Scores of all groups.

@@ -1,4 +1,4 @@
-"""Positives of one group against negatives of another, by bins of their scores."""
+"""Comparison of positives of one group with negatives of another, by bins of their scores."""
 
 from collections.abc import Callable
 
@@ -15,19 +15,19 @@ def classes(scored: Scored) -> tuple[Tensor, Tensor]:
 
 
 def before(numbers: Tensor) -> Tensor:
-    """Number of samples below each bin, and half of those in it."""
+    """Number of samples below each bin, plus half of those in it."""
     return numbers.cumsum(dim=-1) - numbers / 2
 
 
 def won(positives: Tensor, negatives: Tensor) -> Tensor:
-    """Share of the pairs that the positive wins, equal scores counted half: float64[...]."""
-    # Whole and half numbers throughout, so that a perfect ranking gives exactly 1.
+    """Share of pairs in which the positive has the higher score, float64[...]; equal scores count half."""
+    # Sums of whole and half numbers are exact, so that a perfect ranking gives exactly 1.
     pairs = positives.sum(dim=-1) * negatives.sum(dim=-1)
     return (positives * before(negatives)).sum(dim=-1) / pairs
 
 
 def of_pairs(scored: Scored, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """``statistic`` of the positives of each group against the negatives of all; replicates make all pairs large."""
+    """``statistic`` of positives and negatives for all pairs of groups, one group at a time to bound memory."""
     negatives, positives = classes(scored)
     groups = range(positives.shape[-2])
     return torch.stack([statistic(positives[..., a : a + 1, :], negatives) for a in groups], dim=-2)

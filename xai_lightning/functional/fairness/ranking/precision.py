@@ -1,4 +1,4 @@
-"""How sure areas under the curve are: their variance, and the trials that would be as sure."""
+"""Precision of areas under the curve: their variance, and the equivalent number of independent trials."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ from xai_lightning.functional.fairness.scores import Scored
 
 
 def auc_variance(scored: Scored) -> Tensor:
-    r"""Variance of :func:`auc`, of its structural components.
+    r"""Variance of :func:`auc`, from its structural components.
 
     .. math:: \frac{s^2_{10}}{n^+} + \frac{s^2_{01}}{n^-}
 
-    with the unbiased variances over the positives of the share of negatives that each beats, and over the negatives
-    of the share of positives that beats each. It is 0 where every positive beats every negative, however few there
-    are; limits are better formed of :func:`auc_trials`.
+    with the unbiased variances, over the positives, of the share of negatives that each one outranks, and, over the
+    negatives, of the share of positives that outrank each one. It is 0 where every positive outranks every negative,
+    however few there are; use :func:`auc_trials` for limits.
 
     Args:
         scored: Scores of all groups.
@@ -40,7 +40,7 @@ def auc_variance(scored: Scored) -> Tensor:
 def xauc_variance(scored: Scored) -> Tensor:
     """Variance of :func:`xauc`, as in :func:`auc_variance`.
 
-    The values for (a, b) and (b, a) share no sample if a is not b, so the variances of their difference add up.
+    The values for (a, b) and (b, a) share no sample if a is not b, so the variance of their difference is the sum.
 
     Args:
         scored: Scores of all groups.
@@ -68,11 +68,11 @@ def auc_trials(scored: Scored) -> Tensor:
 
     .. math:: \frac{A(1 - A)}{\mathrm{Var}(A)}
 
-    and the smaller of the numbers of positives and of negatives where the variance is 0, as in a perfect ranking: no
-    ranking of so many has a larger variance. With it, limits of a proportion
-    (:func:`~xai_lightning.functional.intervals.wilson_of`) are limits of the AUC that hold near 1 too. Simulated lower
-    limits at 95 % hold in .92 to 1 of cases, in .85 with 10 positives, 100 negatives and an AUC of .97; the value less
-    1.64 standard errors holds there in .71, and with 5 of each in .36.
+    or, where the variance is 0 as in a perfect ranking, the smaller of the numbers of positives and negatives: no
+    ranking of that many samples has a larger variance. With it, limits of a proportion
+    (:func:`~xai_lightning.functional.intervals.wilson_of`) are limits of the AUC that hold near 1 too. In simulations,
+    lower 95 % limits hold in .92 to 1 of cases, but in .85 with 10 positives, 100 negatives and an AUC of .97; the
+    value minus 1.64 standard errors holds there in .71, and with 5 of each in .36.
 
     Args:
         scored: Scores of all groups.
@@ -96,7 +96,7 @@ def auc_trials(scored: Scored) -> Tensor:
 
 
 def xauc_trials(scored: Scored) -> Tensor:
-    """:func:`auc_trials` of the positives of each group and the negatives of each.
+    """:func:`auc_trials` for the positives and negatives of all pairs of groups.
 
     Args:
         scored: Scores of all groups.
@@ -123,13 +123,13 @@ def _won_variance(positives: Tensor, negatives: Tensor) -> Tensor:
 
 def _trials(positives: Tensor, negatives: Tensor) -> Tensor:
     value, variance = won(positives, negatives), _won_variance(positives, negatives)
-    # where every pair is won, the variance of 0 would be that of infinitely many trials
+    # in a perfect ranking, the variance of 0 would mean infinitely many trials
     fewest = torch.minimum(positives.sum(dim=-1), negatives.sum(dim=-1))
     return torch.where(variance == 0, fewest, value * (1 - value) / variance)
 
 
 def _mean_variance(values: Tensor, numbers: Tensor) -> Tensor:
-    """Variance of the mean of ``values``, of which there are ``numbers``."""
+    """Variance of the mean of ``values``, each of which occurs ``numbers`` times."""
     total = numbers.sum(dim=-1)
     mean = (values * numbers).sum(dim=-1) / total
     squares = ((values - mean[..., None]).square() * numbers).sum(dim=-1)

@@ -1,10 +1,10 @@
 """Running statistics of one layer's activations, per unit; any split of the data merges to the same state.
 
-A *unit* is one index of the unit dimension: a channel of an image, a feature of a vector or token. Everything is
-reduced in :class:`Accumulator`, which is made for forward hooks: nothing of it refers to an activation (traps 90, 92).
+A *unit* is one index of the unit dimension: a channel of an image, a feature of a vector or token. All reductions run
+in :class:`Accumulator`, which suits forward hooks: it keeps no reference to an activation (traps 90, 92).
 
-A sample with any value that is not finite is left out whole, so that all units are reduced over equally many elements;
-its values that are not finite are counted.
+A sample with any non-finite value is left out entirely, so that all units are reduced over equally many elements; its
+non-finite values are counted.
 """
 
 from xai_lightning.functional.activation.accumulator import Accumulator

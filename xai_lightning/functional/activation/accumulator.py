@@ -1,4 +1,4 @@
-"""The state of one layer, added to in place."""
+"""The running state of one layer, updated in place."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def outside_inference(method: Method) -> Method:
-    """Tensors made in inference mode could not be added to outside of it (trap 1)."""
+    """Leave inference mode, since tensors created in it could not be updated in place outside of it (trap 1)."""
 
     @wraps(method)
     def outside(*args: Any, **kwargs: Any) -> Any:
@@ -45,13 +45,13 @@ def outside_inference(method: Method) -> Method:
 
 
 class Accumulator:
-    """Adds up what is observed of one layer, at one width, in place: :func:`observe` of all batches together.
+    """Accumulates the state of one layer, at one width, in place: that of :func:`observe` on all batches together.
 
     Args:
-        units: How many the layer has.
-        measured: What to observe.
-        device: Where activations live.
-        workspace: That of other layers, to share.
+        units: Number of units of the layer.
+        measured: The optional statistics to observe.
+        device: Device of the activations.
+        workspace: Workspace to share with other layers.
 
     Example:
         >>> layer = Accumulator(1, Measured(), torch.device("cpu"))
@@ -79,13 +79,13 @@ class Accumulator:
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, values: Tensor, unit_dim: int, samples: int, calls: int = 1) -> None:
-        """Add one activation, or several in a row.
+        """Add one activation, or those of several calls, concatenated.
 
         Args:
             values: ``[N, ..., U, ...]``, real.
             unit_dim: Dimension of the units, not 0 and not negative.
-            samples: How many these are.
-            calls: How many calls these are of.
+            samples: Number of samples.
+            calls: Number of calls that they come from.
         """
         if values.numel() == 0:
             return
@@ -102,7 +102,7 @@ class Accumulator:
 
     @outside_inference
     def _add_finite(self, values: Tensor, unit_dim: int, samples: int, calls: int) -> None:
-        """Add the samples that are finite, and count what is not."""
+        """Add the samples that are finite, and count non-finite values."""
         finite = values.isfinite()
         keep = finite.flatten(1).all(1)
         self._nonfinite = self._nonfinite + (~finite).sum()
@@ -112,7 +112,7 @@ class Accumulator:
 
     @outside_inference
     def _add_in_blocks(self, values: Tensor, unit_dim: int) -> int:
-        """Add all of it, or nothing, in blocks that fit the cache."""
+        """Add all values or none, in blocks that fit the cache."""
         before = self._table.copy(), self._closed
         for part in blocks(values, unit_dim):
             block = self._workspace.widened(part)
@@ -125,7 +125,7 @@ class Accumulator:
         return ADDED
 
     def _add_block(self, block: Tensor, add: Callable[..., int]) -> int:
-        """Add ``[A, U, R]``, or nothing of it; powers around another shift if its means ask for one."""
+        """Add ``[A, U, R]`` or nothing; if its means are far from the shift, move the shift first."""
         outcome = add(block, self._table, self._measured, self._workspace)
         if outcome == FAR:
             self._shift(block.numel() // self.units)
@@ -134,27 +134,28 @@ class Accumulator:
 
     @outside_inference
     def _shift(self, count: int) -> None:
-        """From here on, add powers around other means, of the units that are far from the ones so far."""
+        """From here on, centre powers on new means, for the units that are far from their current shift."""
         table, (s1, s2) = self._table, self._table.found
-        # what float32 holds, every wider type holds too
+        # rounded to float32, which every wider dtype represents exactly
         mean = (table.shift + s1 / count).float().double()
         far = slack(s1, s2, count, self.measured.most) < 0
         self._closed = self._moments()
         table.shift_to(torch.where(far & mean.isfinite(), mean, table.shift))
 
     def _moments(self) -> Moments | None:
-        """Mean and central moments of all that was added, around whatever shift; the rest is empty."""
+        """Mean and central moments of everything added, around any shift; the other fields are empty."""
         if self._table.count == 0 or self._closed is None:
             return self._closed if self._table.count == 0 else self._central()
         return union([self._closed, self._central()])
 
     def _central(self) -> Moments:
-        r"""The same of what was added around the present shift.
+        r"""Mean and central moments of the values added around the current shift.
 
         .. math:: M_2 = S_2 - n \delta^2,\quad M_3 = S_3 - 3 \delta S_2 + 2 n \delta^3,\quad
            M_4 = S_4 - 4 \delta S_3 + 6 \delta^2 S_2 - 3 n \delta^4,\quad \delta = S_1 / n
 
-        What cancels is a few times what is left at most, and so are the rounding errors of float32 sums.
+        The terms that cancel are at most a few times the result, so that cancellation amplifies the rounding errors of
+        float32 sums by no more than that.
         """
         table = self._table
         count, (s1, s2, s3, s4) = table.count, table.sums[:-1, : S4 + 1].unbind(1)
@@ -169,7 +170,7 @@ class Accumulator:
         return empty(self.units, self.device)._replace(count=self._number(count), mean=mean, m2=m2, m3=m3, m4=m4)
 
     def state(self) -> Moments:
-        """Of all that was added."""
+        """The state of everything added so far."""
         moments = self._moments()
         if moments is None:
             return empty(self.units, self.device)._replace(nonfinite=self._nonfinite)

@@ -1,4 +1,4 @@
-"""A tensor in blocks that fit the cache, and room for what is computed of them."""
+"""Splitting a tensor into blocks that fit the cache, and scratch memory for computations on them."""
 
 import math
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 _BLOCK_ON_CPU, _BLOCK_ELSEWHERE = 2**19, 2**24
-# With as many rows, columns are summed downwards, which is fast for any width; else along, which is for wide ones.
+# With at least this many rows, reduce over rows first, which is fast at any width; else along rows, fast if wide.
 _ROWS = 16
 
 
 class Workspace:
-    """Room for what is computed of a block on the way, made once: to take it anew costs more than to fill it.
+    """Scratch memory for computations on a block, allocated once: allocating it anew costs more than filling it.
 
-    On the CPU only, where it holds at most four blocks of each type; it is pickled without them.
+    Memory is kept on the CPU only, at most four blocks of each dtype; it is not pickled.
     """
 
     def __init__(self) -> None:
@@ -26,12 +26,12 @@ class Workspace:
         return {"_rooms": {}, "_arrays": None}
 
     def clear(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._rooms.clear()
         self._arrays = None
 
     def arrays(self, floats: tuple[int, ...], integers: tuple[int, ...]) -> tuple[Any, Any]:
-        """Room of two shapes, as arrays of float32 and int32."""
+        """Two scratch numpy arrays, float32 of shape ``floats`` and int32 of shape ``integers``."""
         if self._arrays is None:
             self._arrays = (
                 torch.zeros(floats, dtype=torch.float32, device="cpu").numpy(),
@@ -40,7 +40,7 @@ class Workspace:
         return self._arrays
 
     def like(self, x: Tensor, use: str, dtype: torch.dtype | None = None) -> Tensor:
-        """Room of the shape of ``x``, and of its type unless another is named; what it held is forgotten."""
+        """Scratch memory of the shape of ``x``, and its dtype unless another is given; the contents are undefined."""
         dtype = dtype or x.dtype
         if x.device.type != "cpu":
             return torch.empty_like(x, dtype=dtype)
@@ -50,13 +50,13 @@ class Workspace:
         return room[: x.numel()].view(x.shape)
 
     def widened(self, h: Tensor, to: torch.dtype | None = None) -> Tensor:
-        """``h`` as float32 or float64: as it is, or a copy."""
+        """``h`` as float32 or float64: unchanged, or a copy."""
         dtype = to or (torch.float32 if h.is_floating_point() else torch.float64)
         return h if h.dtype in (dtype, torch.float64) else self.like(h, "wide", dtype).copy_(h)
 
 
 def rows(values: Tensor, unit_dim: int) -> Tensor:
-    """``[A, U, R]``, without a copy where the memory allows it.
+    """Reshape ``values`` to ``[A, U, R]``, without a copy where the memory layout allows it.
 
     Args:
         values: ``[N, ..., U, ...]``.
@@ -72,7 +72,7 @@ def rows(values: Tensor, unit_dim: int) -> Tensor:
 
 
 def blocks(values: Tensor, unit_dim: int) -> Iterator[Tensor]:
-    """The same, in blocks that fit the cache.
+    """Split :func:`rows` of ``values`` into blocks that fit the cache.
 
     Args:
         values: ``[N, ..., U, ...]``.
@@ -89,7 +89,7 @@ def blocks(values: Tensor, unit_dim: int) -> Iterator[Tensor]:
 
 
 def along(x: Tensor, what: Literal["sum", "amin", "amax"]) -> Tensor:
-    """One number per unit of ``[A, U, R]``; sums are float64."""
+    """Reduce ``[A, U, R]`` to one number per unit; sums are float64."""
     if x.shape[2] == 1 or len(x) >= _ROWS:
         first, dim = getattr(x.reshape(len(x), -1), what)(0).view(x.shape[1:]), 1
     else:

@@ -1,4 +1,4 @@
-"""Blocks added in one pass, where numba is installed: see :mod:`xai_lightning.functional.activation.kernels`."""
+"""Adds blocks in one pass if numba is installed: see :mod:`xai_lightning.functional.activation.kernels`."""
 
 import math
 from functools import cache
@@ -19,16 +19,16 @@ _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @cache
 def kernels() -> ModuleType | None:
-    """The compiled loops; None, with a warning if there is a reason, where numba cannot be used.
+    """The compiled loops; None if numba is missing or disabled, or, with a warning, if it fails.
 
-    The first call compiles them, which takes some four seconds, or reads what an earlier process compiled.
+    The first call compiles them, which takes about four seconds, or loads what an earlier process compiled.
     """
     return usable(_kernels, _check, "statistics of activations take")
 
 
 @cache
 def row_kernels() -> ModuleType | None:
-    """The compiled loops over rows; None as there."""
+    """The compiled loops over rows; None as for :func:`kernels`."""
     return usable(_row_kernels, _check_rows, "a share of the samples takes")
 
 
@@ -45,7 +45,7 @@ def _row_kernels() -> ModuleType:
 
 
 def _check(loops: Any) -> None:
-    """Compare a small block, of numbers that float32 adds up exactly, with what operations of torch make of it."""
+    """Raise unless the loops sum a small block, which float32 sums exactly, as torch operations do."""
     block = (torch.arange(120, device="cpu").float() % 9 - 4).view(4, 3, 10)
     measured, tables = EVERYTHING._replace(limits=(-4.0, 3.0)), [Table(3, torch.device("cpu")) for _ in range(2)]
     _add_block(loops, block, tables[0], measured, Workspace(), anyway=True)
@@ -58,7 +58,7 @@ def _check(loops: Any) -> None:
 
 
 def _check_rows(loops: Any) -> None:
-    """The same of a few rows: which are drawn, and what is copied of these."""
+    """Raise unless the loops draw and copy a few rows as torch operations do."""
     flat = (torch.arange(120, device="cpu").float() % 9 - 4).view(4, 30)
     starts, weights = torch.tensor([0, 12], device="cpu"), random_words([1], 2 * loops.RUN)[0].cpu()
     drawn, room = torch.zeros(len(flat), dtype=torch.int64, device="cpu"), torch.zeros_like(flat)
@@ -73,13 +73,13 @@ def _check_rows(loops: Any) -> None:
 
 
 def takes(values: Tensor) -> bool:
-    """Whether the loops can add what this is made of: plain memory of float32 or of less, on the CPU."""
+    """Whether the loops can add these values: a plain CPU tensor of float32 or a narrower float."""
     plain = type(values) is Tensor and values.is_cpu and not values.is_neg()
     return plain and values.dtype in _TYPES and kernels() is not None
 
 
 def takes_rows(x: Tensor) -> bool:
-    """Whether the loops over rows can read it: float32 without gaps."""
+    """Whether the loops over rows can read ``x``: contiguous float32 on the CPU."""
     return x.dtype == torch.float32 and takes(x) and x.is_contiguous() and row_kernels() is not None
 
 
@@ -91,17 +91,17 @@ def _wanted(measured: Measured) -> Any:
 
 
 def add_block(block: Tensor, table: Table, measured: Measured, workspace: Workspace, *, anyway: bool = False) -> int:
-    """Add a block, or nothing of it.
+    """Add a block, or leave the sums unchanged.
 
     Args:
         block: float32[A, U, R].
-        table: What is added to.
-        measured: What is observed.
-        workspace: Room for what is computed on the way.
-        anyway: Add it even if it is far from the shift.
+        table: The sums to add to.
+        measured: The optional statistics to observe.
+        workspace: Scratch memory.
+        anyway: Add the block even if it is far from the shift.
 
     Returns:
-        What became of it: ``ADDED``, ``NOT_FINITE``, ``UNFIT``, or ``FAR``, with ``table.found``.
+        The outcome: ``ADDED``, ``NOT_FINITE``, ``UNFIT``, or ``FAR``, which sets ``table.found``.
     """
     return _add_block(kernels(), block, table, measured, workspace, anyway=anyway)
 
@@ -113,7 +113,7 @@ def _add_block(
     room, bins = workspace.arrays(loops.ROOM, loops.BINS)
     block = block.contiguous()
     wanted = _wanted(measured)
-    # `Tensor.numpy` would forbid to resize an activation, which is the user's
+    # `Tensor.numpy` would make the user's activation impossible to resize
     at, size = block.data_ptr(), block.shape
     outcome: int = loops.add_block_at(at, *size, shift, wanted, anyway, sums, histogram, found, bins, room)
     if outcome == FAR:
@@ -124,17 +124,17 @@ def _add_block(
 
 
 def draw_rows(x: Tensor, starts: Any, weights: Any, numbers: Any, drawn: Any) -> int:
-    """Which rows have a hash of the bits of some of their numbers, in wrapping arithmetic, that reaches a number.
+    """Find the rows whose hash, of the bits of some of their numbers in wrapping arithmetic, reaches a threshold.
 
     Args:
-        x: float32[N, ...], contiguous, and taken.
-        starts: int64[G], an array of numpy: where runs of 16 of these numbers begin in a row.
-        weights: int64[G, 16], likewise.
-        numbers: int64[3], likewise: added to their weighted sum, multiplied with that, and to be reached by it.
-        drawn: int64[at least N], likewise, of which the beginning is overwritten with the indices of these rows.
+        x: float32[N, ...], contiguous, for which :func:`takes_rows` holds.
+        starts: numpy int64[G], where runs of 16 of these numbers begin in a row.
+        weights: numpy int64[G, 16], weights of the numbers of each run.
+        numbers: numpy int64[3]: offset added to the weighted sum, multiplier of the folded sum, and threshold.
+        drawn: numpy int64[at least N], whose beginning is overwritten with the indices of the rows found.
 
     Returns:
-        How many these are.
+        The number of rows found.
     """
     loops: Any = row_kernels()
     n = x.shape[0]
@@ -143,14 +143,14 @@ def draw_rows(x: Tensor, starts: Any, weights: Any, numbers: Any, drawn: Any) ->
 
 
 def copy_rows(x: Tensor, which: Any, count: int, room: Any, to: int) -> None:
-    """Copy rows one after the other.
+    """Copy rows into consecutive memory.
 
     Args:
-        x: float32[N, ...], contiguous, and taken.
-        which: int64[at least count], an array of numpy: indices of rows.
-        count: How many of these to copy.
-        room: int32[many], likewise, to be overwritten.
-        to: From where on.
+        x: float32[N, ...], contiguous, for which :func:`takes_rows` holds.
+        which: numpy int64[at least count], indices of rows.
+        count: Number of rows to copy.
+        room: numpy int32 array of any length that fits them, to be overwritten.
+        to: Offset in ``room`` of the first copied number.
     """
     loops: Any = row_kernels()
     n = x.shape[0]

@@ -1,4 +1,4 @@
-"""A histogram of fixed bins, whose limits are powers of two."""
+"""A histogram with fixed bins, whose limits are powers of two."""
 
 import sys
 
@@ -12,17 +12,17 @@ _POWERS = [2.0**exponent for exponent in _EXPONENTS]
 HISTOGRAM_LIMITS = (*(-power for power in reversed(_POWERS)), *_POWERS, sys.float_info.max)
 
 BINS = len(HISTOGRAM_LIMITS)
-# Neighbours are counted apart: of a layer that is mostly 0, each would wait for the one before to be counted.
+# Neighbours are counted in separate bins: in a layer that is mostly 0, they would wait for each other.
 _LANES, _SAME = 1024, 256
 _BITS = {torch.float32: (torch.int32, 23), torch.float64: (torch.int64, 52)}
 
 
 def binned(values: Tensor, room: Tensor | None = None) -> Tensor:
-    """Elements in each bin.
+    """Number of elements in each bin.
 
     Args:
         values: float32[...] or float64[...], finite.
-        room: contiguous, of their shape and type or of a wider one, to be overwritten.
+        room: Scratch memory, contiguous and of the same shape; used only if its dtype is that of ``values``.
 
     Returns:
         int64[65].
@@ -31,7 +31,7 @@ def binned(values: Tensor, room: Tensor | None = None) -> Tensor:
         >>> int(binned(torch.tensor([0.0, 3.0, -1.0]))[32])
         1
     """
-    # The sign and exponent bits are the bin; torch.frexp and a float comparison per unit took three times as long.
+    # The sign and exponent bits are the bin; torch.frexp and a float comparison per unit take three times as long.
     integers, mantissa_bits = _BITS[values.dtype]
     size = 1 << (torch.iinfo(integers).bits - mantissa_bits)
     out = None if room is None or room.dtype != values.dtype else room.view(integers)

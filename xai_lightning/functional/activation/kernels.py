@@ -1,7 +1,7 @@
-"""All sums over a block in one pass: loops that numba compiles, for blocks of float32 on the CPU.
+"""All sums over a block in one pass: loops compiled by numba, for float32 blocks on the CPU.
 
-Sums of runs of at most 1024 numbers of one unit are float32 and spread over many lanes; they are added up in float64.
-Extremes are found as integers of the same order, among which what is not finite lies outermost.
+Runs of at most 1024 numbers of one unit are summed in float32 over many SIMD lanes; the sums of runs are added in
+float64. Extremes are found by comparing integers of the same order, among which non-finite values are outermost.
 """
 
 from typing import Any
@@ -31,9 +31,9 @@ from xai_lightning.functional.activation.table import (
 from xai_lightning.functional.compiled import kept, loops
 from xai_lightning.functional.threads import pointing_to
 
-# places of what is wanted of a block
+# indices into ``want``
 _HIGHER, _HISTOGRAM, _SPARSITY, _LIMITS, _LOW, _HIGH, _MOST, _SMALLEST, _LARGEST = range(9)
-#: Shapes of scratch memory: runs of float32 that are put together, and two sums per place; bins of each lane.
+#: Shapes of scratch memory: packed runs of float32, and two sums per position; histogram bins of each lane.
 ROOM, BINS = (18, 1040), (8, 512)
 
 _RUN, _TILE, _PITCH, _LANES = 1024, 16, 1040, 8
@@ -50,22 +50,22 @@ _numbers_at = pointing_to(float32)
 def add_block(
     x: Any, shift: Any, want: Any, anyway: Any, sums: Any, histogram: Any, found: Any, bins: Any, room: Any
 ) -> Any:
-    """Add a block, or nothing of it.
+    """Add a block, or leave the sums unchanged.
 
     Args:
         x: float32[A, U, R].
         shift: float32[U].
-        want: float64[9]: whether higher powers, the histogram, sparsity, what is beyond limits; these limits; how far
-            the shift may be; what float32 holds.
-        anyway: Whether to add it even if it is far from the shift.
-        sums: float64[U + 1, 9], to be added to.
-        histogram: int64[65], to be added to.
-        found: float64[U + 1, 9], where the sums of this block are left.
-        bins: int32[8, 512], to be overwritten.
-        room: float32[18, 1040], to be overwritten.
+        want: float64[9]: flags for higher powers, the histogram, sparsity and saturation; the low and high limit; the
+            largest squared distance of a mean from the shift, in variances; the range of magnitudes for float32.
+        anyway: Whether to add the block even if it is far from the shift.
+        sums: float64[U + 1, 9], updated in place.
+        histogram: int64[65], updated in place.
+        found: float64[U + 1, 9], overwritten with the sums of this block.
+        bins: int32[8, 512], scratch memory.
+        room: float32[18, 1040], scratch memory.
 
     Returns:
-        What became of it.
+        The outcome: ``ADDED``, ``NOT_FINITE``, ``FAR`` or ``UNFIT``.
     """
     found[:] = 0
     found[:, MINIMUM], found[:, MAXIMUM] = _FIRST, _LAST
@@ -86,17 +86,17 @@ def add_block(
 
 @kept
 def add_block_at(address: Any, rows: Any, units: Any, width: Any, *more: Any) -> Any:
-    """The same of a block that lies at an address: to make an array of a tensor takes as long as a small block.
+    """:func:`add_block` for a block at a memory address: making an array of a tensor takes as long as a small block.
 
     Args:
-        address: of float32[A, U, R].
+        address: Address of float32[A, U, R].
         rows: A.
         units: U.
         width: R.
-        more: what comes after the block there.
+        more: The arguments of :func:`add_block` after the block.
 
     Returns:
-        The same.
+        The outcome.
     """
     return add_block(carray(_numbers_at(address), (rows, units, width)), *more)
 
@@ -131,7 +131,7 @@ def _sum_up(x: Any, shift: Any, want: Any, found: Any, bins: Any, room: Any) -> 
 
 @loops
 def _judge(found: Any, count: Any, want: Any, anyway: Any, room: Any) -> Any:
-    """Turn extremes into numbers again, and say whether what was found may be added."""
+    """Turn extremes back into numbers, and decide whether the sums of the block may be added."""
     keys, units = room.view(np.int32), found.shape[0] - 1
     found[units, MINIMUM], found[units, MAXIMUM] = np.inf, -np.inf
     for u in range(units):
@@ -177,7 +177,7 @@ def _rows_per_run(width: Any) -> Any:
 
 @loops
 def _pack(flat: Any, width: Any, units: Any, first: Any, last: Any, unit: Any, packed: Any) -> None:
-    """Put the numbers of each unit next to each other."""
+    """Make the numbers of each unit contiguous."""
     many = min(max(1, _TILE // width), units - unit)
     for a in range(last - first):
         start = ((first + a) * units + unit) * width
@@ -193,7 +193,7 @@ def _pack(flat: Any, width: Any, units: Any, first: Any, last: Any, unit: Any, p
 
 @loops
 def _add_run(numbers: Any, keys: Any, start: Any, places: Any, shift: Any, into: Any, unit: Any) -> None:
-    # what fills no register is added one by one: to a sum of its own, which rounds less
+    # the remainder that fills no register is added one by one, to a separate sum, which rounds less
     stop = start + places // _VECTOR * _VECTOR
     for _ in range(2):
         run, of_run = numbers[start:stop], keys[start:stop]
@@ -206,7 +206,7 @@ def _add_run(numbers: Any, keys: Any, start: Any, places: Any, shift: Any, into:
             s1 += d
             s2 += d * d
             size += abs(v)
-            # numba would widen each of these to 64 bits, of which half as many fit a register
+            # numba would widen each of these to 64 bits, and half as many would fit a register
             zeros = np.int32(zeros + np.int32(v == _ZERO))
             positives = np.int32(positives + np.int32(v > _ZERO))
             key = np.int32(key ^ np.int32(np.int32(key >> _SIGN) & _ALL_BUT_SIGN))
@@ -238,7 +238,7 @@ def _add_higher(numbers: Any, start: Any, places: Any, shift: Any, into: Any, un
 
 @loops
 def _count(keys: Any, start: Any, places: Any, bins: Any) -> None:
-    """Neighbours are counted apart: of a layer that is mostly 0, each would wait for the one before to be counted."""
+    """Count exponents, neighbours in separate bins: in a layer that is mostly 0, they would wait for each other."""
     run, whole = keys[start : start + places], places // _LANES * _LANES
     for i in range(0, whole, _LANES):
         for lane in range(_LANES):
@@ -249,7 +249,7 @@ def _count(keys: Any, start: Any, places: Any, bins: Any) -> None:
 
 @loops
 def _widen(numbers: Any, start: Any, places: Any, two: Any, first: Any) -> None:
-    """Sums over the units, at each place, of absolute values and squares."""
+    """Add the absolute values and squares of a unit to the sums over units at each position."""
     if first:
         two[:, :places] = _ZERO
     run = numbers[start : start + places]

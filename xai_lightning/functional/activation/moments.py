@@ -1,4 +1,4 @@
-"""The state of what was observed of one layer, and how states merge."""
+"""The state of one observed layer, and how states merge."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from xai_lightning.functional.activation.histogram import BINS
 
 
 class Moments(NamedTuple):
-    """What was observed of one layer.
+    """The observed statistics of one layer.
 
-    What was not asked for is NaN among the moments, and 0 among the counts.
+    Moments that were not asked for are NaN; such counts are 0.
 
     Attributes:
         count: int64[], elements observed per unit.
@@ -27,12 +27,12 @@ class Moments(NamedTuple):
         minimum: float64[U], ``inf`` if nothing was observed.
         maximum: float64[U], ``-inf`` if nothing was observed.
         histogram: int64[65], elements of all units in the bins of ``HISTOGRAM_LIMITS``.
-        saturated: int64[], elements at or beyond the limits that were named.
-        sparsity: float64[3], vectors over all units that are not zero, and over them the sums of Hoyer's and of
-            Treves' and Rolls' sparsity.
-        samples: int64[], samples of which anything was observed, counted anew in each call.
+        saturated: int64[], elements at or beyond the given limits.
+        sparsity: float64[3], number of non-zero vectors over all units, and the sums of their sparsities by Hoyer and
+            by Treves and Rolls.
+        samples: int64[], samples of which anything was observed; each call counts its samples anew.
         calls: int64[], observations that were merged.
-        nonfinite: int64[], values that were not finite; their samples are in none of the other fields.
+        nonfinite: int64[], non-finite values; their samples are left out of all other fields.
     """
 
     count: Tensor  # type: ignore[assignment]  # tuple.count, which nobody calls on a state
@@ -71,7 +71,7 @@ def union(states: Sequence[Moments]) -> Moments:
         The merged state; up to rounding, the order does not matter.
 
     Raises:
-        ValueError: If there is none, or the numbers of units differ.
+        ValueError: If there are no states, or their numbers of units differ.
 
     Example:
         >>> from xai_lightning.functional.activation import observe
@@ -104,14 +104,14 @@ def union(states: Sequence[Moments]) -> Moments:
 
 
 def joined(counts: Tensor, parts: Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean and central moments of parts together, over the first dimension.
+    """Mean and central moments of several parts together, merged over the first dimension.
 
     Args:
         counts: float64[R, 1] or float64[R, ...], elements of each part.
-        parts: with mean and moments float64[R, ...].
+        parts: Mean and moments of each part, float64[R, ...].
 
     Returns:
-        mean, M2, M3 and M4, float64[...].
+        Mean, M2, M3 and M4, float64[...].
     """
     mean = (counts / counts.sum(0).clamp(min=1) * parts.mean).sum(0)
     delta = parts.mean - mean
@@ -145,11 +145,11 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def empty(units: int, device: torch.device | str = "cpu") -> Moments:
-    """State of a layer of which nothing was observed; merging it changes nothing.
+    """State of a layer that was not observed; merging it changes nothing.
 
     Args:
         units: Number of units.
-        device: Where the state lives.
+        device: Device of the state.
 
     Returns:
         The empty state.
@@ -177,7 +177,7 @@ def empty(units: int, device: torch.device | str = "cpu") -> Moments:
 
 
 def pack(moments: Moments) -> Tensor:
-    """The state as one vector, of a length that only the number of units decides, for ``all_gather``.
+    """Pack a state into one vector, whose length depends on the number of units only, for ``all_gather``.
 
     Args:
         moments: The state.
@@ -193,7 +193,7 @@ def pack(moments: Moments) -> Tensor:
 
 
 def unpack(vector: Tensor, units: int) -> Moments:
-    """The state that :func:`pack` packed.
+    """Unpack a state from :func:`pack`.
 
     Args:
         vector: float64[73 + 9 U].

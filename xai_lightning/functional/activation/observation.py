@@ -1,4 +1,4 @@
-"""The state of one activation."""
+"""Statistics of one activation."""
 
 import torch
 from torch import Tensor
@@ -12,21 +12,22 @@ from xai_lightning.functional.precision import exact_device
 def observe(h: Tensor, unit_dim: int, keep: Tensor | None = None, measured: Measured = EVERYTHING) -> Moments:
     """Statistics of one activation, reduced over all dimensions but one.
 
-    Blocks that fit the cache are summed in their own type, or in float32 if it is narrower, around a shift near the
-    mean, and merged in float64 (trap 93): of float32, moments are right to about 1e-7 of their size, and of float64 to
-    1e-13; counts and extremes are exact. On an accelerator it waits for the device, thrice per 16.8 million elements.
-    On the CPU, float32 and what is narrower take a single pass where numba is installed; its loops are compiled first,
-    which takes seconds.
+    Blocks that fit the cache are summed in their own dtype (narrower floats in float32), centred on a shift near the
+    mean, and merged in float64 (trap 93): the relative error of moments is about 1e-7 for float32 and 1e-13 for
+    float64; counts and extremes are exact. On an accelerator, it synchronises with the device three times per 16.8
+    million elements. On the CPU, float32 and narrower floats take a single pass if numba is installed; its loops are
+    compiled first, which takes seconds.
 
     Args:
-        h: float[N, ..., U, ...], the activation, real; neither changed nor kept.
+        h: float[N, ..., U, ...], the activation, real; neither modified nor referenced afterwards.
         unit_dim: Dimension of the units, not 0; negative ones count from the end.
-        keep: bool[N, ...], what to observe, all by default: samples, or positions within them, of as many leading
-            dimensions as one likes, the units' left out. The others (padding, duplicates) leave no trace.
-        measured: What to observe beside the rest.
+        keep: bool[N, ...], mask of what to observe, everything by default: samples, or positions within them, over any
+            number of leading dimensions of ``h`` other than that of the units. Everything else (padding, duplicates) is
+            ignored.
+        measured: The optional statistics to observe.
 
     Returns:
-        The state, on the device of ``h``; the empty one if nothing is kept.
+        The state, on the device of ``h``; empty if nothing is kept.
 
     Raises:
         ValueError: If ``unit_dim`` names no dimension or that of the samples, or ``keep`` is not bool[N, ...].
@@ -48,7 +49,7 @@ def observe(h: Tensor, unit_dim: int, keep: Tensor | None = None, measured: Meas
 
 
 def selected(h: Tensor, unit_dim: int, keep: Tensor | None = None) -> tuple[Tensor, int, int]:
-    """What :func:`observe` observes of ``h``, the dimension of its units, and of how many samples it is.
+    """The part of ``h`` that :func:`observe` reduces, the dimension of its units, and its number of samples.
 
     Args:
         h: float[N, ..., U, ...].
@@ -56,7 +57,7 @@ def selected(h: Tensor, unit_dim: int, keep: Tensor | None = None) -> tuple[Tens
         keep: bool[N, ...], as in :func:`observe`.
 
     Returns:
-        What is left, float[M, ..., U, ...], the dimension of its units, and the number of samples.
+        The selected values, float[M, ..., U, ...], the dimension of their units, and the number of samples.
 
     Raises:
         ValueError: As :func:`observe`.

@@ -1,4 +1,4 @@
-"""Blocks added by operations of torch: on any device, of any type, one operation after the other."""
+"""Adds blocks with torch operations: on any device, for any dtype, one operation after the other."""
 
 import math
 
@@ -27,23 +27,23 @@ from xai_lightning.functional.activation.table import (
 
 
 def add_block(block: Tensor, table: Table, measured: Measured, workspace: Workspace, *, anyway: bool = False) -> int:
-    """Add a block, or nothing of it.
+    """Add a block, or leave the sums unchanged.
 
     Args:
         block: float32[A, U, R] or float64[A, U, R].
-        table: What is added to.
-        measured: What is observed.
-        workspace: Room for what is computed on the way.
-        anyway: Add it even if it is far from the shift.
+        table: The sums to add to.
+        measured: The optional statistics to observe.
+        workspace: Scratch memory.
+        anyway: Add the block even if it is far from the shift.
 
     Returns:
-        What became of it: ``ADDED``, ``NOT_FINITE``, or ``FAR``, with ``table.found``.
+        The outcome: ``ADDED``, ``NOT_FINITE``, or ``FAR``, which sets ``table.found``.
     """
     minimum, maximum = along(block, "amin"), along(block, "amax")
     low, high = float(minimum.amin()), float(maximum.amax())
     if not (math.isfinite(low) and math.isfinite(high)):
         return NOT_FINITE
-    # fourth powers of what lies outside would leave the range of float32
+    # fourth powers of values outside would leave the range of float32
     fits = FLOAT32[0] < max(-low, high) < FLOAT32[1] or high == low == 0
     work = block if fits else workspace.widened(block, torch.float64)
     count = block.numel() // table.units
@@ -68,7 +68,7 @@ def add_block(block: Tensor, table: Table, measured: Measured, workspace: Worksp
 def _powers(x: Tensor, table: Table, measured: Measured, workspace: Workspace) -> list[Tensor]:
     """Sums of powers around the shift, float64[U] each."""
     if table.shifted:
-        # exact in the type of x wherever it is near the mean (Sterbenz)
+        # exact in the dtype of x wherever x is near the shift (Sterbenz)
         x = torch.sub(x, table.shift.to(x.dtype)[:, None], out=workspace.like(x, "shifted"))
     powers = torch.mul(x, x, out=workspace.like(x, "powers"))
     sums = [along(x, "sum"), along(powers, "sum")]
@@ -79,7 +79,7 @@ def _powers(x: Tensor, table: Table, measured: Measured, workspace: Workspace) -
 
 
 def _add_counts(x: Tensor, low: float, table: Table, measured: Measured, workspace: Workspace) -> None:
-    """Comparisons are written as floats, which sum several times faster than bools."""
+    """Add counts and sparsity; comparisons are stored as floats, which sum several times faster than bools."""
     scratch, count, units = workspace.like(x, "scratch"), x.numel() // table.units, table.sums[:-1]
     zeros = along(torch.eq(x, 0, out=scratch), "sum")
     units[:, ZEROS] += zeros
@@ -91,7 +91,7 @@ def _add_counts(x: Tensor, low: float, table: Table, measured: Measured, workspa
 
 
 def _sparsity(x: Tensor, size: Tensor, workspace: Workspace) -> Tensor:
-    """Vectors that are not zero, and the sums of their sparsities."""
+    """Number of non-zero vectors, and the sums of their sparsities."""
     units = x.shape[1]
     square = torch.mul(x, x, out=workspace.like(x, "powers")).sum(1).double()
     ratio = size.sum(1).double().square() / square

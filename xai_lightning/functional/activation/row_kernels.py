@@ -1,7 +1,7 @@
-"""Rows of float32 on the CPU that are drawn and copied: loops that numba compiles, and which take addresses.
+"""Loops compiled by numba that draw and copy rows of float32 on the CPU, given their memory address.
 
-To make an array of a tensor takes as long as such a loop. Who calls them has looked at the type, the device and the
-layout of what lies at an address.
+Making an array of a tensor takes as long as such a loop. Callers check the dtype, device and layout of the memory at an
+address.
 """
 
 from typing import Any
@@ -13,14 +13,14 @@ from numba.extending import intrinsic
 from xai_lightning.functional.compiled import kept
 from xai_lightning.functional.threads import pointing_to
 
-#: How many numbers stand side by side by which a row is drawn: known when it is compiled, they are read together.
+#: Length of the runs of adjacent numbers by which a row is drawn; a constant, so that a run is read at once.
 RUN = 16
-# so many rows ahead, memory is asked for what rows are drawn by: a batch is mostly too large to be near
+# number of rows to prefetch ahead: most batches are too large for the cache
 _AHEAD = 12
 
 
 def _asked_for(_: Any, address: Any) -> Any:
-    """Ask the memory for what is at an address, or lies beyond the end, and do not wait for it."""
+    """Prefetch the memory at an address, which may lie beyond the end of an array, without waiting for it."""
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -39,19 +39,19 @@ _ask_for: Any = intrinsic(_asked_for)
 
 @kept
 def draw_rows(address: Any, rows: Any, width: Any, starts: Any, weights: Any, numbers: Any, drawn: Any) -> Any:
-    """Which rows have a hash, of some numbers of each in wrapping arithmetic, that reaches a number.
+    """Find the rows whose hash, of some of their numbers in wrapping arithmetic, reaches a threshold.
 
     Args:
-        address: of int32[rows, width].
-        rows: How many there are.
-        width: Numbers in each.
-        starts: int64[G], where runs of 16 of these begin.
-        weights: int64[G, 16], of each run.
-        numbers: int64[3]: what is added to their weighted sum, by what that is multiplied, and what it is to reach.
-        drawn: int64[at least rows], of which the beginning is overwritten with the rows' indices.
+        address: Address of int32[rows, width].
+        rows: Number of rows.
+        width: Numbers per row.
+        starts: int64[G], where runs of 16 of these numbers begin in a row.
+        weights: int64[G, 16], weights of the numbers of each run.
+        numbers: int64[3]: offset added to the weighted sum, multiplier of the folded sum, and threshold.
+        drawn: int64[at least rows], whose beginning is overwritten with the indices of the rows found.
 
     Returns:
-        How many these are.
+        The number of rows found.
     """
     words = carray(_words_at(address), rows * width)
     first, golden, least = numbers
@@ -74,16 +74,16 @@ def draw_rows(address: Any, rows: Any, width: Any, starts: Any, weights: Any, nu
 
 @kept
 def copy_rows(address: Any, rows: Any, width: Any, which: Any, count: Any, room: Any, to: Any) -> None:
-    """Copy some rows one after the other.
+    """Copy rows into consecutive memory.
 
     Args:
-        address: of int32[rows, width].
-        rows: How many there are.
-        width: Numbers in each.
+        address: Address of int32[rows, width].
+        rows: Number of rows.
+        width: Numbers per row.
         which: int64[at least count], indices of rows.
-        count: How many of these to copy.
-        room: int32[many], to be overwritten.
-        to: From where on.
+        count: Number of rows to copy.
+        room: int32 array of any length that fits them, to be overwritten.
+        to: Offset in ``room`` of the first copied number.
     """
     words = carray(_words_at(address), rows * width)
     for i in range(count):

@@ -1,4 +1,4 @@
-"""Numbers to log for one layer, from its state."""
+"""The statistics of one layer that are logged, from its state."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ _SILENT = 1e-12
 
 
 class Pool(NamedTuple):
-    """A layer's units of all widths side by side, and its elements together.
+    """The units of a layer at all its widths, concatenated, and all its elements pooled.
 
     Attributes:
         counts: float64[U], elements of each unit.
-        units: The state per unit, float64[U] or int64[U] where :class:`Moments` says so.
+        units: The state per unit, float64[U] or int64[U] as in :class:`Moments`.
         mean: float64[], over all elements.
-        m2: float64[], and so on: central moments over all elements.
-        m3: float64[].
-        m4: float64[].
+        m2: float64[], sum of squared deviations from the mean, over all elements.
+        m3: float64[], sum of their third powers.
+        m4: float64[], sum of their fourth powers.
         histogram: int64[65].
         sparsity: float64[3].
         saturated: int64[].
@@ -51,11 +51,12 @@ class Statistic(NamedTuple):
     """A row of :data:`STATISTICS`.
 
     Attributes:
-        compute: The number from a pool, float64[].
-        needs: What :class:`Measured` must ask for; empty if nothing.
-        of: What it is defined for: any layer, one with units, one whose output is 0 wherever a unit is off, or one with
-            limits.
-        worst: Whether the largest of all layers is the worst, or the largest absolute value; None compares no layers.
+        compute: Computes the statistic from a pool, float64[].
+        needs: The field of :class:`Measured` that must be set; empty if none.
+        of: The layers for which it is defined: any, those with units, those whose output is 0 wherever a unit is off,
+            or those with limits.
+        worst: Whether the worst layer is that with the largest value or the largest absolute value; None does not
+            compare layers.
     """
 
     compute: Callable[[Pool], Tensor]
@@ -115,7 +116,7 @@ def _treves_rolls(p: Pool) -> Tensor:
     return torch.where(p.units.minimum.amin() >= 0, p.sparsity[2] / p.sparsity[0], math.nan)
 
 
-#: Statistics by name, in the order in which they are logged; :func:`statistics` says what they are.
+#: Statistics by name, in the order in which they are logged; :func:`statistics` defines them.
 STATISTICS = {
     "mean": Statistic(lambda p: p.mean, worst="absolute"),
     "std": Statistic(lambda p: (p.m2 / p.counts.sum()).sqrt()),
@@ -142,12 +143,12 @@ STATISTICS = {
 
 
 def is_defined(name: str, *, rectified: bool = False, bounded: bool = False, units: bool = True) -> bool:
-    """Whether a kind of layer can have a statistic, whatever its outputs are.
+    """Whether a statistic is defined for a kind of layer, whatever the layer's outputs.
 
     Args:
         name: One of ``STATISTICS``.
-        rectified: Whether the layer's output is 0 wherever a unit is off (ReLU); the others have no dead units.
-        bounded: Whether the layer has limits to be saturated at.
+        rectified: Whether the layer's output is 0 wherever a unit is off (ReLU); other layers have no dead units.
+        bounded: Whether the layer has limits at which it saturates.
         units: Whether the layer has units.
 
     Raises:
@@ -169,35 +170,36 @@ def statistics(
     bounded: bool = False,
     units: bool = True,
 ) -> dict[str, float]:
-    r"""Numbers to log for one layer; of one called at several widths, over all its elements and units together.
+    r"""Statistics of one layer; if it was called at several widths, over all its elements and units together.
 
     Over all elements: ``mean``, ``std``, ``rms``, ``mean_abs``, ``minimum``, ``maximum``; ``skew``
-    :math:`\sqrt n M_3 / M_2^{3/2}` and ``kurtosis`` :math:`n M_4 / M_2^2` (of a normal distribution 3), NaN for what is
-    constant; ``zero_share`` and ``positive_share`` are fractions of elements equal to and above 0, ``saturated_share``
-    that at or beyond the limits; ``massive`` is 1 if an absolute value is above 100 and 1000 times the median (known
-    to a factor of two, rounded up).
+    :math:`\sqrt n M_3 / M_2^{3/2}` and ``kurtosis`` :math:`n M_4 / M_2^2` (3 for a normal distribution), NaN if all are
+    equal; ``zero_share`` and ``positive_share`` are the fractions of elements equal to and above 0,
+    ``saturated_share`` that of elements at or beyond the limits; ``massive`` is 1 if the largest absolute value is
+    above 100 and at least 1000 times the median (known to a factor of two, rounded up).
 
     Over units: ``dead_share`` is the fraction of units never above 0, ``nearly_dead_share`` that of units above 0 in
-    less than a thousandth of their elements. They speak of the ``dead_among`` samples that were seen: never seen in n,
-    a unit may still fire in up to about 3/n of all. ``dormant_<t>`` is the fraction of units whose mean absolute value
-    is at most t times the layer's mean; all are in a silent layer. ``outlier_kurtosis`` is
-    :math:`\overline{s^4} / \overline{s^2}^2` of the units' root mean squares: 1 if all are equal, U if one is alone.
+    less than a thousandth of their elements. They describe only the ``dead_among`` samples seen: a unit that never
+    fired in n samples may still fire in up to about 3/n of all. ``dormant_<t>`` is the fraction of units whose mean
+    absolute value is at most t times the layer's mean; in a silent layer, all are. ``outlier_kurtosis`` is
+    :math:`\overline{s^4} / \overline{s^2}^2` of the units' root mean squares: 1 if all are equal, U if all but one are
+    0.
 
-    Over the vectors of all units at a place, those that are zero left out: ``hoyer`` sparsity
-    :math:`(\sqrt U - |x|_1 / |x|_2) / (\sqrt U - 1)` and, of layers that are never negative, ``treves_rolls`` sparsity
-    :math:`(1 - |x|_1^2 / (U |x|_2^2)) / (1 - 1/U)`: 0 if all are equal, 1 if one is alone.
+    Over the non-zero vectors of all units at one position: ``hoyer`` sparsity
+    :math:`(\sqrt U - |x|_1 / |x|_2) / (\sqrt U - 1)` and, for layers that are never negative, ``treves_rolls`` sparsity
+    :math:`(1 - |x|_1^2 / (U |x|_2^2)) / (1 - 1/U)`: 0 if all units are equal, 1 if all but one are 0.
 
-    None of this shows that a unit is useful, or a dead one harmful.
+    None of this shows that a unit is useful, or that a dead one is harmful.
 
     Args:
-        states: The state, or those of each width.
-        names: Which of ``STATISTICS``.
-        rectified: Whether the layer's output is 0 wherever a unit is off (ReLU); the others have no dead units.
+        states: The state, or the states at each width.
+        names: Names in ``STATISTICS``.
+        rectified: Whether the layer's output is 0 wherever a unit is off (ReLU); other layers have no dead units.
         bounded: Whether saturation was observed.
-        units: Whether the layer has units; else what is defined over units is NaN.
+        units: Whether the layer has units; otherwise statistics over units are NaN.
 
     Returns:
-        The numbers in the order of ``names``; NaN for what was not observed or is not defined.
+        The statistics in the order of ``names``; NaN for those not observed or not defined.
 
     Raises:
         ValueError: If a name is unknown.

@@ -13,11 +13,11 @@ class HistogramSummary(NamedTuple):
     Attributes:
         min: Smallest value.
         max: Largest value.
-        num: How many values; 0 of an empty histogram, which sinks leave out.
-        sum: Their sum.
-        sum_squares: The sum of their squares.
+        num: Number of values; 0 for an empty histogram, which sinks skip.
+        sum: Sum of the values.
+        sum_squares: Sum of their squares.
         bucket_limits: Upper limit of each bin, ascending.
-        bucket_counts: Values in each bin.
+        bucket_counts: Number of values in each bin.
     """
 
     min: float
@@ -33,10 +33,10 @@ def histogram_summary(states: Moments | Sequence[Moments]) -> HistogramSummary:
     """The histogram of all elements of the layer, for TensorBoard.
 
     Args:
-        states: The state, or those of each width at which the layer was called.
+        states: The state, or the states at each width at which the layer was called.
 
     Returns:
-        Plain numbers; all 0 if no histogram was observed, for TensorBoard knows no NaN there (trap 64).
+        Plain numbers; all 0 if no histogram was observed, since TensorBoard accepts no NaN there (trap 64).
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What is added up of one layer, and what became of a block that was to be added."""
+"""The running sums of one layer, and the possible outcomes of adding a block."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,28 +8,28 @@ from torch import Tensor
 
 from xai_lightning.functional.activation.histogram import BINS
 
-# What is compiled of kernels.py is kept until that file changes: a change here needs one there.
-#: What became of a block: added; or not, for it is not finite, far from the shift, or beyond the range of float32.
+# These constants are compiled into the loops of kernels.py, which are compiled anew when this file changes.
+#: Outcomes of adding a block: added; or not, since it is not finite, far from the shift, or out of float32's range.
 ADDED, NOT_FINITE, FAR, UNFIT = range(4)
 #: Columns of the sums per unit: powers around the shift, counts, absolute values, extremes.
 S1, S2, S3, S4, ZEROS, POSITIVES, MAGNITUDE, MINIMUM, MAXIMUM = range(9)
-#: Places in their last row, which is of all units: vectors that are not zero, their sparsities, saturated elements.
+#: Columns of the last row, which is for all units: non-zero vectors, their two sparsities, saturated elements.
 VECTORS, HOYER, TREVES, SATURATED = range(4)
 
-# Absolute values whose fourth powers, and those of a thousandth of them, float32 holds.
+# Range of absolute values whose fourth powers, and those of a thousandth of them, float32 can represent.
 FLOAT32 = (1e-6, 1e8)
-# Squares of means beyond so many variances are taken out first: what would cancel else.
+# If the square of a mean exceeds this many variances, the shift moves first, to avoid cancellation.
 _FAR, _FAR_FOR_HIGHER = 16.0, 4.0
 
 
 class Measured(NamedTuple):
-    """What to observe beside mean, variance, extremes, zeros, positives and magnitudes.
+    """The optional statistics to observe, beside mean, variance, extremes, zeros, positives and magnitudes.
 
     Attributes:
         higher: Third and fourth moments.
         histogram: The histogram.
         sparsity: Sparsity of the vectors over all units.
-        limits: Low and high limit at or beyond which an element is saturated; None counts none.
+        limits: Low and high limit at or beyond which an element is saturated; None does not count saturation.
     """
 
     higher: bool = False
@@ -38,7 +38,7 @@ class Measured(NamedTuple):
     limits: tuple[float, float] | None = None
 
     def of(self, dtype: torch.dtype) -> "Measured":
-        """The same for activations of a type, which hold its limits only as rounded to that type."""
+        """The same with limits rounded to the dtype of the activations, as saturated activations are."""
         if self.limits is None or not dtype.is_floating_point:
             return self
         low, high = torch.tensor(self.limits, dtype=torch.float64, device="cpu").to(dtype).tolist()
@@ -46,20 +46,20 @@ class Measured(NamedTuple):
 
     @property
     def most(self) -> float:
-        """Of how many variances the square of a mean may be."""
+        """Largest squared distance of a mean from the shift, in variances."""
         return _FAR_FOR_HIGHER if self.higher else _FAR
 
 
-#: All of them, but for saturation, which needs limits.
+#: Everything except saturation, which needs limits.
 EVERYTHING = Measured(higher=True, histogram=True, sparsity=True)
 
 
 class Table:
-    """What is added up of one layer.
+    """The running sums of one layer.
 
     Args:
-        units: How many it has.
-        device: Where it lives.
+        units: Number of units.
+        device: Device of the sums.
     """
 
     def __init__(self, units: int, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class Table:
         self.histogram = torch.zeros(BINS, dtype=torch.int64, device=device)
         self.shift = torch.zeros(units, dtype=torch.float64, device=device)
         self.shifted, self.count = False, 0
-        #: Of a block that was far from the shift: sums of differences and of their squares, float64[2, U].
+        #: For a block far from the shift: sums of differences from it and of their squares, float64[2, U].
         self.found = torch.zeros(2, 0, device="cpu")
         self._arrays: tuple[Any, ...] | None = None
 
@@ -77,32 +77,32 @@ class Table:
         return {**vars(self), "_arrays": None}
 
     def arrays(self) -> tuple[Any, ...]:
-        """The same memory as arrays of numpy: sums, histogram, shift as float32; and room for the sums of a block."""
+        """Sums and histogram as numpy views, the shift as float32, and scratch memory for the sums of a block."""
         if self._arrays is None:
             own = (self.sums.numpy(), self.histogram.numpy(), self.shift.float().numpy())
             self._arrays = (*own, torch.zeros_like(self.sums).numpy())
         return self._arrays
 
     def copy(self) -> "Table":
-        """One that can be added to alone."""
+        """An independent copy, with sums of its own."""
         found = object.__new__(Table)
         vars(found).update(self.__getstate__(), sums=self.sums.clone(), histogram=self.histogram.clone())
         return found
 
     def shift_to(self, shift: Tensor) -> None:
-        """From here on, add powers around another number of each unit: float64[U]."""
+        """Restart the sums of powers around a new shift per unit, float64[U]."""
         self.shift, self.shifted, self.count, self._arrays = shift, True, 0, None
         self.sums[:-1, : S4 + 1] = 0
 
 
 def slack(s1: Tensor, s2: Tensor, count: int, most: float) -> Tensor:
-    """Below 0 for units whose mean is far from the shift, as n delta^2 is to their M2.
+    """Negative for units whose mean is far from the shift: n delta^2 is more than ``most`` times their M2.
 
     Args:
         s1: float64[U], sums of differences from the shift.
         s2: float64[U], sums of their squares.
-        count: How many.
-        most: Of how many variances the square of the mean difference may be.
+        count: Number of differences per unit.
+        most: Largest squared distance of the mean from the shift, in variances.
 
     Returns:
         float64[U].

@@ -1,4 +1,4 @@
-"""The bootstrap of counts: resampling the rows that were counted, without having them."""
+"""The bootstrap of counts, which resamples the counted rows without access to them."""
 
 import math
 
@@ -9,10 +9,10 @@ from xai_lightning.functional.intervals.mover import Interval
 
 
 def replicates(counts: Tensor, number: int, seed: int) -> Tensor:
-    r"""What resampling the counted rows with replacement would have counted, ``number`` times.
+    r"""Counts of ``number`` resamples of the counted rows, drawn with replacement.
 
     Each drawn row falls into cell c with the probability n_c / n, independently of the others, so the counts of a
-    resample are multinomial: drawn directly, at a cost that does not depend on the number of rows.
+    resample are multinomial. They are drawn directly, at a cost that does not depend on the number of rows.
 
     Args:
         counts: int64[...], rows per cell; all dimensions together are the cells of one table.
@@ -47,7 +47,7 @@ def replicates(counts: Tensor, number: int, seed: int) -> Tensor:
     drawn = torch.zeros(flat.numel(), number, dtype=torch.float64, device="cpu")
     left, rows = torch.full((number,), float(flat.sum()), dtype=torch.float64, device="cpu"), int(flat.sum())
     for cell in flat.nonzero()[:, 0].tolist():
-        # Given the cells before it, the count of a cell is binomial in the rows that are left.
+        # Given the cells before it, the count of a cell is binomial in the remaining rows.
         share = torch.full_like(left, min(1.0, int(flat[cell]) / rows))
         drawn[cell] = torch.binomial(left, share, generator=generator)
         left, rows = left - drawn[cell], rows - int(flat[cell])
@@ -57,7 +57,7 @@ def replicates(counts: Tensor, number: int, seed: int) -> Tensor:
 def percentile(values: Tensor, error: float) -> Interval:
     """Percentile limits of a quantity from its bootstrap replicates.
 
-    A replicate in which the quantity is undefined lies beyond either limit: what is not known is not good.
+    A replicate in which the quantity is undefined counts as beyond both limits: unknown is not good.
 
     Args:
         values: float64[R, ...], one value per replicate.
@@ -65,7 +65,7 @@ def percentile(values: Tensor, error: float) -> Interval:
 
     Returns:
         Limits, float64[...]: the order statistics of rank ``floor(error (R + 1))`` from below and from above; infinite
-        if that is 0, since so few replicates cannot show so small an error.
+        if that rank is 0, since so few replicates cannot resolve so small an error.
 
     Raises:
         ValueError: If ``error`` is outside [0, 0.5).

@@ -55,10 +55,10 @@ def student_mean(value: Tensor, variance: Tensor, number: Tensor, error: float) 
 
 @cache
 def student_score(error: float, freedom: int) -> float:
-    """Upper quantile of Student's t; NaN without a degree of freedom.
+    """Upper quantile of Student's t; NaN below one degree of freedom.
 
     Args:
-        error: Probability above it, in (0, 0.5).
+        error: Probability above the quantile, in (0, 0.5).
         freedom: Degrees of freedom.
 
     Example:

@@ -1,4 +1,4 @@
-"""Limits of a difference or ratio from those of its two parts: the method of variance estimates recovery."""
+"""Limits of a difference or ratio from those of its two parts: the method of variance estimates recovery (MOVER)."""
 
 import math
 from typing import NamedTuple
@@ -25,13 +25,13 @@ def mover_difference(value_a: Tensor, a: Interval, value_b: Tensor, b: Interval)
     .. math:: \hat d - \sqrt{(\hat a - l_a)^2 + (u_b - \hat b)^2},
         \quad \hat d + \sqrt{(u_a - \hat a)^2 + (\hat b - l_b)^2}
 
-    An interval that holds 0 does not show that the two are equal.
+    An interval that contains 0 does not show that the two are equal.
 
     Args:
         value_a: Estimate float64[...].
-        a: Its limits, each at the one-sided error wanted.
+        a: Limits of ``value_a``, each at the desired one-sided error.
         value_b: Estimate float64[...], independent of ``value_a``.
-        b: Its limits, at the same error.
+        b: Limits of ``value_b``, at the same error.
 
     Returns:
         Limits, float64[...], at that error; NaN where a value is.
@@ -53,7 +53,7 @@ def mover_difference(value_a: Tensor, a: Interval, value_b: Tensor, b: Interval)
 
 
 def mover_quotient(value_a: Tensor, a: Interval, value_b: Tensor, b: Interval) -> Interval:
-    r"""Limits of the ratio a / b of two independent quantities that are not negative.
+    r"""Limits of the ratio a / b of two independent, non-negative quantities.
 
     With :math:`A = l_a(2\hat a - l_a)`, :math:`B = u_b(2\hat b - u_b)`, :math:`C = u_a(2\hat a - u_a)`,
     :math:`D = l_b(2\hat b - l_b)` the roots are taken in the form that has no vanishing denominator:
@@ -63,14 +63,14 @@ def mover_quotient(value_a: Tensor, a: Interval, value_b: Tensor, b: Interval) -
 
     Args:
         value_a: Estimate float64[...], at least 0.
-        a: Its limits, each at the one-sided error wanted.
+        a: Limits of ``value_a``, each at the desired one-sided error.
         value_b: Estimate float64[...], at least 0, independent of ``value_a``.
-        b: Its limits, at the same error.
+        b: Limits of ``value_b``, at the same error.
 
     Returns:
-        Limits, float64[...], in [0, inf]. At an estimate a = 0 the lower limit is 0, at b = 0 the upper one is ``inf``;
-        so 0/0, where the ratio is NaN, has the limits 0 and ``inf``. NaN where a value is; infinite (``-inf``,
-        ``inf``) where limits are.
+        Limits, float64[...], in [0, inf]. For an estimate a = 0 the lower limit is 0, for b = 0 the upper limit is
+        ``inf``; so 0/0, where the ratio is NaN, has the limits 0 and ``inf``. NaN where a value is; infinite (``-inf``,
+        ``inf``) where the limits of a are.
 
     Example:
         >>> import torch
@@ -84,7 +84,7 @@ def mover_quotient(value_a: Tensor, a: Interval, value_b: Tensor, b: Interval) -
         deviation, Statistical Methods in Medical Research 21, 2012.
     """
     product = value_a * value_b
-    # At an estimate of 0 numerator and denominator below may vanish together; the lines after them set the limits.
+    # For an estimate of 0, numerator and denominator below may both be 0; the lines after them then set the limits.
     low_a, high_b = a.lower * (2 * value_a - a.lower), b.upper * (2 * value_b - b.upper)
     high_a, low_b = a.upper * (2 * value_a - a.upper), b.lower * (2 * value_b - b.lower)
     lower = low_a / (product + (product.square() - low_a * high_b).clamp(min=0).sqrt())

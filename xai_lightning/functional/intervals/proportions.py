@@ -14,7 +14,7 @@ from torch import Tensor
 from xai_lightning.functional.intervals.mover import Interval, mover_difference, mover_quotient
 
 _BISECTIONS = 45
-"""Halvings that leave 3e-14 of the unit interval."""
+"""Halvings that narrow the unit interval to 3e-14."""
 
 
 def wilson(successes: Tensor, totals: Tensor, error: float) -> Interval:
@@ -23,9 +23,10 @@ def wilson(successes: Tensor, totals: Tensor, error: float) -> Interval:
     .. math:: \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},
         \quad z = \Phi^{-1}(1 - \text{error})
 
-    The lower limit of no success is exactly 0, the upper limit of no failure exactly 1. The limits are approximate: the
-    lower limit of a rare success (or the upper one of a rare failure) covers less often than it says, in the worst case
-    79 % instead of 95 %, and 91 % instead of 99.9 %; but it needs to move by at most 2/n to cover as it says.
+    Without successes the lower limit is exactly 0, without failures the upper limit is exactly 1. The limits are
+    approximate: the lower limit of a rare success (or the upper limit of a rare failure) falls short of its nominal
+    coverage, with 79 % instead of 95 %, or 91 % instead of 99.9 %, in the worst case; moved by at most 2/n, it reaches
+    it.
 
     Args:
         successes: int64[...], counts in 0..totals.
@@ -55,18 +56,18 @@ def wilson(successes: Tensor, totals: Tensor, error: float) -> Interval:
 
 
 def wilson_of(proportion: Tensor, number: Tensor, error: float) -> Interval:
-    """Wilson limits of a proportion that is known as a number: of weighted counts, at their effective sample size.
+    """Wilson limits of a proportion given as a number, such as that of weighted counts at their effective sample size.
 
-    With the effective size of L. Kish, the squared sum of the weights over the sum of their squares, the limits are an
-    approximation, good if the weights do not depend on what is counted.
+    With Kish's effective sample size, the squared sum of the weights over the sum of their squares, the limits are an
+    approximation, which is good if the weights do not depend on the outcome.
 
     Args:
         proportion: float64[...], in [0, 1] or NaN.
-        number: float64[...], the number of independent trials that it is worth, not negative.
+        number: float64[...], the equivalent number of independent trials, not negative.
         error: One-sided error probability of each limit, in [0, 0.5).
 
     Returns:
-        Limits, float64[...], as of :func:`wilson`.
+        Limits, float64[...], as for :func:`wilson`.
 
     Raises:
         ValueError: If ``error`` is outside [0, 0.5).
@@ -93,12 +94,12 @@ def wilson_of(proportion: Tensor, number: Tensor, error: float) -> Interval:
 
 
 def clopper_pearson(successes: Tensor, totals: Tensor, error: float) -> Interval:
-    r"""Exact limits of a proportion: where the binomial tail beyond what was counted has the probability ``error``.
+    r"""Exact limits of a proportion, at which the binomial tail from the count outwards has the probability ``error``.
 
     .. math:: P(X \ge k \mid l) = \text{error} = P(X \le k \mid u)
 
-    They never cover less often than they say, and are therefore wider than those of :func:`wilson`, the more the fewer
-    the samples. The tail is summed term by term.
+    Their coverage is never below the nominal one, so they are wider than those of :func:`wilson`, more so the fewer the
+    samples. The tail is summed term by term.
 
     Args:
         successes: int64[...], counts in 0..totals.
@@ -126,7 +127,7 @@ def clopper_pearson(successes: Tensor, totals: Tensor, error: float) -> Interval
     if math.isinf(z := normal_score(error)):
         return Interval(p - z, p + z)
     k, n = (counts.expand_as(p).reshape(-1) for counts in (successes, totals))
-    # Simulations and replicates hold few different counts many times.
+    # Simulations and replicates contain few distinct counts, each many times.
     pairs = torch.stack([torch.cat([k, n - k]), torch.cat([n, n])])
     distinct, places = torch.unique(pairs, dim=1, return_inverse=True)
     lower = _exact_lower(distinct[0], distinct[1], error)[places].reshape(2, *p.shape)
@@ -136,7 +137,7 @@ def clopper_pearson(successes: Tensor, totals: Tensor, error: float) -> Interval
 def _exact_lower(successes: Tensor, totals: Tensor, error: float) -> Tensor:
     """Lower limits float64[M] of counts int64[M], by bisection; 0 without a success."""
     k, n = successes.double()[:, None], totals.double()[:, None]
-    # Beyond twelve standard deviations above the count nothing is left of the tail.
+    # More than twelve standard deviations above the count, the tail is negligible.
     width = int(min(12 * float(n.max().sqrt()) + 60, float((n - k).max()) + 1)) if n.numel() else 1
     j = (k + torch.arange(width, dtype=torch.float64, device=k.device)).minimum(n)
     beyond = k + torch.arange(width, device=k.device) > n
@@ -155,7 +156,7 @@ def newcombe(successes_a: Tensor, totals_a: Tensor, successes_b: Tensor, totals_
     .. math:: \hat d - \sqrt{(\hat p_a - l_a)^2 + (u_b - \hat p_b)^2},
         \quad \hat d + \sqrt{(u_a - \hat p_a)^2 + (\hat p_b - l_b)^2}
 
-    with the Wilson limits l and u of each proportion. An interval that holds 0 does not show that the proportions
+    with the Wilson limits l and u of each proportion. An interval that contains 0 does not show that the proportions
     are equal.
 
     Args:
@@ -201,7 +202,7 @@ def mover_ratio(
     .. math:: \frac{A}{\hat p_a \hat p_b + \sqrt{\hat p_a^2 \hat p_b^2 - AB}},
         \quad \frac{\hat p_a \hat p_b + \sqrt{\hat p_a^2 \hat p_b^2 - CD}}{D}
 
-    A ratio says nothing about the size of what is compared: 0.001 against 0.002 gives what 0.4 against 0.8 gives.
+    A ratio does not show the size of the proportions: 0.001 and 0.002 have the same ratio as 0.4 and 0.8.
 
     Args:
         successes_a: int64[...], counts in 0..totals_a.

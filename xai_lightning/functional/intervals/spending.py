@@ -9,11 +9,11 @@ _ROUNDING = 1e-9
 def allowance(delta: float, number: int, horizon: int | None, spent: float) -> float:
     r"""Error probability that one validation may spend, so that all of a run together spend at most ``delta``.
 
-    Without a horizon validation t spends :math:`6\delta/(\pi^2 t^2)`, which sums to delta over any number of them.
-    With a horizon T it spends an equal share of what is unspent, :math:`(\delta - \text{spent})/(T - t + 1)`:
-    exactly :math:`\delta/T` as long as each validation spent its share; after a change of T what is left is divided
-    anew. The union bound behind it allows any dependence between validations, early stopping and choice of
-    checkpoint, but not feedback of the validation set into weights or data.
+    Without a horizon validation t spends :math:`6\delta/(\pi^2 t^2)`, which sums to delta over any number of them. With
+    a horizon T it spends an equal share of the unspent error, :math:`(\delta - \text{spent})/(T - t + 1)`: exactly
+    :math:`\delta/T` as long as each validation spent its share; after a change of T the remainder is divided anew. The
+    union bound behind it allows any dependence between validations, early stopping and choice of checkpoint, but not
+    feedback of the validation set into weights or data.
 
     Args:
         delta: Error probability of the whole run, in (0, 0.5).
@@ -47,7 +47,7 @@ def allowance(delta: float, number: int, horizon: int | None, spent: float) -> f
     if horizon is None:
         return min(unspent, 6 * delta / (math.pi * number) ** 2)
     share, planned = unspent / (horizon - number + 1), delta / horizon
-    # The sum of what was spent carries rounding, which would let the shares of an undisturbed run wander.
+    # The sum of spent errors carries rounding errors, which would make the shares of an undisturbed run drift.
     return planned if math.isclose(share, planned, rel_tol=_ROUNDING) else share
 
 

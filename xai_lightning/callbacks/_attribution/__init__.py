@@ -1,1 +1,1 @@
-"""What `AttributionMonitor` is made of: ``attributing`` is its life, ``explanation`` explains, ``panel`` compares."""
+"""The parts of `AttributionMonitor`: ``attributing`` is its life, ``explanation`` explains, ``panel`` compares."""

@@ -1,4 +1,4 @@
-"""The life of a monitor that explains: draw, explain, gather, compare, log."""
+"""The life cycle of an explaining monitor: draw, explain, gather, compare, log."""
 
 import copy
 import math
@@ -50,10 +50,10 @@ class ExplainingMonitor(PassingMonitor):
     """Explains a probe and a fresh sample at each validation; see `AttributionMonitor` for the settings.
 
     Args:
-        explainer: explains.
-        probe: draws what is explained.
+        explainer: explains samples.
+        probe: draws the samples to explain.
         gallery: draws pictures.
-        shares: variables of which the share of the attribution is logged, by the name of the share.
+        shares: variables whose share of the attribution is logged, by the name of that share.
         measures: distances to log; None: all that fit the input.
         references: validations to compare with.
         best_of: see `AttributionMonitor`, as are all below.
@@ -65,7 +65,7 @@ class ExplainingMonitor(PassingMonitor):
         pictures: likewise.
         network: likewise.
         seed: likewise.
-        identity: what tells it from others of its kind.
+        identity: the settings that distinguish it from others of its kind.
         common: further arguments of `Monitor`.
     """
 
@@ -153,7 +153,7 @@ class ExplainingMonitor(PassingMonitor):
         self._explainer.check(resolve_network(pl_module, self.network))
         ways = self._explainer.ways
         if isinstance(ways.method, str) and trainer.strategy.root_device.type == "cpu":
-            # not in a validation, of which the time is told
+            # now rather than in a validation, whose time is reported
             attribution.compile_loops(ways.method, ways.options)
         if Baselines(self._explainer.ways).from_data and trainer.world_size > 1:
             raise MisconfigurationException(
@@ -162,7 +162,7 @@ class ExplainingMonitor(PassingMonitor):
             )
         self._probe.forget()
         if self._learned_of is None or self._learned_of() is not resolve_network(pl_module, self.network):
-            # the first batch of another network is learnt, and may fail, anew
+            # with another network, the first batch is inspected anew, and may fail again
             self._learned = self._proved = False
         cost = self._explainer.fixed_cost()
         if cost is not None and self._probe.strata.fitted and not self._learned:
@@ -180,7 +180,7 @@ class ExplainingMonitor(PassingMonitor):
         sizes = summed(trainer, torch.tensor([*sizes, self._probe.fresh.size], device="cpu"), "max").tolist()
         strata.n_classes, capacity, room, size = sizes
         spread = everywhere(trainer, self._probe.spread)
-        # one rank's clock and metric are every rank's
+        # every rank goes by the clock and the metric of rank zero
         own = [*self._clock.read(), math.nan if self._history.metric is None else self._history.metric]
         told = everywhere(trainer, torch.tensor(own, dtype=torch.float64, device="cpu"))[0].tolist()
         found = gather(trainer, self._explained, capacity, self._probe.quota, pooled=strata.pooled)
@@ -226,7 +226,7 @@ class ExplainingMonitor(PassingMonitor):
         history, self._clock = state
         self._history.load(history)
         if not self._history.references.maps:
-            # the draw of the first reference tells the scale of a regression
+            # the scale of a regression comes from the draw of the first reference
             self._probe.forget()
 
     def _draw(self, record: Record, found: Gathered, fresh: Gathered | None, fitting: bool) -> None:
@@ -240,7 +240,7 @@ class ExplainingMonitor(PassingMonitor):
             self._gallery.add_average(record, fresh, references)
 
     def _tell_unusable(self, found: Gathered) -> None:
-        """Say once in a run that most explanations are left out of drift: NaN alone would not say why."""
+        """Warn once per run if most explanations are left out of drift: NaN alone would not say why."""
         why = None if self._unusable else unusable(found, self._explainer.ways)
         if why is not None:
             self._unusable = True
@@ -254,7 +254,7 @@ class ExplainingMonitor(PassingMonitor):
         )
 
     def _shown(self, found: Gathered, *, keep: bool) -> Shown | None:
-        """Settle this rank's share of the probe, and choose some of it to be drawn."""
+        """Fix this rank's share of the probe, and choose samples of it for pictures."""
         rows, explanation = self._explained or (None, None)
         if keep:
             self._probe.keep(None if rows is None else rows.take(found.own))

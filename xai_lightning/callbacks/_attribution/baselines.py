@@ -1,4 +1,4 @@
-"""What the samples of a probe are compared with."""
+"""The baselines that the samples of a probe are compared with."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,23 +19,23 @@ FROM_DATA = ("mean", "background")
 
 
 class Seen(NamedTuple):
-    """What was seen of the data: mean ``[1, ...]`` and 16 rows ``[B, ...]`` of each explained input."""
+    """Mean ``[1, ...]`` and up to 16 rows ``[B, ...]`` of each explained input, from the data seen."""
 
     mean: tuple[Tensor, ...]
     rows: tuple[Tensor, ...]
 
 
 class Against(NamedTuple):
-    """Baselines: one for all or for each sample, and the background for methods that use several; a tensor per input.
+    """One baseline for all samples or one for each, and a background for methods that use several; a tensor per input.
 
-    Without a background each sample has its own row alone, as no other sample may change its explanation.
+    If each sample has a baseline of its own there is no background, as no other sample may change its explanation.
     """
 
     points: tuple[Tensor, ...]
     background: tuple[Tensor, ...] | None
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> "Against":
-        """With the first input's ids embedded, if they are ids."""
+        """The same with the first input embedded, if it holds token ids."""
         first = self.points[0]
         if first.is_floating_point():
             return self
@@ -45,7 +45,7 @@ class Against(NamedTuple):
 
 
 class Baselines:
-    """The baseline that was asked for.
+    """The baseline that the settings ask for.
 
     Args:
         ways: how samples are explained.
@@ -60,17 +60,17 @@ class Baselines:
 
     @property
     def rows(self) -> int:
-        """How many rows the background has, where that is known before data."""
+        """How many rows the background has, as far as that is known before any data."""
         first = self._each[0]
         if isinstance(first, Tensor):
             return len(first) if first.ndim > 1 else 1
         return BACKGROUND if isinstance(first, str) and first == "background" else 1
 
     def check(self) -> None:
-        """Refuse unknown names, what is neither name, number nor tensor, and single rows where several are needed.
+        """Refuse unknown names, values that are no name, number or tensor, and single rows where several are needed.
 
         Raises:
-            ValueError: on an unknown baseline; the known ones are listed.
+            ValueError: on such a baseline; lists the known names.
         """
         for each in self._each:
             if isinstance(each, str):
@@ -87,10 +87,11 @@ class Baselines:
             )
 
     def suit(self, inputs: Sequence[Tensor]) -> None:
-        """Refuse what cannot stand for "absent" in such ``inputs``.
+        """Refuse baselines that cannot stand for "absent" in ``inputs``.
 
         Raises:
-            ValueError: if there is not one for each input, or one that token ids, or only they, can take.
+            ValueError: if there is neither one for all inputs nor one for each, if ``pad`` or special tokens are given
+                for inputs that are no token ids, or if the baseline of token ids cannot be an id.
         """
         if len(self._each) not in (1, len(inputs)):
             raise ValueError(
@@ -116,7 +117,7 @@ class Baselines:
 
     @property
     def from_data(self) -> bool:
-        """Whether it is taken from the data that are validated."""
+        """Whether a baseline is taken from the validation data."""
         return any(isinstance(each, str) and each in FROM_DATA for each in self._each)
 
     def of(
@@ -131,10 +132,10 @@ class Baselines:
 
         Args:
             inputs: ``[M, ...]`` each; token ids where they are embedded later.
-            layouts: of each.
+            layouts: layout of each input.
             seeds: one per sample.
-            seen: of the data; None in a rehearsal, where the rows themselves stand in.
-            left_out: ``bool[M, T]``, tokens to keep.
+            seen: mean and rows of the data; None in a rehearsal, where rows of ``inputs`` stand in.
+            left_out: ``bool[M, T]``, tokens that the baseline keeps.
         """
         wanted = self._each * len(inputs) if len(self._each) == 1 else self._each
         points, background = [], []
@@ -158,7 +159,7 @@ class Baselines:
         if isinstance(wanted, Tensor):
             return _shaped(wanted.to(x), x)
         if wanted in FROM_DATA:
-            # before any data were seen, in the trial on the first batch, its own rows stand in
+            # in the trial on the first batch, before any data were seen, its own rows stand in
             known = None if seen is None else (seen.mean if wanted == "mean" else seen.rows)[i].to(x)
             return known if known is not None else x[:BACKGROUND] if wanted == "background" else x[:1]
         if wanted == "blur":
@@ -184,7 +185,7 @@ def _own(wanted: object) -> bool:
 
 
 def _shaped(baseline: Tensor, x: Tensor) -> Tensor:
-    """Rows like ``x`` of a baseline that has the shape of one input, broadcasts to it, or has several rows."""
+    """The rows of a baseline that broadcasts to one input of ``x``, or already has one or several such rows."""
     shape = x.shape[1:]
     if baseline.shape[1:] == shape:
         return baseline

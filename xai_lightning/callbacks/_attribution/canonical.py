@@ -26,8 +26,8 @@ class Columns(NamedTuple):
     """The columns of canonical maps.
 
     Args:
-        names: of the variables that have one.
-        owner: ``int64[D]``, the variable of each column; -1 for none.
+        names: names of the variables that have columns.
+        owner: ``int64[D]``, index of the variable that each column belongs to; -1 for none.
     """
 
     names: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Columns(NamedTuple):
         """Columns of the variables called ``names``.
 
         Raises:
-            ValueError: if there is no such variable; the known ones are listed.
+            ValueError: if there is no such variable; lists the known ones.
         """
         wanted = [self.names.index(choose("feature", name, self.names)) for name in names]
         return torch.isin(self.owner, torch.tensor(wanted, device="cpu")).nonzero().flatten().tolist()
@@ -53,19 +53,19 @@ class Canon:
     """The canonical form of attributions to one or several inputs.
 
     Args:
-        inputs: of the first batch.
-        names: of the further inputs.
+        inputs: the inputs of the first batch.
+        names: names of the further inputs.
         features: names of the first input's columns (table) or channels (series).
-        embedded: whether the first input are token ids that are explained through their embedding.
-        tokens: whether the first input are token ids; the places of a text are no variables.
+        embedded: whether the first input holds token ids that are explained through their embedding.
+        tokens: whether the first input holds token ids; positions in a text are no variables.
         time_first: whether series are ``[N, T, C]`` rather than ``[N, C, T]``.
-        cells: into how many patches per side images are cut where variables are switched off.
+        cells: number of patches per side into which images are cut to switch variables off.
 
     Attributes:
-        first: how many columns of maps, the first of them, are of the first input.
+        first: how many leading columns of maps belong to the first input.
 
     Raises:
-        ValueError: if names are given to an input that has no columns or channels.
+        ValueError: if ``features`` is given for an input that has no columns or channels.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Canon:
     ) -> None:
         self.time_first = time_first
         self.layouts: tuple[Layout, ...] = tuple(_layout(x, embedded and i == 0) for i, x in enumerate(inputs))
-        # pictures of whole numbers differ in what can explain them only
+        # images of whole numbers differ from other images only in which methods can explain them
         self.forms: tuple[Layout, ...] = tuple(
             "image" if layout == "integers" and x.ndim == 4 else layout
             for x, layout in zip(inputs, self.layouts, strict=True)
@@ -108,7 +108,7 @@ class Canon:
 
     @property
     def number(self) -> int:
-        """How many variables a method switches off that switches variables off."""
+        """How many variables there are for methods that switch variables off."""
         return sum(each.number for each in self.blocks)
 
     def _learned(
@@ -129,7 +129,7 @@ class Canon:
         return blocks, _unnamed(blocks.mask.numel())
 
     def _series(self, shape: tuple[int, ...], features: Mapping[str, Where] | None) -> tuple[Variables, Columns]:
-        """Windows of a channel are switched off together; a channel is a variable."""
+        """Blocks to switch off, each a window of one channel, and columns, whose variables are the channels."""
         channels, steps = (shape[1], shape[0]) if self.time_first else shape
         named = table_variables(channels, features)
         windows = min(WINDOWS, steps)
@@ -141,12 +141,12 @@ class Canon:
         return Variables((), (block.T if self.time_first else block)[None].contiguous()), columns
 
     def canonical(self, values: Sequence[Tensor]) -> Tensor:
-        """Maps ``float64[N, D]`` of attributions to the inputs, one tensor each."""
+        """Canonical maps ``float64[N, D]`` of attributions, given as one tensor per input."""
         parts = [exact(self._one(v, i)) for i, v in enumerate(values)]
         return drift.pool(torch.cat(parts, dim=1))
 
     def _one(self, values: Tensor, i: int) -> Tensor:
-        # a cell holds the sum of its places: else those of an image, or of long series, would count less than columns
+        # a cell holds a sum over positions: with means, images and long series would count less than columns of a table
         if self.forms[i] == "image":
             pooled = drift.pool(values)
             return pooled * (math.prod(values.shape[2:]) / pooled.shape[1])
@@ -160,7 +160,7 @@ class Canon:
         return per_variable(values, self.blocks[i]) if values.ndim == 2 else values.flatten(1)
 
     def spatial(self, values: Tensor, i: int) -> Tensor:
-        """The attributions to input ``i`` over its places: ``[N, H, W]``, ``[N, T]`` or ``[N, D]``."""
+        """The attributions to input ``i`` over its positions: ``[N, H, W]``, ``[N, T]`` or ``[N, D]``."""
         if self.forms[i] == "image":
             return values.sum(dim=1)
         if self.layouts[i] == "series":

@@ -1,4 +1,4 @@
-"""Which part of the time explanations take, and which validations are left out to keep it small."""
+"""The share of the time that explanations take, and which validations are skipped to limit it."""
 
 import math
 import time
@@ -8,11 +8,11 @@ from xai_lightning.callbacks._stopwatch import Stopwatch
 
 
 class Clock:
-    """Measures between explained validations of one process.
+    """Measures the time between explained validations of one process.
 
     Args:
-        most: share of the time that explaining may take, over the run so far; None: any.
-        watch: the monitor's.
+        most: the largest share of the run's time so far that explaining may take; None: no limit.
+        watch: the monitor's stopwatch.
     """
 
     def __init__(self, most: float | None, watch: Stopwatch) -> None:
@@ -25,7 +25,7 @@ class Clock:
 
     @property
     def limited(self) -> bool:
-        """Whether validations are left out."""
+        """Whether validations may be skipped."""
         return self._most is not None
 
     def begin(self, number: int) -> None:
@@ -38,15 +38,15 @@ class Clock:
         self._resumed = False
 
     def state(self) -> list[float]:
-        """What a resumed run has to know; nothing where nothing is left out."""
+        """What a resumed run needs to know; empty without a limit."""
         if not self.limited:
             return []
-        # validations left out since the last explained one took their time too
+        # validations skipped since the last explained one took time too
         seconds, elapsed = self.read()
         return [self._spent + seconds, self._total + elapsed, float(self._next), float(self._last)]
 
     def load(self, state: Sequence[float]) -> None:
-        """Take up a `state`."""
+        """Restore a `state`."""
         if self.limited and len(state):
             self._spent, self._total, self._next, self._last = *state[:2], int(state[2]), int(state[3])
             self._resumed = True
@@ -56,7 +56,7 @@ class Clock:
         self._inside = self._watch.inside(self._mark)
 
     def read(self) -> tuple[float, float]:
-        """Seconds inside the monitor, and in all, since the last explained validation, or since the beginning."""
+        """Seconds inside the monitor, and in total, since the last explained validation, or since the start."""
         now = time.perf_counter()
         return self._watch.inside(now) - self._inside, now - self._mark
 
@@ -65,21 +65,21 @@ class Clock:
         return number >= self._next
 
     def note(self, number: int, seconds: float, elapsed: float) -> None:
-        """Validation ``number`` was explained: plan the next one, so that its own cost fits into the share as well.
+        """Record that validation ``number`` was explained, and plan the next one so that its cost fits the share too.
 
         Args:
-            number: of the validation.
-            seconds: inside the monitor; what was drawn of the validation explained before belongs to it.
-            elapsed: in all.
+            number: number of the validation.
+            seconds: time inside the monitor, including the drawing of the previously explained validation.
+            elapsed: time in total.
         """
-        # of this process: the time that another one took is in the total only
+        # validations of this process: the time of an earlier one is in the total only
         passed, left_out = max(1, number - self._since), number - self._last - 1
         self._since = self._last = number
         self._restart()
         self._spent, self._total = self._spent + seconds, self._total + elapsed
         if self._most is None:
             return
-        # what a validation takes without explaining, training before it included
+        # the time per validation without explaining, including the training before it
         other = max((elapsed - seconds) / passed, 1e-9)
         # still to come are drawing this one, and explaining and drawing the next
         coming = 2 * seconds

@@ -1,4 +1,4 @@
-"""What a monitor remembers of the course of a run, beside the references."""
+"""What a monitor remembers of the course of a run, besides the references."""
 
 import math
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ class Course:
     """The course of explanations over a run; plain types and tensors.
 
     Args:
-        numbers: of the validations in the history.
-        history: ``float16[T, M, D]``, canonical maps of those validations and room for more, at most 128 or 8 MB in
-            all: taken once, so that memory does not grow (law 7). Each map is in units of its own size, since half
-            precision holds neither very small nor very large numbers.
-        recent: ``float32[M, D]`` each, of the last three validations.
-        previous_limits: upper limits of the mean drift to the validation before, of the last three.
-        lagged_limits: likewise to three validations before.
+        numbers: numbers of the validations in the history.
+        history: ``float16[T, M, D]``, canonical maps of those validations with room for more, at most 128 or 8 MB but
+            at least 8, allocated once so that memory does not grow (law 7). Each map is in units of its largest
+            absolute value, since half precision holds neither very small nor very large numbers.
+        recent: maps of the last three validations, ``float32[M, D]`` each.
+        previous_limits: upper limits of the mean drift from the previous validation, for the last three.
+        lagged_limits: the same for the drift from three validations before.
         cusum: state of the alarm.
         step: optimizer steps at the last explained validation.
-        best: the best value of the metric that chooses the best validation; None before any.
+        best: the best value so far of the metric that chooses the best validation; None before any.
         count: how many validations were explained.
-        noise: what was last found of the noise, by logged name.
+        noise: the last noise estimates, by the last part of their logged name.
         floor: the last noise floor.
     """
 
@@ -47,9 +47,9 @@ class Course:
     floor: float = 0.0
 
     def follow(self, previous: Tensor, lagged: Tensor, step: int, seed: int) -> bool:
-        """Take in the distances to the validation before and to the third before; returns whether all has settled."""
+        """Add the distances to the previous validation and to three before it; returns whether drift has converged."""
         mean = float(previous.nanmean())
-        # a further Trainer counts from zero
+        # another Trainer counts steps from zero again
         self.cusum = drift.advance(self.cusum, mean, step - self.step if step > self.step else step)
         limits = [_shown_below(d, seed) for d in (previous, lagged)]
         self.previous_limits = [*self.previous_limits, limits[0]][-LAG:]
@@ -64,7 +64,7 @@ class Course:
             self.history = torch.zeros(room, *maps.shape, dtype=torch.float16, device="cpu")
         if len(self.numbers) == len(self.history):
             kept = drift.thinned(range(len(self.numbers)), most=len(self.numbers) - 1)
-            # a copy: who goes back to an earlier state needs what was dropped
+            # a copy, since a rollback to an earlier state needs the maps dropped here
             self.history = torch.cat([self.history[kept], torch.zeros_like(self.history[len(kept) :])])
             self.numbers = [self.numbers[i] for i in kept]
         self.history[len(self.numbers)] = _scaled(maps).half()
@@ -79,7 +79,7 @@ class Course:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Course":
-        """From `state`."""
+        """Restore from `state`."""
         told: Any = state["cusum"]
         cusum = drift.Cusum()
         if not cls.loses_alarm(state):
@@ -89,27 +89,27 @@ class Course:
 
     @classmethod
     def loses_alarm(cls, state: Mapping[str, Any]) -> bool:
-        """Whether the alarm of a `state` starts anew: earlier rules saved a list of values without their moments."""
+        """Whether the alarm of a `state` starts anew: earlier releases saved a list of values without their moments."""
         return not isinstance(state["cusum"], Mapping)
 
     @property
     def similarity(self) -> Tensor:
-        """All validations of the history against all, ``float64[T, T]``."""
+        """Similarity of all pairs of validations in the history, ``float64[T, T]``."""
         return drift.similarity(self.history[: len(self.numbers)].float())
 
     def film(self, places: Tensor) -> Tensor:
-        """Maps ``float32[T, S, D]`` of the samples at ``places``, over the history, each in units of its own size."""
+        """Maps ``float32[T, S, D]`` of the samples at ``places`` over the history, each scaled as in ``history``."""
         return self.history[: len(self.numbers)][:, places].float()
 
 
 def _shown_below(distances: Tensor, seed: int) -> float:
-    """Upper 95 % limit of the mean; infinite where there are too few for a bootstrap to hold."""
+    """Upper 95 % limit of the mean; infinite if there are too few samples for a valid bootstrap."""
     few = len(distances) - int(distances.isnan().sum()) < drift.FEWEST
     return math.inf if few else drift.summarise(distances, level=0.1, seed=seed).upper
 
 
 def _scaled(maps: Tensor) -> Tensor:
-    """Maps in units of their largest absolute value; zero maps are 0."""
+    """Maps divided by their largest absolute value; zero maps stay 0."""
     sizes = maps.abs()
     zero = sizes.sum(dim=1, keepdim=True) <= drift.ZERO_MAP
     return (maps / sizes.amax(dim=1, keepdim=True)).masked_fill(zero, 0.0)

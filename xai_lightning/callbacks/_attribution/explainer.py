@@ -1,4 +1,4 @@
-"""One method, one network, one way to read outputs: what is learnt of them before anything is explained."""
+"""What is learnt of one method, one network and its outputs before anything is explained."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -40,7 +40,7 @@ class Explainer:
     """Explains samples of one network.
 
     Args:
-        ways: how.
+        ways: how samples are explained.
     """
 
     def __init__(self, ways: Ways) -> None:
@@ -61,12 +61,12 @@ class Explainer:
 
     @property
     def columns(self) -> Columns:
-        """Names of the columns of canonical maps; none for a layer's."""
+        """The columns of canonical maps; none for maps of a layer."""
         return Columns() if self.canon is None or self.ways.explains_layer else self.canon.columns
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of canonical maps, if they are those of images: of the only input, or of a convolution."""
+        """Rows and columns of canonical maps, if these are images: of the only input, or of a convolution's output."""
         if not self.pictured or (len(self.arguments.further) and not self.ways.explains_layer):
             return None
         rows, columns = (self.layer_shape if self.ways.explains_layer else self.shape)[-2:]
@@ -74,7 +74,7 @@ class Explainer:
 
     @property
     def picture(self) -> Literal["maps", "tokens", "series"] | None:
-        """What explained samples are drawn as, once one was explained; None: not at all."""
+        """How explained samples are drawn, known once one was explained; None if they are not drawn."""
         if self.canon is None:
             return None
         layout = self.canon.forms[0]
@@ -86,7 +86,7 @@ class Explainer:
         return "series" if layout == "series" and not self.ways.explains_layer else None
 
     def check(self, network: nn.Module) -> None:
-        """Refuse what is seen without data: names of modules, and layers that the method has no rules for.
+        """Refuse what can be seen without data: unknown modules, and layers for which the method has no rules.
 
         Raises:
             ValueError: if a module does not exist, or the method's rules do not cover the network.
@@ -101,7 +101,7 @@ class Explainer:
         self._judge(inspect_network(self.ways.spec.rules if self.ways.spec else None, network))
 
     def module(self, network: nn.Module, role: str) -> nn.Module | None:
-        """The submodule that is named as ``role``, ``layer`` or ``embedding``; None if none is.
+        """The submodule that is named as ``role`` (``layer`` or ``embedding``); None if none is.
 
         Raises:
             ValueError: if it does not exist.
@@ -128,7 +128,7 @@ class Explainer:
             rank_zero_warn(f"AttributionMonitor({self.ways.label!r}): {finding.text}")
 
     def learn(self, pl_module: LightningModule, network: nn.Module, sample: Sample) -> None:
-        """Take the shape of inputs and outputs from the first batch, and check what can be checked on it.
+        """Learn the shapes of inputs and outputs from the first batch, and check what can be checked on it.
 
         Raises:
             ValueError: if the method cannot explain such inputs, or outputs or targets are not what was declared.
@@ -146,7 +146,7 @@ class Explainer:
                 self._judge(lost_relevance(self.ways, self.explained(network), columns, output))
 
     def _learn_inputs(self, network: nn.Module, sample: Sample) -> tuple[Canon, list[Tensor]]:
-        """What the inputs are, and the few rows of each, and of the extras, on which the network is tried."""
+        """The form of the inputs, and a few rows of each, and of the extras, on which to try the network."""
         ways, spec = self.ways, self.ways.spec
         self.arguments = Arguments.of(network, sample, ways.inputs)
         columns = [x[:REHEARSED].detach().clone() for x in (sample.inputs, *self.arguments.columns(sample))]
@@ -173,7 +173,7 @@ class Explainer:
     def _try_once(
         self, pl_module: LightningModule, network: nn.Module, layer: nn.Module | None, columns: list[Tensor]
     ) -> tuple[Tensor, Heard]:
-        """What the network, and modules within it, return for a few rows; refuses what the method has no rule for."""
+        """What the network and the layer return for a few rows; refuses operations the method has no rule for."""
         spec, found = self.ways.spec, list[Tensor]()
         with self.guarded(pl_module), torch.no_grad(), heard(network, layer) as returned:
             findings = inspect_call(
@@ -182,13 +182,13 @@ class Explainer:
                 layer,
                 lambda: found.append(called(self.explained(network), columns, returned)),
             )
-        # the rows are copies, whose versions count what was written into them
+        # the rows are copies, whose version counters show whether the network wrote into them
         self.writes = any(x._version > 0 for x in columns)
         self._judge(findings)
         return found[0], returned
 
     def _learn_layer(self, layer: nn.Module | None, shape: tuple[int, ...], form: str) -> None:
-        """What the layer returns, and whether explanations can be drawn, of inputs of this form."""
+        """Learn what the layer returns, and whether explanations of inputs of this form can be drawn."""
         ways, self.layer_shape = self.ways, shape
         check_channels(ways, form, self.shape, layer, shape)
         self.pictured = form == "image" and (not ways.explains_layer or len(shape) == 3)
@@ -224,7 +224,7 @@ class Explainer:
             self.n_classes = 2 if outputs.ndim == 1 or outputs.shape[1] == 1 else int(outputs.shape[1])
         elif self.task in ("multilabel", "segmentation"):
             count = int(outputs.shape[1]) if outputs.ndim > 1 else 1
-            # one logit per pixel tells two classes
+            # one logit per pixel separates two classes
             self.n_classes = 2 if count == 1 and self.task == "segmentation" else count
             if not isinstance(self.ways.target, int) or self.ways.target >= self.n_classes:
                 got = f"target={self.ways.target!r} and {count} outputs"
@@ -238,7 +238,7 @@ class Explainer:
                 )
 
     def learnt(self) -> dict[str, Any]:
-        """What was learnt of the data and the network; plain types and tensors, for a rank that sees no batch."""
+        """What was learnt of the data and the network, for a rank that sees no batch."""
         names = ("canon", "arguments", "n_classes", "pictured", "mapped", "writes", "shape", "layer_shape", "numbers")
         return {name: getattr(self, name) for name in names}
 
@@ -247,15 +247,15 @@ class Explainer:
         vars(self).update(learnt)
 
     def columns_of(self, sample: Sample) -> list[Tensor]:
-        """What is kept of ``sample`` beside its first input: further inputs, extras, masks of regions."""
+        """What is kept of ``sample`` besides its first input: further inputs, extras, masks of regions."""
         return [*self.arguments.columns(sample), *self.regions.columns(sample)]
 
     def targets(self, sample: Sample) -> Tensor:
-        """What is kept as target of each sample, see `explained_targets`."""
+        """What is kept as the target of each sample, see `explained_targets`."""
         return explained_targets(sample, self.task, self.ways.target, self.n_classes)
 
     def cost(self) -> Passes | None:
-        """Passes of one sample, at most; None for a callable, which is counted when it runs."""
+        """The most passes that one sample takes; None for a callable, whose passes are counted as it runs."""
         if self.canon is None or not isinstance(self.ways.method, str):
             return None
         return self._cost(self.shape, self.canon.number)
@@ -266,19 +266,19 @@ class Explainer:
         spec, smooth = METHODS[method], self.ways.smooth
         cost = spec.cost(options, number)
         noisy = int(options.get("nt_samples", attribution.SMOOTH_OPTIONS["nt_samples"])) if smooth else 1
-        # the prediction, the proof of completeness, and token ids and their baseline embedded
+        # the prediction, the completeness check, and the embedding of token ids and of their baseline
         beside = 1 + (0 if smooth else attribution.proof(spec, options)) + 2 * self.ways.embeds
         return Passes(noisy * cost.forward + beside, noisy * cost.backward)
 
     def fixed_cost(self) -> Passes | None:
-        """Passes of one sample, where they do not depend on its shape and so are known before any batch (law 7)."""
+        """Passes of one sample, if they do not depend on its shape and so are known before any batch (law 7)."""
         if not isinstance(self.ways.method, str) or self.ways.method == "occlusion":
             return None
         one, two = (self._cost((n,), n) for n in (1, 2))
         return one if one == two else None
 
     def explained(self, network: nn.Module, steps: Steps | None = None) -> Explained:
-        """The network with its scalar, as captum sees it; with ``steps``, each pass is announced."""
+        """The network and the scalar to explain, as captum sees them; with ``steps``, each pass is announced."""
         target = self.ways.target
         return Explained(
             network,
@@ -294,6 +294,6 @@ class Explainer:
         )
 
     def guarded(self, pl_module: LightningModule) -> AbstractContextManager[None]:
-        """A context in which the module may be explained, and after which it is as before."""
+        """A context in which the module may be explained, and which leaves it as it was."""
         context = pl_module.trainer.precision_plugin.forward_context() if self.ways.autocast else None
         return explaining(pl_module, seed=self.ways.seed, precision=context)

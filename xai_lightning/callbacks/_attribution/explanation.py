@@ -1,4 +1,4 @@
-"""Explaining rows of the probe, or of a sample, in one guard that leaves no trace."""
+"""Explains rows of the probe, or of a fresh sample, in one guard that leaves no trace."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -29,10 +29,10 @@ class Explanation(NamedTuple):
 
     Args:
         columns: what is known of each row, ``float64[M, k]`` by name: ``maps`` (canonical), ``gap`` and ``change`` of
-            the completeness, ``peaks`` (colour scales of whole maps as shares of their size), ``probabilities``,
-            ``targets`` (the class that was explained; of a label, 1), ``regions`` (mass in each, then in all), and
-            ``replicate`` (maps by other seeds); without columns where it does not apply.
-        shown: ``float32[S, H, W]`` of the rows asked for, if they are images, else empty: what is drawn.
+            the completeness check, ``peaks`` (colour scales of whole maps as shares of their size), ``probabilities``,
+            ``targets`` (the explained class; 1 for multilabel), ``regions`` (mass in each, then in total), and
+            ``replicate`` (maps with other seeds); ``k`` is 0 where it does not apply.
+        shown: whole maps ``float32[S, H, W]`` of the requested rows, for pictures; empty unless they are images.
         forward: rows sent forward through the network.
         backward: rows sent backward.
     """
@@ -48,7 +48,7 @@ class Explanation(NamedTuple):
 
 
 def by_chance(explainer: Explainer) -> bool:
-    """Whether other seeds give other maps, as far as is known before a batch came."""
+    """Whether other seeds give other maps; before the first batch, whether they can."""
     ways, canon = explainer.ways, explainer.canon
     return ways.draws if canon is None else ways.by_chance(explainer.shape, canon.number)
 
@@ -57,10 +57,10 @@ class Explaining(NamedTuple):
     """One network under explanation.
 
     Args:
-        explainer: knows how.
+        explainer: knows how to explain it.
         pl_module: the module that may be touched.
         network: the network that is explained.
-        steps: of a sharded model, which all ranks explain in step; None for others.
+        steps: keeps the ranks in step that explain a sharded model; None for other models.
     """
 
     explainer: Explainer
@@ -88,8 +88,8 @@ class Explaining(NamedTuple):
             probe: the rows.
             shown: positions of those whose whole maps are kept.
             seen: mean and background of the data, for baselines that need them.
-            frozen: ``int64[M]``, the classes to explain, if those of the reference are; -1: the predicted one.
-            replicate: explain a second time, by other seeds, where that could make a difference.
+            frozen: ``int64[M]``, the reference's classes, if those are explained; -1 for the predicted class.
+            replicate: explain a second time with other seeds, if that can make a difference.
         """
         explainer, rows = self.explainer, probe.on(self.pl_module.device)
         with explainer.guarded(self.pl_module), hints(self.network, self.ways):
@@ -128,18 +128,18 @@ class Explaining(NamedTuple):
         return asked, self._attribute(explained, asked, probe.hashes, 0)
 
     def _fitting(self, probe: Rows, action: Callable[[], T]) -> T:
-        """Run ``action`` on the rows, with half as much at once each time that memory runs out; it is remembered."""
+        """Run ``action`` on the rows, and halve for good what is computed at once each time that memory runs out."""
         explainer, cost = self.explainer, self.explainer.cost()
         while True:
             try:
                 return action()
             except RuntimeError as error:
-                # a pass that failed on one rank of a sharded model cannot be made again
+                # a pass that failed on one rank of a sharded model cannot be repeated
                 if self.steps or not out_of_memory(error):
                     raise
                 if explainer.at_once <= explainer.numbers:
                     raise torch.OutOfMemoryError(never_fits(error)) from error
-            # outside of the handler, which holds what the failed computation held
+            # outside of the handler, which keeps the memory of the failed computation alive
             most = explainer.numbers * len(probe.hashes) * (cost.forward if cost is not None else 1)
             explainer.at_once = max(explainer.numbers, min(explainer.at_once, most) // 2)
             rank_zero_warn(
@@ -168,19 +168,19 @@ class Explaining(NamedTuple):
         if self.ways.embeds:
             rest = (*inputs[1:], *given)
             inputs, given = (self._embedded(explained, ids, rest), *inputs[1:]), (ids, *given)
-            # there may be more rows of a background than samples
+            # a background may have more rows than there are samples
             baselines = baselines.embedded(lambda x: self._embedded(explained, ids, rest, replaced=x))
         return _Asked(inputs, (*regional, *given), classes, probabilities, baselines, masks, left_out)
 
     def _outputs(self, explained: Explained, inputs: tuple[Tensor, ...], extras: tuple[Tensor, ...]) -> Tensor:
-        """The network's outputs, in blocks that fit at once."""
+        """The network's outputs, computed in blocks that fit into memory."""
         blocks = self._blocks(len(inputs[0]))
         return torch.cat([explained.outputs(*(x[b] for x in inputs), *(x[b] for x in extras)) for b in blocks])
 
     def _embedded(
         self, explained: Explained, ids: Tensor, rest: tuple[Tensor, ...], replaced: Tensor | None = None
     ) -> Tensor:
-        """``ids`` embedded, or what they are ``replaced`` by, of which there may be more rows: a background."""
+        """The embedding of ``ids``, or of the ids that they are ``replaced`` by: a background may have more rows."""
         again = torch.arange(len(ids if replaced is None else replaced), device=ids.device) % len(ids)
         parts = [(again[b], None if replaced is None else replaced[b]) for b in self._blocks(len(again))]
         return torch.cat([explained.embedded(ids[i], *(x[i] for x in rest), replaced=new) for i, new in parts])
@@ -194,7 +194,7 @@ class Explaining(NamedTuple):
         return self.explainer.canon.forms if self.explainer.canon is not None else ()
 
     def _unexplained(self, ids: Tensor, extras: Sequence[Tensor]) -> Tensor:
-        """Padding and special tokens, ``bool[M, T]``."""
+        """Which tokens are padding or special, ``bool[M, T]``."""
         special = torch.tensor([self.ways.pad_token, *self.ways.special_tokens], device=ids.device)
         found = torch.isin(ids, special)
         for name, extra in zip(self.explainer.arguments.extras, extras, strict=False):
@@ -203,7 +203,7 @@ class Explaining(NamedTuple):
         return found
 
     def _left_out(self, values: tuple[Tensor, ...], left_out: Tensor | None) -> tuple[Tensor, ...]:
-        """Attributions without those of padding and special tokens."""
+        """Attributions, with those of padding and special tokens set to 0."""
         first = values[0]
         if left_out is None or (self.ways.explains_layer and self.ways.layer != self.ways.embedding):
             return values
@@ -211,7 +211,7 @@ class Explaining(NamedTuple):
         return (first.masked_fill(mask, 0.0), *values[1:])
 
     def _on_input(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Maps of a convolution stretched over the image, so that regions can be found in them."""
+        """Maps of a convolution interpolated to the size of the image, so that regions can be found in them."""
         shape = self.explainer.shape
         if not self.ways.explains_layer or values[0].ndim != 4 or len(shape) != 3:
             return values
@@ -225,7 +225,7 @@ class Explaining(NamedTuple):
         return self.explainer.canon.canonical(values)
 
     def _probabilities(self, outputs: Tensor) -> Tensor:
-        """``[M, K]`` of a classifier, or ``[M, 1]``: the number of a regression; else nothing."""
+        """``[M, K]`` for classes or a label; the output ``[M, 1]`` of a regression; ``[M, 0]`` for a segmentation."""
         space = self.ways.outputs.space
         if self.explainer.task == "segmentation":
             return outputs.new_zeros(len(outputs), 0)
@@ -264,7 +264,7 @@ class Explaining(NamedTuple):
             at_once=self.explainer.at_once,
         )
         if self.steps is not None:
-            # samples take gradients where they need them: other ranks' may need more
+            # samples differ in how many gradients they need, and those of other ranks may need more
             first = slice(0, 1)
             inputs, rest = ([x[first] for x in part] for part in (asked.inputs, asked.extras))
             self.steps.level(partial(differentiate, explained, inputs, (asked.classes[first].long(), *rest)))
@@ -272,13 +272,13 @@ class Explaining(NamedTuple):
 
 
 def peaks(maps: Tensor) -> Tensor:
-    """The colour scale of each of ``maps`` ``[M, H, W]`` alone, as a share of its own size: ``float64[M, 1]``."""
+    """The colour scale of each of ``maps`` ``[M, H, W]`` by itself, as a share of its size: ``float64[M, 1]``."""
     scales = [render.colour_scale(each[None]) for each in drift.normalised(maps)]
     return torch.tensor(scales, dtype=torch.float64, device="cpu").reshape(-1, 1)
 
 
 class _Asked(NamedTuple):
-    """What is asked about the rows, on the device of the network."""
+    """What to explain about the rows, on the device of the network."""
 
     inputs: tuple[Tensor, ...]
     extras: tuple[Tensor, ...]

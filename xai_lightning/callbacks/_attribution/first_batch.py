@@ -1,4 +1,4 @@
-"""What is told, or refused, of how the first batch went through the network."""
+"""What to report or refuse once the first batch has gone through the network."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 class Heard(NamedTuple):
-    """What came out meanwhile: shapes of one sample that the layer returned, and what the network did."""
+    """What modules returned while they were observed: the layer's shapes for one sample, the network's outputs."""
 
     layer: list[tuple[int, ...]]
     network: list[Any]
@@ -28,7 +28,7 @@ class Heard(NamedTuple):
 
 @contextmanager
 def heard(network: nn.Module, layer: nn.Module | None) -> Iterator[Heard]:
-    """What ``network`` and ``layer`` return meanwhile."""
+    """Record what ``network`` and ``layer`` return inside this context."""
     found = Heard([], [])
 
     def hear(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -49,7 +49,7 @@ def called(explained: Explained, arguments: Sequence[Tensor], returned: Heard) -
     """What the network returns for the first rows.
 
     Raises:
-        ValueError: if it cannot be called with them, or returned no tensor, or none where one was named.
+        ValueError: if it cannot be called with them, or does not return a tensor, or lacks the one that was named.
     """
     try:
         return explained.outputs(*arguments)
@@ -68,7 +68,7 @@ def called(explained: Explained, arguments: Sequence[Tensor], returned: Heard) -
 
 
 def check_made(network: nn.Module) -> None:
-    """Refuse a network whose parameters take their shape from the first batch: an explanation must not make them.
+    """Refuse parameters that take their shape from the first batch: an explanation must not be what creates them.
 
     Raises:
         ValueError: names them.
@@ -83,7 +83,7 @@ def check_made(network: nn.Module) -> None:
 
 
 def tell_reading(ways: Ways, layout: str, inputs: Tensor) -> None:
-    """Say what is likely to have been forgotten: tokens that are no words, or that time comes first in a series."""
+    """Point out settings that were probably forgotten: tokens that are no words, or a series with time first."""
     if ways.tokens and inputs.ndim == 2:
         _tell_special(ways, inputs)
     elif layout == "series" and ways.features is not None and not ways.time_first:
@@ -91,7 +91,7 @@ def tell_reading(ways: Ways, layout: str, inputs: Tensor) -> None:
 
 
 def _tell_special(ways: Ways, ids: Tensor) -> None:
-    """Where every text begins with one token, as transformers' do, that takes much of the attribution."""
+    """Report that every text begins with the same token, as in transformers: it takes much of the attribution."""
     first, known = ids[:, 0], (ways.pad_token, *ways.special_tokens)
     if len(ids) >= ALIKE and bool((first == first[0]).all()) and int(first[0]) not in known:
         rank_zero_info(
@@ -101,7 +101,7 @@ def _tell_special(ways: Ways, ids: Tensor) -> None:
 
 
 def _tell_layout(ways: Ways, shape: Sequence[int], features: Mapping[str, Where]) -> None:
-    """Where names fit the steps of a series rather than its channels."""
+    """Warn if there are as many names as a series has steps, rather than channels."""
     named = sum(
         1 if isinstance(where, int) else len(range(shape[0])[where]) if isinstance(where, slice) else len(where)
         for where in features.values()
@@ -114,20 +114,20 @@ def _tell_layout(ways: Ways, shape: Sequence[int], features: Mapping[str, Where]
 
 
 def tell_choice(label: str, network: nn.Module, outputs: Sequence[Any], n: int) -> None:
-    """Say which of several tensors is explained, where the network returns more than one that may be meant."""
+    """Warn which tensor is explained, if the network returns more than one that may be meant."""
     choice = unclear(outputs[-1], n) if outputs else None
     if choice is not None:
         rank_zero_warn(f"AttributionMonitor({label!r}): {type(network).__name__} {choice}")
 
 
 def lost_relevance(ways: Ways, explained: Explained, columns: Sequence[Tensor], outputs: Tensor) -> list[Finding]:
-    """What the rules of LRP do not cover of what the network does between its modules.
+    """Operations between the network's modules that the rules of LRP do not cover.
 
     Args:
         ways: the settings.
         explained: network and scalar.
-        columns: the first rows of the input, and of what goes along with it.
-        outputs: of the network for these rows.
+        columns: the first rows of the input, and of the arguments that go along with it.
+        outputs: the network's outputs for these rows.
     """
     few = slice(0, max(1, min(WEIGHED, NUMBERS_AT_ONCE // (2 * columns[0][0].numel()))))
     x, *extras = (column[few] for column in columns)
@@ -140,17 +140,17 @@ def lost_relevance(ways: Ways, explained: Explained, columns: Sequence[Tensor], 
 def check_channels(
     ways: Ways, form: str, shape: Sequence[int], layer: nn.Module | None, layer_shape: Sequence[int]
 ) -> None:
-    """Refuse a layer without channels before places, over which class activation maps would average.
+    """Refuse a layer that does not return channels, then positions, over which class activation maps average.
 
     Args:
         ways: the settings.
-        form: of the input.
-        shape: of one input.
-        layer: the layer that is looked through.
-        layer_shape: of what it returns of one sample.
+        form: form of the input.
+        shape: shape of one input.
+        layer: the layer whose channels are weighed.
+        layer_shape: shape of its output for one sample.
 
     Raises:
-        ValueError: if it returns tokens, or a vector.
+        ValueError: if it returns tokens or a vector.
     """
     if ways.method not in ("grad_cam", "guided_grad_cam"):
         return

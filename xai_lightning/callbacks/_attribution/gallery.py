@@ -24,7 +24,7 @@ Words = Callable[[int], str] | Sequence[str] | Mapping[int, str]
 
 
 class Shown(NamedTuple):
-    """Some of this rank's samples: rows, their explanation's columns, places in the whole probe, maps to be drawn."""
+    """Samples of this rank for pictures: rows, columns of their explanation, places in the whole probe, whole maps."""
 
     rows: Rows
     columns: dict[str, Tensor]
@@ -33,14 +33,14 @@ class Shown(NamedTuple):
 
 
 class Gallery:
-    """Draws what one monitor explained.
+    """Draws the explanations of one monitor.
 
     Args:
         method: its label.
         explainer: knows the kind of the inputs.
-        shares: variables to highlight, by name of the share that is logged of them.
+        shares: variables to highlight, by the name of their logged share.
         log_inputs: whether inputs may be shown.
-        words: of token ids.
+        words: words for token ids.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Gallery:
         shown: Shown | None,
         names: Sequence[str],
     ) -> None:
-        """Add every picture that these inputs have; ``names`` are those of the strata."""
+        """Add every picture that inputs of this kind have; ``names`` are those of the strata."""
         self._add_bars(record, references)
         if self._explainer.picture is not None:
-            # of the whole probe, and also where this rank has nothing to show: names are fixed (law 4)
+            # from the whole probe, and even if this rank has nothing to show: names are fixed (law 4)
             references.scale = _kept(references.scale, found.colour_scale)
             record.direct[tags.xai(self._method, "colour_scale")] = references.scale
         if shown is None or not len(shown.places):
@@ -103,7 +103,7 @@ class Gallery:
         )
 
     def add_average(self, record: Record, fresh: Gathered, references: References) -> None:
-        """Where in the images the fresh sample was attributed on average, and how sure that is."""
+        """Add a picture of where in images the fresh sample's attribution lies on average, and how certain that is."""
         grid = self._explainer.grid
         if grid is None:
             return
@@ -118,7 +118,7 @@ class Gallery:
         )
 
     def _titles(self, shown: Shown, references: References, names: Sequence[str]) -> list[str]:
-        """Up to three lines: what the sample is, what the network says of it, and how its attributions have grown."""
+        """Up to three lines each: what the sample is, what the network predicts, how its attributions have grown."""
         titles, now = [], shown.columns["maps"].abs().sum(dim=1)
         first = references.maps.get("first")
         grown = now * math.nan if first is None else now / first[shown.places].abs().sum(dim=1)
@@ -139,7 +139,7 @@ class Gallery:
         return f"explains {self._explainer.ways.target}{groups}"
 
     def _says(self, p: Tensor, target: float) -> str:
-        """The prediction and its confidence; where it is not that of the label, what is explained."""
+        """The prediction and its confidence, after the explained class if labels are not explained."""
         if len(p) == 1:
             return f"says {float(p[0]):.3g}"
         if len(p) == 0 or not bool(p.isfinite().all()):
@@ -190,7 +190,7 @@ class Gallery:
         return spelled
 
     def _word(self, number: int) -> str:
-        """The word of a token id; its number where none is known."""
+        """The word for a token id, or its number if none is known."""
         words = self._words
         if callable(words):
             return str(words(number))
@@ -213,7 +213,7 @@ class Gallery:
         )
 
     def _channels(self, cells: int, width: int) -> list[str]:
-        """The name of the variable that each channel of the first input, of so many ``cells``, is or belongs to."""
+        """The variable that each channel of the first input, which has ``cells`` columns, is or belongs to."""
         columns = self._explainer.columns
         owners = enumerate(columns.owner[:width:cells].tolist())
         return [f"channel_{i}" if owner < 0 else columns.names[owner] for i, owner in owners]
@@ -232,26 +232,26 @@ def _grown(times: float) -> str:
 
 
 def _kept(scale: float, now: float) -> float:
-    """The colour scale that was fixed, unless nothing was to be seen then: all later maps would saturate."""
+    """The colour scale that was fixed, unless nothing was visible then: all later maps would saturate."""
     return scale if scale > render.NO_SCALE else now
 
 
 def _marked(titles: Sequence[str], found: Gathered, shown: Shown) -> list[str]:
-    """Titles of which those of samples that are left out of drift say so."""
+    """Titles, marked for samples that are left out of drift."""
     parts = zip(titles, found.incomplete[shown.places].tolist(), strict=True)
     first = [(title.partition("\n"), " ! incomplete" * missed) for title, missed in parts]
     return [what + mark + end + rest for (what, end, rest), mark in first]
 
 
 def chosen(rows: Rows, explanation: Explanation, found: Gathered, scale: float, *, whole: bool) -> Shown:
-    """Up to eight of this rank's share of the probe.
+    """Up to eight samples of this rank's share of the probe.
 
     Args:
         rows: this rank's rows.
-        explanation: of all of them.
+        explanation: the explanation of all these rows.
         found: the whole probe.
-        scale: the targets' standard deviation, of a regression.
-        whole: whether whole maps were kept of all rows, rather than of those that are shown.
+        scale: standard deviation of the targets of a regression, else 1.
+        whole: whether whole maps were kept for all rows, rather than only for those shown.
     """
     where = found.own[gallery(len(found.own))]
     columns = {name: column[where] for name, column in explanation.columns.items()}

@@ -1,4 +1,4 @@
-"""The explained probe, put together from all ranks."""
+"""The explained probe, assembled from all ranks."""
 
 from typing import NamedTuple
 
@@ -17,14 +17,14 @@ INCOMPLETE = 0.05
 
 
 class Gathered(NamedTuple):
-    """The probe of all ranks, ordered by stratum and hash, so equal however the data were cut.
+    """The probe of all ranks, ordered by stratum and hash, and so the same however the data were split.
 
     Args:
         hashes: ``int64[M]``.
         strata: ``int64[M]``.
-        columns: as in `Explanation`, of all rows.
+        columns: as in `Explanation`, for all rows.
         passes: ``float64[2]``, rows sent forward and backward, over all ranks.
-        own: ``int64[K]``, positions of those of this rank's rows that it is to explain from now on.
+        own: ``int64[K]``, positions among this rank's rows of those that it explains from now on.
     """
 
     hashes: Tensor
@@ -39,18 +39,18 @@ class Gathered(NamedTuple):
         return self.columns["maps"].float()
 
     def over(self, scale: float) -> "Gathered":
-        """The same with maps in units of ``scale``."""
+        """The same with maps divided by ``scale``."""
         scaled = {name: self.columns[name] / scale for name in ("maps", "replicate")}
         return self._replace(columns={**self.columns, **scaled})
 
     @property
     def error(self) -> Tensor:
-        """``float64[M]`` completeness errors; NaN where the method promises none."""
+        """``float64[M]`` completeness errors; NaN if the method does not promise completeness."""
         return completeness_error(self.columns["gap"].flatten(), self.columns["change"].flatten())
 
     @property
     def colour_scale(self) -> float:
-        """A colour scale for any part of the probe: at most a tenth of the samples have more than 0.5 % above it."""
+        """A colour scale for any part of the probe: at most a tenth of the maps have more than 0.5 % above it."""
         return float(self.columns["peaks"].flatten().quantile(0.9))
 
     @property
@@ -60,23 +60,23 @@ class Gathered(NamedTuple):
 
     @property
     def incomplete(self) -> Tensor:
-        """``bool[M]``, which explanations miss what they should add up to by more than 5 %."""
+        """``bool[M]``, which explanations miss the sum that they should add up to by more than 5 %."""
         return self.error > INCOMPLETE
 
 
 def gather(
     trainer: Trainer, mine: tuple[Rows, Explanation] | None, capacity: int, quota: int, *, pooled: bool = False
 ) -> Gathered:
-    """Put the ranks' shares together: fixed shapes, called by every rank alike (trap 45).
+    """Assemble the shares of all ranks: a collective with fixed shapes, called by every rank alike (trap 45).
 
     Args:
         trainer: the trainer.
         mine: this rank's rows and their explanation; None if it saw no batch.
         capacity: the most rows that one rank can hold; equal on all ranks.
-        quota: samples per stratum, or of all strata together if they are ``pooled``.
+        quota: samples per stratum, or from all strata together if they are ``pooled``.
         pooled: see `Strata`.
     """
-    # a rank that explained nothing cannot know how wide a map is, and shapes must be equal before ranks exchange any
+    # a rank that explained nothing does not know how wide a map is, and ranks must agree on shapes to exchange tensors
     own_widths = torch.tensor([mine[1].columns[name].shape[1] if mine else 0 for name in COLUMNS], device="cpu")
     widths = [int(width) for width in summed(trainer, own_widths, "max")]
     own = keys(mine[0] if mine else None, capacity)

@@ -1,4 +1,4 @@
-"""What to do where a network fails while it is explained."""
+"""Advice for networks that fail while they are explained."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ _NO_GRADIENT = ("not have been used in the graph", "does not require grad", "doe
 
 @contextmanager
 def hints(network: nn.Module, ways: Ways) -> Iterator[None]:
-    """Say what to do where gradients cannot be had (traps 2 and 27), or a text of padding alone is not taken.
+    """Say what to do if there are no gradients (traps 2 and 27), or if the network rejects a text of padding alone.
 
     Args:
-        network: what is explained.
-        ways: how.
+        network: the explained network.
+        ways: the settings.
 
     Raises:
-        RuntimeError: what was raised, or in its place what says more.
+        RuntimeError: the original error, or one in its place that says more.
     """
     try:
         yield
@@ -43,7 +43,7 @@ def hints(network: nn.Module, ways: Ways) -> Iterator[None]:
 
 
 def never_fits(error: BaseException) -> str:
-    """What is said where memory runs out at one sample too."""
+    """The message if memory runs out even with one sample."""
     return (
         f"one sample at a time does not fit either ({error}). Methods that make all draws of a sample in one pass need "
         "fewer, options={'n_samples': ...} or a smaller background; others, such as 'saliency', need one row at a time"

@@ -1,4 +1,4 @@
-"""What a monitor of explanations carries from one validation to the next: references, course, and how they are used."""
+"""What an explaining monitor carries from one validation to the next: references, course, and how they are used."""
 
 import difflib
 import math
@@ -22,8 +22,8 @@ class History:
     Args:
         method: its label, for messages.
         best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``.
-        reference_after: number of the validation that ``first`` means.
-        versions: of the way explanations are made.
+        reference_after: number of the validation that serves as ``first``.
+        versions: versions of the way in which explanations are made.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class History:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`, without its references if they were made in another way: then begin anew."""
+        """Restore a `state`, without references and course if they were made in another way: these start anew."""
         metric, saved = state["metric"], tuple(int(number) for number in state.get("versions", FIRST))
         self.metric = None if metric is None else float(metric)
         self.references, self.target_scale = References.of(state["references"]), float(state["target_scale"])
@@ -72,15 +72,15 @@ class History:
     def follow(
         self, found: Gathered, panel: Panel, strata: Strata, columns: Columns, moment: tuple[int, int, float]
     ) -> Record:
-        """Compare with the references, then let this validation become one.
+        """Compare with the references, then make this validation a reference.
 
         Args:
             found: the explained probe.
-            panel: what is compared.
-            strata: of the probe.
-            columns: of canonical maps.
-            moment: number of the validation, optimizer steps, and the metric that chooses the best, of the last
-                validation that was explained: it is known only when that one ends.
+            panel: what to compare.
+            strata: strata of the probe.
+            columns: columns of canonical maps.
+            moment: number of this validation, its optimizer steps, and the metric that chooses the best at the
+                previously explained validation, which was known only when that one had ended.
         """
         number, step, metric = moment
         self._take_up(found)
@@ -89,7 +89,7 @@ class History:
         references.freeze(found.columns["targets"])
         if self.begins(number):
             references.keep("first", found)
-        # names are fixed from the second validation on, also where a failure left nothing to compare with (law 4)
+        # names are fixed from the second validation on, even if a failure left nothing to compare with (law 4)
         wanted = [name for name in panel.references if name in references.maps or number > 1]
         record = panel.record(found, references, course, wanted, strata)
         panel.rank(record, found, references, wanted, columns)
@@ -103,7 +103,7 @@ class History:
         return "first" not in self.references.maps and number >= self._reference_after
 
     def note(self, metrics: Mapping[str, Any]) -> None:
-        """Note the metric of the validation that was just explained, at its very end."""
+        """Note, at its very end, the metric of the validation that was just explained."""
         if self._best_of is not None:
             found = metrics.get(self._best_of[0])
             near = difflib.get_close_matches(self._best_of[0], metrics, n=1) if found is None else []
@@ -111,12 +111,12 @@ class History:
             self.metric = None if found is None else float(found)
 
     def keep_importance(self, number: int, importance: Sequence[float]) -> None:
-        """Keep the global importance of the first reference, to be outlined in later pictures."""
+        """Keep the global importance of the first reference, which later pictures outline."""
         if not self.references.importance and number >= self._reference_after:
             self.references.importance = list(importance)
 
     def _take_up(self, found: Gathered) -> None:
-        """Keep the references, unless they are of other samples: then begin anew."""
+        """Keep the references, unless they are of other samples: then start anew."""
         if self.references.same_probe(found.hashes, found.strata):
             return
         if self.references.maps:
@@ -127,7 +127,7 @@ class History:
         self.references, self.course = References(found.hashes, found.strata), Course()
 
     def _choose_best(self, metric: float) -> None:
-        """Let the last explained validation be the best, if its metric, which is known only now, says so."""
+        """Make the last explained validation the best if its metric, which is known only now, is the best so far."""
         if self._best_of is None or "previous" not in self.references.maps:
             return
         name, mode = self._best_of

@@ -1,4 +1,4 @@
-"""Explaining a sharded model: as many passes on every rank, on samples of its own or on padding."""
+"""Explains a sharded model: every rank makes equally many passes, on samples of its own or on padding."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ UNCOPIED = {"lrp"}
 
 
 def check_in_step(ways: Ways) -> None:
-    """Refuse methods that make passes of which nobody knows how many, or that copy the network.
+    """Refuse methods that make an unknown number of passes, or that copy the network.
 
     Raises:
         MisconfigurationException: names the method.
@@ -36,10 +36,10 @@ def check_in_step(ways: Ways) -> None:
 
 
 def check_root(pl_module: nn.Module, network: nn.Module) -> None:
-    """Refuse a network whose weights are gathered by a module around it.
+    """Refuse a network whose weights are gathered by an enclosing module.
 
     Raises:
-        MisconfigurationException: names it.
+        MisconfigurationException: names the network.
     """
     held = {id(p) for p in network.parameters() if hasattr(p, "to_local")}
     inside = [m for m in network.modules() if hasattr(m, "unshard")]
@@ -53,13 +53,13 @@ def check_root(pl_module: nn.Module, network: nn.Module) -> None:
 
 
 def filled(steps: Steps, explainer: Explainer, rows: Rows | None, padding: Rows | None) -> Rows | None:
-    """Rows as many as the rank has that has most, and as much at once as the rank that can least; a collective.
+    """Pad rows to the largest number on any rank, and lower ``at_once`` to the smallest on any rank; a collective.
 
     Args:
-        steps: of all ranks.
-        explainer: which computes so much at once.
-        rows: this rank's; None if it has none.
-        padding: one sample, for a rank that has none.
+        steps: keeps the ranks in step.
+        explainer: its ``at_once`` is lowered.
+        rows: this rank's rows; None if it has none.
+        padding: one sample, for a rank that has no rows.
 
     Returns:
         The rows, repeated from the first on; None if no rank has any.
@@ -79,7 +79,7 @@ def filled(steps: Steps, explainer: Explainer, rows: Rows | None, padding: Rows 
 
 
 def differentiate(explained: Explained, inputs: Sequence[Tensor], rest: Sequence[Tensor]) -> None:
-    """One pass, forward and backward, of which nothing is kept; it is not announced.
+    """Make one forward and backward pass, keep nothing of it, and do not announce it.
 
     Args:
         explained: network and scalar.
@@ -88,6 +88,6 @@ def differentiate(explained: Explained, inputs: Sequence[Tensor], rest: Sequence
     """
     given = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
     with explained.unannounced(), torch.enable_grad():
-        # a clone: a network may write into its input, which a leaf does not allow
+        # clones, since a network may write into its input, which autograd forbids for leaves
         scalars = explained(*(x.clone() for x in given), *rest)
         torch.autograd.grad(scalars.sum(), [x for x in given if x.requires_grad])

@@ -1,4 +1,4 @@
-"""Every name that a monitor of explanations logs."""
+"""Every name that an explaining monitor logs."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -17,15 +17,15 @@ TIMED = ("time_share_so_far", "left_out")
 def names(
     panel: Panel, explainer: Explainer, strata: Strata, shares: Iterable[str], *, stage: Stage, timed: bool
 ) -> tuple[list[str], list[str]]:
-    """Names that go through ``self.log``, and names that go to the loggers directly, as far as known by now.
+    """Names that go through ``self.log``, and names that go to the loggers directly, as far as they are known yet.
 
     Args:
         panel: what is compared with references.
         explainer: knows method and inputs.
-        strata: of the probe.
-        shares: of the attribution, on variables.
-        stage: without references outside of ``fit``.
-        timed: whether validations are left out to save time.
+        strata: strata of the probe.
+        shares: names of the logged shares of variables.
+        stage: stage of the Trainer; outside of ``fit`` there are no references.
+        timed: whether validations may be skipped to save time.
     """
     method, fitting = panel.method, stage == "fit"
     health = [*COUNTED, *(CHECKED if explainer.ways.complete else ()), *(TIMED if timed and fitting else ())]
@@ -51,5 +51,5 @@ def _group_names(method: str, attributes: Sequence[str], declared: Mapping[str, 
 
 
 def judged(groups: Sequence[str]) -> Collection[str]:
-    """The groups that are told from the others; of two one says all."""
+    """The groups to tell from all others; of two groups, one suffices."""
     return groups[:1] if len(groups) == 2 else groups

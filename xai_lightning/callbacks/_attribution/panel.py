@@ -1,4 +1,4 @@
-"""The drift panel: what is logged of the explanations of two validations."""
+"""The drift panel: what is logged when the explanations of two validations are compared."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ class Panel(NamedTuple):
 
     Args:
         method: its label.
-        measures: of drift.
-        references: with which is compared.
-        draws: whether the method draws, so that there is noise to tell from drift.
+        measures: names of the measures of drift.
+        references: names of the references to compare with.
+        draws: whether the method is stochastic, so that there is noise to tell from drift.
         classes: whether there are predicted classes to compare.
         grid: rows and columns of an image's canonical map; None for anything else.
-        padded: whether samples have unequal numbers of features, the others' places being 0 in their maps.
-        seed: of bootstraps.
+        padded: whether samples have unequal numbers of features, so that maps are 0 where one has none.
+        seed: seed of bootstraps.
     """
 
     method: str
@@ -62,11 +62,11 @@ class Panel(NamedTuple):
         return found
 
     def parts(self, strata: Strata) -> list[str]:
-        """Names of the drift of each class and each group, which goes to the loggers directly."""
+        """Names of the drift of each class and each group, which go to the loggers directly."""
         return [name for r in self.references for name, _ in self._parts(strata, r)]
 
     def _parts(self, strata: Strata, reference: str) -> list[tuple[str, Tensor]]:
-        """Names, and of which strata each part of the probe is, ``bool[S]``."""
+        """Name and strata, ``bool[S]``, of each part of the probe: a class or a group."""
         found = [
             (tags.drift_by_class(self.method, reference, name), of)
             for name, of in (strata.classes() if self.classes else {}).items()
@@ -85,10 +85,10 @@ class Panel(NamedTuple):
         return drift.IMAGE_MEASURES[measure](now, then, cast(tuple[int, int], self.grid))
 
     def check(self) -> None:
-        """Refuse measures of images where there are none.
+        """Refuse measures of images if there are none.
 
         Raises:
-            ValueError: names them, and those that there are.
+            ValueError: names them, and the measures that are possible.
         """
         placed = [measure for measure in self.measures if measure not in drift.MEASURES]
         if placed and self.grid is None:
@@ -125,7 +125,7 @@ class Panel(NamedTuple):
     def rank(
         self, record: Record, found: Gathered, references: References, wanted: Sequence[str], columns: Columns
     ) -> None:
-        """Compare the global importance with that at the references, over samples that are believed at both times."""
+        """Compare the global importance with that at the references, over samples with usable maps at both times."""
         now = found.believed
         for reference in wanted:
             before = references.believed(reference, now)
@@ -135,11 +135,11 @@ class Panel(NamedTuple):
             record.shared |= self._named("ranking", reference, dict(zip(RANKING, pair, strict=True)))
 
     def follow(self, record: Record, found: Gathered, references: References, course: Course, step: int) -> None:
-        """Carry the alarm and the test of convergence on."""
+        """Advance the alarm and the test of convergence."""
         now = found.believed
         settled = False
         if "previous" in references.maps:
-            # a slow, steady drift is small from one validation to the next, and not over three
+            # a slow, steady drift is small from one validation to the next, but not over three
             lagged = course.recent[0] if len(course.recent) == 3 else now * math.nan
             previous = drift.cosine(now, references.believed("previous", now))
             settled = course.follow(previous, drift.cosine(now, lagged), step, self.seed)
@@ -154,7 +154,7 @@ class Panel(NamedTuple):
     def _note_noise(
         self, record: Record, found: Gathered, references: References, course: Course, *, known: bool
     ) -> None:
-        """The noise as it was last seen: a second explanation is not made at every validation."""
+        """Log the last noise estimates: a second explanation is not made at every validation."""
         again = found.columns["replicate"]
         if not self.draws:
             return

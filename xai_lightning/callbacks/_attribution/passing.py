@@ -1,4 +1,4 @@
-"""What a monitor that explains does within a validation: it learns from a batch, rehearses, and makes its passes."""
+"""What an explaining monitor does within a validation: it learns from a batch, rehearses, and makes its passes."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -28,14 +28,14 @@ class PassingMonitor(TimedMonitor):
     """Explains this process's share of a probe and of a fresh sample at each validation.
 
     Args:
-        explainer: explains.
-        probe: draws what is explained.
+        explainer: explains samples.
+        probe: draws the samples to explain.
         history: what was explained before.
         shares: see `AttributionMonitor`, as are all below.
         noise_every: likewise.
         sample_size: likewise.
         network: likewise.
-        identity: what tells it from others of its kind.
+        identity: the settings that distinguish it from others of its kind.
         max_overhead: see `AttributionMonitor`.
         common: further arguments of `Monitor`.
     """
@@ -93,7 +93,7 @@ class PassingMonitor(TimedMonitor):
 
     @override
     def _before(self, pl_module: LightningModule, batch: Any) -> None:
-        # before the user's step: a network that writes into its input would leave another one
+        # before the user's step, in which a network may write into its input
         if not self._learned:
             self._learn(pl_module, batch)
         look = self._look
@@ -106,7 +106,7 @@ class PassingMonitor(TimedMonitor):
 
     @override
     def _after(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
-        # what cannot work fails now (law 8); after the user's step, as that may spoil every explanation (trap 2)
+        # fail now if it cannot work (law 8); after the user's step, since that may break every explanation (trap 2)
         rehearsed, self._rehearsal = self._rehearsal, []
         if rehearsed:
             self._in_step(pl_module, lambda: [self._explain(pl_module, rows, gallery(1)) for rows in rehearsed])
@@ -117,7 +117,7 @@ class PassingMonitor(TimedMonitor):
             check_root(pl_module, resolve_network(pl_module, self.network))
         explainer.learn(pl_module, resolve_network(pl_module, self.network), sample)
         if self._steps is not None:
-            # what fits is not found out by trying: a pass that fails cannot be made again
+            # what fits into memory cannot be found by trying, since a pass that fails cannot be repeated
             explainer.at_once = min(explainer.at_once, explainer.numbers * len(sample))
         check_columns(explainer, self._shares, sample)
         told = self._probe.strata.fitted and explainer.fixed_cost() is not None
@@ -134,7 +134,7 @@ class PassingMonitor(TimedMonitor):
         self._probe.share_out(trainer)
 
     def _share_learnt(self, trainer: Trainer) -> None:
-        """A rank that saw no batch learns from one that did what is logged and how much is explained."""
+        """Tell ranks that saw no batch, from one that did, what is logged and how much is explained."""
         knows = everywhere(trainer, torch.tensor(int(self._learned), device="cpu")).flatten().bool()
         if bool(knows.all()) or not bool(knows.any()):
             return
@@ -165,7 +165,7 @@ class PassingMonitor(TimedMonitor):
         if self._probe.provisional and self._learned:
             self._probe.take_given(trainer)
         rows, fresh = self._probe.rows(), self._probe.fresh.rows()
-        # which candidates stay may be known only after the exchange with other ranks
+        # which candidates remain may be known only after the exchange with other ranks
         shown = torch.arange if self._probe.provisional else gallery
         self._explained = self._explain_share(pl_module, rows, shown, probe=True)
         known = None if fresh is None else self._probe.fresh.known(fresh)
@@ -175,7 +175,7 @@ class PassingMonitor(TimedMonitor):
     def _explain_share(
         self, pl_module: LightningModule, rows: Rows | None, shown: Callable[[int], Tensor], *, probe: bool = False
     ) -> tuple[Rows, Explanation] | None:
-        """Explain this rank's rows, and of a sharded model as much padding as brings it in step with the others."""
+        """Explain this rank's rows, and with a sharded model as much padding as keeps it in step with the others."""
         every = rows if self._steps is None else filled(self._steps, self._explainer, rows, self._padding)
         if every is None:
             return None
@@ -196,6 +196,6 @@ class PassingMonitor(TimedMonitor):
             return explaining.explain(rows, shown, seen=self._probe.seen, frozen=frozen, replicate=again)
 
     def _replicates(self, number: int) -> bool:
-        """Whether the noise is looked at: with the reference, and at every so many explained validations."""
+        """Whether to estimate the noise: with the reference, and at every ``noise_every``-th explained validation."""
         history = self._history
         return history.course.count % self.noise_every == 0 or history.begins(number)

@@ -31,7 +31,7 @@ class Probe:
     Args:
         batches: reads the loader's batches.
         explainer: knows targets and further arguments of the network.
-        size: how many samples to draw; None: as many as fit the inputs.
+        size: how many samples to draw; None chooses by the size of the inputs.
         given: a batch, dataset or loader to explain instead of drawn samples.
         seed: chooses the draw.
     """
@@ -57,18 +57,18 @@ class Probe:
         return {**vars(self), **passing, "_drawn": False, "_survey": Survey(self._seed)}
 
     def fit(self, sample_size: int | None) -> None:
-        """Fit the sizes that were not given to the inputs, which are known now: the fresh sample is half the probe."""
+        """Choose the sizes that were not given, now that the inputs are known: the fresh sample is half the probe."""
         self.strata.n_classes = self._explainer.n_classes if self._explainer.task == "classification" else 0
         self.strata.fit(self._explainer.numbers)
         self.fresh.size = self.beside(sample_size) if self._explainer.columns.names or self._explainer.grid else 0
 
     def beside(self, sample_size: int | None) -> int:
-        """How many fresh samples there are at most."""
+        """The most fresh samples there can be."""
         return self.size // 2 if sample_size is None else sample_size
 
     @property
     def size(self) -> int:
-        """About how many samples are explained at each evaluation: those that were given, where they can be counted."""
+        """About how many samples are explained at each evaluation: as many as were given, if they can be counted."""
         given = self._given
         if given is None:
             return self.strata.size
@@ -86,7 +86,7 @@ class Probe:
 
     @property
     def provisional(self) -> bool:
-        """Whether `rows` are candidates of which other ranks' may take the place."""
+        """Whether `rows` are candidates that other ranks' candidates may still displace."""
         return self.drawing and not self._shared_out
 
     @property
@@ -100,7 +100,7 @@ class Probe:
         return activation.pack(self._spread)
 
     def forget(self) -> None:
-        """Draw anew at the next validation, which may be of other data."""
+        """Draw anew at the next validation, whose data may differ."""
         self._kept, self._drawn = None, False
 
     def open(self, loader: Any, number: int, *, draw: bool, anew: bool) -> None:
@@ -116,7 +116,7 @@ class Probe:
 
     @property
     def seen(self) -> Seen | None:
-        """Mean and background of the data that were drawn from."""
+        """Mean and background of the data that the probe was drawn from."""
         return self._survey.seen
 
     def first(self, batch: Any) -> Rows:
@@ -142,7 +142,7 @@ class Probe:
             self._spread = activation.merge(self._spread, seen)
 
     def first_given(self, trainer: Trainer) -> Rows | None:
-        """The first sample that was given, with every target of its batch checked; None if none was given."""
+        """The first of the given samples, after a check of every target in its batch; None if none were given."""
         # a loader that shuffles draws from the global generators
         with isolated():
             batch = next(iter(self._given_batches(trainer)), None)
@@ -158,7 +158,7 @@ class Probe:
         return self.first(batch)
 
     def take_given(self, trainer: Trainer) -> None:
-        """Take the samples that were given, if any were: on every rank, which then share them out."""
+        """Take the given samples, if any, on every rank; the ranks then share them out."""
         if self._candidates is None or self._given is None:
             return
         self._candidates.quota, self._candidates.pooled = self.quota, self.strata.pooled
@@ -171,7 +171,7 @@ class Probe:
 
     @property
     def _given_from(self) -> Batches:
-        """Reads the given samples, with their groups, as the loader's are read."""
+        """Reads the given samples and their groups as the loader's are read."""
         batches = self.batches
         return batches.elsewhere(None) if batches.vocabularies else Batches(batches.reader, {}, None, "unknown")
 
@@ -184,7 +184,7 @@ class Probe:
             ) from error
 
     def _given_batches(self, trainer: Trainer) -> Iterator[Any]:
-        """The batches that were given, in the precision of the loader's."""
+        """The given batches, in the precision of the loader's."""
         if self._given is None:
             return
         given = self._given
@@ -203,8 +203,8 @@ class Probe:
         return targets
 
     def share_out(self, trainer: Trainer) -> None:
-        """Give way to other ranks' candidates, for the probe and for the fresh sample; a collective."""
-        # a rank that failed while others settled draws anew, and the others hold against it what they have kept
+        """Drop the rows of probe and fresh sample that other ranks explain or displace; a collective."""
+        # a rank that failed while the others settled draws anew, against the rows that the others have kept
         held = Held(self.rows(), self.quota, self.strata.pooled), Held(self.fresh.rows(), self.fresh.size, pooled=True)
         own, fresh = share_out(trainer, held)
         if self._candidates is not None:
@@ -219,7 +219,7 @@ class Probe:
         return some(self._candidates.rows if self._candidates is not None else self._kept)
 
     def keep(self, rows: Rows | None) -> None:
-        """This rank's share of the probe that was drawn, for the evaluations to come."""
+        """Keep this rank's share of the drawn probe for later evaluations."""
         if self.drawing:
             self._kept, self._drawn = rows, True
 
@@ -228,7 +228,7 @@ class Survey:
     """Mean and a few rows of the data, for baselines; the rows with the smallest hashes under a seed of their own.
 
     Args:
-        seed: of the monitor.
+        seed: seed of the monitor.
     """
 
     def __init__(self, seed: int) -> None:
@@ -236,7 +236,7 @@ class Survey:
         self._sums: tuple[Tensor, ...] = ()
 
     def add(self, inputs: tuple[Tensor, ...], real: Tensor) -> None:
-        """Take in a batch; ``real`` tells padding from samples."""
+        """Add a batch; ``real`` tells samples from padding."""
         zeros = torch.zeros(len(real), dtype=torch.int64, device="cpu")
         self._rows.offer(inputs[0], zeros, zeros, inputs[1:], real)
         sums = tuple(exact(x[real]).sum(dim=0).cpu() for x in inputs)
@@ -254,7 +254,7 @@ class Survey:
 
 
 def collator(given: Any, loader: Any) -> Any:
-    """What makes batches of rows like the loader's own: its collator; None for rows of another dataset."""
+    """The loader's collator, if it suits ``given``, rows of a dataset of the same type; None for other datasets."""
     own = isinstance(loader, DataLoader) and loader.batch_size is not None
     return loader.collate_fn if own and type(_whole(given)) is type(_whole(loader.dataset)) else None
 
@@ -264,12 +264,12 @@ def _whole(dataset: Any) -> Any:
 
 
 def gallery(n: int) -> Tensor:
-    """Positions of up to eight of ``n`` rows, evenly spread over the strata, to be shown."""
+    """Positions of up to eight of ``n`` rows to show, evenly spread over the strata."""
     return torch.linspace(0, max(n - 1, 0), min(SHOWN, n), device="cpu").round().long()
 
 
 def standard_deviation(spread: Tensor) -> float:
-    """Standard deviation from the packed moments of each rank ``float64[ranks, …]``; 1 where all targets are equal."""
+    """Standard deviation from the packed moments of each rank ``float64[ranks, …]``; 1 if all targets are equal."""
     merged = activation.empty(1)
     for part in spread:
         merged = activation.merge(merged, activation.unpack(part, 1))

@@ -1,4 +1,4 @@
-"""What is logged of one explained probe, apart from drift."""
+"""What is logged about one explained probe, apart from drift."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ def summary(
 
 
 def unusable(found: Gathered, ways: Ways) -> str | None:
-    """What to say if most explanations of a probe are left out of drift; None if they are not."""
+    """The warning if more than half the explanations of a probe are left out of drift; None if they are not."""
     count, errors = len(found.maps), found.error
     predicted = found.columns["probabilities"].isfinite().all(dim=1)
     broken, missed = int((predicted & ~found.maps.isfinite().all(dim=1)).sum()), int(found.incomplete.sum())
@@ -121,7 +121,7 @@ def importance_of(method: str, record: Record, columns: Columns) -> list[float]:
 
 
 def similarities(method: str, course: Course) -> Callable[[], Picture]:
-    """Draws how alike the explanations of all validations are."""
+    """A function that draws how similar the explanations of all validations are."""
     return lambda: render.similarity(course.similarity, course.numbers, title=f"similarity of explanations, {method}")
 
 
@@ -131,7 +131,7 @@ def mean_limits(values: Tensor, *, repeats: int = 1000) -> tuple[Tensor, Tensor]
     if not len(finite):
         nothing = values.new_full(values.shape[1:], math.nan, dtype=torch.float64)
         return nothing, nothing
-    # one product of the weights of all replicates with all columns: a loop over variables would draw anew for each
+    # one matrix product for all replicates and all columns: a loop over variables would draw anew for each
     generator = torch.Generator().manual_seed(0)
     weights = finite.new_zeros(repeats, len(finite))
     drawn = torch.randint(len(finite), (repeats, len(finite)), generator=generator, device="cpu")

@@ -23,18 +23,18 @@ class References:
     """Maps of the probe at earlier validations, by name of the reference.
 
     Args:
-        hashes: ``int64[M]``, which samples the rows are.
+        hashes: ``int64[M]``, hashes of the samples.
         strata: ``int64[M]``.
         maps: name to ``float32[M, D]``.
-        shown: ``float32[S, H, W]``, pictures of the first reference on this rank.
-        shown_hashes: ``int64[S]``, of which samples.
-        scale: colour scale of the pictures, that of the whole probe at the first reference: of maps as shares of their
-            own size.
-        frozen: ``int64[M]``, the class of each row that was explained first.
+        shown: ``float32[S, H, W]``, maps in the pictures of the first reference on this rank.
+        shown_hashes: ``int64[S]``, hashes of their samples.
+        scale: colour scale of the pictures, whose maps are shares of their own size: that of the whole probe at the
+            first reference.
+        frozen: ``int64[M]``, the class of each row when it was first explained.
         average_scale: colour scale of the average over a fresh sample: that of the first reference.
-        importance: of each variable at the first reference; empty before it, or without named variables.
-        others: name to what else was seen then: ``incomplete`` ``bool[M]``, rows not to be believed;
-            ``probabilities`` ``float64[M, K]``; ``replicate`` ``float64[M, D]``, if one was made.
+        importance: importance of each variable at the first reference; empty before it, or without named variables.
+        others: name to what else was kept then: ``incomplete`` ``bool[M]``, rows to leave out; ``probabilities``
+            ``float64[M, K]``; ``replicate`` ``float64[M, D]``, if one was made.
     """
 
     hashes: Tensor = field(default_factory=_nothing)
@@ -53,7 +53,7 @@ class References:
         return torch.equal(self.hashes, hashes) and torch.equal(self.strata, strata)
 
     def show(self, maps: Tensor, hashes: Tensor) -> None:
-        """Compare later pictures with ``maps`` ``float32[S, H, W]``, if there are none of these yet."""
+        """Keep ``maps`` ``float32[S, H, W]`` to compare later pictures with, unless maps of these samples are kept."""
         if self.shown.shape != maps.shape or not torch.equal(self.shown_hashes, hashes):
             self.shown, self.shown_hashes = maps, hashes
 
@@ -74,7 +74,7 @@ class References:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "References":
-        """From `state`."""
+        """Restore from `state`."""
         scale, rows = float(state["scale"]), len(state["hashes"])
         if any(len(maps) != rows for maps in (state["strata"], *dict(state["maps"]).values())):
             raise ValueError(f"each reference must have a map for each of {rows} samples")
@@ -91,33 +91,33 @@ class References:
         return cls(state["hashes"], state["strata"], *tables)
 
     def keep(self, name: str, found: "Gathered") -> None:
-        """Compare later explanations with these."""
+        """Keep these explanations as the reference ``name``."""
         columns = {what: found.columns[what] for what in ("probabilities", "replicate") if found.columns[what].shape[1]}
         self.maps[name], self.others[name] = found.maps, {"incomplete": found.incomplete, **columns}
         if name == "first":
-            # what was drawn before it was not the reference
+            # pictures drawn before did not show the reference
             self.shown, self.scale, self.average_scale = torch.empty(0, device="cpu"), 0.0, 0.0
 
     def promote(self, name: str, to: str) -> None:
-        """Let what is kept as ``name`` also be kept as ``to``."""
+        """Keep the reference ``name`` as ``to`` as well."""
         self.maps[to], self.others[to] = self.maps[name], self.others[name]
 
     def believed(self, name: str, like: Tensor) -> Tensor:
-        """Maps ``float32[M, D]`` of a reference, NaN where they are incomplete, or if there is none."""
+        """Maps ``float32[M, D]`` of a reference; NaN where they are incomplete, and all NaN if there is none."""
         if name not in self.maps:
             return torch.full_like(like, math.nan)
         return self.maps[name].masked_fill(self.others[name]["incomplete"][:, None], math.nan)
 
     def freeze(self, classes: Tensor) -> None:
-        """Keep the classes ``[M, 1]`` that were explained first."""
+        """Keep the explained ``classes`` ``[M, 1]``, unless earlier ones are kept."""
         if not len(self.frozen):
             self.frozen = classes.flatten().to(torch.int64)
 
     def classes(self, hashes: Tensor, target: object) -> Tensor | None:
-        """The frozen class of each of ``hashes``, -1 where none is known; None unless the reference's are explained."""
+        """The frozen class of each of ``hashes``, -1 if none is known; None unless ``target`` asks for frozen ones."""
         if target != "reference_prediction" or not len(self.frozen):
             return None
-        # the probe keeps its own order, and a search needs a sorted one
+        # the probe keeps its own order, but a search needs a sorted one
         order = self.hashes.argsort()
         found = order[torch.searchsorted(self.hashes[order], hashes).clamp(max=len(order) - 1)]
         return torch.where(self.hashes[found] == hashes, self.frozen[found], -1)

@@ -1,4 +1,4 @@
-"""Regions whose share of the attribution is watched."""
+"""Regions whose share of the attribution is logged."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,15 +33,15 @@ class Regions:
 
     @property
     def elsewhere(self) -> dict[str, str]:
-        """Regions that do not lie in the first input, with the names of those that they lie in."""
+        """Regions that lie in an input other than the first, with the name of that input."""
         return {name: given for name, given in self._inputs.items() if given is not None and self._at.get(name)}
 
     def learn(self, shapes: Sequence[Sequence[int]], sample: Sample, further: Sequence[str]) -> None:
-        """Find the inputs, and make masks.
+        """Find the input of each region, and make its mask.
 
         Args:
-            shapes: of the places of each input: ``(H, W)``, ``(T,)`` or ``(D,)``.
-            sample: of the first batch.
+            shapes: shape of the positions of each input: ``(H, W)``, ``(T,)`` or ``(D,)``.
+            sample: the sample of the first batch.
             further: names of the inputs after the first.
 
         Raises:
@@ -61,7 +61,7 @@ class Regions:
         """The masks that come with the batch.
 
         Raises:
-            ValueError: if one does not.
+            ValueError: if one is missing.
         """
         wanted = [place for place in self._places.values() if isinstance(place, str)]
         known, device = list(sample.extras), sample.inputs.device
@@ -69,7 +69,7 @@ class Regions:
         return [torch.as_tensor(mask, device=device).bool() for mask in masks]
 
     def mass(self, canon: Canon | None, values: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-        """``float64[M, R + 1]``: absolute attribution in each region, then in all inputs; nothing without regions."""
+        """Absolute attribution in each region, then in all inputs, ``float64[M, R + 1]``; ``[M, 0]`` without any."""
         if not self.names or canon is None:
             return torch.zeros(len(values[0]), 0, device="cpu")
         maps, own = [canon.spatial(x, i) for i, x in enumerate(values)], iter(masks)

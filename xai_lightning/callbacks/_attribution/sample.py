@@ -1,4 +1,4 @@
-"""A fresh sample of each validation, beside the fixed probe: for what holds of the data, not of chosen samples."""
+"""A fresh sample of each validation, besides the fixed probe: for statements about the data, not chosen samples."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ from xai_lightning.readers import Sample
 
 
 class FreshSample:
-    """A uniform draw of the samples of one evaluation, another one at each; it never holds more than it needs.
+    """A uniform draw from the samples of one evaluation, a new one at each; it never holds more than it needs.
 
-    Which samples it holds depends on seed, number of the validation and the samples' own numbers (1,024 of each, at
-    random places), not on order, batching or ranks; equal samples are drawn once, with the smallest of their
-    labels, those of another shape than the first never.
+    Which samples it holds depends on the seed, the number of the validation and the samples' values (up to 1,024 of
+    each, at random positions), not on order, batching or ranks; equal samples are drawn once, with the smallest of
+    their labels; samples whose shape differs from the first are never drawn.
 
     Args:
         explainer: knows targets and further arguments of the network.
         strata: know the labels.
-        seed: chooses the draws, with the number of the validation.
+        seed: chooses the draws, together with the number of the validation.
     """
 
     def __init__(self, explainer: Explainer, strata: Strata, seed: int) -> None:
@@ -49,14 +49,14 @@ class FreshSample:
         self._candidates.offer(sample.inputs, targets, labels, explainer.columns_of(sample), real)
 
     def rows(self) -> Rows | None:
-        """This rank's samples; some give way to other ranks' once all are put together."""
+        """This rank's samples; some give way to other ranks' samples once all are gathered."""
         return None if self._candidates is None else some(self._candidates.rows)
 
     def take(self, rows: Rows | None) -> None:
-        """Hold ``rows`` only, of those that it holds."""
+        """Keep only ``rows`` of the samples that it holds."""
         if self._candidates is not None:
             self._candidates.rows = rows
 
     def known(self, rows: Rows) -> Rows:
-        """The same rows under the hashes that the probe knows samples by: methods draw the same for them (law 6)."""
+        """The same rows under the hashes that the probe uses, so that methods draw the same for them (law 6)."""
         return rows._replace(hashes=row_hash(known_by(rows.inputs, rows.targets, rows.extras), self._seed))

@@ -1,4 +1,4 @@
-"""Which rank explains which samples: each its own, of those that the draw over all ranks keeps."""
+"""Which rank explains which samples: each its own, among those that the draw over all ranks keeps."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from xai_lightning.callbacks._trainer import everywhere, summed
 
 
 class Held(NamedTuple):
-    """What this rank holds for one draw: rows, and how many of each stratum, or of all, are drawn over all ranks."""
+    """This rank's rows for one draw, and how many are drawn over all ranks, from each stratum or, if pooled, in all."""
 
     rows: Rows | None
     quota: int
@@ -20,7 +20,7 @@ class Held(NamedTuple):
 
 
 def keys(rows: Rows | None, capacity: int) -> Tensor:
-    """Hash, stratum and a 1 of each of ``rows``, then zeros: ``int64[capacity, 3]``."""
+    """Hash, stratum and a 1 for each of ``rows``, padded with zeros: ``int64[capacity, 3]``."""
     found = torch.zeros(capacity, 3, dtype=torch.int64, device="cpu")
     if rows is not None:
         found[: len(rows.hashes)] = torch.stack([rows.hashes, rows.strata, torch.ones_like(rows.strata)], dim=1)
@@ -28,26 +28,26 @@ def keys(rows: Rows | None, capacity: int) -> Tensor:
 
 
 def drawn(keys: Tensor, quota: int, *, pooled: bool) -> Tensor:
-    """Which of all ranks' ``keys`` are drawn, ``int64[M]``, in the order of `smallest`."""
+    """Indices of those of all ranks' ``keys`` that are drawn, ``int64[M]``, in the order of `smallest`."""
     held = keys[:, 2].nonzero().flatten()
     return held[smallest(keys[held, 0], keys[held, 1], quota, pooled=pooled)]
 
 
 def assigned(keys: Tensor, quota: int, *, pooled: bool, rank: int) -> Tensor:
-    """Which of its own rows one rank is to explain, of those that are drawn.
+    """Which of its rows one rank explains, among those that are drawn.
 
     Args:
-        keys: of every rank's rows, ``int64[ranks, capacity, 3]``.
-        quota: how many are drawn of each stratum, or of all.
+        keys: keys of every rank's rows, ``int64[ranks, capacity, 3]``.
+        quota: how many are drawn from each stratum, or in all.
         pooled: see `Strata`.
-        rank: whose rows.
+        rank: the rank whose rows to choose from.
 
     Returns:
-        ``int64[M]``, positions; of a row that several ranks hold, each takes its turn.
+        ``int64[M]``, positions; ranks that hold the same rows take turns.
     """
     ranks, capacity = keys.shape[:2]
     flat = keys.flatten(0, 1)
-    # zeros are alike, and are held by nobody
+    # padding shares one id, which is never drawn
     ids = torch.unique(flat, dim=0, return_inverse=True)[1]
     holds = torch.zeros(ranks, len(flat) + 1, dtype=torch.bool, device="cpu")
     holds[torch.arange(len(flat), device="cpu") // max(capacity, 1), ids] = True
@@ -59,11 +59,11 @@ def assigned(keys: Tensor, quota: int, *, pooled: bool, rank: int) -> Tensor:
 
 
 def share_out(trainer: Trainer, every: Sequence[Held]) -> list[Rows | None]:
-    """Of what this rank holds for each of several draws, the rows that no other rank explains; a collective.
+    """Of what this rank holds for each of several draws, the rows that it explains; a collective.
 
     Args:
         trainer: the trainer.
-        every: what it holds for each, in the same order on all ranks.
+        every: what it holds for each draw, in the same order on all ranks.
     """
     counts = [0 if held.rows is None else len(held.rows.hashes) for held in every]
     most = summed(trainer, torch.tensor(counts, device="cpu"), "max").tolist()

@@ -13,17 +13,17 @@ LARGE, SMALL_INPUTS, LARGE_INPUTS, MOST_CLASSES = 10_000, 128, 32, 64
 
 
 class Strata:
-    """Which stratum a sample belongs to, and how many samples each may give.
+    """Which stratum a sample belongs to, and how many samples each stratum contributes.
 
-    For regression a stratum is a group alone: the draw is uniform, so that each part of the targets has an equal part
-    of it without any rank knowing the others' targets. Where there are more strata than samples wanted, all samples
-    are drawn alike.
+    For regression a stratum is a group alone: the draw is uniform, so that equal parts of the targets get equal parts
+    of it without any rank knowing the others' targets. If there are more strata than samples wanted, all samples are
+    drawn alike.
 
     Args:
         vocabularies: declared groups by attribute.
-        task: ``classification`` or ``regression``.
-        probe_size: how many samples are wanted in all; None: 128 of inputs below 10,000 numbers, 32 of larger ones.
-        labelled: whether labels are explained, so that each is a class; else one may also be unknown.
+        task: what the outputs are; only ``classification`` has classes.
+        probe_size: how many samples are wanted in all; None: 128 for inputs below 10,000 numbers, 32 for larger ones.
+        labelled: whether labels are explained, so that each is a class; otherwise a class may also be unknown.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Strata:
         self.n_classes = 0
 
     def fit(self, numbers: int) -> None:
-        """Fit the size to inputs of so many numbers, unless it was given."""
+        """Fit the size to inputs of this many ``numbers``, unless it was given."""
         if not self.fitted:
             self._probe_size = SMALL_INPUTS if numbers < LARGE else LARGE_INPUTS
 
@@ -58,18 +58,18 @@ class Strata:
         return self._probe_size if self.pooled else self._probe_size // self._declared
 
     def of(self, sample: Sample, groups: Mapping[str, Tensor]) -> Tensor:
-        """Strata ``int64[N]``; without a value of an attribute a sample counts as missing there."""
+        """Strata ``int64[N]``; a sample without a value of an attribute counts as missing there."""
         stratum = torch.zeros(len(sample), dtype=torch.int64, device=sample.inputs.device)
         if self._task == "classification":
             stratum += self._classes(sample.targets, len(sample)).to(stratum.device)
         for attribute, vocabulary in self._vocabularies.items():
             missing = torch.full_like(stratum, vocabulary.rows.index("missing"))
-            # a number in a mixed base, whose digits are the class and a row of each attribute
+            # a mixed-radix number, whose digits are the class and the row of each attribute
             stratum = stratum * len(vocabulary.rows) + groups.get(attribute, missing).to(stratum.device)
         return stratum
 
     def _classes(self, targets: Tensor | None, count: int) -> Tensor:
-        """Classes, of which the one after the last is unknown."""
+        """Class of each sample; ``n_classes`` stands for unknown."""
         if targets is None or targets.numel() != count or self.n_classes == 0:
             return torch.full((count,), self.n_classes, dtype=torch.int64, device="cpu")
         flat = targets.detach().flatten()
@@ -93,7 +93,7 @@ class Strata:
         return torch.tensor(known, device="cpu")[strata]
 
     def classes(self) -> dict[str, Tensor]:
-        """Which strata ``bool[S]`` are of each class; nothing without classes, or with more than 64."""
+        """Which strata ``bool[S]`` are of each class; empty without classes, or with more than 64."""
         if self.n_classes > MOST_CLASSES:
             return {}
         every = self.names()
@@ -104,7 +104,7 @@ class Strata:
 
     @property
     def counted(self) -> list[tuple[str, ...]]:
-        """Names of the strata whose samples are counted: of all, unless there are more than 64 classes."""
+        """Names of the strata whose samples are counted: all, or none if there are more than 64 classes."""
         return [] if self.n_classes > MOST_CLASSES else self.names()
 
     def members(self, attribute: str) -> dict[str, Tensor]:

@@ -11,18 +11,18 @@ from xai_lightning.readers.batch import describe
 
 
 def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int) -> Tensor:
-    """The class of each sample ``int64[N]``, or the fixed one; of a regression ``float64[N]``, of a segmentation masks.
+    """The class of each sample, or the fixed one, ``int64[N]``; ``float64[N]`` for regression, masks for segmentation.
 
-    Samples are told apart by them, so that a number has the same bits whatever the device has.
+    Samples are told apart by their targets, so that a number must have the same bits on every device.
 
     Args:
-        sample: of a batch.
+        sample: the sample in a batch.
         task: what the outputs are.
         target: see `AttributionMonitor`.
-        n_classes: how many there are.
+        n_classes: how many classes there are.
 
     Raises:
-        ValueError: if one is out of range (on the CPU, trap 4), or there is none.
+        ValueError: if a target is out of range (checked on the CPU, trap 4), or there is none.
     """
     if task == "regression":
         return _numbers(sample, target)
@@ -31,19 +31,19 @@ def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int
     if isinstance(target, int):
         return targets_of(torch.full((len(sample),), target, device="cpu"), n_classes)
     if target != "label":
-        # the predicted class is explained
+        # the predicted class takes its place
         return torch.zeros(len(sample), dtype=torch.int64, device="cpu")
     return _classes(target_of(sample, ", or explain predictions with target='reference_prediction'"), n_classes)
 
 
 def explainable(real: Tensor, targets: Tensor, task: Task, target: Target) -> Tensor:
-    """Which samples have something to explain, ``bool[N]``: of a segmentation those whose mask of the class has pixels.
+    """Which samples have something to explain, ``bool[N]``: in a segmentation those whose mask of the class has pixels.
 
     The sum over an empty mask is 0 whatever the network does, so its map would be 0 at every validation: no drift.
 
     Args:
-        real: ``bool[N]``, which are samples, and no padding.
-        targets: of `explained_targets`.
+        real: ``bool[N]``, which rows are samples rather than padding.
+        targets: what `explained_targets` returns.
         task: what the outputs are.
         target: the class of a segmentation.
     """
@@ -53,7 +53,7 @@ def explainable(real: Tensor, targets: Tensor, task: Task, target: Target) -> Te
 
 
 def why_none(task: Task, target: Target, loader: int) -> str:
-    """Why there is no sample to explain in a whole validation."""
+    """Why there was no sample to explain in a whole validation."""
     if task == "segmentation":
         return f"no mask of loader {loader} has a pixel of class {target}, or none was read in this validation"
     return f"no sample of loader {loader} was read in this validation"
@@ -90,7 +90,7 @@ def _classes(given: Tensor, n_classes: int) -> Tensor:
 
 
 def _meant(given: Tensor, n_classes: int) -> str:
-    """What targets that are no classes may be, and what to say then."""
+    """What targets that are not classes may be, and which setting they then need."""
     if given.ndim == 2 and given.shape[1] == n_classes:
         return (
             "Of one-hot classes read the number with reader={'input': 0, 'target': lambda batch: batch[1].argmax(1)}; "

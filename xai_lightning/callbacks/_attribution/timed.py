@@ -1,4 +1,4 @@
-"""A monitor that knows which part of a training it takes, and can leave out validations to keep it small."""
+"""A monitor that measures its share of the training's time, and can skip validations to limit it."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from xai_lightning.callbacks._monitor import Monitor
 
 
 class TimedMonitor(Monitor):
-    """Knows the time of everything that it does in evaluations, drawing and writing included.
+    """Measures the time of everything that it does in evaluations, drawing and writing included.
 
     Args:
         kind: see `Monitor`.
         identity: likewise.
-        most: share of the time that it may take; None: any.
+        most: largest share of the time that it may take; None: no limit.
         common: further arguments of `Monitor`.
     """
 

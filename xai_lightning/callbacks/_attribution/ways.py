@@ -41,7 +41,7 @@ class Ways:
 
     @property
     def tokens(self) -> bool:
-        """Whether the first input are token ids, of which some are padding or special."""
+        """Whether the first input holds token ids, some of which are padding or special."""
         return self.texts or self.embedding is not None or bool(self.special_tokens) or self.baseline == "pad"
 
     @property
@@ -51,7 +51,7 @@ class Ways:
 
     @property
     def label(self) -> str:
-        """The method's name in what is logged; a callable's own, unless it is taken below ``xai/``."""
+        """The method's name in logged names; for a callable its own, with a suffix if that is taken below ``xai/``."""
         if isinstance(self.method, str):
             return f"{self.method}_{self.smooth}" if self.smooth else self.method
         name = str(getattr(self.method, "__name__", "custom"))
@@ -68,7 +68,7 @@ class Ways:
         return self.spec is None or self.spec.random or bool(self.smooth)
 
     def by_chance(self, shape: Sequence[int], variables: int) -> bool:
-        """Whether other seeds give other maps of inputs of ``shape``: of few variables nothing is drawn."""
+        """Whether other seeds give other maps of inputs of ``shape``: with few variables a method may draw nothing."""
         if not isinstance(self.method, str) or self.smooth:
             return self.draws
         return self.draws and not attribution.is_exhaustive(self.method, self.options, shape, variables)
@@ -88,7 +88,7 @@ class Ways:
         found: dict[str, object] = {"method": self.label, "options": self.options, "target": self.target}
         found |= {"seed": self.seed, "baseline": self.baseline, "network": network}
         found |= {"layer": self.layer, "embedding": self.embedding}
-        # came later: states that were saved without it keep their key
+        # added later: states that were saved without it keep their key
         return found if self.output_key is None else {**found, "output_key": self.output_key}
 
 

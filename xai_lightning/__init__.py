@@ -2,7 +2,7 @@
 
 The terms used throughout:
 
-* An **attribution** gives each input variable of one sample a number: how much it moved the *explained scalar*.
+* An **attribution** assigns each input variable of one sample a number: how much it moved the *explained scalar*.
 * The **probe** is a fixed set of validation samples that is explained at every validation, so that a changed
   attribution means a changed model.
 * **Drift** is the distance between two attributions of the same sample: 0 is unchanged.
@@ -12,7 +12,7 @@ The terms used throughout:
 * A **gate** decides which checkpoints may be kept; it is **open** when every limit holds.
 
 A **monitor** observes and logs, a **checkpoint** saves, a **sink** receives results. Importing this module imports
-neither torch nor Lightning; each public name does so when it is first used.
+neither torch nor Lightning; each public name imports what it needs when it is first used.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """The one place that decides between ``pytorch_lightning`` and ``lightning.pytorch``.
 
-Both distributions define the same classes twice, and a ``Trainer`` of one does not know the callbacks of the other
-(trap 50). The decision falls when a callback or a sink is first used: for the one that the program imported first; if
-it has imported neither, for the one that is installed; for ``lightning`` if both are, since ``pytorch_lightning`` comes
+Each distribution defines its own copy of the same classes, and a ``Trainer`` of one does not recognise the callbacks of
+the other (trap 50). The decision is made when a callback or a sink is first used: the one that the program imported
+first; if it imported neither, the one that is installed; if both are, ``lightning``, since ``pytorch_lightning`` comes
 with this package and somebody chose the other.
 """
 
@@ -18,11 +18,11 @@ HOMES = ("lightning.pytorch", "pytorch_lightning")
 ROOTS = {"lightning.pytorch": ("lightning",), "pytorch_lightning": ("pytorch_lightning", "lightning_fabric")}
 DISTRIBUTIONS = ("lightning", "pytorch-lightning")
 MALICIOUS = ("2.6.2", "2.6.3")
-"""Uploads that steal credentials when they are imported (trap 59)."""
+"""Uploads that steal credentials when imported (trap 59)."""
 
 
 def refuse_malicious() -> None:
-    """Refuse the malicious releases, before anything of them is imported.
+    """Refuse the malicious releases before any part of them is imported.
 
     Raises:
         ImportError: if one of them is installed; says what to do.
@@ -39,11 +39,11 @@ def refuse_malicious() -> None:
 
 
 def is_installed(home: str) -> bool:
-    """Whether the package of that name is there to be imported, found without importing any of it."""
+    """Whether the package of that name can be imported, determined without importing any of it."""
     root, *below = home.split(".")
     spec = importlib.util.find_spec(root)
     folders = [] if spec is None else spec.submodule_search_locations or []
-    # any folder of that name is found as a namespace package: look for the file
+    # `find_spec` takes any folder of that name for a namespace package: look for the file
     return any(Path(folder, *below, "__init__.py").is_file() for folder in folders)
 
 
@@ -123,10 +123,10 @@ __all__ = [
 
 
 class OneHome:
-    """What each of our callbacks is beside a ``Callback``: it says so to a ``Trainer`` that takes it for a list."""
+    """Mixin of each of our callbacks that raises a helpful error when a ``Trainer`` takes it for a list."""
 
     def __iter__(self) -> Iterator[Any]:
-        # `Trainer(callbacks=monitor)` of the other distribution does not know a callback, and goes through a list
+        # a `Trainer(callbacks=monitor)` of the other distribution does not recognise a callback, and iterates over it
         raise TypeError(
             f"{type(self).__name__} is one callback of {HOME!r}, and no list. If a Trainer of another distribution "
             f"took it for one: {_advice(_other_home())}"
@@ -134,10 +134,10 @@ class OneHome:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuse a ``Trainer`` of the other distribution, and loggers and callbacks of the other in a ``Trainer`` of ours.
+    """Refuse a ``Trainer`` of the other distribution, and the other's loggers and callbacks in a ``Trainer`` of ours.
 
     Raises:
-        MisconfigurationException: says which it is, and what to import.
+        MisconfigurationException: if there is one; says which, and what to import.
     """
     if not isinstance(trainer, Trainer):
         theirs = home_of(trainer)
@@ -145,7 +145,7 @@ def check_trainer(trainer: Any) -> None:
             f"xai_lightning uses {HOME!r}, but the Trainer comes from {theirs or type(trainer).__module__!r}: "
             f"{_advice(theirs or _other_home())}"
         )
-    # what is of another distribution is no error to Lightning: its loggers get no pictures, its checkpoints no moment
+    # Lightning itself accepts these, but the loggers get no pictures, and the checkpoints run in the wrong order
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     for part in (part for part in (*trainer.loggers, *callbacks) if not isinstance(part, Logger | Callback)):
         if theirs := home_of(part):
@@ -156,7 +156,7 @@ def check_trainer(trainer: Any) -> None:
 
 
 def home_of(thing: object) -> str:
-    """The distribution other than the one in use that a class of ``thing`` comes from; empty if there is none."""
+    """The distribution, other than the one in use, that a class of ``thing`` comes from; empty if there is none."""
     roots = {base.__module__.partition(".")[0] for base in type(thing).__mro__}
     return next((name for name in HOMES if name != HOME and roots & set(ROOTS[name])), "")
 

@@ -1,4 +1,4 @@
-"""What a run that was killed needs to know before it goes on."""
+"""Resuming a killed run so that TensorBoard shows one value per step."""
 
 from pathlib import Path
 
@@ -6,20 +6,21 @@ SHARDED = "meta.pt"
 
 
 def purge_step(checkpoint: str | Path) -> int:
-    """The first step that a run resumed from ``checkpoint`` logs: what TensorBoard must forget of the killed one.
+    """The first step that a run resumed from ``checkpoint`` logs; TensorBoard must discard the killed run from there.
 
-    Steps between the last checkpoint and a kill are logged twice. With ``version=`` of the killed run and this number
-    as ``purge_step=`` a ``TensorBoardLogger`` marks the place, and TensorBoard shows one value per step (trap 68).
+    Steps between the last checkpoint and a kill are logged twice. A ``TensorBoardLogger`` with the killed run's
+    ``version=`` and this number as ``purge_step=`` marks the place, so that TensorBoard shows one value per step
+    (trap 68).
 
     Args:
-        checkpoint: what the run is resumed from, a file or a sharded folder of Lightning; it is read with
+        checkpoint: the file, or Lightning's sharded folder, that the run resumes from; it is read with
             ``weights_only=True``.
 
     Returns:
-        The step; 0 if there is no such file yet, so that a run that was killed before its first one begins anew.
+        The step; 0 if the checkpoint does not exist, so that a run killed before its first checkpoint starts afresh.
 
     Raises:
-        ValueError: if the file holds no progress of a training.
+        ValueError: if the checkpoint does not record the progress of a training.
 
     Example:
         >>> purge_step("checkpoints/last.ckpt")
@@ -37,5 +38,5 @@ def purge_step(checkpoint: str | Path) -> int:
         logged, epoch = loop["epoch_loop.state_dict"]["_batches_that_stepped"], loop["epoch_progress"]["current"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"checkpoint must hold the progress of a training; {path} does not: {error!r}") from error
-    # at the end of an epoch this is the next step, at the end of a validation within one the last
+    # saved at the end of an epoch, this is the next step; saved at a validation within an epoch, the last one
     return int(logged) + int(epoch["processed"] < epoch["ready"])

@@ -1,4 +1,4 @@
-"""Every name that is logged, as a function. Standard library only.
+"""Every logged name, as a function. Standard library only.
 
 A name is a path of parts joined by ``/``. A slash *inside* a part would split it, so that one name could become the
 path prefix of another (law 4); it is replaced by ``_`` here and nowhere else.
@@ -14,13 +14,13 @@ DRIFT_PARTS = ("mean", "lower", "upper", "median", "p90")
 
 
 def part(text: str) -> str:
-    """One part of a name: ``text`` without slashes, never empty, and never dots only, which lead out of a folder."""
+    """One part of a name: ``text`` without slashes, never empty, and never only dots, which would leave a folder."""
     kept = text.replace("/", "_").strip()
     return kept if kept.strip(".") else "_" * max(1, len(kept))
 
 
 def join(*parts: str) -> str:
-    """A name made of ``parts``, each freed of slashes."""
+    """A name joined from ``parts``, with the slashes within each replaced."""
     return "/".join(part(p) for p in parts)
 
 
@@ -40,7 +40,7 @@ def fairness_picture(attribute: str, what: str) -> str:
 
 
 def individual(measure: str, estimate: str) -> str:
-    """``individual/<measure>/{value,rows}``: how alike samples are treated that are alike."""
+    """``individual/<measure>/{value,rows}``: how alike similar samples are treated."""
     return join("individual", measure, estimate)
 
 
@@ -75,7 +75,7 @@ def drift_by_class(method: str, reference: str, class_: str) -> str:
 
 
 def drift_by_group(method: str, reference: str, attribute: str, group: str) -> str:
-    """``drift/<method>/by_group/<reference>/<attribute>/<group>``: likewise of one group."""
+    """``drift/<method>/by_group/<reference>/<attribute>/<group>``: the same for one group."""
     return join("drift", method, "by_group", reference, attribute, group)
 
 
@@ -90,12 +90,12 @@ def importance(method: str, feature: str) -> str:
 
 
 def attribution(method: str, what: str) -> str:
-    """``attribution/<method>/<what>``: pictures, and the share on the sensitive variables."""
+    """``attribution/<method>/<what>``: pictures, and the share of the sensitive variables."""
     return join("attribution", method, what)
 
 
 def attribution_gap(method: str, attribute: str, part_: str) -> str:
-    """``attribution/<method>/gap/<attribute>/{value,chance}``: how differently its groups are explained."""
+    """``attribution/<method>/gap/<attribute>/{value,chance}``: how differently groups are explained."""
     return join("attribution", method, "gap", attribute, part_)
 
 
@@ -105,7 +105,7 @@ def equal_treatment(method: str, attribute: str, group: str, part_: str) -> str:
 
 
 def region(method: str, name: str) -> str:
-    """``attribution/<method>/region/<name>``: the share of the attribution that lies in it."""
+    """``attribution/<method>/region/<name>``: the share of the attribution that lies in the region."""
     return join("attribution", method, "region", name)
 
 
@@ -120,7 +120,7 @@ def activation_max(*statistic: str) -> str:
 
 
 def activation_heatmap(statistic: str) -> str:
-    """``activation_heatmap/<statistic>``: picture of all layers over the validations."""
+    """``activation_heatmap/<statistic>``: a picture of all layers over the validations."""
     return join("activation_heatmap", statistic)
 
 
@@ -140,7 +140,7 @@ def gate(what: str) -> str:
 
 
 def sample_size(metric: str, what: str) -> str:
-    """``xai/sample_size/<metric>/{smallest,needed}``, with the whole name of the limited metric in the middle."""
+    """``xai/sample_size/<metric>/{smallest,needed}``, where ``<metric>`` is the full name of the limited metric."""
     return f"xai/sample_size/{metric}/{part(what)}"
 
 
@@ -155,7 +155,7 @@ def xai(monitor: str, *what: str) -> str:
 
 
 def prefixes(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs (shorter, longer) of names of which the first is a path prefix of the second, or equal to it.
+    """Pairs (shorter, longer) of names where the first is a path prefix of the second, or equal to it.
 
     Example:
         >>> prefixes(["a/b", "a/b/c", "a/bc"])

@@ -1,8 +1,9 @@
 """Pure functions: tensors in, tensors out.
 
-Nothing below this package knows Lightning, reads or writes files, keeps global state or draws from a hidden
-generator. It needs ``torch`` and the standard library; the one exception is ``captum``, in
-:mod:`xai_lightning.functional.attribution`.
+Nothing in this package knows Lightning, reads or writes files, keeps global state or draws from a hidden generator.
+It needs ``torch``, ``numpy`` and the standard library. Only :mod:`xai_lightning.functional.attribution` uses
+``captum``, only :mod:`xai_lightning.functional.render` uses ``matplotlib``; ``numba`` compiles some loops where it is
+installed.
 
 Shapes in docstrings and comments use these letters, everywhere with the same meaning; ``...`` stands for any
 leading dimensions.
@@ -19,5 +20,5 @@ U     units (neurons)
 R     repeats; of a fairness metric: its rates
 ====  ==========================================================
 
-Counts are int64, rates and limits float64. A quantity that is not defined is NaN, never 0.
+Counts are int64, rates and limits float64. An undefined quantity is NaN, never 0.
 """

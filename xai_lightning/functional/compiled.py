@@ -1,4 +1,4 @@
-"""Loops that numba compiles, where it is installed: how they are compiled, kept, and found to work."""
+"""Loops that numba compiles, where it is installed: how they are compiled, cached and verified."""
 
 import hashlib
 import os
@@ -12,12 +12,12 @@ from types import FunctionType, ModuleType
 from typing import Any
 from zipfile import ZipFile, is_zipfile
 
-# sums in any order, but infinities and NaN as they are
+# sums may be reordered, but infinities and NaN keep their meaning
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
 
 
 def loops(function: Any) -> Any:
-    """A function that compiled functions call."""
+    """Compile a function that other compiled functions call."""
     from numba import njit
 
     return njit(**_OPTIONS)(function)
@@ -25,10 +25,10 @@ def loops(function: Any) -> Any:
 
 @cache
 def _sources(folder: Path) -> str:
-    """What all modules of a folder and beside this one say, which numba compiles them, and for which processor.
+    """Hash of the sources of all modules in a folder and beside this one, of numba's version and of the processor.
 
     Raises:
-        RuntimeError: where there are none to be read, as in an executable.
+        RuntimeError: where there are no sources to read, as in an executable.
     """
     said = hashlib.sha256(_said(folder) + _said(Path(__file__).parent))
     said.update(repr(_compiler()).encode())
@@ -36,7 +36,7 @@ def _sources(folder: Path) -> str:
 
 
 def _said(folder: Path) -> bytes:
-    # editors lay links beside a file that lead nowhere
+    # editors leave dangling links beside a file
     files = sorted(file for file in folder.glob("*.py") if file.is_file())
     if files:
         return b"".join(file.read_bytes() for file in files)
@@ -48,13 +48,13 @@ def _said(folder: Path) -> bytes:
 
 
 def _compiler() -> tuple[str | None, ...]:
-    """Two processors that share a folder would each call what they compile at the same time the first."""
+    """Numba's version and target: processors that share a folder and compile at once would pick the same file name."""
     from llvmlite import binding
     from numba import __version__ as version
     from numba import config
 
     features = ""
-    # some processors' are not known
+    # the features of some processors are unknown
     with suppress(RuntimeError):
         features = binding.get_host_cpu_features().flatten()
     # set in the environment to compile for another processor than this one
@@ -63,12 +63,12 @@ def _compiler() -> tuple[str | None, ...]:
 
 
 def _named_by_sources(function: Any) -> Any:
-    """The function under a name of its version, by which numba names the files in which it keeps what is compiled.
+    """The function, renamed after the version of its sources, since numba names its cache files by that name.
 
-    numba looks whether the function's own file is the same; what is compiled into it of other modules may be of an
-    earlier version, which lays out its tables in another way, in an archive too. And it enters a number in its index
-    before it writes the file of that number, where another process, or one that comes after it was killed, would find
-    that of an earlier version.
+    numba checks only that the function's own file is unchanged. Code compiled into it from other modules may be of an
+    earlier version with another table layout, in an archive too. And numba enters a file's number in its index before
+    it writes the file, so that another process, or one started after a kill, would load an earlier version's file of
+    that number.
     """
     made = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
@@ -80,12 +80,12 @@ def _named_by_sources(function: Any) -> Any:
 
 
 def _has_home() -> bool:
-    """Whether what is compiled can be kept: where there is no home, numba would make a folder called ``~``."""
+    """Whether compiled code can be cached: without a home directory, numba would create a folder called ``~``."""
     return os.path.expanduser("~") != "~"  # noqa: PTH111
 
 
 def kept(function: Any) -> Any:
-    """A function that is called from Python: once compiled, it is kept beside its file or in numba's own folder."""
+    """Compile a function that Python calls, and cache it beside its file or in numba's own folder."""
     from numba import njit
 
     try:
@@ -95,10 +95,10 @@ def kept(function: Any) -> Any:
 
 
 def kept_callback(signature: Any) -> Any:
-    """Makes a function that other than Python calls; it is kept likewise."""
+    """Decorator that compiles a function for callers outside Python, and caches it likewise."""
     from numba import cfunc
 
-    # a cfunc has no such option: it never holds the lock of Python
+    # a cfunc has no such option: it never holds Python's global interpreter lock
     options = {key: value for key, value in _OPTIONS.items() if key != "nogil"}
 
     def made(function: Any) -> Any:
@@ -111,11 +111,11 @@ def kept_callback(signature: Any) -> Any:
 
 
 def usable(load: Callable[[], ModuleType], check: Callable[[Any], None], slower: str) -> ModuleType | None:
-    """A module of compiled loops; None, with a warning if there is a reason, where numba cannot be used.
+    """Load and verify a module of compiled loops; None where numba cannot be used, with a warning if it failed.
 
     Args:
-        load: imports it, from beside where this is defined.
-        check: is given the module, compiles what is in it, and raises if it does not do what it should.
+        load: imports the module, which lies beside the file that defines ``load``.
+        check: compiles the module's loops and raises if their results are wrong.
         slower: what takes longer without it, for the warning.
     """
     try:
@@ -123,12 +123,12 @@ def usable(load: Callable[[], ModuleType], check: Callable[[Any], None], slower:
             return None
         from numba import config
 
-        # what is not compiled takes a thousand times as long
+        # uncompiled loops take a thousand times as long
         if getattr(config, "DISABLE_JIT", False):
             return None
         found = load()
         check(found)
-    except Exception as error:  # noqa: BLE001  # whatever a numba raises that is broken, or cannot write
+    except Exception as error:  # noqa: BLE001  # whatever a numba raises that is broken or cannot write
         warnings.warn(
             f"{slower} longer, for what numba compiles cannot be used: {error!r}. Where numba works else, remove what "
             f"it kept: the *.nbi and *.nbc files of loops beside {load.__module__}",

@@ -10,13 +10,13 @@ Kind = Literal["at_most", "at_least", "above", "finite"]
 
 
 class Limit(NamedTuple):
-    """What one metric must keep.
+    """A limit that one metric must keep.
 
     Attributes:
         name: Name under which the metric is logged.
-        kind: ``at_most`` and ``at_least`` allow the threshold itself, ``above`` does not; ``finite`` asks only that
-            there is a number, of this validation.
-        threshold: In the unit of the metric; nothing is compared with that of ``finite``.
+        kind: ``at_most`` and ``at_least`` allow the threshold itself, ``above`` does not; ``finite`` only requires a
+            finite number from this validation.
+        threshold: In the unit of the metric; not used by ``finite``.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Limit(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One limit, held against one metric.
+    """One limit, checked against one metric.
 
     Attributes:
         name: Name of the metric.
@@ -34,8 +34,8 @@ class Check(NamedTuple):
         value: The metric; None if it is missing.
         passed: Whether the limit holds.
         reason: Why, in words.
-        violation: How far the metric is beyond the threshold, in its unit: 0 if the limit holds, ``inf`` if that is
-            not known.
+        violation: How far the metric is beyond the threshold, in its unit: 0 if the limit holds, ``inf`` if the metric
+            is unknown.
     """
 
     name: str
@@ -48,17 +48,17 @@ class Check(NamedTuple):
 
     @property
     def relative(self) -> float:
-        """The violation in parts of the threshold's size, which makes metrics comparable; in its unit if that is 0."""
+        """The violation relative to the threshold's size, to compare metrics; in the metric's unit if that is 0."""
         size = abs(self.threshold) if math.isfinite(self.threshold) else 0.0
         return self.violation / (size or 1.0)
 
 
 class Verdict(NamedTuple):
-    """The decision, with what it rests on.
+    """The decision and the checks it rests on.
 
     Attributes:
         open: Whether every limit holds.
-        checks: One check per limit, in their order.
+        checks: One check per limit, in the order of the limits.
         reason: Why, in words; names every limit that does not hold.
     """
 
@@ -75,7 +75,7 @@ class Verdict(NamedTuple):
     def relative(self) -> float:
         r"""The largest relative violation, :math:`\max_j (B_j - \tau_j)^+ / |\tau_j|`: 0 if the gate is open.
 
-        It ranks what did not pass; a small one does not say that little is wrong.
+        It ranks candidates that did not pass; a small value does not mean that little is wrong.
 
         References:
             K. Deb, An efficient constraint handling method for genetic algorithms, Computer Methods in Applied
@@ -90,10 +90,10 @@ class Outlook(NamedTuple):
     Attributes:
         name: Name of the metric.
         group: The group with the smallest denominator.
-        of: What is counted in it, in the plural, such as ``positives``.
-        smallest: Its count.
-        needed: Count per group from which on the limit holds if the estimated gap is 0; None if no count suffices.
-        can_open: Whether the limit can hold with the counts there are.
+        of: What that denominator counts, in the plural, such as ``positives``.
+        smallest: The count in that group.
+        needed: Count per group from which the limit holds if the estimated gap is 0; None if no count suffices.
+        can_open: Whether the limit can hold with the present counts.
         sentence: The same in words, without a full stop.
     """
 
@@ -112,15 +112,15 @@ def limits(
     """Limits from two mappings of metric names to thresholds.
 
     Args:
-        at_most: Thresholds that a metric may reach and not exceed, for metrics where small is good.
+        at_most: Thresholds that a metric may reach but not exceed, for metrics where small is good.
         at_least: Thresholds that a metric must reach, for metrics where large is good.
 
     Returns:
         The limits of ``at_most``, then those of ``at_least``, in the order of the mappings.
 
     Raises:
-        ValueError: If there is no limit at all, a threshold is not finite, a name is empty, or both limits of one
-            name cannot hold.
+        ValueError: If there is no limit at all, a threshold is not finite, a name is empty, or the two limits of one
+            name contradict each other.
         TypeError: If an argument is not a mapping, a name not a string, or a threshold not a real number.
 
     Example:
@@ -147,7 +147,7 @@ def decide(limits: Sequence[Limit], metrics: Mapping[str, float], fresh: Contain
     """Whether all limits hold for the metrics of one validation.
 
     The gate is open if every limit holds. A metric that is missing, stale (of an earlier validation), NaN or
-    infinite keeps it closed: what is not known is not good. An open gate shows that the limits hold, not that the
+    infinite keeps it closed: an unknown value does not pass. An open gate shows that the limits hold, not that the
     model is fair or useful beyond them.
 
     Args:
@@ -177,7 +177,7 @@ def decide(limits: Sequence[Limit], metrics: Mapping[str, float], fresh: Contain
 
 
 class _Comparison(NamedTuple):
-    """One kind of limit: how far a value is beyond the threshold (above 0: it fails), and words for both cases."""
+    """One kind of limit: how far a value is beyond the threshold (it fails above 0), and the words for both cases."""
 
     excess: Callable[[float, float], float]
     holds: str
@@ -212,12 +212,12 @@ def _check(limit: Limit, value: float | None, fresh: bool) -> Check:
 
 
 def _shown(value: float) -> str:
-    """Four decimals at most where they say enough, else four digits."""
+    """Rounded to four decimals where that is precise enough, else to four significant digits."""
     return f"{round(value, 4):g}" if abs(value) >= 1e-2 else f"{value:.4g}"
 
 
 def _unknown(value: float | None, fresh: bool) -> str:
-    """What is wrong with a metric before it is compared; empty if nothing is."""
+    """Why a metric cannot be compared with a threshold; empty if it can."""
     if value is None:
         return "is missing: it was never logged"
     if not fresh:  # Lightning keeps the values of earlier validations in `callback_metrics`.

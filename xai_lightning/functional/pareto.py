@@ -1,4 +1,4 @@
-"""What a run attained: the points that no other point beats in both the monitored value and the limits."""
+"""What a run attained: the Pareto front of the monitored value and the violation of the limits."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from typing import Literal, NamedTuple
 
 
 class Point(NamedTuple):
-    """One validation, as far as a choice between quality and limits is concerned.
+    """One validation, reduced to its quality and its violation of the limits.
 
     Attributes:
         value: The monitored value.
         violation: The largest relative violation of a limit, at least 0.
-        look: Number of the validation, from 1.
+        look: Number of the validation, counted from 1.
         epoch: Its epoch.
     """
 
@@ -26,15 +26,15 @@ def extended(
 ) -> tuple[Point, ...]:
     """The non-dominated points of ``archive`` and ``new``, at most ``size`` of them.
 
-    A point is dominated if another is at least as good in both numbers and better in one. Of equal points the earlier
-    stays. Beyond ``size``, the point in the densest place goes: the one with the smallest crowding distance. The two
-    ends always stay. An archive says what could be had, not that any of it may be kept: that is the gate's decision.
+    A point is dominated if another is at least as good in both numbers and better in one. Of equal points, the earlier
+    one stays. Beyond ``size``, the point in the densest region is dropped: the one with the smallest crowding distance.
+    The two ends always stay. An archive shows what was attainable, not that any of it may be kept: the gate decides.
 
     Args:
         archive: Earlier points, none of which dominates another.
-        new: A further point; one that is not finite changes nothing.
+        new: Another point; a non-finite one changes nothing.
         mode: Whether a small or a large value is good.
-        size: The most points to return, at least 2.
+        size: The maximum number of points to return, at least 2.
 
     Returns:
         The points from the best value to the worst.
@@ -77,7 +77,7 @@ def _dominates(a: Point, b: Point, sign: int) -> bool:
 
 
 def _densest(front: Sequence[Point]) -> int:
-    """Position of the inner point whose neighbours are nearest to each other, in parts of the whole front."""
+    """Position of the inner point whose neighbours are closest to each other, relative to the extent of the front."""
     width, height = (abs(front[-1][axis] - front[0][axis]) for axis in (0, 1))
     pairs = zip(front, front[2:], strict=False)
     spans = [abs(b.value - a.value) / width + abs(b.violation - a.violation) / height for a, b in pairs]

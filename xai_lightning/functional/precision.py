@@ -1,4 +1,4 @@
-"""Float64 on devices that have it, and elsewhere for those that do not: Apple's GPUs (trap 93)."""
+"""Float64 on devices that have it, and on the CPU for those that do not, such as Apple's GPUs (trap 93)."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 def exact(values: Tensor) -> Tensor:
-    """The values in float64, on their own device, or on the CPU if that has none.
+    """The values in float64, on their own device, or on the CPU if theirs has no float64.
 
     Example:
         >>> exact(torch.tensor([1, 2]))
@@ -19,7 +19,7 @@ def exact(values: Tensor) -> Tensor:
 
 
 def exact_device(device: torch.device) -> torch.device:
-    """Where the float64 of a device's numbers is: there, or on the CPU.
+    """The device for float64 copies of a device's tensors: itself, or the CPU if it has no float64.
 
     Example:
         >>> exact_device(torch.device("cpu"))
@@ -29,7 +29,7 @@ def exact_device(device: torch.device) -> torch.device:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """float64, or float32 where the device has none, for what has to stay there.
+    """The type for precise values that must stay on a device: float64, or float32 where it has no float64.
 
     Example:
         >>> widest(torch.device("cpu"))
@@ -39,7 +39,7 @@ def widest(device: torch.device) -> torch.dtype:
 
 
 def moved(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a device, float64 in its `widest`.
+    """The values moved to a device, float64 as its `widest` type.
 
     Example:
         >>> moved(torch.tensor([0.5], dtype=torch.float64), torch.device("cpu")).dtype
@@ -50,7 +50,7 @@ def moved(values: Tensor, device: torch.device) -> Tensor:
 
 @lru_cache
 def _has_float64(kind: str) -> bool:
-    """Tried, and not known by name; each kind of device once."""
+    """Whether the device has float64: found by trying, not by name, once per type of device."""
     try:
         torch.empty(0, dtype=torch.float64, device=kind)
     except (TypeError, RuntimeError):

@@ -1,4 +1,4 @@
-"""How much of an explanation lies in a region: a shortcut shows as a curve."""
+"""How much of an explanation lies in a region, so that reliance on a shortcut shows as a curve."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from xai_lightning.functional.precision import exact
 
 
 class Mass(NamedTuple):
-    """Absolute attribution of each sample, in units of the scalar.
+    """Absolute attribution of each sample, in units of the explained scalar.
 
     Attributes:
-        inside: ``float64[N]``, within the region.
-        total: ``float64[N]``, everywhere.
+        inside: ``float64[N]``, the sum within the region.
+        total: ``float64[N]``, the sum over the whole map.
     """
 
     inside: Tensor
@@ -25,13 +25,13 @@ def mass(maps: Tensor, mask: Tensor) -> Mass:
 
     Args:
         maps: floating ``[N, H, W]`` (channels summed), ``[N, T]`` or ``[N, D]``.
-        mask: ``bool[H, W]`` and so on, or one for each sample.
+        mask: ``bool[H, W]``, ``[T]`` or ``[D]`` for all samples, or one for each sample, in the shape of ``maps``.
 
     Returns:
-        Inside and in all; NaN for a map that is not finite.
+        The sums inside and in total; NaN for a map that is not finite.
 
     Raises:
-        ValueError: if the mask does not fit.
+        ValueError: if the shape of the mask does not fit.
 
     Example:
         >>> mass(torch.tensor([[1.0, -3.0]]), torch.tensor([False, True])).inside
@@ -47,14 +47,14 @@ def mass(maps: Tensor, mask: Tensor) -> Mass:
 
 
 def box(shape: tuple[int, ...], edges: tuple[int, ...]) -> Tensor:
-    """A mask from the edges of a box.
+    """A mask that is True within a box.
 
     Args:
-        shape: ``(H, W)`` of a picture, or ``(T,)`` of a series.
-        edges: ``(top, left, bottom, right)``, or ``(begin, end)``; the ends are not in it.
+        shape: ``(H, W)`` of an image, or ``(T,)`` of a series.
+        edges: ``(top, left, bottom, right)``, or ``(begin, end)``; bottom, right and end are exclusive.
 
     Raises:
-        ValueError: if the box is empty or does not lie within.
+        ValueError: if the box is empty or does not lie within ``shape``.
 
     Example:
         >>> box((3,), (1, 3))

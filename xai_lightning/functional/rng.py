@@ -1,4 +1,4 @@
-"""Own randomness: global generators seeded for a while, and put back; and draws of many seeds at once."""
+"""Private randomness: global generators seeded temporarily and then restored, and draws from many seeds at once."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ def isolated(seed: int | None = None) -> Iterator[None]:
     """Restore the generators of torch (all devices), numpy and python on leaving, after an exception too (trap 34).
 
     Args:
-        seed: seeds all of them inside; captum draws from torch and numpy (trap 19). None leaves them as they are.
+        seed: seeds all of them on entering; captum draws from torch and numpy (trap 19). None leaves them as they are.
     """
     generators = _generators()
     states = [each.read() for each in generators]
@@ -32,7 +32,7 @@ def isolated(seed: int | None = None) -> Iterator[None]:
 
 
 class _Generators(NamedTuple):
-    """How the state of some generators is read, restored, and made from a seed."""
+    """Functions that read, restore and seed the state of one kind of generator."""
 
     read: Callable[[], Any]
     restore: Callable[[Any], Any]
@@ -40,9 +40,9 @@ class _Generators(NamedTuple):
 
 
 def _generators() -> list[_Generators]:
-    """Those of python, numpy, torch on the CPU, and of all devices of the accelerator, if there is one."""
+    """The generators of python, numpy, torch on the CPU, and all devices of the accelerator, if there is one."""
     cpu = torch.default_generator
-    # `torch.manual_seed` seeds devices that are not read here, or takes a millisecond to note it where there are none
+    # not `torch.manual_seed`: it seeds devices that are not read here, or takes a millisecond to defer that without any
     found = [
         _Generators(random.getstate, random.setstate, random.seed),
         _Generators(np.random.get_state, np.random.set_state, lambda seed: np.random.seed(seed % 2**32)),
@@ -64,7 +64,7 @@ def mixed(words: Tensor) -> Tensor:
         words: ``int64``, of any shape.
 
     Returns:
-        ``int64`` of that shape; a one-to-one map of all words.
+        ``int64`` of the same shape; a one-to-one map of all words.
 
     References:
         G. L. Steele, D. Lea, C. H. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
@@ -75,12 +75,12 @@ def mixed(words: Tensor) -> Tensor:
 
 
 def _folded(words: Tensor, by: int) -> Tensor:
-    """The words, and by exclusive or themselves shifted right with zeros; new ones."""
+    """The words XORed with themselves shifted right, filled with zeros; a new tensor."""
     return (words >> by).bitwise_and_((1 << (64 - by)) - 1).bitwise_xor_(words)
 
 
 def random_words(seeds: Sequence[int], count: int) -> Tensor:
-    """The first ``count`` words of splitmix64 under each seed, ``int64[N, count]``.
+    """The first ``count`` words of splitmix64 for each seed, ``int64[N, count]``.
 
     Example:
         >>> random_words([0], 1).tolist()  # e220a8397b1dcdaf

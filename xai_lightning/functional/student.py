@@ -1,10 +1,10 @@
-"""Student's distribution."""
+"""Student's t distribution."""
 
 import math
 
 
 def student(t: float, freedom: int) -> float:
-    """Distribution function of Student's t at ``t``, by its finite sum for whole degrees of freedom.
+    """Distribution function of Student's t at ``t``, by its finite series for integer degrees of freedom.
 
     Args:
         t: any number.
@@ -30,7 +30,7 @@ def student(t: float, freedom: int) -> float:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Where Student's distribution function reaches ``probability`` in (0, 1), by bisection.
+    """Quantile of Student's t at ``probability`` in (0, 1), by bisection.
 
     Example:
         >>> round(student_quantile(0.975, 7), 4)

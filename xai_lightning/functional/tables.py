@@ -12,7 +12,8 @@ def choose(role: str, name: Name, known: Collection[str]) -> Name:
     """``name``, if it is known.
 
     Raises:
-        ValueError: if it is not; the nearest is named and the known ones are listed, of more than 128 the nearest 8.
+        ValueError: if it is not; the message names the closest known name, and lists all known names, or the 8 closest
+            if there are more than 128.
 
     Example:
         >>> choose("method", "saliency", ["saliency", "occlusion"])
@@ -24,7 +25,7 @@ def choose(role: str, name: Name, known: Collection[str]) -> Name:
 
 
 def listed(name: str, known: Collection[str], most: int = MOST) -> str:
-    """The nearest of ``known`` to a name that is not among them, and all of them, or the nearest of more than ``most``.
+    """Suggests the ``known`` name closest to one that is not among them; lists all, or the closest of over ``most``.
 
     Example:
         >>> listed("salience", ["saliency", "occlusion"])

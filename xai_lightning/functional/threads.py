@@ -1,7 +1,7 @@
-"""Compiled loops that the threads of torch share.
+"""Compiled loops that torch's own threads share.
 
-These wait busily for their next work: threads of another library would find no core free. And what is written by a core
-lies near it when torch goes on.
+Torch's threads busy-wait for their next work, so that threads of another library would find no core free. And what a
+core writes is still in its cache when torch goes on.
 """
 
 import ctypes
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from xai_lightning.functional.compiled import kept_callback, loops
 
-# a table: parts, turns of the loop, threads, what tells a thread's number, and where the last numbers begin; then of
-# each tensor where it is, and its shape; last, how many parts of each thread's share were taken
+# layout of a table: parts, turns (iterations), threads, address of the function that returns a thread's number, and
+# offset of the counters; then each tensor's address and shape; last, a counter per thread of the parts of its share
+# that were taken
 _PARTS, _TURNS, _THREADS, _TELLS, _TAKEN, _HEAD, _EACH = 0, 1, 2, 3, 4, 5, 4
-# more parts than threads: others take those of one that comes late
+# more parts than threads, so that others take over those of a late thread
 _PARTS_EACH = 4
 
 _KINDS = {
@@ -34,7 +35,7 @@ _KINDS = {
 
 
 def pointing_to(kind: Any) -> Any:
-    """What makes an address one of numbers of this type; what was compiled elsewhere does not see a change here."""
+    """Intrinsic that casts an address to a pointer to numbers of this type."""
     pointer: Any = types.CPointer(kind)
 
     def pointing(_: Any, address: Any) -> Any:
@@ -47,11 +48,11 @@ def pointing_to(kind: Any) -> Any:
 
 
 def _counting(_: Any, table: Any, place: Any) -> Any:
-    """Add one to a number of the table, as other threads do, and tell what it was."""
+    """Atomically add one to a number of the table, and return what it was."""
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
         one = context.get_constant(types.int64, 1)
-        # the weakest order will do: no number is given twice, and nothing else that is written hangs on it
+        # the weakest ordering suffices: no number is returned twice, and no other write depends on it
         return builder.atomic_rmw("add", builder.gep(values[0], [values[1]]), one, "monotonic")
 
     return types.int64(table, types.int64), generate
@@ -61,7 +62,7 @@ _take: Any = intrinsic(_counting)
 
 
 def _numbering(_: Any, address: Any) -> Any:
-    """The number of this thread, as the function at an address tells it."""
+    """The number of this thread, returned by the function at an address."""
 
     def generate(context: Any, builder: Any, __: Any, values: Any) -> Any:
         tells = ir.FunctionType(ir.IntType(32), ()).as_pointer()
@@ -75,10 +76,10 @@ _number: Any = intrinsic(_numbering)
 
 @loops
 def parts(table: Any) -> Any:
-    """Begin and end of each part of the turns that no other thread takes; those of this thread's own share first.
+    """Yield begin and end of each part of the turns that no other thread took, beginning with this thread's own share.
 
-    Torch gives its threads shares in the same order: what a core wrote, it reads. Where cores have caches of their own,
-    a small network's passes took an eighth less time than after parts that went to whichever thread was free.
+    Torch assigns shares to its threads in the same order, so that a core reads what it wrote. Where cores have their
+    own caches, a small network's passes took an eighth less time than when parts went to whichever thread was free.
     """
     many, turns, threads = table[_PARTS], table[_TURNS], table[_THREADS]
     own = _number(table[_TELLS]) if table[_TELLS] else 0
@@ -92,7 +93,7 @@ def parts(table: Any) -> Any:
 
 
 def reader(kind: Any, dimensions: int) -> Any:
-    """What gives a tensor of a table, by its place, as an array of 1 to 3 dimensions."""
+    """A compiled function that returns a table's tensor, by its position, as an array of 1 to 3 dimensions."""
     pointer = pointing_to(kind)
 
     def row(table: Any, place: Any) -> Any:
@@ -121,12 +122,12 @@ as_double_cube = reader(types.float64, 3)
 
 
 class Shared:
-    """A loop that is cut into parts.
+    """A loop that is split into parts.
 
     Args:
-        loop: is given begin and end of a part, and arrays.
-        readers: of each of these.
-        work: is given a table, and calls the loop for each of its `parts`.
+        loop: takes begin and end of a part, then arrays.
+        readers: one for each array.
+        work: takes a table, and calls the loop for each of its `parts`.
     """
 
     def __init__(self, loop: Any, readers: tuple[Any, ...], work: Callable[[Any], None]) -> None:
@@ -134,10 +135,10 @@ class Shared:
         self._reads = [reader.reads for reader in readers]
 
     def on(self, *tensors: Tensor) -> "Bound":
-        """The loop on contiguous tensors on the CPU, of the types that it reads.
+        """Bind the loop to contiguous CPU tensors of the types and dimensions that it reads.
 
         Raises:
-            ValueError: of any others, for what is at their address would be read in their place.
+            ValueError: for any others, since their memory would be misread.
         """
         for tensor, reads in zip(tensors, self._reads, strict=True):
             plain = type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.is_contiguous()
@@ -150,7 +151,7 @@ class Shared:
 
 
 class Bound:
-    """A loop with the tensors that it works on, which are kept.
+    """A loop bound to the tensors that it works on, which are kept alive.
 
     Args:
         shared: the loop.
@@ -161,11 +162,11 @@ class Bound:
         self.shared, self.tensors = shared, tensors
         self._places: list[int] = []
         for tensor in tensors:
-            # as many numbers whatever the dimensions: a tensor is then found by its place alone
+            # as many entries whatever the dimensions, so that a tensor is found by its position alone
             self._places += (tensor.data_ptr(), *tensor.shape, 0, 0)[:_EACH]
 
     def __call__(self, turns: int) -> None:
-        """Go through so many turns."""
+        """Run so many turns of the loop."""
         team, threads = in_threads(), torch.get_num_threads()
         if team is None or min(threads, turns) == 1:
             self.shared.work.ctypes(self._table(turns, 1, None))
@@ -179,16 +180,16 @@ class Bound:
 
 
 def shared(loop: Any, *readers: Any) -> Callable[[Callable[[Any], None]], Shared]:
-    """Makes what calls a loop for each part of a table, which it has read by these, one that takes tensors."""
+    """Decorator: from a function that calls ``loop`` for each part of a table, make one that takes tensors."""
     return lambda work: Shared(loop, readers, work)
 
 
 class Team(NamedTuple):
-    """Threads of torch.
+    """OpenMP functions of the threads that torch uses.
 
     Args:
-        run: has a function called by each of so many threads.
-        number: where the function is that tells a thread which of them it is.
+        run: calls a function from each of so many threads.
+        number: address of the function that returns the calling thread's number.
     """
 
     run: Callable[[int, Any, int, int], None]
@@ -197,8 +198,8 @@ class Team(NamedTuple):
 
 @cache
 def in_threads() -> Team | None:
-    """What torch calls to have a function called by each of its threads; None where it was built in another way."""
-    # as the linker looks for it: first in what all of the process can see
+    """The functions by which torch runs its threads; None where it was built without these."""
+    # in the linker's order: first among the symbols that the whole process sees
     for place in () if os.name == "nt" else (None, torch._C.__file__):
         seen = ctypes.CDLL(place)
         run, number = (getattr(seen, name, None) for name in ("GOMP_parallel", "omp_get_thread_num"))

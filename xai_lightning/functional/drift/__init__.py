@@ -1,4 +1,4 @@
-"""Drift of explanations: how far those of the same samples moved, and how sure that is."""
+"""Drift of explanations: how far explanations of the same samples moved, and how certain that is."""
 
 from xai_lightning.functional.drift.alarms import CONSECUTIVE, SETTLED_BELOW, Cusum, advance, converged
 from xai_lightning.functional.drift.groups import attribution_gap, drift_gap, equal_treatment_auc

@@ -1,4 +1,4 @@
-"""Has drift ended, or begun anew? Decisions over the validations of a run."""
+"""Decisions over a run's validations: whether drift has ended, or has begun anew."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ CONSECUTIVE, SETTLED_BELOW = 3, 0.02
 
 
 class Cusum(NamedTuple):
-    """State of the alarm: the last values, the statistic, and whether it rang just now.
+    """State of the alarm: the recent values, the statistic, and whether it has just rung.
 
     Args:
-        recent: up to 20 values; none after an alarm.
-        statistic: cumulated excess, in standard deviations; 0 after an alarm.
-        alarm: whether the last value raised it above 3.5.
-        score: how far the last value was above what was predicted; NaN while there are fewer than 8 before it.
-        moments: when each value was seen, in optimizer steps since the first validation.
+        recent: the last values, at most 20; none after an alarm.
+        statistic: accumulated excess, in standard deviations; 0 after an alarm.
+        alarm: whether the last value raised the statistic above 3.5.
+        score: how far the last value was above its prediction; NaN while there are fewer than 8 values before it.
+        moments: when each recent value was seen, in optimizer steps since the first validation.
         passed: optimizer steps since the first validation.
     """
 
@@ -31,16 +31,17 @@ class Cusum(NamedTuple):
 
 
 def advance(state: Cusum, drift: float, steps: int) -> Cusum:
-    r"""One more validation: upward CUSUM of the log drift per square root of optimizer steps.
+    r"""Advance the alarm by one validation: upward CUSUM of the log drift per square root of optimizer steps.
 
-    Each value is predicted from up to twenty before it (at least eight): from the curve along which they fall, as they
-    do in a healthy run, and from how much each resembles the one before, see `forecast.score`. Scores above 1 are added
-    up; above 3.5 the alarm rings, and all begins anew: the next one can come nine validations later.
+    Each value is predicted from the eight to twenty values before it: from the curve along which drift falls in a
+    healthy run, and from the correlation of each value with the one before, see `forecast.score`. The excess of the
+    scores over 1 is accumulated, never below 0; above 3.5 the alarm rings, and the state is reset, so that the next
+    alarm comes nine validations later at the earliest.
 
     Args:
-        state: what the earlier validations left; ``Cusum()`` at the beginning.
-        drift: mean drift to the previous validation, at least 0; 0 and NaN are left out.
-        steps: optimizer steps since then, at least 1.
+        state: the state after the earlier validations; ``Cusum()`` at the beginning.
+        drift: mean drift to the previous validation, at least 0; 0 and non-finite values are skipped.
+        steps: optimizer steps since the previous validation, at least 1.
 
     Returns:
         The state after this validation.
@@ -63,7 +64,7 @@ def advance(state: Cusum, drift: float, steps: int) -> Cusum:
         found = score(value, state.recent, moments)
         statistic = max(0.0, state.statistic + found - SLACK)
         if statistic > LIMIT:
-            # values before a jump say nothing of those behind it, and the jump itself would widen what is expected
+            # values before a jump do not predict those after it, and the jump itself would inflate the deviation
             return Cusum(alarm=True, score=found, passed=state.passed)
         state = state._replace(statistic=statistic, score=found)
     return state._replace(recent=(*state.recent, value)[-WINDOW:], moments=moments[-WINDOW:])
@@ -74,17 +75,17 @@ def converged(
 ) -> bool:
     """Whether explanations have settled: shown to move little, not merely not shown to move.
 
-    Where the mean drift is exactly what counts as little, one validation alone passes in about 5 to 15 of 100 runs, the
-    more the more skewed distances are and the fewer; all of them pass in fewer.
+    If the mean drift is exactly ``within``, a single validation passes in about 5 to 15 of 100 runs, the more often the
+    more skewed and the fewer the distances are; all validations pass together less often.
 
     Args:
-        previous: upper 95 % limits of the mean drift to the validation before, one per validation, the newest last.
-        lagged: likewise to the validation ``consecutive`` earlier, which a slow, steady drift does not pass.
-        within: what counts as little.
-        consecutive: for how many validations both must hold.
+        previous: upper 95 % limits of the mean drift to the previous validation, one per validation, the newest last.
+        lagged: likewise to the validation ``consecutive`` earlier, a test that a slow, steady drift fails.
+        within: the largest drift that counts as little.
+        consecutive: the number of validations for which both must hold.
 
     Returns:
-        False with fewer validations, or a limit that is not finite.
+        Whether they have settled; False with fewer validations, or if a limit is not finite.
 
     Example:
         >>> converged([0.5, 0.01, 0.01, 0.01], [0.5, 0.02, 0.02, 0.02])

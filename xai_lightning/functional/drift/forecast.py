@@ -1,4 +1,4 @@
-"""How far the newest value of a course lies above what those before it led to expect."""
+"""How far the newest value of a series lies above what the earlier values predict."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,19 +11,19 @@ from xai_lightning.functional.student import student
 
 CORRELATIONS = (0.0, 0.3, 0.6, 0.9)
 FALLS = (0.0, 0.5, 1.0)
-"""Powers of the time; 0 is its logarithm."""
+"""Negated exponents of time in the falling curves; 0 stands for its logarithm."""
 PRIOR_VARIANCE = 100.0
-"""Of a slope before values are seen, in variances of its estimate."""
+"""Prior variance of a slope, in variances of its estimate."""
 LEAST_DEVIATION, CLIP = 1e-3, 1e-16
 
 
 class Forecast(NamedTuple):
-    """What one way to go on says of the newest value.
+    """The prediction of the newest value by one model of the series.
 
     Args:
-        deviation: of the noise, as estimated.
-        known: what its likelihood has beside that.
-        below: probability of a smaller value.
+        deviation: estimated standard deviation of the noise.
+        known: the factor of the model's likelihood that does not depend on the deviation, prior weight included.
+        below: predicted probability of a smaller value.
     """
 
     deviation: float
@@ -32,21 +32,24 @@ class Forecast(NamedTuple):
 
 
 def score(value: float, recent: Sequence[float], moments: Sequence[float]) -> float:
-    r"""How far ``value`` lies above what ``recent`` predict, as a normal score: 0 is as predicted, 2 one in 44 exceeds.
+    r"""How far ``value`` lies above its prediction from ``recent``, as a normal score; 1 in 44 values exceeds 2.
 
     .. math:: y_t = \mu + \beta \, g(m_t) + u_t, \qquad u_t = \phi \, u_{t-1} + e_t
 
     Values keep a level, :math:`\beta = 0`, or fall, :math:`\beta < 0`, with :math:`g(m)` one of :math:`\log m`,
-    :math:`-m^{-1/2}` and :math:`-1/m`: as a power of the time, or steeply first and then to a floor. Each of these with
-    a correlation :math:`\phi` of noise with the noise before of 0, 0.3, 0.6 and 0.9 gives the next value Student's
-    distribution, since level, slope and deviation of :math:`e` are themselves estimates. They are averaged with their
-    likelihoods given ``recent``, so that none has to be chosen from few values. Beforehand a level counts as much as
-    all falls together, and slopes have a deviation ten times that which noise gives to one that is estimated.
+    :math:`-m^{-1/2}` and :math:`-1/m`: as a power of time, or steeply at first and then towards a floor. Each of these
+    models, with an autocorrelation :math:`\phi` of the noise of 0, 0.3, 0.6 or 0.9, predicts the next value by
+    Student's distribution, since the level, the slope and the deviation of :math:`e` are estimated. The predictions are
+    averaged, weighted by the models' likelihoods given ``recent``, so that no model has to be chosen from few values. A
+    priori a level weighs as much as all falls together, and the deviation of a slope is ten times that of its estimate.
 
     Args:
-        value: the newest.
-        recent: those before it, the oldest first; at least 2.
-        moments: when each was seen, above 0 and rising; the last one is that of ``value``.
+        value: the newest value.
+        recent: the values before it, oldest first; at least 2.
+        moments: when each was seen, above 0 and increasing; the last one is that of ``value``.
+
+    Returns:
+        The score; 0 is as predicted.
 
     Example:
         >>> round(score(3.0, [-1.0, 0.5, 1.0, -0.5, 0.0, -1.0, 1.0, 0.0], range(1, 10)), 2)
@@ -60,14 +63,14 @@ def score(value: float, recent: Sequence[float], moments: Sequence[float]) -> fl
     curves = [[math.log(m) if fall == 0 else -(m**-fall) for m in moments] for fall in FALLS]
     fits = [fit for phi in CORRELATIONS for fit in _forecasts(phi, [*recent, value], curves)]
     least, freedom = min(fit.deviation for fit in fits), len(recent) - 1
-    # likelihoods over all levels, slopes and deviations, as multiples of one number
+    # likelihoods, integrated over levels, slopes and deviations, up to a common factor
     likelihoods = [fit.known * (least / fit.deviation) ** freedom for fit in fits]
     average = sum(each * fit.below for each, fit in zip(likelihoods, fits, strict=True)) / sum(likelihoods)
     return NormalDist().inv_cdf(min(max(average, CLIP), 1 - CLIP))
 
 
 def _forecasts(phi: float, values: Sequence[float], curves: Sequence[Sequence[float]]) -> Iterator[Forecast]:
-    """Of a level, and of each curve along which the values fall; the last value is the one that is asked about."""
+    """Forecasts by a level, and by each curve along which the values fall, of the last value."""
     freedom = len(values) - 2
     level = _innovations(phi, [1.0] * len(values))
     size = _product(level, level)
@@ -79,7 +82,7 @@ def _forecasts(phi: float, values: Sequence[float], curves: Sequence[Sequence[fl
         length, common = _product(along, along), _product(along, rest)
         if common >= 0:
             continue
-        # the slope of least squares, drawn towards none by what was to be expected beforehand
+        # the least-squares slope, shrunk towards 0 by the prior
         trust = PRIOR_VARIANCE / (1 + PRIOR_VARIANCE)
         slope = trust * common / length
         yield _forecast(
@@ -97,17 +100,17 @@ def _forecast(residual: float, squares: float, spread: float, known: float, free
 
 
 def _innovations(phi: float, values: Sequence[float]) -> list[float]:
-    """What is new in each value, where each correlates by ``phi`` with the one before."""
+    """What is new in each value, where each has the correlation ``phi`` with the one before."""
     return [math.sqrt(1 - phi**2) * values[0], *(after - phi * before for before, after in pairwise(values))]
 
 
 def _product(one: Sequence[float], other: Sequence[float]) -> float:
-    """Sum of products over all but the last, which is not known yet."""
+    """Dot product over all values but the last, which is the one to predict."""
     found: float = sum(map(mul, one[:-1], other[:-1]))
     return found
 
 
 def _without(level: Sequence[float], values: Sequence[float]) -> list[float]:
-    """Values less their part along the level."""
+    """Values minus their projection onto the level."""
     part = _product(level, values) / _product(level, level)
     return [value - part * each for value, each in zip(values, level, strict=True)]

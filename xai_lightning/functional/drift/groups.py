@@ -1,4 +1,4 @@
-"""Explanations of groups: whose move more, whose rest on other features, and can the group be told from them?"""
+"""Explanations of groups: whose move more, whose rest on other features, and whether they reveal the group."""
 
 import math
 from functools import partial
@@ -17,18 +17,18 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 def drift_gap(distances: Tensor, groups: Tensor) -> Interval:
     r"""Largest minus smallest mean drift among groups: whose explanations are less stable.
 
-    Like every maximum minus a minimum it is too large on average where nothing differs, the more so the smaller the
-    groups; the limits are not: the lower one is above 0 only if some group is shown to differ from another.
+    Like any maximum minus a minimum, it is too large on average where groups do not differ, the more so the smaller the
+    groups are. The limits are not: the lower one is above 0 only if some group is shown to differ from another.
 
     .. math:: \max(0, \max_a l_a - \min_b u_b),\qquad
         \max_{a \ne b} m_a - m_b + \sqrt{(u_a - m_a)^2 + (m_b - l_b)^2}
 
-    l and u are Student limits of a group's mean m: at .025 / 2G for the lower limit, at .025 for the upper, where the
-    pair that decides is tested alone.
+    l and u are Student limits of a group's mean m: at .025 / 2G for the lower limit, and at .025 for the upper, for
+    which only the deciding pair is tested.
 
     Args:
-        distances: float64[N], of each sample; NaN is left out.
-        groups: int64[N], from 0; negative is no group.
+        distances: float64[N], one per sample; NaN is left out.
+        groups: int64[N], numbered from 0; a negative number means no group.
 
     Returns:
         The gap and its 95 % limits, over groups with at least 8 samples; NaN with fewer than two.
@@ -48,14 +48,14 @@ def drift_gap(distances: Tensor, groups: Tensor) -> Interval:
     means = torch.stack([part.mean() for part in parts])
     sure, each = _reach(parts, LEVEL / (2 * len(parts))), _reach(parts, LEVEL)
     apart = means[:, None] - means[None] + (each[:, None].square() + each[None].square()).sqrt()
-    # a group is not compared with itself, to which its own uncertainty would make up a gap
+    # no group is compared with itself: its own uncertainty would appear as a gap
     apart.fill_diagonal_(-math.inf)
     lower = max(0.0, float((means - sure).max() - (means + sure).min()))
     return Interval(float(means.max() - means.min()), lower, float(apart.max()))
 
 
 def _reach(parts: list[Tensor], level: float) -> Tensor:
-    """From each group's mean to its one-sided limits."""
+    """Distance from each group's mean to its one-sided limits."""
     found = [part.std() / math.sqrt(len(part)) * student_quantile(1 - level, len(part) - 1) for part in parts]
     return torch.stack(found)
 
@@ -63,17 +63,17 @@ def _reach(parts: list[Tensor], level: float) -> Tensor:
 def attribution_gap(importance: Tensor, groups: Tensor, *, seed: int = 0) -> tuple[float, float]:
     """How differently two or more groups are explained: the largest total variation between their mean shares.
 
-    0 means that the features carry the same shares of attribution in all groups, 1 that none is shared.
+    0 means that the features carry the same shares of attribution in all groups, 1 that two groups share no feature.
 
     Args:
         importance: float[N, V], absolute attribution of each variable, at least 0.
-        groups: int64[N], from 0; negative is no group.
-        seed: of the private generator.
+        groups: int64[N], numbered from 0; a negative number means no group.
+        seed: seed of the private generator.
 
     Returns:
-        The gap, and what it would be on average if groups were dealt out at random. Half of the gaps between groups
-        that are explained alike exceed that, 1 in 20 by half as much again (of a few features; by a tenth, of
-        hundreds). NaN with fewer than two groups of at least 8.
+        The gap, and its average if groups were assigned at random. For groups that are explained alike, half of the
+        gaps exceed that average, and 1 in 20 exceeds it by half as much again (with a few features; by a tenth with
+        hundreds). NaN with fewer than two groups of at least 8 samples.
 
     Example:
         >>> shares = torch.tensor([[1.0, 0.0]] * 8 + [[0.0, 1.0]] * 8)
@@ -101,21 +101,21 @@ def _variation(shares: Tensor, of: Tensor, groups: Tensor) -> float:
 def equal_treatment_auc(
     maps: Tensor, member: Tensor, *, least: int = LEAST_PER_GROUP, repeats: int = 1000, seed: int = 0
 ) -> Interval:
-    """How well a linear model tells from its explanation alone whether a sample belongs to a group.
+    """How well a linear model predicts from a sample's explanation alone whether it belongs to a group.
 
-    0.5 means that explanations do not show it, 1 that they give it away. A model is fitted on each half of the samples
-    and judged on the other, and both results are averaged, with the limits that one half has: pooling folds would give
-    an interval that is too narrow. A high value does not say which way a group is treated.
+    0.5 means that explanations do not reveal membership, 1 that they give it away. A model is fitted on each half of
+    the samples and evaluated on the other, and both values are averaged, as are their limits: pooling the folds would
+    give too narrow an interval. A high value does not say in which way a group is treated differently.
 
     Args:
         maps: float[N, D], canonical maps.
-        member: bool[N].
-        least: samples needed inside and outside of the group.
+        member: bool[N], whether each sample belongs to the group.
+        least: number of samples needed both inside and outside the group.
         repeats: number of bootstrap samples.
-        seed: of halves and bootstrap.
+        seed: seed of the halves and the bootstrap.
 
     Returns:
-        Area under the curve and its limits; NaN with fewer samples.
+        Area under the ROC curve and its limits; NaN with fewer samples.
 
     References:
         C. Mougan et al., Beyond demographic parity: redefining equal treatment, 2023.
@@ -129,7 +129,7 @@ def equal_treatment_auc(
     half, generator = torch.zeros(len(x), dtype=torch.int64, device=x.device), torch.Generator().manual_seed(seed)
     for group in (y, ~y):
         where = group.nonzero().flatten()
-        # within each group, or a half may be left without members
+        # split within each group, or one half may have no members
         half[where[torch.randperm(len(where), generator=generator, device="cpu")]] = (
             torch.arange(len(where), device=x.device) % 2
         )
@@ -141,7 +141,7 @@ def equal_treatment_auc(
 
 
 def _linear(x: Tensor, y: Tensor, unseen: Tensor) -> Tensor:
-    """Scores by a ridge regression on standardised features."""
+    """Scores of unseen samples by a ridge regression on standardised features."""
     mean, deviation = x.mean(0), x.std(0).clamp(min=1e-12)
     design, target = (x - mean) / deviation, y.double() - y.double().mean()
     # with more features than samples any labels can be fitted
@@ -158,7 +158,7 @@ def _resampled_auc(scores: Tensor, member: Tensor, index: Tensor) -> Tensor:
 
 
 def _auc(scores: Tensor, member: Tensor) -> Tensor:
-    """Area under the curve of each row, ties counted half."""
+    """Area under the ROC curve of each row; ties count half."""
     order = scores.sort(dim=1)
     low = torch.searchsorted(order.values, scores, right=False)
     high = torch.searchsorted(order.values, scores, right=True)

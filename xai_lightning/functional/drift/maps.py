@@ -9,20 +9,20 @@ CELLS, NEGLIGIBLE, ZERO_MAP = 14, 1e-6, 1e-12
 
 
 def pool(maps: Tensor) -> Tensor:
-    r"""Canonical form of attributions: what explanations are compared in.
+    r"""Canonical form of attributions, in which explanations are compared.
 
-    Channels of an image are summed and its pixels averaged over at most 14 x 14 cells (which overlap by a pixel where
-    14 does not divide the side); any other shape is flattened as it is. Then values with :math:`|v| < 10^{-6} \max |v|`
-    of their sample become 0, since rounding errors must not be ranked. The size is kept.
+    An image's channels are summed and its pixels averaged over at most 14 x 14 cells (which overlap by a pixel where
+    14 does not divide the side); any other shape is merely flattened. Then values with :math:`|v| < 10^{-6} \max |v|`
+    of their sample become 0, since rounding errors must not be ranked. The overall size is kept.
 
     Args:
         maps: float[N, C, H, W] (images), float[N, D] (tables) or float[N, ...], in units of the explained scalar.
 
     Returns:
-        float64[N, D]; values that are not finite stay where they are.
+        float64[N, D]; non-finite values stay where they are.
 
     Raises:
-        ValueError: If a sample has no dimension, or no feature, of its own.
+        ValueError: If the samples have no dimension, or no features.
 
     Example:
         >>> pool(torch.tensor([[1.0, -2.0, 1e-9]]))
@@ -39,13 +39,13 @@ def pool(maps: Tensor) -> Tensor:
 
 
 def normalised(maps: Tensor) -> Tensor:
-    """Maps of any size as shares of their own: absolute values of each add up to 1. Zero maps stay.
+    """Maps scaled so that the absolute values of each add up to 1. Maps of zeros stay as they are.
 
     Args:
         maps: float[N, ...].
 
     Returns:
-        Like ``maps``; values that are not finite make the whole map NaN.
+        Like ``maps``; one NaN makes the whole map NaN, an infinity becomes NaN and the finite values beside it 0.
 
     Example:
         >>> normalised(torch.tensor([[3.0, -1.0], [0.0, 0.0]]))

@@ -1,11 +1,12 @@
 """Distances between explanations of the same samples: 0 is unchanged, and exactly 0 for equal maps.
 
 A *map* is one sample's attribution in canonical form (:func:`pool`). A measure ``fn(current, reference) -> distances``
-sees one change in it: of direction, mass, ranking or size. To add one, give it a row in :data:`MEASURES`.
+sees one kind of change: of direction, mass, ranking or size. To add one, give it a row in :data:`MEASURES`.
 
-One convention holds for all. A map whose absolute values sum to at most 1e-12 is a *zero map*: two of them are at
-distance 0, one and another map share nothing (distance 1; NaN for the magnitude, whose logarithm is infinite). A map
-with a value that is not finite has distance NaN: :func:`summarise` drops and counts it, nothing is imputed.
+All follow one convention. A map whose absolute values sum to at most 1e-12 is a *zero map*. Two zero maps are at
+distance 0; a zero map and any other share nothing (distance 1; NaN for the magnitude and the effective features, which
+a zero map does not have). A map with a non-finite value has distance NaN, which :func:`summarise` drops and counts;
+nothing is imputed.
 """
 
 import math
@@ -24,7 +25,7 @@ def cosine(current: Tensor, reference: Tensor) -> Tensor:
     r"""Change of direction: one minus the cosine of two signed maps, :math:`\|a / \|a\| - b / \|b\|\|^2 / 2`.
 
     0 means the same direction, 1 a right angle (the chance level), 2 the opposite. The largest features dominate it,
-    and a change of size is not seen. Equal maps give exactly 0, where ``1 - cosine_similarity`` leaves 6e-7.
+    and it does not see a change of size. Equal maps give exactly 0, where ``1 - cosine_similarity`` leaves 6e-7.
 
     Args:
         current: float[N, D], canonical maps.
@@ -50,8 +51,8 @@ def weighted_jaccard(current: Tensor, reference: Tensor) -> Tensor:
 
     .. math:: 1 - \frac{\sum_j \min(|a_j|, |b_j|)\,[a_j b_j > 0]}{\sum_j \max(|a_j|, |b_j|)}
 
-    0 means that every feature kept share and sign, 1 that none kept any share under its sign. A change of size is not
-    seen, nor how far the mass of a picture moved.
+    0 means that every feature kept its share and sign, 1 that none kept any share with the same sign. It sees neither a
+    change of size nor how far mass moved within an image.
 
     Args:
         current: float[N, D], canonical maps.
@@ -83,13 +84,14 @@ def top_k(current: Tensor, reference: Tensor, *, present: Tensor | None = None) 
         k = \min(\max(5, \lceil D/10 \rceil), \lfloor D/2 \rfloor)
 
     The memberships w and v are 1 above the k-th largest value and shared evenly among features that tie with it, in
-    steps of 1e-5 of the map's maximum. 0 means the same k features, 1 as many common ones as chance gives. It sees
-    neither signs nor the order within the k, and it is noise on maps without clear leaders.
+    steps of 1e-5 of the map's maximum. 0 means the same k features, 1 as much overlap as expected by chance. It sees
+    neither signs nor the order within the top k, and it is noise on maps without clear leaders.
 
     Args:
         current: float[N, D], canonical maps.
         reference: float[N, D], canonical maps of the same samples.
-        present: bool[N, D], which features a sample has, D of them; None: all. Texts of unequal length are padded.
+        present: bool[N, D], which features a sample has, for padded texts: only these count in the formula's D. None:
+            all.
 
     Returns:
         float64[N] in [0, 1/(1 - k/D)], at most 2; NaN where a map is not finite, and where D < 2.
@@ -115,8 +117,8 @@ def top_k(current: Tensor, reference: Tensor, *, present: Tensor | None = None) 
 def magnitude(current: Tensor, reference: Tensor) -> Tensor:
     r"""Change of size: absolute log ratio of the absolute sums, :math:`|\log(\|a\|_1 / \|b\|_1)|`.
 
-    0 means the same size, log 2 = 0.69 twice or half of it. What the map shows does not enter, and maps grow in any
-    training, whether it generalises or not, so that a large value alone is no alarm.
+    0 means the same size, log 2 = 0.69 twice or half of it. What the map shows does not matter, and maps grow in any
+    training, whether it generalises or not, so that a large value alone is no cause for alarm.
 
     Args:
         current: float[N, D], canonical maps.
@@ -137,7 +139,7 @@ def magnitude(current: Tensor, reference: Tensor) -> Tensor:
 
 
 def jensen_shannon(current: Tensor, reference: Tensor) -> Tensor:
-    r"""Change of where the mass lies: Jensen-Shannon divergence of the shares of absolute attribution, in bits.
+    r"""Change of location: Jensen-Shannon divergence of the shares of absolute attribution, in bits.
 
     .. math:: \tfrac12 \sum_j p_j \log_2 \frac{p_j}{m_j} + \tfrac12 \sum_j q_j \log_2 \frac{q_j}{m_j},\quad
         p = \frac{|a|}{\|a\|_1},\ q = \frac{|b|}{\|b\|_1},\ m = \frac{p + q}2
@@ -171,13 +173,13 @@ def jensen_shannon(current: Tensor, reference: Tensor) -> Tensor:
 def effective_number(maps: Tensor) -> Tensor:
     r"""How many features a map effectively spreads over: :math:`2^H` of the shares of absolute attribution, in bits.
 
-    1 means a single feature, D all alike. It falls in most trainings, whether they generalise or not.
+    1 means a single feature, D that all weigh the same. It falls in most trainings, whether they generalise or not.
 
     Args:
         maps: float[N, D], canonical maps.
 
     Returns:
-        float64[N] in [1, D]; NaN for zero maps and those that are not finite.
+        float64[N] in [1, D]; NaN for zero maps and for maps that are not finite.
 
     Example:
         >>> effective_number(torch.tensor([[0.5, -0.25, 0.25]]))
@@ -192,8 +194,8 @@ def effective_number(maps: Tensor) -> Tensor:
 def effective_features(current: Tensor, reference: Tensor) -> Tensor:
     r"""Change of concentration: :math:`|\log_2 (2^{H(a)} / 2^{H(b)})|`, the difference of entropies in bits.
 
-    0 means spread over as many features, 1 over twice or half as many. Which features does not enter, and maps narrow
-    in any training, so that a large value alone is no alarm.
+    0 means a spread over as many features, 1 over twice or half as many. Which features they are does not matter, and
+    maps narrow in any training, so that a large value alone is no cause for alarm.
 
     Args:
         current: float[N, D], canonical maps.
@@ -236,13 +238,13 @@ def _pair(current: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 def _conventional(distances: Tensor, a: Tensor, b: Tensor, against_zero: float = 1.0) -> Tensor:
     no_a, no_b = a.abs().sum(1) <= ZERO_MAP, b.abs().sum(1) <= ZERO_MAP
     distances = distances.masked_fill(no_a ^ no_b, against_zero).masked_fill(no_a & no_b, 0.0)
-    # last, since a map that is not finite beside a zero map has been given the convention for it
+    # last, since the convention for zero maps also overwrote the distance of a non-finite map to a zero map
     return distances.masked_fill(~(a.isfinite() & b.isfinite()).all(1), math.nan)
 
 
 def _membership(maps: Tensor, k: Tensor, here: Tensor) -> Tensor:
-    """How far each feature is among the ``k`` ``[N]`` largest of those that are ``here``."""
-    # rounding, which differs between batches and ranks, must not order features; what is not here lies below 0
+    """Membership, from 0 to 1, of each feature among the ``k`` (``[N]``) largest of those that are ``here``."""
+    # rounding errors, which differ between batches and ranks, must not order features; absent ones lie below 0
     steps = (maps.abs() / maps.abs().amax(1, keepdim=True) / RANKED_STEP).round().masked_fill(~here, -1)
     last = steps.sort(dim=1, descending=True).values.gather(1, (k[:, None].long() - 1).clamp(min=0))
     above, tied = (steps > last).double(), (steps == last).double()

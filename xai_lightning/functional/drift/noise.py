@@ -1,4 +1,4 @@
-"""Drift told from the noise of a method that draws: two independent explanations at each of two times."""
+"""Drift separated from the noise of a random method, by two independent explanations at each of two times."""
 
 import math
 from typing import NamedTuple
@@ -15,16 +15,16 @@ RELIABLE = 0.1
 
 
 def noise_floor(first: Tensor, second: Tensor) -> float:
-    """95th percentile of the cosine distance between two explanations of the same model by other seeds.
+    """95th percentile of the cosine distance between two explanations of the same model with different seeds.
 
-    A sample that drifted by less did not drift by more than the method's noise.
+    The drift of a sample that moved by less cannot be told from the method's noise.
 
     Args:
         first: float[N, D], canonical maps.
-        second: float[N, D], of the same samples, by independent seeds.
+        second: float[N, D], canonical maps of the same samples with independent seeds.
 
     Returns:
-        A distance in [0, 2], 0 for a method that does not draw; NaN without a finite pair.
+        A distance in [0, 2], 0 for a deterministic method; NaN without a finite pair.
 
     Example:
         >>> noise_floor(Tensor([[1.0, 0.0]]), Tensor([[1.0, 0.0]]))
@@ -42,7 +42,7 @@ class Denoised(NamedTuple):
         squared: unbiased squared distance in units of the squared size of the reference; 0 on average without drift, so
             it can be negative; 1 means a change as large as the reference itself. NaN if the reference has no size.
         cosine: cosine distance corrected for the noise of both maps. Both are NaN if the method is too noisy to tell.
-        reliability: cosine of two explanations of the same model, the smaller of then and now; 1 without noise.
+        reliability: mean cosine of two explanations of the same model, the smaller of then and now; 1 without noise.
     """
 
     squared: Interval
@@ -53,23 +53,24 @@ class Denoised(NamedTuple):
 def denoised(
     now: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor], *, repeats: int = 1000, seed: int = 0
 ) -> Denoised:
-    r"""Drift between two models from two independent explanations of each.
+    r"""Drift between two models, estimated from two independent explanations of each.
 
     .. math:: \frac{\overline{\langle n_1 - t_1, n_2 - t_2 \rangle}}{\overline{\langle t_1, t_2 \rangle}},\qquad
         1 - \frac{\overline{\cos(n_1, t_2)} + \overline{\cos(n_2, t_1)}}
         {2 \sqrt{\overline{\cos(n_1, n_2)}\;\overline{\cos(t_1, t_2)}}}
 
-    Always ratios of means over samples, never means of ratios, which are unstable. Intervals come from a bootstrap
+    Both are ratios of means over samples, never means of ratios, which are unstable. Intervals come from a bootstrap
     over samples.
 
     Args:
-        now: two float[N, D], canonical maps by independent seeds.
-        then: two float[N, D], of the same samples.
+        now: two float[N, D], canonical maps with independent seeds.
+        then: two float[N, D], likewise, of the same samples at the reference.
         repeats: number of bootstrap samples.
-        seed: of the private generator.
+        seed: seed of the private generator.
 
     Returns:
-        Both estimates; NaN where nothing is finite, or the reliability is below 0.1: sizes are then noise themselves.
+        Both estimates, with the reliability; NaN where nothing is finite, or the reliability is below 0.1, since sizes
+        are then noise themselves.
 
     References:
         A. Walther et al., Reliability of dissimilarity measures for multi-voxel pattern analysis, NeuroImage 137, 2016.
@@ -89,7 +90,7 @@ def denoised(
 
     def distance(index: Tensor) -> Tensor:
         noise = within_now[index].mean(1) * within_then[index].mean(1)
-        # a resample without any reliability gives an infinite number, which `bootstrap` leaves out
+        # a resample without any reliability gives infinity, which `bootstrap` leaves out
         corrected: Tensor = 1 - across[index].mean(1) / noise.clamp(min=0).sqrt()
         return corrected
 
@@ -104,7 +105,7 @@ def denoised(
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Signed cosine of each pair; 1 for two zero maps, 0 for one and another map."""
+    """Signed cosine of each pair; 1 for two zero maps, 0 for a zero map and any other."""
     no_a, no_b = a.abs().sum(1) <= ZERO_MAP, b.abs().sum(1) <= ZERO_MAP
     found = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
     conventional: Tensor = found.masked_fill(no_a ^ no_b, 0.0).masked_fill(no_a & no_b, 1.0)

@@ -1,4 +1,4 @@
-"""Distances that need the places of a map's cells: for pictures only."""
+"""Distances that need the positions of a map's cells, for images only."""
 
 import math
 from collections.abc import Callable
@@ -14,14 +14,14 @@ RANGE = 2.0
 
 
 def centre_of_mass(current: Tensor, reference: Tensor, grid: Grid) -> Tensor:
-    r"""How far the centre of the absolute attribution moved, in diagonals of the picture.
+    r"""How far the centre of the absolute attribution moved, in diagonals of the image.
 
-    0 means the same centre, 1 from one corner to the opposite one. Mass that moves apart evenly is not seen.
+    0 means the same centre, 1 a move from one corner to the opposite one. It does not see mass that spreads evenly.
 
     Args:
-        current: float[N, D], canonical maps of pictures, row by row.
+        current: float[N, D], canonical maps of images, row by row.
         reference: float[N, D], canonical maps of the same samples.
-        grid: rows and columns, with product D.
+        grid: rows and columns, whose product is D.
 
     Returns:
         float64[N] in [0, 1]; NaN where a map is not finite.
@@ -39,22 +39,23 @@ def centre_of_mass(current: Tensor, reference: Tensor, grid: Grid) -> Tensor:
     a, b = _fitting(current, reference, grid)
     rows, columns = grid
     place = torch.cartesian_prod(*(torch.arange(side, device=a.device) for side in grid)).to(a).reshape(-1, 2)
-    # a picture of one cell has no diagonal, and no way to move
+    # an image of one cell has no diagonal, and its centre cannot move
     diagonal = math.hypot(rows - 1, columns - 1) or 1.0
     centres = [(m.abs() / m.abs().sum(1, keepdim=True)) @ place for m in (a, b)]
     return _conventional((centres[0] - centres[1]).norm(dim=1) / diagonal, a, b)
 
 
 def ssim(current: Tensor, reference: Tensor, grid: Grid) -> Tensor:
-    """Change of structure: one minus the structural similarity of signed maps, each scaled by its largest value.
+    """Change of structure: one minus the structural similarity of signed maps, each scaled by its largest |value|.
 
-    0 means equal maps, 1 no common structure. Where both maps are flat they count as equal, so it is small for sparse
-    maps; and a flip of every sign, which turns means and structure alike, is partly missed (see `cosine`).
+    0 means maps that are equal up to scale, 1 no common structure. Where both maps are flat they count as equal, so it
+    is small for sparse maps; a flip of every sign, which reverses means and structure alike, is partly missed (see
+    `cosine`).
 
     Args:
-        current: float[N, D], canonical maps of pictures, row by row.
+        current: float[N, D], canonical maps of images, row by row.
         reference: float[N, D], canonical maps of the same samples.
-        grid: rows and columns, with product D.
+        grid: rows and columns, whose product is D.
 
     Returns:
         float64[N] in [0, 2]; NaN where a map is not finite.

@@ -1,4 +1,4 @@
-"""Change of explanations set against change of predictions: right for a different reason?"""
+"""Change of explanations compared with change of predictions: right for a different reason?"""
 
 import math
 from typing import NamedTuple
@@ -10,18 +10,18 @@ STABLE_WITHIN, LEAST_FLOOR, FEWEST, BY_NOISE = 0.05, 0.1, 20, 0.05
 
 
 class Agreement(NamedTuple):
-    """Predictions of a probe at two times, and what became of the explanations where they stayed.
+    """How a probe's predictions changed between two times, and its explanations where the predictions stayed.
 
     Args:
         churn: share of samples whose predicted class changed.
         divergence: mean Jensen-Shannon divergence of the predicted distributions, in bits.
         stable_share: share of samples whose prediction is stable: the same class, and the explained class's
             probability within 0.05.
-        stable_drift: mean distance of explanations over those; NaN below 20.
-        reason_shift: share of those whose explanation moved further than noise would: predicted the same, for a
-            different reason; NaN below 20, or if the noise is unknown.
-        reason_shift_beyond_noise: the same, if the noise floor is above 0.1 less the 5 % that noise alone moves beyond
-            it: 0 is none, or less.
+        stable_drift: mean distance of explanations over the stable samples; NaN with fewer than 20.
+        reason_shift: share of the stable samples whose explanation moved further than noise would move it: the same
+            prediction for a different reason; NaN with fewer than 20, or if the noise is unknown.
+        reason_shift_beyond_noise: the same, corrected, if the noise floor is above 0.1, for the 5 % that noise alone
+            moves beyond it; none is 0 or less.
     """
 
     churn: float
@@ -37,10 +37,10 @@ def agreement(now: Tensor, then: Tensor, classes: Tensor, distances: Tensor, *, 
 
     Args:
         now: float[N, K], predicted probabilities.
-        then: float[N, K], at the reference.
+        then: float[N, K], predicted probabilities at the reference.
         classes: int64[N], the explained classes.
         distances: float64[N], cosine distances of the explanations; NaN is left out.
-        floor: noise floor of the distances; a shift must exceed it, and 0.1.
+        floor: noise floor of the distances; a shift must exceed both it and 0.1. NaN: unknown.
 
     Returns:
         The six numbers; NaN where nothing is finite.
@@ -79,6 +79,6 @@ def agreement(now: Tensor, then: Tensor, classes: Tensor, distances: Tensor, *, 
         stable_share=float(stable.double().mean()),
         stable_drift=math.nan if few else float(kept.mean()),
         reason_shift=shifted,
-        # noise moves that share beyond its own floor anyway: of the others, how many moved
+        # noise alone moves that share beyond its floor: which share of the others moved?
         reason_shift_beyond_noise=(shifted - by_noise) / (1 - by_noise),
     )

@@ -13,16 +13,16 @@ def ndcg(current: Tensor, reference: Tensor) -> float:
 
     .. math:: \sum_i \frac{a(f'_i)}{\log_2 (i + 1)} \Big/ \sum_i \frac{a(f_i)}{\log_2 (i + 1)}
 
-    1 means the same order. It is not symmetric, sees no signs, and its lowest value depends on how skewed the
+    1 means the same order. It is not symmetric, ignores signs, and its lowest value depends on how skewed the
     importances are (1 if they are all equal), so that no threshold means the same everywhere: see `ndcg_adjusted`.
 
     Args:
-        current: float[D], importances of now, which give the order, in steps of 1e-5 of their largest; features at the
-            same step are averaged over orders.
+        current: float[D], current importances, which give the order, in steps of 1e-5 of the largest; the gain of tied
+            features is averaged over their possible orders.
         reference: float[D], importances at the reference, at least 0.
 
     Returns:
-        A number in (0, 1]; NaN if the reference is all 0, or something is not finite.
+        A number in (0, 1]; NaN if the reference is all 0, or a value is not finite.
 
     Raises:
         ValueError: If the shapes differ or are not [D].
@@ -40,19 +40,19 @@ def ndcg(current: Tensor, reference: Tensor) -> float:
     now, gains = current.detach().cpu().double(), reference.detach().cpu().double()
     if not (now.isfinite().all() and gains.isfinite().all()) or float(gains.sum()) <= 0:
         return math.nan
-    # the same gains added up in another order may differ by a rounding
+    # the same gains summed in another order may differ by a rounding error
     return min(1.0, _gained(now, gains) / _gained(gains, gains))
 
 
 def ndcg_adjusted(current: Tensor, reference: Tensor) -> float:
-    """`ndcg` on a scale where 1 is the same order and 0 what random orders reach on average.
+    """`ndcg` on a scale where 1 is the same order and 0 the average over random orders.
 
     Args:
         current: float[D], as in `ndcg`.
         reference: float[D], likewise.
 
     Returns:
-        At most 1, negative for worse than random; NaN where all orders are nearly alike.
+        At most 1, negative if worse than random; NaN where all orders score nearly the same.
 
     Example:
         >>> ndcg_adjusted(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.7, 0.5, 0.05]))
@@ -66,8 +66,8 @@ def ndcg_adjusted(current: Tensor, reference: Tensor) -> float:
 
 
 def _gained(importance: Tensor, gains: Tensor) -> float:
-    """Discounted gain in the order of ``importance``, on average over the orders of those that tie."""
-    # all 0: everything ties, which is no division by 0
+    """Discounted gain in the order of ``importance``, averaged over the possible orders of tied features."""
+    # all 0: everything ties, without a division by 0
     steps = (importance / importance.abs().max().clamp(min=1e-300) / RANKED_STEP).round()
     order = steps.argsort(descending=True, stable=True)
     _, tie = torch.unique_consecutive(steps[order], return_inverse=True)

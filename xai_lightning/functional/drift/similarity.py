@@ -1,4 +1,4 @@
-"""All validations against all."""
+"""Similarity of explanations between all pairs of validations."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 def similarity(history: Tensor) -> Tensor:
-    """Mean signed cosine of the explanations at every validation with those at every other.
+    """Mean signed cosine between the explanations at each pair of validations.
 
     Blocks on the diagonal are phases in which the model looked at the same things.
 
@@ -36,9 +36,9 @@ def similarity(history: Tensor) -> Tensor:
     empty = (valid & (maps.abs().sum(2) <= ZERO_MAP)).double()
     units = torch.where(sizes > 0, maps / sizes.clamp(min=1e-300), 0.0).flatten(1)
     counts = valid.double() @ valid.double().T
-    # two zero maps are alike by convention, and their product is 0
+    # two zero maps are equal by convention, but their product is 0
     found = (units @ units.T + empty @ empty.T) / counts
-    # squares add up to 1 only nearly
+    # squares add up to 1 only up to rounding
     return found.fill_diagonal_(1.0).masked_fill(counts == 0, torch.nan)
 
 
@@ -46,8 +46,8 @@ def thinned(items: Sequence[Item], most: int = MOST) -> list[Item]:
     """The items if they fit; else every second one and the last, so that memory is bounded (law 7).
 
     Args:
-        items: in order of time.
-        most: how many may stay.
+        items: in chronological order.
+        most: how many fit.
 
     Example:
         >>> thinned([1, 2, 3, 4, 5, 6], most=5)

@@ -1,4 +1,4 @@
-"""Many samples in a few numbers, with the error that sampling leaves."""
+"""Summaries of many samples in a few numbers, with their sampling error."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ DRAWN_AT_ONCE = 2**20
 
 
 class Summary(NamedTuple):
-    """Distances of the samples of a probe, in a few numbers.
+    """The distances of a probe's samples, in a few numbers.
 
     Attributes:
         mean: Mean over samples.
@@ -19,7 +19,7 @@ class Summary(NamedTuple):
         upper: Upper limit.
         median: Median over samples.
         p90: 90th percentile over samples.
-        dropped: How many distances were NaN, and left out.
+        dropped: How many distances were NaN, and were left out.
     """
 
     mean: float
@@ -33,11 +33,11 @@ class Summary(NamedTuple):
 def summarise(distances: Tensor, *, repeats: int = 1000, level: float = 0.05, seed: int = 0) -> Summary:
     """Mean of the distances with its percentile-bootstrap interval, median and 90th percentile.
 
-    Drawn by a private generator: equal distances have equal limits. The interval speaks of other samples like these,
-    not of other seeds of the explanation or the training. Below about 20 samples it is too narrow.
+    The bootstrap has a private generator, so that equal distances give equal limits. The interval covers other samples
+    like these, not other seeds of the explanation or the training. Below about 20 samples it is too narrow.
 
     Args:
-        distances: float[N], one per sample of the probe; NaN is undefined.
+        distances: float[N], one per sample of the probe; NaN if undefined.
         repeats: Number of bootstrap samples, at least 1.
         level: Error probability of the two-sided interval, in (0, 1).
         seed: Seed of the private generator.
@@ -46,7 +46,7 @@ def summarise(distances: Tensor, *, repeats: int = 1000, level: float = 0.05, se
         The summary over defined distances; all zeros give exactly 0, no defined distance gives NaN.
 
     Raises:
-        ValueError: If ``distances`` has not one dimension, or ``repeats`` or ``level`` is out of range.
+        ValueError: If ``distances`` is not one-dimensional or is complex, or ``repeats`` or ``level`` is out of range.
 
     Example:
         >>> summarise(torch.tensor([0.0, 0.0, math.nan]))
@@ -88,10 +88,10 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], count: int, *, repeats: int
     """Percentile-bootstrap interval of a statistic of ``count`` samples.
 
     Args:
-        statistic: ``fn(index int64[R, N]) -> float64[R]``: the statistic of each resample, given which samples it has.
+        statistic: ``fn(index int64[R, N]) -> float64[R]``: the statistic of each resample, from its sample indices.
         count: number of samples N.
         repeats: number of resamples.
-        seed: of the private generator.
+        seed: seed of the private generator.
 
     Returns:
         The statistic of the samples themselves, and its limits; NaN without samples.
@@ -109,7 +109,7 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], count: int, *, repeats: int
     found = torch.cat(
         [statistic(torch.randint(count, (size, count), generator=generator, device="cpu")) for size in sizes]
     )
-    # a resample may lack what the statistic needs, a whole group for one
+    # a resample may lack what the statistic needs, such as a whole group
     found = found[found.isfinite()]
     if not len(found):
         return Interval(value, math.nan, math.nan)
@@ -120,7 +120,8 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], count: int, *, repeats: int
 def global_importance(maps: Tensor) -> Tensor:
     """Importance of each feature: mean absolute attribution over samples.
 
-    It says how much a feature moves the explained scalar on these samples, not which way, nor what would be without it.
+    It says how much a feature moves the explained scalar on these samples, not in which direction, nor what would
+    happen without it.
 
     Args:
         maps: float[N, D], attributions in units of the explained scalar; those that are not finite are left out.
@@ -136,7 +137,7 @@ def global_importance(maps: Tensor) -> Tensor:
 
 
 def share(maps: Tensor, columns: Sequence[int]) -> float:
-    r"""Share of some features in all attribution: a ratio of sums, so that large attributions count more.
+    r"""Share of some features in the total attribution: a ratio of sums, so that large attributions count more.
 
     .. math:: \sum_i \sum_{j \in \text{columns}} |v_{ij}| \Big/ \sum_i \sum_j |v_{ij}|
 
@@ -145,7 +146,7 @@ def share(maps: Tensor, columns: Sequence[int]) -> float:
 
     Args:
         maps: float[N, D], attributions in units of the explained scalar; those that are not finite are left out.
-        columns: Indices of features; one named twice counts once.
+        columns: Indices of features; an index that is repeated counts once.
 
     Returns:
         A fraction in [0, 1]; NaN if every attribution is 0, or none is finite.

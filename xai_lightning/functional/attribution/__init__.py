@@ -1,4 +1,4 @@
-"""Attributions: how much each input variable moved the explained scalar of a sample. Only here is captum used."""
+"""Attributions: how much each input variable moved the explained scalar of a sample. Captum is used only here."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ __all__ = [
 
 
 def compile_loops(method: str, options: Mapping[str, Any]) -> None:
-    """Compile what a method of `METHODS` needs, where numba is installed: its first call would take seconds longer."""
+    """Compile a method's loops, where numba is installed, so that its first call does not take seconds longer."""
     if METHODS[method].compiled:
         fast.kernels()
     if is_adaptive(method, options):
@@ -104,28 +104,28 @@ def attribute(
 ) -> Found:
     """Attributions of the explained scalar to each number of the inputs, or of a layer.
 
-    The same for any batching: methods that draw explain each sample alone, under its own seed; the others are cut into
-    micro-batches by shape. The global generators are left as they were. Gradients must be enabled.
+    Batching does not change the result: methods that draw do so for each sample under its own seed, and micro-batches
+    depend on shapes alone. The global generators are left as they were. Gradients must be enabled.
 
     Args:
         method: a name of `METHODS`, or a callable ``fn(forward, inputs[1, ...], baselines[B, ...]) -> [1, ...]`` where
             ``forward`` maps ``[M, ...]`` to the scalars ``[M]`` of that sample; it is called once per sample, seeded.
         explained: network and scalar.
-        inputs: ``[N, ...]``, one or several.
+        inputs: ``[N, ...]``, one tensor or several.
         targets: ``[N]``, class indices (regression ignores them).
-        baselines: ``[1, ...]``, or ``[N, ...]``, one for each sample; as many as inputs.
-        variables: what methods that switch variables off switch together; as many as inputs.
+        baselines: ``[1, ...]``, or ``[N, ...]`` with one for each sample; as many as inputs.
+        variables: the numbers that methods which switch variables off switch together; as many as inputs.
         seeds: one per sample.
         background: ``[B, ...]``, for methods that draw from several baselines or average over them; by default the
             baseline, each sample's own if there are several.
-        extras: masks of a segmentation, then further arguments of the network, one row per sample each.
+        extras: segmentation masks, then further arguments of the network, each with one row per sample.
         options: further arguments of captum's ``attribute``.
         layer: the layer of methods that need one.
         smooth: average over copies of each input with Gaussian noise; ``nt_samples`` and ``stdevs`` are options.
-        at_once: how many input numbers one pass may hold, by default `Method.at_once`; changes no result.
+        at_once: how many input numbers one pass may hold, by default `Method.at_once`; does not change the result.
 
     Returns:
-        The attributions; a masked method's number for a variable is spread evenly over its columns, so that sums
+        The attributions; a masked method's attribution of a variable is spread evenly over its columns, so that sums
         within variables are right.
 
     Raises:
@@ -157,14 +157,14 @@ def attribute(
 
 
 def _tuple(tensors: Tensor | Inputs) -> Inputs:
-    """None of which remembers how it came about: what is found has no gradient."""
+    """The tensors as a tuple, detached from the graph, so that attributions carry no gradient."""
     given = (tensors,) if isinstance(tensors, Tensor) else tensors
-    # conjugates and negatives that are only marked as such have other bits than they show
+    # the bits in memory of lazy conjugates and negatives are not those of their values
     return tuple(x.detach().resolve_conj().resolve_neg() for x in given)
 
 
 def _fitted(baselines: Inputs, inputs: Inputs) -> Inputs:
-    """A baseline for each sample."""
+    """Baselines expanded to one row for each sample."""
     fitted = []
     for x, b in zip(inputs, baselines, strict=True):
         if b.shape[0] not in (1, x.shape[0]):
@@ -174,7 +174,7 @@ def _fitted(baselines: Inputs, inputs: Inputs) -> Inputs:
 
 
 def completeness_error(gap: Tensor, change: Tensor) -> Tensor:
-    """How far attributions miss what they should add up to, per sample.
+    """How far each sample's attributions miss what they should add up to.
 
     ``|sum of attributions - (f(x) - f(b))| / max(|f(x) - f(b)|, median of |f(x) - f(b)| / 10)``; 0 is exact. A small
     error does not show that the attribution is right, a large one shows that it is not.
@@ -184,7 +184,8 @@ def completeness_error(gap: Tensor, change: Tensor) -> Tensor:
         change: ``float64[N]``, f(x) - f(b), in units of the scalar; of the whole probe, since its median enters.
 
     Returns:
-        ``float64[N]``, at least 0; NaN where gap or change are unknown, or 0 for the median sample.
+        ``float64[N]``, at least 0; NaN where gap or change is unknown; NaN or infinite where the change is 0 for both
+        this and the median sample.
 
     Example:
         >>> completeness_error(torch.tensor([-0.5, 0.0]), torch.tensor([1.0, 2.0]))

@@ -1,7 +1,7 @@
 """Feature ablation and occlusion: what the scalar loses when one variable after another is set to the baseline.
 
-captum rebuilds every perturbed input with several passes over it, which takes longer than a small network's own. Here
-they are written once, into a block that stays near the processor.
+captum builds every perturbed input with several passes over memory, which take longer than a small network's forward
+pass. Here each input is written once, into a block that stays in the cache.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,7 @@ class Ablation:
         perturbations_per_eval: int = 1,
         every: bool = False,
     ) -> Tensor:
-        """Effects ``[N, V]`` of all inputs' variables; 0 without a pass where all numbers are the baseline's already.
+        """Effects ``[N, V]`` of all inputs' variables; 0 without a pass where all numbers equal the baseline's.
 
         Args:
             inputs: ``[N, ...]`` each.
@@ -44,11 +44,11 @@ class Ablation:
             feature_mask: ``[1, ...]`` each, the variable of each number, from 0.
             additional_forward_args: further arguments, a row per sample.
             perturbations_per_eval: rows in one forward pass.
-            every: whether a pass is made for each variable all the same.
+            every: whether to make a pass for each variable regardless.
         """
         number, samples = 1 + max(int(mask.max()) for mask in feature_mask), len(inputs[0])
         parts = [Without(*each) for each in zip(inputs, baselines, feature_mask, strict=True)]
-        # the last form leaves out a variable that no number belongs to
+        # the last form is the input itself: it leaves out a variable that no number belongs to
         wanted = torch.ones(samples, number + 1, dtype=torch.bool, device=inputs[0].device)
         if not every:
             wanted[:, :-1] = torch.stack([part.effective(number) for part in parts]).any(dim=0)
@@ -59,7 +59,7 @@ class Ablation:
 def _scalars(
     forward: Callable[..., Tensor], parts: Sequence[Without], extras: Sequence[Tensor], wanted: Tensor, at_once: int
 ) -> Tensor:
-    """The scalar ``[N, F]`` of each sample in the forms that are wanted; in others that of its last form."""
+    """The scalar ``[N, F]`` of each sample in the wanted forms; in the others, that of its last form."""
     samples, variables = wanted.nonzero().T.contiguous()
     for part in parts:
         part.prepare(samples, variables, min(at_once, len(samples)))
@@ -77,7 +77,7 @@ def _scalars(
 
 
 class Windows:
-    """Occlusion by windows: ablation where they lie side by side; captum's, which takes means, where they overlap.
+    """Occlusion by windows: ablation where they lie side by side; captum's, which averages, where they overlap.
 
     Args:
         forward: maps inputs ``[M, ...]`` to scalars ``[M]``.
@@ -100,12 +100,12 @@ class Windows:
 
         Args:
             inputs: one tensor ``[N, ...]``.
-            sliding_window_shapes: the sides of a window.
-            strides: from one window to the next, along each side.
+            sliding_window_shapes: the lengths of a window's sides.
+            strides: the steps from one window to the next, along each side.
             baselines: like the inputs.
             additional_forward_args: further arguments, a row per sample.
             perturbations_per_eval: rows in one forward pass.
-            every: whether a pass is made for each window that holds the baseline's numbers, too.
+            every: whether to make a pass also for windows that already hold the baseline's numbers.
         """
         common: dict[str, Any] = {"baselines": baselines, "additional_forward_args": additional_forward_args}
         if strides == sliding_window_shapes:
@@ -122,12 +122,12 @@ class Windows:
         return found
 
     def _on_a_copy(self, x: Tensor, *rest: Any) -> Tensor:
-        """For a network that writes into its input, of which captum makes the next ones (trap 15)."""
+        """Protect the input, from which captum builds the next ones, from a network that writes into it (trap 15)."""
         return self._forward(x.clone(), *rest)
 
 
 def _tiles(shape: Sequence[int], window: Sequence[int]) -> Tensor:
-    """The window of each number, ``int64[...]``."""
+    """The window that each number lies in, ``int64[...]``."""
     number = torch.zeros((), dtype=torch.int64, device="cpu")
     for axis, (length, side) in enumerate(zip(shape, window, strict=True)):
         along = torch.arange(length, device="cpu") // side

@@ -1,4 +1,4 @@
-"""Integrated gradients that add nodes where the path is not yet integrated, until the sum is right."""
+"""Adaptive integrated gradients: nodes are added where the path is not yet well integrated, until the sum is right."""
 
 from collections.abc import Callable
 from functools import partial
@@ -41,8 +41,8 @@ class _Nodes:
         gradient: evaluates scalars and their gradients at points of the paths.
         inputs: of the samples.
         baselines: like the inputs.
-        most: how many nodes a sample may have.
-        at_once: how many are evaluated at once.
+        most: the maximum number of nodes per sample.
+        at_once: how many nodes are evaluated at once.
     """
 
     def __init__(self, gradient: Gradient, inputs: Inputs, baselines: Inputs, most: int, at_once: int) -> None:
@@ -56,7 +56,7 @@ class _Nodes:
         self._visited: list[tuple[range, Inputs]] = []
 
     def visit(self, first: int, used: int) -> None:
-        """Find what is not known yet of the nodes of the table from one to another."""
+        """Evaluate the scalars and slopes at the table's nodes from ``first`` up to ``used``."""
         for some in blocks(used - first, self._at_once):
             nodes = range(first + some.start, first + some.stop)
             where = slice(nodes.start, nodes.stop)
@@ -68,7 +68,7 @@ class _Nodes:
             self._visited.append((nodes, gradients))
 
     def integrated(self) -> Inputs:
-        """The sum of the weighted gradients of each sample, times the whole step."""
+        """The weighted sum of each sample's gradients, times the step from baseline to input."""
         totals = tuple(torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in self._inputs)
         for nodes, gradients in self._visited:
             for path, each, total in zip(self._paths, gradients, totals, strict=True):
@@ -88,21 +88,21 @@ def refine(
 ) -> Refined:
     r"""Integrated gradients by the trapezoidal rule on segments that are halved where they are wrong.
 
-    The change of the scalar over a segment is known exactly from its ends, so each segment tells its own error. The
-    worst are halved, of all samples together, until a sample's errors add up to at most ``tolerance * |f(x) - f(b)|``,
-    and their absolute values to at most twice that: a sum that is right because errors cancel is not accepted. The
-    nodes of a sample depend on that sample alone.
+    The change of the scalar over a segment is known exactly from its ends, and so is the error of each segment. The
+    worst segments of all samples are halved together, until a sample's errors add up to at most
+    ``tolerance * |f(x) - f(b)|``, and their absolute values to at most twice that: a sum that is right only because
+    errors cancel is not accepted. The nodes of a sample depend on that sample alone.
 
     Args:
         gradient: evaluates scalars and their gradients at points of the paths, which are overwritten afterwards.
         inputs: floating ``[N, ...]``, one or several.
         baselines: floating, like the inputs.
-        tolerance: completeness error to reach, a fraction of the change.
-        most: how many passes a sample may take, at least 3.
+        tolerance: completeness error to reach, as a fraction of the change.
+        most: the maximum number of passes per sample, at least 3.
         at_once: how many points are evaluated at once.
 
     Returns:
-        The attributions, with what is left of the error.
+        The attributions, with the remaining error.
 
     Example:
         >>> def square(points, sample):

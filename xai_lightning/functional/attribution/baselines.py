@@ -1,4 +1,4 @@
-"""Baselines: what stands for "absent". An attribution is an answer relative to one, so it is chosen, and logged."""
+"""Baselines: what stands for "absent". Attributions are relative to a baseline, so it is chosen, and logged."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ BASELINES = ("zero", "mean", "background", "blur", "uniform", "pad")
 
 
 def black(mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """The value of a black pixel after normalisation: 0 in normalised space is the *mean* picture (trap 28).
+    """The value of a black pixel after normalisation: 0 in normalised space is the *mean* image (trap 28).
 
     Args:
-        mean: of each channel, in units of a pixel, as given to the normalisation.
-        std: of each channel, likewise.
+        mean: mean of each channel, in pixel units, as given to the normalisation.
+        std: standard deviation of each channel, likewise.
 
     Returns:
         float32[C, 1, 1], to be given as ``baseline=``.
@@ -35,14 +35,14 @@ def black(mean: Sequence[float], std: Sequence[float]) -> Tensor:
 
 
 def blurred(inputs: Tensor, dims: Sequence[int]) -> Tensor:
-    """Each sample smoothed by a Gaussian of a tenth of each side: what is left without detail.
+    """Each sample without detail: smoothed by a Gaussian with a deviation of a tenth of each side.
 
     Args:
         inputs: floating ``[N, ...]``.
         dims: which dimensions to smooth over (height and width, or time); edges are repeated.
 
     Returns:
-        Like the inputs; a constant stays as it is.
+        Like the inputs; a constant input stays as it is.
 
     Example:
         >>> blurred(torch.ones(1, 1, 4, 4), (2, 3)).unique()
@@ -62,7 +62,7 @@ def blurred(inputs: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def uniform(inputs: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Noise, evenly distributed over the range of each sample, by a private generator of each.
+    """Noise, uniformly distributed over the range of each sample, from a private generator for each.
 
     Args:
         inputs: floating ``[N, ...]``.
@@ -85,7 +85,7 @@ def padded(ids: Tensor, pad_token: int, kept: Tensor) -> Tensor:
     Args:
         ids: integer ``[N, T]``.
         pad_token: the id of padding.
-        kept: ``bool[N, T]``.
+        kept: ``bool[N, T]``, which tokens to keep.
 
     Returns:
         Like the ids.

@@ -1,4 +1,4 @@
-"""What a user chose of a method: checked, and filled up with what fits the input."""
+"""A user's choices for a method: checked, and completed by defaults that fit the input."""
 
 import importlib.util
 import inspect
@@ -16,16 +16,16 @@ COUNTS = ("n_steps", "n_samples", "nt_samples", "internal_batch_size", "perturba
 
 
 def check_method(name: str, options: Options, *, also: Collection[str] = ()) -> None:
-    """Refuse what can be known before any data: an unknown method or option, a value that none can be, no package.
+    """Refuse what is known to be wrong before any data: unknown names, impossible values, a missing package.
 
     Args:
-        name: of the method.
-        options: of captum's ``attribute``, and our own.
-        also: options that it takes beside its own.
+        name: name of the method.
+        options: options of captum's ``attribute``, and our own.
+        also: options that are allowed beside the method's own.
 
     Raises:
-        ValueError: on an unknown method or option, of which the nearest is named and the known ones are listed; and on
-            a value that the option cannot have.
+        ValueError: for an unknown method or option, with the closest name and a list of the known ones; and for a value
+            that an option cannot have.
         ImportError: if the method's package is not installed (trap 18).
     """
     method = METHODS[choose("method", name, METHODS)]
@@ -60,18 +60,18 @@ def _check_values(name: str, options: Options) -> None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number."""
+    """Whether ``value`` is a finite number; a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_inputs(
     name: str, layouts: Sequence[Layout], *, variables: int, layer: bool, smooth: Smooth | None = None
 ) -> None:
-    """Refuse inputs that the method cannot explain; all offences in one message.
+    """Refuse inputs that the method cannot explain, with all offences in one message.
 
     Args:
-        name: the method.
-        layouts: of each explained input.
+        name: name of the method.
+        layouts: layout of each explained input.
         variables: how many variables the inputs have.
         layer: whether a layer was named.
         smooth: whether noise is added to the inputs.
@@ -120,15 +120,15 @@ def _option_names(method: Method) -> list[str]:
 def resolve_options(
     name: str, options: Options, shape: Sequence[int], variables: int, background: int = 1
 ) -> dict[str, Any]:
-    """The options with which ``name`` runs on inputs of ``shape``: given ones over defaults.
+    """The options with which ``name`` runs on inputs of ``shape``: given options override defaults.
 
     Integrated gradients are adaptive (``tolerance=0.01``) unless captum's rule is asked for by ``tolerance=None``,
     ``n_steps`` or ``method``.
 
     Args:
-        name: of `METHODS`.
-        options: given ones.
-        shape: of one input, without the batch.
+        name: a name of `METHODS`.
+        options: the given options.
+        shape: shape of one input, without the batch dimension.
         variables: how many variables it has.
         background: how many rows the background has.
 
@@ -139,7 +139,7 @@ def resolve_options(
     if is_adaptive(name, options):
         resolved.setdefault("tolerance", TOLERANCE)
     if METHODS[name].seeded:
-        # all subsets are the whole truth
+        # all subsets give the exact answer
         resolved["n_samples"] = min(int(resolved["n_samples"]), 2**variables)
     if name == "occlusion":
         resolved |= _windows(shape, resolved, strides=options.get("strides"))
@@ -147,7 +147,7 @@ def resolve_options(
 
 
 def is_exhaustive(name: str, options: Options, shape: Sequence[int], variables: int) -> bool:
-    """Whether a method that could draw takes all coalitions instead, so that every seed gives the same.
+    """Whether a method that could draw takes all coalitions instead, so that every seed gives the same result.
 
     Example:
         >>> is_exhaustive("kernel_shap", {}, (6,), 6), is_exhaustive("kernel_shap", {}, (7,), 7)
@@ -164,7 +164,7 @@ def is_adaptive(name: str, options: Options) -> bool:
 
 
 def _windows(shape: Sequence[int], options: Options, *, strides: Any) -> dict[str, Any]:
-    """Windows and strides as tuples, and how many windows there are; side by side unless strides were given."""
+    """Windows and strides as tuples, and the number of windows; side by side unless strides were given."""
     window = _sides(options["sliding_window_shapes"], len(shape))
     step = window if strides is None else _sides(strides, len(shape))
     fits = len(window) == len(step) == len(shape) and all(1 <= s <= w for w, s in zip(window, step, strict=True))
@@ -178,7 +178,7 @@ def _windows(shape: Sequence[int], options: Options, *, strides: Any) -> dict[st
 
 
 def _sides(given: Any, dimensions: int) -> tuple[int, ...]:
-    """One length for each dimension, as captum takes them: a number, some numbers, or those of one input in a tuple."""
+    """One length for each dimension, from what captum takes: a number, several, or those of one input in a tuple."""
     given = (given,) * dimensions if isinstance(given, int) else given
     given = given[0] if isinstance(given, Sequence) and len(given) == 1 and isinstance(given[0], Sequence) else given
     if not isinstance(given, Sequence) or not all(isinstance(side, int) for side in given):

@@ -19,15 +19,15 @@ LOW = 64 - DIGITS
 PAIRED, SPARE = 4, 10
 ENDPOINT_WEIGHT, NEARLY, FIRST = 1e6, 0.9, 0.65
 LISTED = 16
-"""Of so few variables all subsets are listed: 256 KB."""
+"""Up to this many variables, all subsets are listed: 256 KB."""
 
 
 class Coalitions:
     """Which of V variables are in each of S coalitions of N samples.
 
     Args:
-        number: V.
-        words: int32[N, S], a bit for each variable, of at most 31.
+        number: the number of variables V.
+        words: int32[N, S], a bit for each variable, for at most 31 variables.
         present: bool[N, S, V], instead of words.
     """
 
@@ -36,7 +36,7 @@ class Coalitions:
 
     @cached_property
     def words(self) -> Tensor | None:
-        """A bit for each variable, ``int32[N, S]``; None of more than 31."""
+        """A bit for each variable, ``int32[N, S]``; None for more than 31 variables."""
         if self._words is None and self.number <= MOST_VARIABLES:
             present = self.present
             powers = 2.0 ** torch.arange(self.number, dtype=torch.float64, device="cpu")
@@ -45,18 +45,18 @@ class Coalitions:
 
     @cached_property
     def present(self) -> Tensor:
-        """``bool[N, S, V]``."""
+        """Whether each variable is in each coalition, ``bool[N, S, V]``."""
         if self._words is None:
             return cast(Tensor, self._present)
         return ((self._words[..., None] >> torch.arange(self.number, device=self._words.device)) & 1).bool()
 
     def of(self, samples: Tensor | slice) -> "Coalitions":
-        """Those of some samples, a slice or their indices."""
+        """The coalitions of some samples, given as a slice or indices."""
         words, present = (x if x is None else x[samples] for x in (self._words, self._present))
         return Coalitions(self.number, words=words, present=present)
 
     def to(self, device: torch.device) -> "Coalitions":
-        """On a device."""
+        """The coalitions on a device."""
         words, present = (x if x is None else x.to(device) for x in (self._words, self._present))
         return Coalitions(self.number, words=words, present=present)
 
@@ -65,10 +65,10 @@ class Plan(NamedTuple):
     """How KernelSHAP's coalitions are spent, beside all variables and none.
 
     Args:
-        full: subsets of up to so many variables, and of all but so many, are taken once each.
-        drawn: how many are drawn of the sizes between.
-        step: 2 if each one that is drawn is followed by its complement, else 1.
-        weights: float64[1, S], of each coalition in the linear model.
+        full: all subsets of up to this many variables, and their complements, are taken once each.
+        drawn: the number of draws from the sizes between.
+        step: 2 if each draw is followed by its complement, else 1.
+        weights: float64[1, S], the weight of each coalition in the linear model.
     """
 
     full: int
@@ -79,16 +79,16 @@ class Plan(NamedTuple):
 
 @cache
 def plan(count: int, number: int) -> Plan:
-    """Small and large subsets are taken where nearly as many would be drawn, which would leave some out.
+    """Take all small and large subsets where nearly as many would be drawn, since drawing would leave some out.
 
-    Those of one variable, and of all but one, are from two thirds on, which leaves a sixth less of the error; and where
-    there is room for them but not for enough pairs of others to tell all variables apart, of which there are from four
-    draws for each and ten more on. Others are drawn in proportion to the weights of their sizes; few of them share
-    these weights out, up to that of the least that is taken.
+    Subsets of one variable, and of all but one, are taken from two thirds on, which reduces the error by a sixth; and
+    wherever there is room for them but not for enough pairs of others to tell all variables apart, for which four draws
+    per variable and ten more are enough. The others are drawn in proportion to the weights of their sizes; if they are
+    few, they share these weights out, each up to the least weight of a subset that is taken.
 
     Args:
-        count: how many S.
-        number: variables V.
+        count: the number of coalitions S.
+        number: the number of variables V.
     """
     odds = _odds(number)
     shares = (odds / odds.sum()).tolist()
@@ -99,7 +99,7 @@ def plan(count: int, number: int) -> Plan:
     while 2 * full < number - 1:
         sizes = sorted({full + 1, number - full - 1})
         many, share = sum(math.comb(number, size) for size in sizes), sum(shares[size - 1] for size in sizes)
-        # one pair at least of those between, if there are any
+        # leave room for at least one pair of the sizes between, if there are any
         between = 2 if 2 * full < number - 3 else 0
         nearly_all_drawn = left * share >= (NEARLY if full else FIRST) * many * rest
         if left < many + between or not (too_few_for_pairs or nearly_all_drawn):
@@ -108,7 +108,7 @@ def plan(count: int, number: int) -> Plan:
         weights.append(ends.new_full((many,), (count - 2) * share / many))
     step, room = 1 if too_few_for_pairs and not full else 2, max(0, left)
     drawn = 0 if 2 * full >= number - 1 else room // step
-    # no more than what is taken once, as if all were: few would bring in more chance than truth
+    # no more than the weight of a subset that is taken: heavier weights on few draws would add more noise than signal
     most = float(weights[-1][0]) if full else math.inf
     weights.append(ends.new_full((drawn * step,), min(most, (count - 2) * rest / max(1, drawn * step))))
     weights.append(ends.new_zeros(room - drawn * step))
@@ -116,19 +116,19 @@ def plan(count: int, number: int) -> Plan:
 
 
 def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions:
-    """Coalitions of KernelSHAP: all variables, none, all subsets of the sizes of `plan`, random ones of others.
+    """Coalitions of KernelSHAP: all variables, none, all subsets of the sizes `plan` takes, random ones of others.
 
-    Each random one is followed by its complement, unless there are fewer than 2 V + 4 coalitions; an odd one out is
-    none once more, and has no weight. Of variables that act alone or in twos, that gives the very Shapley values; of
-    any, where all subsets have room.
+    Each random one is followed by its complement, unless there are fewer than 2 V + 4 coalitions; an odd place left
+    over holds the empty coalition again, with weight 0. This gives exact Shapley values if variables act alone or in
+    pairs, and for any network if there is room for all subsets.
 
     Args:
-        count: how many S.
-        number: variables V.
+        count: the number of coalitions S.
+        number: the number of variables V.
         seeds: one per sample.
 
     Returns:
-        Of each sample.
+        The coalitions of each sample.
 
     Example:
         >>> shapley_coalitions(2, 3, seeds=[0]).present.tolist()
@@ -161,7 +161,7 @@ def shapley_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coaliti
 
 @cache
 def _subsets(number: int, full: int) -> tuple[Tensor, Subsets]:
-    """Words ``int32[L]`` of all subsets of up to ``full`` variables, or of all but so many; and the subsets between."""
+    """Words ``int32[L]`` of all subsets of up to ``full`` variables and their complements; and the subsets between."""
     words = torch.arange(1, 2**number - 1, dtype=torch.int32, device="cpu")
     sizes = ((words[:, None] >> torch.arange(number, device="cpu")) & 1).sum(dim=1)
     order, few = sizes.argsort(stable=True), torch.minimum(sizes, number - sizes)
@@ -171,13 +171,13 @@ def _subsets(number: int, full: int) -> tuple[Tensor, Subsets]:
 
 
 def _odds(number: int) -> Tensor:
-    """Of the sizes 1 to V - 1, ``float64[V - 1]``, in proportion."""
+    """Odds of the sizes 1 to V - 1, ``float64[V - 1]``, not normalised."""
     sizes = torch.arange(1, number, dtype=torch.float64, device="cpu")
     return 1 / (sizes * (number - sizes))
 
 
 def _limits(number: int, full: int) -> Tensor:
-    """Where the odds of the next size begin, of sizes above ``full`` and below V less that: in units of 2^-21."""
+    """Where the odds of the next size begin, for sizes above ``full`` and below V - ``full``, in units of 2^-21."""
     odds = _odds(number)[full : number - 1 - full]
     limits: Tensor = ((odds / odds.sum()).cumsum(0)[:-1] * 2**DIGITS).ceil()
     return limits.long()
@@ -185,7 +185,7 @@ def _limits(number: int, full: int) -> Tensor:
 
 @cache
 def _listed(number: int, full: int) -> Tensor:
-    """All subsets of up to ``full`` variables, each size followed by all but so many: ``bool[V, L]``."""
+    """All subsets of up to ``full`` variables, each size followed by its complements: ``bool[V, L]``."""
     rows = []
     for size in range(1, full + 1):
         some = torch.tensor(list(itertools.combinations(range(number), size)), device="cpu")
@@ -195,14 +195,14 @@ def _listed(number: int, full: int) -> Tensor:
 
 
 def _one_after_the_other(count: int, number: int, seeds: Sequence[int], spent: Plan) -> Tensor:
-    """``bool[N, S, V]``: each variable with the probability that it is among those still wanted."""
+    """``bool[N, S, V]``, drawn by variable, each with the probability that it is among those still wanted."""
     listed = _listed(number, spent.full)
     found = torch.zeros(len(seeds), number, count, dtype=torch.bool, device="cpu")
     first, step = 2 + listed.shape[1], spent.step
     found[:, :, 0], found[:, :, 2:first], last = True, listed, first + spent.drawn * step
     uniform = _uniform(seeds, 1 + number, spent.drawn, number)
     limits = _limits(number, spent.full).to(uniform[0].dtype)
-    # how many are still wanted, in the unit of the random numbers
+    # how many variables are still wanted, in the unit of the random numbers
     wanted = torch.searchsorted(limits, uniform[0], right=True).to(uniform[0].dtype).add_(1 + spent.full) * 2**DIGITS
     for i in range(number):
         taken = uniform[1 + i].mul_(number - i) < wanted
@@ -216,12 +216,12 @@ def _one_after_the_other(count: int, number: int, seeds: Sequence[int], spent: P
 def even_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions:
     """Coalitions in which each variable is present with probability one half, as LIME draws them.
 
-    All subsets where there is room for them. Else each second one is the complement of the one before, where there are
-    four draws for each variable and ten more, which leaves less of what other variables do in a coefficient.
+    All subsets where there is room for them. Otherwise, from 4 V + 10 coalitions on, every second one is the complement
+    of the one before, which reduces the effect of other variables on a coefficient.
 
     Args:
-        count: how many S.
-        number: variables V.
+        count: the number of coalitions S.
+        number: the number of variables V.
         seeds: one per sample.
     """
     if number <= MOST_VARIABLES and count >= 2**number:
@@ -247,7 +247,7 @@ def even_coalitions(count: int, number: int, seeds: Sequence[int]) -> Coalitions
 
 
 def _uniform(seeds: Sequence[int], rows: int, columns: int, factor: int) -> list[Tensor]:
-    """Whole numbers in [0, 2^21), ``[N, columns]`` for each row; of a type that holds ``factor`` times as much."""
+    """Integers in [0, 2^21), ``[N, columns]`` for each row, of a type that holds ``factor`` times as much."""
     dtype = torch.int32 if factor < 2 ** (BITS - 1 - DIGITS) else torch.int64
     blocks = math.ceil(rows / THIRDS)
     words = random_words(seeds, blocks * columns).view(len(seeds), blocks, columns)

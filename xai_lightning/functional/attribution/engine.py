@@ -47,7 +47,7 @@ def _found(how: Run, question: Question, seeds: Sequence[int]) -> Found:
 
 
 def _smoothed(how: Run, question: Question, seeds: Sequence[int]) -> Inputs:
-    """Each sample's copies with noise of its own seed are explained like any samples, and averaged."""
+    """Explain copies of each sample, with noise from its own seed, like any samples, and combine their attributions."""
     parts, options = [], {**SMOOTH_OPTIONS, **how.options}
     for i, seed in enumerate(seeds):
         one = question.take(slice(i, i + 1))
@@ -72,7 +72,7 @@ SMOOTHERS: dict[Smooth, Callable[[Tensor], Tensor]] = {
 
 
 def _checked(how: Run, question: Question, values: Inputs, change: Tensor | None) -> Found:
-    """With the gap to what the attributions should add up to, for methods that promise it: see `proof`."""
+    """Add the gap to what the attributions should add up to, for methods that promise completeness: see `proof`."""
     if not how.spec.complete:
         return Found.unproven(values, len(question.targets))
     if change is None:
@@ -95,13 +95,13 @@ def _change(how: Run, question: Question) -> Tensor:
 
 
 def _copies(tensors: Inputs) -> Inputs:
-    """For a network that writes into its inputs; contiguous, for one that sees them in another shape."""
+    """Copies, for a network that writes into its inputs; contiguous, for one that views them in another shape."""
     return tuple(x.clone() for x in tensors)
 
 
 def proof(spec: Method, options: Mapping[str, Any]) -> int:
-    """Forward passes of one sample that tell what its attributions should add up to, beside the method's own."""
-    # of a single draw, the second end is not among them
+    """Forward passes of one sample, beside the method's own, that tell what its attributions should add up to."""
+    # a single draw does not include the second end
     told = spec.ends and options.get("n_samples", 2) > 1
     if told or not spec.complete or options.get("tolerance") is not None:
         return 0
@@ -109,7 +109,7 @@ def proof(spec: Method, options: Mapping[str, Any]) -> int:
 
 
 def _mean_change(how: Run, question: Question) -> Tensor:
-    """f(x) less the mean of f over the background, of each sample."""
+    """f(x) minus the mean of f over the background, for each sample."""
     changes, room = [], how.at_once // question.numbers
     for i in range(len(question.targets)):
         one = question.take(slice(i, i + 1))
@@ -124,7 +124,7 @@ def _mean_change(how: Run, question: Question) -> Tensor:
 
 
 def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> tuple[Inputs, Tensor | None]:
-    """Attributions and, where the method itself saw both, f(x) - f(baseline) ``float64[N]``."""
+    """Attributions and, where the method itself evaluated both, f(x) - f(baseline) ``float64[N]``."""
     if how.name == "integrated_gradients":
         return by_rule(how, question), None
     own = how.spec.background and question.background is None
@@ -145,7 +145,7 @@ def _pieces(how: Run, question: Question, seeds: Sequence[int]) -> tuple[Inputs,
 
 
 def _held(how: Run, question: Question) -> int:
-    """Numbers of one sample that are held at once."""
+    """How many numbers are held at once for one sample."""
     if how.spec.seeded:
         number = sum(each.number for each in how.variables)
         held = held_of_coalition(number, question.targets.device, kernel=how.name == "kernel_shap")
@@ -177,24 +177,25 @@ def captum_attributions(
 
 
 def _own(x: Tensor, *, kept: bool) -> Tensor:
-    """An input of the method's own, which no network can damage.
+    """An input of the method's own, so that no network can damage the original.
 
     Args:
         x: the input.
-        kept: whether nothing writes into it: the method passes copies, or wants gradients, where autograd refuses.
+        kept: whether nothing can write into it: the method passes copies, or autograd refuses since gradients are
+            wanted.
     """
     return x.detach() if kept and not x.is_inference() else x.detach().clone()
 
 
 def _at_home(device: torch.device) -> AbstractContextManager[Any]:
-    """Captum makes tensors where torch does by default, and expects them on the CPU or beside the inputs."""
+    """A default device that suits captum, which expects the tensors that it makes on the CPU or with the inputs."""
     default = torch.get_default_device()
     return nullcontext() if default.type == "cpu" or default == device else device
 
 
 @contextmanager
 def _unannounced() -> Iterator[None]:
-    """Captum announces hooks and attributes that it sets; the caller's guard puts them back."""
+    """Silence captum's warnings of the hooks and attributes that it sets; the caller's guard restores these."""
     with warnings.catch_warnings():
         for announced in ("Setting forward, backward hooks", "Setting backward hooks", "Applying"):
             warnings.filterwarnings("ignore", message=rf"(?s).*{announced}", category=UserWarning)
@@ -204,7 +205,7 @@ def _unannounced() -> Iterator[None]:
 def _gradients(
     how: Run, forward_fn: Any, inputs: Inputs, target_ind: None, additional_forward_args: tuple[Any, ...]
 ) -> Inputs:
-    """Gradients of the scalars of all samples at once; captum differentiates them one by one, which takes longer."""
+    """Gradients of the scalars of all samples at once; captum differentiates them one by one, which is slower."""
     with torch.enable_grad(), how.explained.differentiated():
         return torch.autograd.grad(forward_fn(*inputs, *additional_forward_args).sum(), inputs)
 
@@ -249,7 +250,7 @@ def _masks(variables: tuple[Variables, ...], device: torch.device) -> Inputs:
 
 
 def _spread(how: Run, found: Inputs) -> Inputs:
-    """A variable's number spread evenly over its columns: sums within it are right."""
+    """Each variable's attribution, spread evenly over its columns, so that sums within variables are right."""
     if not how.spec.masked:
         return found
     device = found[0].device
@@ -261,7 +262,7 @@ def _spread(how: Run, found: Inputs) -> Inputs:
 
 
 def custom_attributions(method: Custom, explained: Explained, question: Question, seeds: Sequence[int]) -> Inputs:
-    """A callable asked about one sample at a time, seeded."""
+    """Attributions by a callable, which explains one sample at a time, seeded."""
     parts = [_custom(method, explained, question.take(slice(i, i + 1)), seed) for i, seed in enumerate(seeds)]
     return (torch.cat(parts),)
 

@@ -13,7 +13,7 @@ from xai_lightning.functional.attribution.returned import output_tensor, rows
 from xai_lightning.functional.attribution.scalars import Kind, Task, log_odds, scalar
 
 Pass = Literal["outputs", "embedded", "scalars", "gradient", "whole"]
-"""One pass: forward without a gradient, for three purposes; forward and backward; forward, and captum goes backward."""
+"""Kind of pass: forward without a gradient, for three purposes; forward and backward; forward, captum goes backward."""
 
 
 class Signature(NamedTuple):
@@ -34,21 +34,21 @@ class Explained(nn.Module):
     """A network and the scalar of each sample.
 
     Called with the explained inputs ``[N, ...]``, targets ``[N]``, masks ``[N, H, W]`` (segmentation only), then the
-    extras; returns ``[N]``. It counts what goes through it: the passes that are logged are those that were made;
-    ``told`` is called with the rows of each.
+    extras; returns ``[N]``. It counts the rows that go through it, so that the logged passes are those that were made;
+    ``told`` is called with the number of rows of each pass.
 
     Args:
         network: maps inputs to outputs.
         task: what its outputs are, see `scalars.scalar`.
         kind: which scalar of a classifier.
-        probabilities: the outputs are probabilities, not logits.
+        probabilities: whether the outputs are probabilities, not logits.
         signature: how the network is called.
-        embedding: a submodule whose *output* is the first explained input; what the network calls it with comes as the
-            first extra. So token ids are explained through their embedding, and no module is swapped (trap 25).
+        embedding: a submodule whose *output* is the first explained input; the ids that the network takes come as the
+            first extra. So token ids are explained through their embedding, and no module is replaced (trap 25).
         output: which of several outputs of a regression.
         output_key: which of several tensors that the network returns, see `output_tensor`.
         writes: whether the network writes into its inputs; then it is given copies.
-        passing: entered around each pass, which it is told the kind of.
+        passing: a context manager entered around each pass, given its kind.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Explained(nn.Module):
 
     @property
     def announced(self) -> bool:
-        """Whether something is told of each pass, and may expect as many of any samples."""
+        """Whether `passing` is told of each pass, and may expect the same passes for any samples."""
         return self._passing is not nullcontext
 
     def forward(self, *arguments: Any) -> Tensor:
         """The scalar ``[N]`` of each sample."""
         count = len(self.signature.inputs)
         inputs, targets, rest = arguments[:count], arguments[count], arguments[count + 1 :]
-        # captum's GradientShap draws in single precision, which a network in half precision does not take
+        # captum's GradientShap draws in single precision, which a network in half precision does not accept
         inputs = tuple(x.to(t) for x, t in zip(inputs, self.types, strict=True)) if self.types else inputs
         masks, rest = (rest[0], rest[1:]) if self.task == "segmentation" else (None, rest)
         self._note(len(inputs[0]))
@@ -95,13 +95,13 @@ class Explained(nn.Module):
 
     @contextmanager
     def differentiated(self) -> Iterator[None]:
-        """Around one forward pass and the backward pass from it."""
+        """Context for one forward pass and its backward pass."""
         with self._passing("gradient"), self.unannounced():
             yield
 
     @contextmanager
     def unannounced(self) -> Iterator[None]:
-        """Around passes that are part of one that was announced."""
+        """Context for passes that are part of one already announced."""
         self._within = True
         try:
             yield
@@ -133,7 +133,7 @@ class Explained(nn.Module):
         if not scalars.requires_grad:
             return scalars
         scalars.register_hook(self._count)  # type: ignore[no-untyped-call]
-        # one input of several may be unused: it gets zeros, where autograd would refuse (trap 27)
+        # one input of several may be unused: its gradient is zeros, where autograd would raise (trap 27)
         return scalars if len(inputs) == 1 else _Tied.apply(scalars, *inputs)  # type: ignore[no-untyped-call]
 
     def _note(self, rows: int) -> None:
@@ -145,7 +145,7 @@ class Explained(nn.Module):
         self.gradients += len(gradient)
 
     def outputs(self, *arguments: Any) -> Tensor:
-        """What the network returns for the inputs and extras, ``[N, ...]``, without a gradient."""
+        """The network's output for the inputs and extras, ``[N, ...]``, without a gradient."""
         count = len(self.signature.inputs)
         self._note(len(arguments[0]))
         with self._passing("outputs"), torch.no_grad():
@@ -155,12 +155,12 @@ class Explained(nn.Module):
         return rows(output_tensor(output, self._key), n)
 
     def embedded(self, *arguments: Any, replaced: Tensor | None = None) -> Tensor:
-        """What the embedding returns when the network is called with the ids themselves: ``[N, T, E]``, detached.
+        """The embedding's output when the network is called with the ids themselves: ``[N, T, E]``, detached.
 
         Args:
             arguments: inputs and extras.
-            replaced: ids ``[N, T]`` that only the embedding sees, since a network may refuse such a text as a whole:
-                lengths and masks are those of ``arguments``, as they are in `forward`.
+            replaced: ids ``[N, T]`` that only the embedding sees, since a network may refuse such a text as a whole.
+                Lengths and masks remain those of ``arguments``, as in `forward`.
         """
         caught, swapped = self._caught(arguments, replaced)
         if replaced is not None and not swapped:
@@ -176,7 +176,7 @@ class Explained(nn.Module):
         return caught[0].detach()
 
     def _caught(self, arguments: tuple[Any, ...], replaced: Tensor | None) -> tuple[list[Tensor], bool]:
-        """What the embedding returned, and whether it was given other ids."""
+        """The embedding's outputs, and whether it was given the replaced ids."""
         caught: list[Tensor] = []
         swaps: list[bool] = []
 
@@ -203,12 +203,12 @@ class Explained(nn.Module):
 
 
 def _swapped(x: Any, ids: Tensor, replaced: Tensor) -> Any:
-    """``replaced`` for the ids, whether it is they or a copy."""
+    """``replaced`` if ``x`` is the ids or a copy of them, else ``x``."""
     return replaced if isinstance(x, Tensor) and x.shape == ids.shape and torch.equal(x, ids) else x
 
 
 def _laid_out(x: Any) -> Any:
-    """A row that is repeated is seen as if each were its own: networks may want them in another shape."""
+    """An expanded row as separate rows in memory, since networks may view them in another shape."""
     strided = isinstance(x, Tensor) and x.layout == torch.strided and x.ndim > 0
     return x.contiguous() if strided and x.stride(0) == 0 else x
 
@@ -218,7 +218,7 @@ def _copied(x: Any) -> Any:
 
 
 class Head(nn.Module):
-    """From outputs to the scalar; a module of its own, so that layer-wise relevance can be given a rule for it."""
+    """Maps outputs to the scalar; a module of its own, so that layer-wise relevance can be given a rule for it."""
 
     def __init__(self, task: Task, kind: Kind, probabilities: bool, output: int | None) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class Head(nn.Module):
 
 
 class _Tied(torch.autograd.Function):
-    """The scalars, with a gradient of zero for each input, so that no input is unused."""
+    """The scalars, with a gradient of zero added for each input, so that no input is unused."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, scalars: Tensor, *inputs: Tensor) -> Tensor:

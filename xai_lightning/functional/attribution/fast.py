@@ -1,6 +1,6 @@
 """Coalitions where numba is installed: see :mod:`xai_lightning.functional.attribution.kernels`.
 
-Each function gives what operations of torch give, to the last bit but for sums in another order.
+Each function returns what torch operations return, to the last bit except for sums in another order.
 """
 
 from functools import cache
@@ -13,19 +13,19 @@ from torch import Tensor
 from xai_lightning.functional.compiled import usable
 from xai_lightning.functional.rng import random_words
 
-#: Words have a bit for each variable, and none for the sign.
+#: A word has a bit for each variable, and does not use the sign bit.
 MOST_VARIABLES = 31
 _LOW = 43
 
 
 class Subsets(NamedTuple):
-    """Subsets of few variables, by size; of some sizes that follow each other.
+    """Subsets of few variables, sorted by size, for a range of sizes.
 
     Args:
         limits: int64[number of sizes - 1], where the odds of the next size begin, in units of 2^-21.
         first: int64[number of sizes], where the subsets of each size begin.
-        many: int64[number of sizes], how many these are.
-        words: int32[...], their bits.
+        many: int64[number of sizes], how many subsets of each size there are.
+        words: int32[...], the bits of the subsets.
     """
 
     limits: Tensor
@@ -36,9 +36,9 @@ class Subsets(NamedTuple):
 
 @cache
 def kernels() -> ModuleType | None:
-    """The compiled loops; None, with a warning if there is a reason, where numba cannot be used.
+    """The compiled loops; None where numba cannot be used, with a warning if it failed.
 
-    The first call compiles them, which takes some four seconds, or reads what an earlier process compiled.
+    The first call compiles them, which takes about four seconds, or loads what an earlier process compiled.
     """
     return usable(_kernels, _check, "KernelSHAP, LIME, ablation and occlusion take")
 
@@ -50,7 +50,7 @@ def _kernels() -> ModuleType:
 
 
 def _check(loops: Any) -> None:
-    """Compare with what operations of torch make of a few samples and two variables."""
+    """Compare the loops with torch operations on a few samples and two variables."""
     with torch.device("cpu"):
         same = {
             "drawn": _draws_as_torch(loops),
@@ -95,7 +95,7 @@ def _leaves_out_as_torch(loops: Any) -> bool:
     bits = [each.view(torch.int32) for each in (x, b, mask.int(), rows)]
     Leaver(*forms, *bits, loops=loops)(range(4))
     found = effective(bits[0], bits[1], bits[2], torch.tensor([True, True, False]), loops=loops)
-    # the first sample's second number is the baseline's
+    # the first sample's second number equals the baseline's
     known = torch.equal(found, torch.tensor([[True, False, False], [True, True, False]]))
     return known and torch.equal(rows.view(2, 2, 3), torch.stack([torch.where(mask == v, b, x) for v in (0, 1)], dim=1))
 
@@ -118,31 +118,31 @@ def _weighs_by_angles(loops: Any) -> bool:
 
 
 def takes(*tensors: Tensor, size: int = 4) -> bool:
-    """Whether the loops can work on these: plain memory of so many bytes a number, on the CPU."""
+    """Whether the loops can work on these: plain tensors on the CPU, with ``size`` bytes per number."""
     plain = all(type(x) is Tensor and x.device.type == "cpu" and x.element_size() == size for x in tensors)
     return plain and not any(x.is_complex() or x.is_neg() for x in tensors) and kernels() is not None
 
 
 def _working(loops: Any) -> Any:
-    """These loops, which are being checked, or those that were found to work."""
+    """The given loops, which are being checked, or the verified ones."""
     return loops or kernels()
 
 
 def draw_shapley(seeds: Tensor, drawn: Tensor, subsets: Subsets, words: Tensor, *, loops: Any = None) -> None:
-    """Draw coalitions into ``int32[N, S]``, a subset or a pair of them for each word of each seed.
+    """Draw coalitions into ``int32[N, S]``, a subset or a pair of complements for each random word of each seed.
 
     Args:
         seeds: int64[N].
-        drawn: int64[3], the place of the first one, how many there are, and 2 if each is followed by its complement.
-        subsets: of which they are drawn.
-        words: all variables first; those that are drawn are overwritten.
-        loops: those that are being checked.
+        drawn: int64[3], the place of the first draw, the number of draws, and 2 if each is followed by its complement.
+        subsets: the subsets to draw from.
+        words: coalitions, that of all variables first; those to be drawn are overwritten.
+        loops: the loops while they are being checked.
     """
     _working(loops).draw_shapley.on(seeds, drawn, *subsets, words)(len(seeds))
 
 
 def draw_even(seeds: Tensor, number: int, words: Tensor, *, paired: bool, loops: Any = None) -> None:
-    """Draw coalitions ``int32[N, S]`` of evenly many subsets of ``number`` variables, or pairs of complements."""
+    """Draw coalitions ``int32[N, S]`` uniformly from all subsets of ``number`` variables, or pairs of complements."""
     given = (seeds.new_tensor([value]) for value in (int(paired), 2**number - 1))
     _working(loops).draw_even.on(seeds, *given, words)(len(seeds))
 
@@ -152,10 +152,10 @@ class Mixer:
 
     Args:
         x: int32[N, W], the bits of the samples.
-        b: int32[N, W], of the baselines.
-        shift: int32[W].
-        words: int32[N, S].
-        rows: int32[at least so many, W], where they are written to.
+        b: int32[N or 1, W], the bits of the baselines.
+        shift: int32[W], by which each number's variable is shifted to the sign bit.
+        words: int32[N, S], the coalitions.
+        rows: int32[R, W], to be overwritten, with room for all rows of one call.
     """
 
     def __init__(self, x: Tensor, b: Tensor, shift: Tensor, words: Tensor, rows: Tensor, *, loops: Any = None) -> None:
@@ -163,7 +163,7 @@ class Mixer:
         self._mix, self._first = _working(loops).mix.on(first, x, b, shift, words, rows), first.numpy()
 
     def __call__(self, first: int, count: int) -> None:
-        """Write all coalitions of some samples."""
+        """Write the rows of all coalitions of ``count`` samples, beginning with ``first``."""
         self._first[0] = first
         self._mix(count)
 
@@ -175,9 +175,9 @@ class Leaver:
         samples: int64[F], the sample of each form.
         variables: int64[F], the variable that it lacks.
         x: int32[N, W], the bits of the samples.
-        b: int32[N or 1, W], of the baselines.
+        b: int32[N or 1, W], the bits of the baselines.
         owner: int32[W], the variable of each number.
-        rows: int32[at least so many, W], where they are written to.
+        rows: int32[R, W], to be overwritten, with room for all rows of one call.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class Leaver:
 
 
 def effective(x: Tensor, b: Tensor, owner: Tensor, has: Tensor, *, loops: Any = None) -> Tensor:
-    """Which variables differ from the baseline's, ``bool[N, V]``: see `kernels.effective`."""
+    """Which variables differ from the baseline, ``bool[N, V]``: see `kernels.effective`."""
     found = has.new_empty(len(x), len(has))
     _working(loops).effective.on(x, b, owner, has, found)(len(x))
     return found
@@ -231,9 +231,9 @@ def fit(
         words: int32[N, S].
         values: float64[N, S].
         weights: float64[N or 1, S].
-        number: of variables V.
-        least: the least ratio of the extremes of a factor's diagonal.
-        loops: those that are being checked.
+        number: the number of variables V.
+        least: the smallest ratio of the extremes of a Cholesky factor's diagonal that counts as determined.
+        loops: the loops while they are being checked.
     """
     found, sound = values.new_empty(len(words), number), words.new_empty(len(words), dtype=torch.bool)
     _working(loops).fit.on(words, values, weights, values.new_tensor([least]), found, sound)(len(words))

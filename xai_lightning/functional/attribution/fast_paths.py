@@ -18,9 +18,9 @@ _FOLLOWED = ("samples", "nodes", "weights", "sums of gradients", "passes", "erro
 
 @cache
 def kernels() -> ModuleType | None:
-    """The compiled loops; None, with a warning if there is a reason, where numba cannot be used.
+    """The compiled loops; None where numba cannot be used, with a warning if it failed.
 
-    The first call compiles them, which takes some seconds, or reads what an earlier process compiled.
+    The first call compiles them, which takes some seconds, or loads what an earlier process compiled.
     """
     return usable(_kernels, _check, "adaptive integrated gradients take")
 
@@ -32,7 +32,7 @@ def _kernels() -> ModuleType:
 
 
 def _check(loops: Any) -> None:
-    """Compare with what operations of torch make of the paths of two samples."""
+    """Compare the loops with torch operations on the paths of two samples."""
     with torch.device("cpu"):
         known = _some_steps(segments.Path, segments.Segments)
         found = _some_steps(partial(Path, room=16, loops=loops), partial(Segments, loops=loops))
@@ -43,7 +43,7 @@ def _check(loops: Any) -> None:
 
 
 def _some_steps(path: Callable[..., Any], halved: Callable[..., Any]) -> tuple[Tensor, ...]:
-    """What is made of a square that begins after a third of the way, where one sample may have nearly no error."""
+    """Integrate a square that begins after a third of the way, with almost no error allowed for one sample."""
     x, table = torch.tensor([[1, 2], [-1, 0.5]], dtype=torch.float32), Table.of(2, 9, torch.device("cpu"))
     way, total, first, used = path(x, x.new_zeros(1, 2).expand(2, 2), table), torch.zeros_like(x), 0, 2 * len(START)
     cut: Any = None
@@ -62,25 +62,25 @@ def _some_steps(path: Callable[..., Any], halved: Callable[..., Any]) -> tuple[T
 
 
 def takes(x: Tensor, b: Tensor) -> bool:
-    """Whether the loops can work on these: single precision in plain memory, on the CPU."""
+    """Whether the loops can work on these: plain tensors in single precision, on the CPU."""
     plain = all(type(each) is Tensor and each.device.type == "cpu" and each.dtype == torch.float32 for each in (x, b))
     return plain and not (x.is_neg() or b.is_neg()) and kernels() is not None
 
 
 def _working(loops: Any) -> Any:
-    """These loops, which are being checked, or those that were found to work."""
+    """The given loops, which are being checked, or the verified ones."""
     return loops or kernels()
 
 
 class Path:
-    """The ways of N samples from baseline to input.
+    """The straight paths of N samples from baseline to input.
 
     Args:
         x: inputs ``[N, ...]``.
         b: baselines, likewise.
-        table: of nodes.
-        room: how many points are held at once, at most; they are overwritten by the next ones.
-        loops: those that are being checked.
+        table: the table of nodes.
+        room: the maximum number of points held at once; the next ones overwrite them.
+        loops: the loops while they are being checked.
     """
 
     def __init__(self, x: Tensor, b: Tensor, table: Table, room: int, *, loops: Any = None) -> None:
@@ -97,7 +97,7 @@ class Path:
         return rows
 
     def add_slopes(self, nodes: range, gradients: Tensor) -> None:
-        """Add to the table how fast the scalar changes along the way, of its gradients ``[R, ...]`` at some nodes."""
+        """Add the scalar's slopes along the path to the table, from its gradients ``[R, ...]`` at some nodes."""
         self._first.fill_(nodes.start)
         given = gradients.flatten(1).contiguous()
         self._loops.add_slopes.on(self._first, *self._ends, self._table.sample, given, self._table.rows)(len(nodes))
@@ -113,10 +113,10 @@ class Segments:
     """Segments of N samples: see `segments.Segments`.
 
     Args:
-        table: with the first nodes of each sample.
-        allowed: float64[N], how large a sample's errors may be together; NaN of one that is not to be refined.
-        most: how many nodes a sample may have.
-        loops: those that are being checked.
+        table: the table with the first nodes of each sample.
+        allowed: float64[N], the total error allowed for each sample; NaN for one that is not to be refined.
+        most: the maximum number of nodes per sample.
+        loops: the loops while they are being checked.
     """
 
     def __init__(self, table: Table, allowed: Tensor, most: int, *, loops: Any = None) -> None:
@@ -136,14 +136,14 @@ class Segments:
 
     @property
     def missed(self) -> Tensor:
-        """The sum of errors of each sample, ``float64[N]``."""
+        """The sum of each sample's errors, ``float64[N]``."""
         return self._sums[:, 0]
 
     def advance(self, first: int, used: int) -> int:
-        """Halve the chosen segments at the nodes from ``first`` to ``used``, which are known by now; choose the next.
+        """Halve the chosen segments at the nodes from ``first`` to ``used``, evaluated by now, and choose the next.
 
         Returns:
-            How many nodes were added to the table, of which only sample and place are known.
+            How many nodes were added to the table; only their sample and place are known.
         """
         self._advance(len(self.passes))
         torch.cumsum(self._many, dim=0, out=self._ends)

@@ -1,4 +1,4 @@
-"""Linear models of coalitions weighed and fitted sample by sample: loops like those of :mod:`.kernels`."""
+"""Linear models of coalitions, weighted and fitted sample by sample: loops like those of :mod:`.kernels`."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ from xai_lightning.functional.threads import (
     shared,
 )
 
-#: Systems of equations that are solved side by side.
+#: How many systems of equations are solved side by side.
 LANES = 8
 
 
@@ -40,7 +40,7 @@ def _add_products(begin: Any, end: Any, x: Any, b: Any, mask: Any, sums: Any) ->
             own += one * one
             across += one * base
             other += base * base
-            # numbers of one variable mostly stand side by side
+            # the numbers of one variable are mostly adjacent
             if c + 1 == width or mask[c + 1] != mask[c]:
                 into = sums[i, mask[c]]
                 into[0] += own
@@ -63,7 +63,7 @@ def _nearness(begin: Any, end: Any, words: Any, products: Any, shortest: Any, ex
     Arrays:
         words: int32[N, S].
         products: float64[N, V, 3], sums of x * x, x * b and b * b.
-        shortest: float64[1], below which no product of lengths is.
+        shortest: float64[1], the lower bound of products of lengths.
         exponents: float64[N, S], to be overwritten.
     """
     drawn = words.shape[1]
@@ -76,7 +76,7 @@ def _nearness(begin: Any, end: Any, words: Any, products: Any, shortest: Any, ex
             whole += own
             for j in range(drawn):
                 present = np.float64((words[i, j] >> v) & 1)
-                # no difference of the two, in which a small one would be lost
+                # added up separately: in a difference of the two a small one would be lost
                 absent = 1 - present
                 room[0, j] += present * own + absent * across
                 room[1, j] += present * own + absent * other
@@ -106,11 +106,11 @@ def _scale(numbers: Any, by: Any) -> None:
 
 @loops
 def _solve(gram: Any, moment: Any) -> None:
-    """By Cholesky's factor, of which the reciprocal diagonal is kept."""
+    """Solve by a Cholesky factor, whose diagonal is kept as reciprocals."""
     number = len(moment)
     for k in range(number):
         for lane in range(LANES):
-            # not positive definite: NaN or infinite from here on, which `_fit` tells as not sound
+            # if not positive definite, NaN or infinite from here on, which `_fit` reports as not sound
             gram[k, k, lane] = 1 / math.sqrt(gram[k, k, lane])
         for a in range(k + 1, number):
             _scale(gram[a, k], gram[k, k])
@@ -129,7 +129,7 @@ def _solve(gram: Any, moment: Any) -> None:
 
 @loops
 def _add_up(words: Any, values: Any, weights: Any, room: Any, gram: Any, moment: Any, lane: Any) -> None:
-    """The equations of one sample."""
+    """Form the normal equations of one sample."""
     design, target, sums = room
     drawn, number, weighted = len(words), len(sums), design[len(sums)]
     total, mean = 0.0, 0.0
@@ -163,9 +163,9 @@ def _fit(begin: Any, end: Any, words: Any, values: Any, weights: Any, least: Any
         words: int32[N, S].
         values: float64[N, S].
         weights: float64[N or 1, S].
-        least: float64[1], the least ratio of the extremes of a factor's diagonal.
+        least: float64[1], the smallest ratio of the extremes of a factor's diagonal that counts as determined.
         found: float64[N, V], to be overwritten.
-        sound: bool[N], to be overwritten: whether the equations determine what was found.
+        sound: bool[N], to be overwritten: whether the equations determine the solution.
     """
     number, drawn = found.shape[1], words.shape[1]
     room = np.zeros((number + 1, drawn)), np.zeros(drawn), np.zeros(number)
@@ -174,14 +174,14 @@ def _fit(begin: Any, end: Any, words: Any, values: Any, weights: Any, least: Any
         last = min(start + LANES, end)
         for i in range(start, last):
             _add_up(words[i], values[i], weights[i % len(weights)], room, gram, moment, i - start)
-        # lanes beyond the last sample hold what is left of earlier ones, and nobody reads them
+        # lanes beyond the last sample hold remains of earlier ones, which are never read
         _solve(gram, moment)
         for i in range(start, last):
             lowest = highest = gram[0, 0, i - start]
             for v in range(number):
                 found[i, v] = moment[v, i - start]
                 lowest, highest = min(lowest, gram[v, v, i - start]), max(highest, gram[v, v, i - start])
-            # the diagonal is that of the inverse
+            # the diagonal holds reciprocals, whose extremes have the same ratio
             sound[i] = np.isfinite(found[i].sum()) and lowest > least[0] * highest
 
 

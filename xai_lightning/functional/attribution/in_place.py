@@ -1,4 +1,4 @@
-"""Layers that overwrite their input, which captum needs as it was."""
+"""Layers that overwrite their input, which captum needs unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def out_of_place(network: nn.Module) -> Iterator[None]:
-    """Layers do not overwrite their input, since captum hands them tensors that must stay as they are (trap 15)."""
+    """Keep layers from overwriting their input, since captum hands them tensors that must not change (trap 15)."""
     found = _in_place(network)
     for module in found:
         vars(module)["inplace"] = False
@@ -20,7 +20,7 @@ def out_of_place(network: nn.Module) -> Iterator[None]:
 
 
 def _in_place(network: nn.Module) -> list[nn.Module]:
-    """Of what `modules` gives, whose names take, of a small network, as long as a layer's pass."""
+    """In-place modules; not by `modules`, whose naming takes as long as one layer's forward pass in a small network."""
     seen: set[nn.Module] = set()
     waiting: list[nn.Module | None] = [network]
     found = []

@@ -1,8 +1,8 @@
-"""Coalitions of at most 31 variables drawn and mixed row by row: loops that numba compiles, for the CPU.
+"""Coalitions of at most 31 variables, drawn and mixed row by row: loops that numba compiles, for the CPU.
 
-A small network passes a row in a tenth of a microsecond; operations of torch, which go over all rows once for each of
-their steps, take longer than that for everything around it. Each loop goes from a sample to another one; what is called
-from Python has it done in parts, see `threads`.
+A small network processes a row in a tenth of a microsecond. Torch operations, which go over all rows once for each
+step, take longer than that for everything around it. Each loop goes over a range of samples; the functions called from
+Python run it in parts, see `threads`.
 """
 
 from typing import Any
@@ -33,16 +33,16 @@ def _mixed(word: Any) -> Any:
 def _draw_shapley(
     begin: Any, end: Any, seeds: Any, drawn: Any, limits: Any, first: Any, many: Any, subsets: Any, words: Any
 ) -> None:
-    """Coalitions of sizes that follow KernelSHAP's weights; a word for each.
+    """Draw coalitions whose sizes follow KernelSHAP's weights; a word for each.
 
     Arrays:
         seeds: int64[N].
-        drawn: int64[3], the place of the first one, how many there are, and 2 if each is followed by its complement.
-        limits: int64[number of sizes - 1], where the next size begins, in units of 2^-21.
-        first: int64[number of sizes], where the coalitions of each size begin.
-        many: int64[number of sizes], how many these are.
-        subsets: int32[...], of these sizes, in order.
-        words: int32[N, S], all variables first; those that are drawn are to be overwritten.
+        drawn: int64[3], the place of the first draw, the number of draws, and 2 if each is followed by its complement.
+        limits: int64[number of sizes - 1], where the odds of the next size begin, in units of 2^-21.
+        first: int64[number of sizes], where the subsets of each size begin.
+        many: int64[number of sizes], how many subsets of each size there are.
+        subsets: int32[...], the subsets of these sizes, in order.
+        words: int32[N, S], the coalition of all variables first; those to be drawn are overwritten.
     """
     start, count, step = drawn[0], drawn[1], drawn[2]
     random, places = np.empty(count, np.uint64), np.empty(count, np.int64)
@@ -54,7 +54,7 @@ def _draw_shapley(
             for k in range(limits.shape[0]):
                 size += chance >= limits[k]
             places[j] = first[size] + (np.int64(random[j] & np.uint64((1 << _LOW) - 1)) * many[size] >> _LOW)
-        # apart, for it cannot be done side by side
+        # a separate loop, since it cannot be vectorised
         for j in range(count):
             words[i, start + step * j] = subsets[places[j]]
         for j in range(start + 1, start + 2 * count if step == 2 else 0, 2):
@@ -71,11 +71,11 @@ def draw_shapley(t: Any) -> None:
 
 @loops
 def _draw_even(begin: Any, end: Any, seeds: Any, paired: Any, inside: Any, words: Any) -> None:
-    """Coalitions in which each variable is present with probability one half.
+    """Draw coalitions in which each variable is present with probability one half.
 
     Arrays:
         seeds: int64[N].
-        paired: int64[1], 1 if each one that is drawn is followed by its complement, else 0.
+        paired: int64[1], 1 if each draw is followed by its complement, else 0.
         inside: int64[1], the bits of all variables.
         words: int32[N, S], to be overwritten.
     """
@@ -98,20 +98,20 @@ def draw_even(t: Any) -> None:
 
 @loops
 def _chosen(word: Any, shift: Any, difference: Any, base: Any) -> Any:
-    # numba would widen what is shifted to 64 bits, with another sign
+    # numba would widen the shifted word to 64 bits, with another sign
     return base ^ (difference & np.int32(np.int32(word << shift) >> _SIGN))
 
 
 @loops
 def _mix(begin: Any, end: Any, first: Any, x: Any, b: Any, shift: Any, words: Any, rows: Any) -> None:
-    """Inputs of which each coalition keeps some variables, and has the baseline's other ones: bit for bit.
+    """Inputs with the variables of each coalition, and the baseline's numbers for the others, bit for bit.
 
     Arrays:
-        first: int64[1], the sample of which the first rows are.
+        first: int64[1], the sample of the first rows.
         x: int32[N, W], the bits of the inputs.
-        b: int32[N or 1, W], of the baselines.
+        b: int32[N or 1, W], the bits of the baselines.
         shift: int32[W], by which the bit of each number's variable is shifted to the sign.
-        words: int32[N, S].
+        words: int32[N, S], the coalitions.
         rows: int32[at least N' * S, W], to be overwritten.
     """
     drawn, width = words.shape[1], x.shape[1]
@@ -121,7 +121,7 @@ def _mix(begin: Any, end: Any, first: Any, x: Any, b: Any, shift: Any, words: An
         base = b[sample % len(b)]
         for c in range(width):
             difference[c] = x[sample, c] ^ base[c]
-        # two at a time: what is left over after the registers' width is done one by one, side by side
+        # two rows at a time: numbers left over after the vector width are processed singly, those of both rows together
         for j in range(0, drawn - 1, 2):
             row, next_row, word, next_word = own[j], own[j + 1], words[sample, j], words[sample, j + 1]
             for c in range(width):
@@ -154,7 +154,7 @@ def _effective(begin: Any, end: Any, x: Any, b: Any, owner: Any, has: Any, found
 
     Arrays:
         x: int32[N, W], the bits of the inputs.
-        b: int32[N or 1, W], of the baselines.
+        b: int32[N or 1, W], the bits of the baselines.
         owner: int32[W], the variable of each number.
         has: bool[V], which variables have numbers at all.
         found: bool[N, V], to be overwritten.
@@ -167,7 +167,7 @@ def _effective(begin: Any, end: Any, x: Any, b: Any, owner: Any, has: Any, found
             alike += own[c] == base[c]
         for v in range(len(has)):
             found[i, v] = has[v] and alike == 0
-        # apart, for it cannot be done side by side
+        # a separate loop, since it cannot be vectorised
         for c in range(width if alike else 0):
             found[i, owner[c]] |= own[c] != base[c]
 
@@ -190,16 +190,16 @@ def _exchanged(number: Any, other: Any, owner: Any, variable: Any) -> Any:
 def _leave_out(
     begin: Any, end: Any, first: Any, samples: Any, variables: Any, x: Any, b: Any, owner: Any, rows: Any
 ) -> None:
-    """Inputs of which one variable has the baseline's numbers.
+    """Inputs in which one variable has the baseline's numbers.
 
     Arrays:
-        first: int64[1], which of all forms the first row has.
+        first: int64[1], which of all forms the first row holds.
         samples: int64[F], the sample of each form.
-        variables: int64[F], and its variable.
+        variables: int64[F], the variable that it lacks.
         x: int32[N, W], the bits of the inputs.
-        b: int32[N or 1, W], of the baselines.
+        b: int32[N or 1, W], the bits of the baselines.
         owner: int32[W], the variable of each number.
-        rows: int32[at least so many, W], to be overwritten.
+        rows: int32[R, W], to be overwritten, with room for all rows of one call.
     """
     width = len(owner)
     for i in range(begin, end):

@@ -1,4 +1,4 @@
-"""The METHODS table over captum: what each method needs, what it gives, and what it costs."""
+"""The METHODS table over captum: what each method needs, what it returns, and what it costs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -44,17 +44,17 @@ class Passes(NamedTuple):
 
 
 NUMBERS_AT_ONCE = 2**19
-"""How many input numbers a differentiated pass may hold; others hold twice as many, for they keep nothing on the way.
+"""How many input numbers a differentiated pass may hold; others may hold twice as many, since they keep no graph.
 
-It bounds memory, and changes no result. On CPUs such blocks still fit the caches (`benchmarks/methods.py`)."""
+It bounds memory and does not change results. On CPUs such blocks still fit the caches (`benchmarks/methods.py`)."""
 
 
 class Method(NamedTuple):
     """One row of the table.
 
     Args:
-        make: builds captum's object from the explained module and a layer; a new one per call, since captum's gather
-            handles (trap 11).
+        make: builds captum's object from the explained module and a layer; a new one per call, since captum's objects
+            accumulate handles (trap 11).
         cost: passes of one sample, from the options and the number of variables.
         defaults: options where captum's are too noisy for drift or depend on the input; from the shape of one input
             and the number of variables.
@@ -65,21 +65,21 @@ class Method(NamedTuple):
         background: whether it draws from several baselines, or averages over them.
         donors: whether a background of one row would leave nothing to draw.
         gradient: whether it differentiates.
-        layer: whether it needs a layer, and explains that layer's activations, or looks through them.
+        layer: whether it needs a layer, and explains that layer's activations, or the input by means of them.
         masked: whether it switches whole variables off; captum then repeats a variable's number on each of its columns.
-        per_variable: whether it is ours, and returns one number per variable instead.
+        per_variable: whether it is our own, and returns one number per variable instead.
         cells: into how many patches per side an image is cut where whole variables are switched off.
         most_variables: how many variables it can explain at most.
         random: whether it draws; then each sample is explained alone, with its own seed, unless it is ``seeded``.
-        seeded: whether it takes the seeds itself, and so explains many samples at once though it draws.
-        signed: whether the sign means something.
+        seeded: whether it takes the seeds itself, and so explains many samples at once even though it draws.
+        signed: whether the sign has a meaning.
         complete: whether attributions add up to f(x) - f(baseline).
-        ends: whether both are among its own passes; then it keeps the difference as ``change``.
-        rules: which rules it lays over layers: those of DeepLift, of LRP, or the guided ReLU.
-        own: options of ours, which captum does not know.
+        ends: whether its own passes include both; then it keeps the difference as ``change``.
+        rules: which rules it applies to layers: those of DeepLift, of LRP, or the guided ReLU.
+        own: our own options, which captum does not know.
         package: a package that it needs beside captum.
         compiled: whether loops are compiled for it, where numba is installed.
-        sparing: whether it leaves out passes on inputs that it knows, unless told to make ``every`` one.
+        sparing: whether it skips passes whose results are already known, unless told to make ``every`` one.
     """
 
     make: Callable[[Any, Any], Any]
@@ -110,7 +110,7 @@ class Method(NamedTuple):
 
     @property
     def at_once(self) -> int:
-        """How many input numbers one pass may hold unless it is told."""
+        """How many input numbers one pass may hold by default."""
         return NUMBERS_AT_ONCE if self.gradient else 2 * NUMBERS_AT_ONCE
 
 

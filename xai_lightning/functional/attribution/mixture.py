@@ -1,4 +1,4 @@
-"""Inputs that have only some variables, and the baseline's other ones."""
+"""Inputs that keep only some variables, and have the baseline's numbers for the others."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,32 +14,32 @@ _BITS = {4: torch.int32, 8: torch.int64}
 
 
 def bits(inputs: Tensor, baselines: Tensor) -> torch.dtype | None:
-    """The type of whole numbers of which both can be seen as bits; None if there is none.
+    """The integer type as which the bits of both can be viewed; None if there is none.
 
-    ``b ^ ((x ^ b) & inside)`` is x where all bits of ``inside`` are set and b where none is, whatever they are, and
+    ``b ^ ((x ^ b) & inside)`` is x where all bits of ``inside`` are set and b where none is, whatever the values, and
     takes a fifth of the time that ``torch.where`` does.
     """
     return _BITS.get(inputs.element_size()) if inputs.dtype == baselines.dtype else None
 
 
 def on_numbers(found: Tensor, mask: Tensor) -> Tensor:
-    """What was found of each variable ``[N, V]``, on each of its numbers: ``[N, ...]``.
+    """The value of each variable ``[N, V]``, repeated on each of its numbers: ``[N, ...]``.
 
     Args:
-        found: of each variable.
+        found: the value of each variable.
         mask: ``[1, ...]``, the variable of each number.
     """
-    # in threads, unlike index_select
+    # `gather` uses threads, unlike `index_select`
     return found.gather(1, mask.view(1, -1).expand(len(found), -1)).view(len(found), *mask.shape[1:])
 
 
 def distinct(rows: Tensor) -> Tensor:
-    """Rows, or the only one that is repeated: ``[N or 1, ...]``."""
+    """The rows, or a single one if it is merely expanded: ``[N or 1, ...]``."""
     return rows[:1] if rows.stride(0) == 0 else rows
 
 
 def first_rows(rows: Tensor, count: int) -> Tensor:
-    """So many of the rows that there is room for; loops would write beyond."""
+    """The first ``count`` rows; raises if there are fewer, since loops would write beyond them."""
     if count > len(rows):
         raise ValueError(f"there is room for {len(rows)} rows; got {count}")
     return rows[:count]
@@ -50,14 +50,14 @@ def _of(rows: Tensor, some: slice) -> Tensor:
 
 
 class Mixture:
-    """Inputs of which each coalition keeps some variables, and has the baseline's other ones.
+    """Inputs with the variables of each coalition, and the baseline's numbers for the others.
 
     Args:
         inputs: ``[N, ...]``.
         baselines: like the inputs.
         mask: ``[1, ...]``, the variable of each number.
         coalitions: of each sample.
-        room: how many rows are mixed at once, at most; they are overwritten by the next ones.
+        room: the maximum number of rows mixed at once; the next ones overwrite them.
     """
 
     def __init__(self, inputs: Tensor, baselines: Tensor, mask: Tensor, coalitions: Coalitions, room: int) -> None:
@@ -67,7 +67,7 @@ class Mixture:
             return
         self._rows = inputs.new_empty(room, inputs[0].numel())
         self._x, self._b = (x.flatten(1).contiguous().view(self._bits) for x in (inputs, distinct(baselines)))
-        # from a variable's place to the sign, and from there to all bits
+        # shifts a variable's bit to the sign, which is then spread over all bits
         self._sign = torch.iinfo(self._bits).bits - 1
         self._shift = (self._sign - self._mask.flatten()).to(self._bits)
         self._mixer = self._mixer_of(coalitions.words) if fast.takes(inputs, baselines, coalitions.words) else None
@@ -97,7 +97,7 @@ class Mixture:
 
 
 class Without:
-    """Inputs of which one variable or another has the baseline's numbers.
+    """Inputs in which one variable has the baseline's numbers.
 
     Args:
         inputs: ``[N, ...]``.
@@ -112,9 +112,9 @@ class Without:
             self._x, self._b = (x.flatten(1).contiguous().view(self._bits) for x in (inputs, distinct(baselines)))
 
     def effective(self, number: int) -> Tensor:
-        """Which of so many variables have numbers that are not the baseline's already, ``bool[N, V]``.
+        """Which of ``number`` variables have numbers that differ from the baseline's, ``bool[N, V]``.
 
-        Of types that cannot be compared bit for bit, all that have numbers.
+        For types that cannot be compared bit for bit, all variables that have numbers.
         """
         owner = self._owner
         has = torch.zeros(number, dtype=torch.bool, device=owner.device).index_fill_(0, owner.long(), True)
@@ -126,12 +126,12 @@ class Without:
         return differs.new_zeros(len(differs), number).index_add_(1, owner, differs) > 0
 
     def prepare(self, samples: Tensor, variables: Tensor, room: int) -> None:
-        """Have room for so many rows at once, which are overwritten by the next ones.
+        """Allocate the rows, which each further call of `of` overwrites.
 
         Args:
             samples: ``int64[F]``, the sample of each form.
             variables: ``int64[F]``, the variable that it lacks.
-            room: how many rows.
+            room: the maximum number of rows at once.
         """
         self._forms, self._leaver = (samples, variables), None
         if self._bits is None:
@@ -163,7 +163,7 @@ def _of_each(rows: Tensor, samples: Tensor) -> Tensor:
 
 
 def blocks(count: int, most: int) -> list[range]:
-    """Blocks of at most ``most``, all but of one size: a last one of few rows would take longer for each."""
+    """Blocks of at most ``most``, nearly equal in size: a short last block would take longer per row."""
     number = math.ceil(count / max(1, most))
     return [range(count * i // number, count * (i + 1) // number) for i in range(number)]
 
@@ -176,18 +176,18 @@ def scalars(
     at_once: int,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, torch.dtype]:
-    """The scalar ``[N, S]`` of each sample in each of its forms: of several samples at once, or some forms of one.
+    """The scalar ``[N, S]`` of each sample in each of its forms: several samples at once, or some forms of one.
 
     Args:
         forward: maps inputs ``[M, ...]`` to scalars ``[M]``.
-        parts: of each input.
+        parts: one for each input.
         extras: further arguments, a row per sample.
-        shape: samples N and forms S.
+        shape: the numbers of samples N and forms S.
         at_once: how many rows one forward pass may have.
-        dtype: of what is returned; that of the network's scalars if not given.
+        dtype: type of the result; by default that of the network's scalars.
 
     Returns:
-        The scalars, and of which type the network's were.
+        The scalars, and the type of the network's scalars.
     """
     samples, forms = shape
     beside = [extra[:, None].expand(samples, forms, *extra.shape[1:]) for extra in extras]
@@ -203,7 +203,7 @@ def scalars(
 
 
 def in_line(passes: Iterable[Tensor], count: int, dtype: torch.dtype | None = None) -> tuple[Tensor, torch.dtype]:
-    """The scalars of one pass after the other in one plain tensor, of the given or their own type; and that type."""
+    """The scalars of successive passes in one flat tensor, of the given or their own type; and their own type."""
     found, kind, place = torch.empty(0, device="cpu"), torch.float32, 0
     for values in passes:
         if not place:

@@ -1,4 +1,4 @@
-"""Nodes of paths followed row by row, and segments halved sample by sample: loops like those of :mod:`.kernels`."""
+"""Paths followed node by node, and segments halved sample by sample: loops like those of :mod:`.kernels`."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ from xai_lightning.functional.threads import (
 
 @loops
 def _walk(begin: Any, end: Any, first: Any, x: Any, b: Any, sample: Any, nodes: Any, rows: Any) -> None:
-    """Points on the way from baselines to inputs; at its ends they themselves.
+    """Points on the paths from baselines to inputs; exactly these at the ends.
 
     Arrays:
-        first: int64[1], the node that the first row is of.
+        first: int64[1], the node of the first row.
         x: float32[N, W].
         b: float32[N or 1, W].
-        sample: int64[most], of which each node is.
+        sample: int64[most], the sample of each node.
         nodes: float64[most, 3], whose first number is its place in [0, 1].
         rows: float32[at least R, W], to be overwritten.
     """
@@ -34,7 +34,7 @@ def _walk(begin: Any, end: Any, first: Any, x: Any, b: Any, sample: Any, nodes: 
         to, start, row = x[sample[node]], b[sample[node] % len(b)], rows[r]
         place = np.float32(nodes[node, 0])
         left = np.float32(1) - place
-        # counted from the nearer end, so that rounding misses neither of them
+        # measured from the nearer end, so that rounding misses neither end
         if place < np.float32(0.5):
             for c in range(len(row)):
                 row[c] = start[c] + place * (to[c] - start[c])
@@ -60,15 +60,15 @@ def walk(t: Any) -> None:
 
 @loops
 def _add_slopes(begin: Any, end: Any, first: Any, x: Any, b: Any, sample: Any, gradients: Any, nodes: Any) -> None:
-    """Add how fast the scalar changes along the way.
+    """Add the slope of the scalar along the path.
 
     Arrays:
-        first: int64[1], the node that the first gradient is of.
+        first: int64[1], the node of the first gradient.
         x: float32[N, W].
         b: float32[N or 1, W].
-        sample: int64[most], of which each node is.
+        sample: int64[most], the sample of each node.
         gradients: float32[R, W].
-        nodes: float64[most, 3], to whose last number it is added.
+        nodes: float64[most, 3], to whose last number the slope is added.
     """
     for r in range(begin, end):
         node = first[0] + r
@@ -95,17 +95,17 @@ def add_slopes(t: Any) -> None:
 
 @loops
 def _gather(begin: Any, end: Any, first: Any, sample: Any, weight: Any, gradients: Any, totals: Any) -> None:
-    """Add the weighted gradients of each sample's nodes, which lie side by side: of samples that begin in a part.
+    """Add the weighted gradients of each sample's nodes, which are adjacent, for the samples that begin in this part.
 
     Arrays:
-        first: int64[1], the node that the first gradient is of.
-        sample: int64[most], of which each node is.
-        weight: float64[most], of each node.
+        first: int64[1], the node of the first gradient.
+        sample: int64[most], the sample of each node.
+        weight: float64[most], the weight of each node.
         gradients: float32[R, W].
         totals: float32[N, W], to be added to.
     """
     r, rows = begin, len(gradients)
-    # the part before this one goes on beyond its end: no two threads add to one row
+    # the previous part finishes its last sample beyond its end, so that no two threads add to one row
     while 0 < r < end and sample[first[0] + r] == sample[first[0] + r - 1]:
         r += 1
     while r < end:
@@ -134,12 +134,12 @@ def _error(nodes: Any, left: Any, right: Any) -> Any:
 
 @loops
 def _halve(place: Any, new: Any, middle: Any, left: Any, right: Any, size: Any, nodes: Any, weight: Any) -> Any:
-    """Put a segment's halves in its place and a new one; what this adds to the sums of errors, and of absolute ones."""
+    """Put a segment's halves in its place and a new one; what this adds to the sums of errors and absolute errors."""
     begin, end = left[place], right[place]
     whole, before, after = _error(nodes, begin, end), _error(nodes, begin, middle), _error(nodes, middle, end)
     left[new], right[new], right[place] = middle, end, middle
     size[place], size[new] = abs(before), abs(after)
-    # a trapezoid gives half its width to each end; both halves together leave a quarter there
+    # a trapezoid gives half its width to each end; once it is halved, a quarter remains there
     quarter = (nodes[end, 0] - nodes[begin, 0]) / 4
     weight[begin] -= quarter
     weight[end] -= quarter
@@ -149,7 +149,7 @@ def _halve(place: Any, new: Any, middle: Any, left: Any, right: Any, size: Any, 
 
 @loops
 def _least(size: Any, allowed: Any) -> Any:
-    """From which size on segments are halved: see `segments.Segments`."""
+    """The size from which on segments are halved: see `segments.Segments`."""
     least = np.max(size) / 2
     while True:
         rest, next_one = 0.0, 0.0
@@ -157,7 +157,7 @@ def _least(size: Any, allowed: Any) -> Any:
             if each < least:
                 rest += each
                 next_one = max(next_one, each)
-        # what is not halved must fit into what is allowed, all of it together
+        # the errors that are not halved must together be within what is allowed
         if rest <= allowed:
             return max(least, NO_ERROR)
         least = next_one
@@ -165,7 +165,7 @@ def _least(size: Any, allowed: Any) -> Any:
 
 @loops
 def _choose(size: Any, least: Any, room: Any, chosen: Any) -> Any:
-    """Places of the segments of at least some size, of which there is room for the largest; returns how many."""
+    """Write down the places of segments of at least some size, of the largest if there is no room; return how many."""
     many = 0
     for place in range(len(size)):
         if size[place] >= least:
@@ -196,19 +196,19 @@ def _advance(
     passes: Any,
     sums: Any,
 ) -> None:
-    """Halve the segments that were chosen, and choose the next.
+    """Halve the chosen segments, and choose the next.
 
     Arrays:
-        middle: int64[N], the node of each sample's first segment that was chosen; those of the others follow.
+        middle: int64[N], the middle node of each sample's first chosen segment; those of its others follow.
         nodes: float64[most, 3].
         weight: float64[most], to be changed.
-        left: int64[N, M], the node from which each segment goes, to be changed.
-        right: int64[N, M], to which it goes, likewise.
+        left: int64[N, M], the node where each segment begins, to be changed.
+        right: int64[N, M], the node where it ends, likewise.
         size: float64[N, M], its absolute error, likewise.
-        chosen: int64[N, M], which segments were chosen, likewise.
-        many: int64[N], how many; 0 of a sample that is done, -1 of one of which none was chosen yet.
-        passes: int64[N], nodes of each sample, likewise.
-        sums: float64[N, 3], the sum of errors, that of absolute errors, both to be changed, and what is allowed.
+        chosen: int64[N, M], which segments are chosen, likewise.
+        many: int64[N], how many, likewise; 0 for a sample that is done, -1 for one without a choice yet.
+        passes: int64[N], the number of nodes of each sample, likewise.
+        sums: float64[N, 3], the sums of errors and of absolute errors, both to be changed, and what is allowed.
     """
     most = left.shape[1] + 1
     for i in range(begin, end):
@@ -262,18 +262,18 @@ def _append(
     sample: Any,
     nodes: Any,
 ) -> None:
-    """Write down the nodes in the middle of chosen segments, sample by sample.
+    """Append the nodes in the middle of chosen segments to the table, sample by sample.
 
     Arrays:
         free: int64[1], the first node that is not used yet.
-        ends: int64[N], how many are chosen of a sample and those before it.
-        many: int64[N], how many of it.
-        chosen: int64[N, M], which.
-        left: int64[N, M], the node from which each segment goes.
-        right: int64[N, M], to which it goes.
-        middle: int64[N], to be overwritten, each sample's first new node.
-        sample: int64[most], to be overwritten where nodes are new.
-        nodes: float64[most, 3], whose first number is, likewise.
+        ends: int64[N], how many segments are chosen of a sample and those before it.
+        many: int64[N], how many of the sample alone.
+        chosen: int64[N, M], which ones.
+        left: int64[N, M], the node where each segment begins.
+        right: int64[N, M], the node where it ends.
+        middle: int64[N], to be overwritten by each sample's first new node.
+        sample: int64[most], to be overwritten at new nodes.
+        nodes: float64[most, 3], whose first number is to be overwritten, likewise.
     """
     for i in range(begin, end):
         middle[i] = free[0] + ends[i] - many[i]

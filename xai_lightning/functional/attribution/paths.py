@@ -1,4 +1,4 @@
-"""Gradients along straight paths from the baseline, in blocks that fit at once."""
+"""Gradients along straight paths from the baseline, in blocks of limited size."""
 
 from functools import lru_cache, partial
 
@@ -13,7 +13,7 @@ from xai_lightning.functional.attribution.question import KEPT, Found, Inputs, Q
 
 def refined(how: Run, question: Question) -> Found:
     """Integrated gradients with as many nodes as each sample needs."""
-    # the gradients of all nodes are kept to the end: more than one forward pass holds, and still bounded
+    # the gradients of all nodes are kept to the end: more numbers than one forward pass holds, but still bounded
     size, at_once = (
         max(1, KEPT * how.at_once // (question.numbers * how.passes)),
         max(1, how.at_once // question.numbers),
@@ -40,13 +40,13 @@ def _block(how: Run, points: Inputs, *beside: Tensor) -> tuple[Tensor, Inputs]:
 
 
 def by_rule(how: Run, question: Question) -> Inputs:
-    """Integrated gradients by one of captum's rules; captum forms all points of all samples before it begins.
+    """Integrated gradients by one of captum's rules, in blocks; captum itself first forms all points of all samples.
 
-    All nodes of few samples are visited rather than few of all: what is read and added up stays near the processor.
+    Blocks hold all nodes of few samples rather than few of all, so that what is read and added up stays in the cache.
     """
     places, weights = _rule(str(how.options.get("method", "gausslegendre")), int(how.options["n_steps"]))
     count, at_once = len(question.targets), max(1, how.at_once // question.numbers)
-    # written to in place: the system clears memory that is new, and takes back what lies between pieces that are kept
+    # written in place: the system clears new memory, and reclaims what lies between pieces that are kept
     found = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in question.inputs]
     room = [x.new_empty(min(at_once, count * len(places)), *x.shape[1:]) for x in question.inputs]
     for some in blocks(count, at_once // len(places)):
@@ -58,14 +58,14 @@ def by_rule(how: Run, question: Question) -> Inputs:
             points = tuple(_points(x, b, rows, at) for x, b, rows in ends)
             beside = (each.expand(len(at), *each.shape).flatten(0, 1) for each in (piece.targets, *piece.rest))
             for total, gradient in zip(found, _block(how, points, *beside)[1], strict=True):
-                # of zero times what is there before the first nodes, which may be anything, nothing is taken
+                # `beta=0` ignores the uninitialised memory before the first nodes, whatever it holds
                 matrix, again = gradient.reshape(len(at), -1).T, int(nodes.start > 0)
                 total[where].view(-1).addmv_(matrix, weight.to(gradient), beta=again)
     return tuple(x.mul_(end - b) for x, end, b in zip(found, question.inputs, question.baselines, strict=True))
 
 
 def _points(x: Tensor, b: Tensor, room: Tensor, at: Tensor) -> Tensor:
-    """Points ``[K * N, ...]`` at places ``float64[K]`` of the way from baselines to inputs ``[N, ...]``."""
+    """Points ``[K * N, ...]`` at places ``float64[K]`` of the paths from baselines to inputs ``[N, ...]``."""
     points = room[: len(at) * len(x)]
     torch.lerp(b[None], x[None], at.to(x).view(-1, *[1] * x.ndim), out=points.view(len(at), *x.shape))
     return points
@@ -73,7 +73,7 @@ def _points(x: Tensor, b: Tensor, room: Tensor, at: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _rule(method: str, count: int) -> tuple[Tensor, Tensor]:
-    """Places and weights ``float64[K]``; to find Gauss's takes as long as a thousand passes of a small network."""
+    """Places and weights ``float64[K]``; computing Gauss's takes as long as a thousand passes of a small network."""
     steps, nodes = approximation_parameters(method)
     places, weights = torch.tensor([nodes(count), steps(count)], dtype=torch.float64, device="cpu")
     return places, weights

@@ -1,4 +1,4 @@
-"""Feature permutation of one sample at a time: its values are exchanged for those of donors."""
+"""Feature permutation of one sample at a time: its values are replaced by those of donors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,8 @@ from torch import Tensor
 class DonorPermutation:
     """captum's feature permutation, with rows of a background in place of the other rows of the batch.
 
-    So a sample's attribution does not depend on its batch (law 2): it is the mean of ``f(x) - f(x with the variable of
-    a random donor)``.
+    A sample's attribution thus does not depend on its batch (law 2): it is the mean of ``f(x) - f(x with the variable
+    of a random donor)``.
 
     Args:
         forward: maps inputs ``[M, ...]`` to scalars ``[M]``.

@@ -1,4 +1,4 @@
-"""What in a network a method's rules do not cover, found before it is relied on."""
+"""What a method's rules do not cover in a network, found before the method is relied on."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -21,17 +21,17 @@ CONSERVED, SHOWN = 0.05, 4
 
 
 class Finding(NamedTuple):
-    """One offence: whether the method is refused for it, or only warned of, and what it is."""
+    """One offence: whether the method is refused for it or only a warning is given, and what it is."""
 
     severity: Literal["refuse", "warn"]
     text: str
 
 
 def inspect_network(rules: Rules | None, network: nn.Module) -> list[Finding]:
-    """What can be seen without running the network (traps 12, 14, 31).
+    """Offences that show without running the network (traps 12, 14, 31).
 
     Args:
-        rules: which rules the method lays over layers; None: nothing to find.
+        rules: which rules the method applies to layers; None: nothing to find.
         network: the network that is explained.
 
     Example:
@@ -63,10 +63,10 @@ def inspect_network(rules: Rules | None, network: nn.Module) -> list[Finding]:
 def inspect_call(
     rules: Rules | None, network: nn.Module, layer: nn.Module | None, run: Callable[[], Any]
 ) -> list[Finding]:
-    """What is seen when the network runs once (traps 12, 13): modules used twice, a layer that is not called.
+    """Offences that show when the network runs once (traps 12, 13), such as modules used twice or a layer never called.
 
     Args:
-        rules: which rules the method lays over layers.
+        rules: which rules the method applies to layers.
         network: the network that is explained.
         layer: the layer that the method explains.
         run: calls the network once.
@@ -124,7 +124,7 @@ def _layer_offences(
 
 
 def inspect_relevance(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> list[Finding]:
-    """Whether LRP passes relevance on whole: a residual network's sum of two paths, for one, doubles it.
+    """Whether LRP conserves relevance: a residual network's sum of two paths, for example, doubles it.
 
     Args:
         explained: network and scalar.
@@ -156,11 +156,11 @@ def inspect_relevance(explained: Explained, inputs: Tensor, rest: tuple[Any, ...
 
 
 def _joins(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> list[str]:
-    """Names of the modules that themselves join tensors with a row per sample, by what is no module."""
+    """Names of the modules that join tensors with a row per sample by operations outside of any submodule."""
     network, within, found = explained.network, list[str](), dict[str, None]()
     modules = list(network.named_modules())
     if any(hasattr(module, "_orig_mod") for _, module in modules):
-        # what is compiled is compiled anew when it is watched
+        # watching a compiled network would recompile it
         return []
 
     class Watched(TorchFunctionMode):

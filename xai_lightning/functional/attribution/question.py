@@ -39,11 +39,11 @@ class Question(NamedTuple):
 
     @property
     def behind(self) -> Inputs:
-        """The background, or of a sample alone its own baseline."""
+        """The background, or the sample's own baseline if there is none."""
         return self.baselines if self.background is None else self.background
 
     def take(self, where: slice) -> "Question":
-        """The same about the samples at ``where``."""
+        """The same question about the samples at ``where``."""
         inputs, targets, rest, baselines, background = self
         cut = [tuple(x[where] for x in group) for group in (inputs, rest, baselines)]
         return Question(cut[0], targets[where], cut[1], cut[2], background)
@@ -62,7 +62,7 @@ class Question(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """Numbers in one sample."""
+        """How many numbers one sample has, over all inputs."""
         return sum(max(1, math.prod(x.shape[1:])) for x in self.inputs)
 
 
@@ -71,7 +71,7 @@ class Found(NamedTuple):
 
     Args:
         values: ``[N, ...]``, one per input, or one of the layer.
-        gap: ``float64[N]``, sum of the attributions minus the change; NaN where it was not looked at.
+        gap: ``float64[N]``, sum of the attributions minus the change; NaN where it was not determined.
         change: ``float64[N]``, f(x) - f(baseline); likewise.
     """
 
@@ -81,7 +81,7 @@ class Found(NamedTuple):
 
     @classmethod
     def unproven(cls, values: Inputs, count: int) -> "Found":
-        """Attributions of so many samples of which nobody looked what they should add up to."""
+        """Attributions of ``count`` samples without knowledge of what they should add up to."""
         unknown = _UNKNOWN.expand(count)
         return cls(values, unknown, unknown)
 
@@ -93,10 +93,10 @@ class Run(NamedTuple):
         name: a key of METHODS.
         explained: network and scalar.
         variables: of each input.
-        options: resolved ones.
+        options: the resolved options.
         layer: for methods that need one.
-        smooth: average over noisy copies of the input.
-        at_once: numbers in one forward pass.
+        smooth: how to combine noisy copies of the input, if at all.
+        at_once: how many numbers one forward pass may hold.
     """
 
     name: str
@@ -114,5 +114,5 @@ class Run(NamedTuple):
 
     @property
     def passes(self) -> int:
-        """The larger number of passes per sample."""
+        """The number of forward or backward passes per sample, whichever is larger."""
         return max(self.spec.cost(self.options, sum(v.number for v in self.variables)))

@@ -19,10 +19,10 @@ SUPPORTED = (*SUPPORTED_LAYERS_WITH_RULES, *SUPPORTED_NON_LINEAR_LAYERS, *PASSED
 
 
 class Relevance:
-    """captum's LRP, which overwrites weights, deletes the rules that users gave and keeps activations (trap 10).
+    """captum's LRP on a copy, since it overwrites weights, deletes the users' rules and keeps activations (trap 10).
 
-    So it works on a copy, where it may. Layers that only move numbers pass relevance on; the centred logit, which is
-    linear in the logits, gets a rule of its own.
+    Layers that only move numbers pass relevance on; the centred logit, which is linear in the logits, gets a rule of
+    its own.
 
     Args:
         explained: network and scalar.
@@ -52,7 +52,7 @@ class Relevance:
 
 
 def _twin(explained: Explained) -> Explained:
-    """A copy that may be changed, with rules for what captum has none for."""
+    """A copy that may be changed, with rules where captum has none."""
     twin = copy.copy(explained)
     twin._modules = {"network": copy.deepcopy(explained.network), "head": copy.copy(explained.head)}
     for layer in twin.modules():
@@ -63,11 +63,11 @@ def _twin(explained: Explained) -> Explained:
 
 
 def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Tensor:
-    """How much relevance arrives at the inputs of each 1 that is explained: exactly 1 where rules cover the network.
+    """The share of the explained relevance that arrives at the inputs: exactly 1 where rules cover the network.
 
-    Biases absorb relevance, as they should, so that they are set to 0 here, in a copy; nothing else loses or adds any
-    in a network that is made of modules with rules. What joins two paths outside of a module is invisible to captum: it
-    gives each path the whole.
+    Biases absorb relevance, as they should, so they are set to 0 here, in a copy. In a network made of modules with
+    rules, nothing else loses or adds any. A join of two paths outside of a module is invisible to captum, which gives
+    each path the whole relevance.
 
     Args:
         explained: network and scalar.
@@ -75,8 +75,8 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
         rest: further arguments of ``explained``, a row per sample.
 
     Returns:
-        ``float64[N]``, a fraction; NaN where nothing is left to be explained; empty if layers have rules of their own
-        that captum has no rule for, whose intention is not known, or numbers are too coarse to tell (16 bits).
+        ``float64[N]``, a fraction; NaN where nothing is left to be explained. Empty if layers for which captum has no
+        rule have their own, whose intention is unknown, or if the numbers are too coarse to tell (16 bits).
 
     Example:
         >>> relu = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).double()
@@ -92,7 +92,7 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
     twin.head.rule = head
     for layer in twin.network.modules():
         if type(layer) in SUPPORTED_LAYERS_WITH_RULES:
-            # a rule that was chosen may absorb on purpose
+            # a user's rule may absorb relevance on purpose
             layer.rule = EpsilonRule(epsilon=TINY)
         elif vars(layer).get("rule") is not None and not isinstance(layer.rule, _PassOn):
             return exact(inputs.new_zeros(0))
@@ -113,7 +113,7 @@ def arriving(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> Ten
 def unsupported(network: nn.Module) -> list[str]:
     """Leaf modules that captum's LRP has no rule for, as ``name (type)``, unless they carry a ``rule`` (trap 31).
 
-    Losses and metrics stand aside, often within the module that is explained, and need none.
+    Losses and metrics, which often lie within the explained module, take no part in the explanation and need none.
     """
     leaves = [(name, m) for name, m in network.named_modules() if not list(m.children()) and not hasattr(m, "rule")]
     needy = [(name, m) for name, m in leaves if type(m) not in SUPPORTED and not _is_aside(m)]
@@ -125,7 +125,7 @@ def _is_aside(module: nn.Module) -> bool:
 
 
 class _PassOn(PropagationRule):  # type: ignore[misc]
-    """No hook at all: the gradient of a layer that only moves numbers carries relevance as it is."""
+    """No hook at all: the gradient of a layer that only moves numbers carries relevance unchanged."""
 
     def forward_hook(self, module: nn.Module, inputs: Any, outputs: Any) -> Any:
         return outputs
@@ -135,7 +135,7 @@ class _PassOn(PropagationRule):  # type: ignore[misc]
 
 
 class _HeadRule(PropagationRule):  # type: ignore[misc]
-    """Relevance of each logit: its part of the scalar, which is linear in the logits."""
+    """Relevance of each logit: its contribution to the scalar, which is linear in the logits."""
 
     def forward_hook(self, module: nn.Module, inputs: Any, outputs: Any) -> Any:
         logits = inputs[0]

@@ -1,4 +1,4 @@
-"""Which tensor of what a network returned is meant (trap 5)."""
+"""Which of the tensors that a network returned is the output to explain (trap 5)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ def output_tensor(output: Any, key: int | str | None = None) -> Tensor:
 
     Args:
         output: a tensor, or a mapping, tuple, list or object that holds some.
-        key: which one: its key, field or attribute, or its position among all that came. By default the one called
+        key: which one: its key, field or attribute, or its position among all values. By default the one called
             ``logits``, ``preds``, ``probs``, ``y_hat`` or ``out``, in this order; else the first.
 
     Raises:
-        ValueError: if there is none, or none at ``key``; says what came.
+        ValueError: if there is no tensor, or none at ``key``; says what came.
 
     Example:
         >>> import torch
@@ -54,14 +54,14 @@ def _chosen(output: Any, key: int | str) -> Tensor:
 
 
 def unclear(output: Any, n: int) -> str | None:
-    """What to say where `output_tensor` takes the first of several tensors that all may be what is meant.
+    """The warning for a network of whose several possible outputs `output_tensor` takes the first.
 
     Args:
         output: what a network returned.
-        n: number of samples; a tensor without a row ``[N, ...]`` for each is not meant.
+        n: number of samples; a tensor ``[N, ...]`` without a row for each is not a possible output.
 
     Returns:
-        What it returned and what to do; None if there is no choice, or a name makes it.
+        What the network returned and what to do; None if there is no choice, or a name makes it.
 
     Example:
         >>> import torch
@@ -82,7 +82,7 @@ def unclear(output: Any, n: int) -> str | None:
 
 
 def rows(outputs: Tensor, n: int) -> Tensor:
-    """``outputs`` with a row per sample also where the network squeezed away the only one.
+    """``outputs`` with a row per sample, even where the network squeezed away that of a single sample.
 
     Args:
         outputs: what a network returned for ``n`` samples.
@@ -107,7 +107,7 @@ def _parts(output: Any) -> list[Any]:
 
 
 def _listed(output: Any) -> str:
-    """Names or positions of what came, with shapes; of what is no tensor its type."""
+    """Names or positions of what came, with the shapes of tensors and the types of other values."""
     names = [repr(name) for name in (getattr(output, "_fields", None) or _fields(output))]
     parts = _parts(output)
     names = names if len(names) == len(parts) else [str(i) for i in range(len(parts))]

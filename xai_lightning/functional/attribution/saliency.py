@@ -1,4 +1,4 @@
-"""Saliency whose absolute values take the place of the gradients."""
+"""Saliency that takes absolute values of the gradients in place."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Saliency(captum.attr.Saliency):  # type: ignore[misc]  # captum has no types
-    """captum's; to make a second tensor takes as long as a tenth of a small network's pass.
+    """captum's, without a second tensor, which takes a tenth as long to make as a small network's pass.
 
     References:
         K. Simonyan, A. Vedaldi, A. Zisserman, Deep inside convolutional networks, 2013.
@@ -29,5 +29,5 @@ class Saliency(captum.attr.Saliency):  # type: ignore[misc]  # captum has no typ
             additional_forward_args: further arguments, a row per sample.
         """
         found = self.gradient_func(self.forward_func, inputs, target, additional_forward_args)
-        # of a sum, autograd gives one number that is seen many times, which cannot be written to
+        # the gradient of a sum is one number, expanded, which cannot be written to
         return tuple(x if not abs else x.abs_() if x.is_contiguous() else x.abs() for x in found)

@@ -15,10 +15,10 @@ PROBABILITY_FLOOR = 1e-7
 
 
 def margin(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-odds of the target: ``z_c - logsumexp of the others``; of a single logit z, +z for class 1 and -z for 0.
+    """Log-odds of the target: ``z_c - logsumexp of the others``; for a single logit z, +z for class 1 and -z for 0.
 
-    Adding the same function to all logits changes no prediction and leaves the margin as it is, unlike a raw logit;
-    and it does not saturate with confidence, unlike a probability.
+    Unlike a raw logit, the margin does not change when the same function is added to all logits, which changes no
+    prediction; unlike a probability, it does not saturate with confidence.
 
     Args:
         logits: floating ``[N]``, ``[N, 1]`` or ``[N, K]``.
@@ -75,20 +75,20 @@ def _single(outputs: Tensor) -> Tensor | None:
 
 
 def log_odds(probabilities: Tensor, task: Task = "classification") -> Tensor:
-    """Logits of independent probabilities (``[N]``, ``[N, 1]``, labels); logarithms of those of several classes.
+    """Logits of independent probabilities (``[N]``, ``[N, 1]``, labels); logarithms for several classes.
 
-    The margin of the logarithms is the log-odds.
+    The margin of these logarithms is the log-odds.
     """
     p = probabilities.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     return p.log() if task != "multilabel" and p.ndim > 1 and p.shape[1] > 1 else torch.logit(p)
 
 
 def label_logit(logits: Tensor, targets: Tensor) -> Tensor:
-    """The logit of one label of several that may hold together.
+    """The logit of one of several labels that may hold together.
 
     Args:
         logits: floating ``[N, L]``.
-        targets: ``int64[N]``, the label that is explained of each sample.
+        targets: ``int64[N]``, the label that is explained for each sample.
 
     Returns:
         ``[N]``, logits.
@@ -106,7 +106,7 @@ def masked_sum(logits: Tensor, targets: Tensor, masks: Tensor, kind: Kind) -> Te
     """Sum of the target class's scalar over a region of the output.
 
     Args:
-        logits: floating ``[N, K, H, W]``, of each pixel; coarser ones are interpolated, as for their loss.
+        logits: floating ``[N, K, H, W]``, for each pixel; coarser ones are interpolated, as for their loss.
         targets: ``int64[N]``, class indices.
         masks: ``bool[N, H, W]``, the region; freeze it, or its change counts as drift.
         kind: which scalar of a pixel.
@@ -146,7 +146,7 @@ def scalar(task: Task, kind: Kind, outputs: Tensor, targets: Tensor, masks: Tens
         masks: ``bool[N, H, W]``, for segmentation.
 
     Returns:
-        ``[N]``; of whole-number outputs, whose attributions are fractions, in float64 (float32 on devices without it).
+        ``[N]``; float64 (float32 on devices without it) where outputs are integers, since attributions are fractions.
 
     Raises:
         ValueError: if the outputs do not have the shape that the task needs.

@@ -1,4 +1,4 @@
-"""Straight paths from baselines to inputs, cut into segments of which the worst are halved."""
+"""Straight paths from baselines to inputs, cut into segments, the worst of which are halved."""
 
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ class Table(NamedTuple):
     """Nodes on the paths of N samples: the first of all samples, then in the order of visits.
 
     Args:
-        sample: int64[most], of which sample each is.
-        rows: float64[most, 3], its place in [0, 1], the scalar there, and how fast that changes along the path.
-        weight: float64[most], of its gradient in the integral.
+        sample: int64[most], the sample of each node.
+        rows: float64[most, 3], its place in [0, 1], the scalar there, and the scalar's slope along the path.
+        weight: float64[most], the weight of its gradient in the integral.
     """
 
     sample: Tensor
@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, count: int, most: int, device: torch.device) -> "Table":
-        """With the first nodes of ``count`` samples, and room for as many of each as it may have."""
+        """A table with the first nodes of ``count`` samples, and room for ``most`` nodes of each."""
         sample = torch.zeros(count * most, dtype=torch.int64, device=device)
         kind = widest(device)
         rows, weight = (torch.zeros(len(sample), *shape, dtype=kind, device=device) for shape in ((3,), ()))
@@ -40,12 +40,12 @@ class Table(NamedTuple):
 
 
 class Path:
-    """The ways of N samples from baseline to input.
+    """The straight paths of N samples from baseline to input.
 
     Args:
         x: inputs ``[N, ...]``.
         b: baselines, likewise.
-        table: of nodes.
+        table: the table of nodes.
     """
 
     def __init__(self, x: Tensor, b: Tensor, table: Table) -> None:
@@ -59,7 +59,7 @@ class Path:
         return torch.lerp(begin, end, _beside(place, begin))
 
     def add_slopes(self, nodes: range, gradients: Tensor) -> None:
-        """Add to the table how fast the scalar changes along the way, of its gradients ``[R, ...]`` at some nodes."""
+        """Add the scalar's slopes along the path to the table, from its gradients ``[R, ...]`` at some nodes."""
         some = slice(nodes.start, nodes.stop)
         steps = self._step.index_select(0, self._table.sample[some])
         self._table.rows[some, 2] += steps.mul_(gradients).flatten(1).sum(dim=1)
@@ -71,7 +71,7 @@ class Path:
 
 
 def _beside(each: Tensor, rows: Tensor) -> Tensor:
-    """A number of each row ``[R]``, to be multiplied with the rows ``[R, ...]``."""
+    """One number per row ``[R]``, shaped to be multiplied with the rows ``[R, ...]``."""
     return each.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
 
 
@@ -82,7 +82,7 @@ def errors(left: Tensor, right: Tensor) -> Tensor:
 
 
 class _Halved(NamedTuple):
-    """Segments to be halved, ``int64[R]``: of which sample, in which row and place of the table, from node to node."""
+    """Segments to be halved, ``int64[R]``: their samples, rows and places in the table, and the nodes at their ends."""
 
     sample: Tensor
     row: Tensor
@@ -94,13 +94,13 @@ class _Halved(NamedTuple):
 class Segments:
     """A row of segments for each sample that is not done, padded with segments without error.
 
-    Halved are those with at least half of their sample's largest error; and of the largest so many that the errors of
-    all others, which stay, are allowed together.
+    Segments with at least half of their sample's largest error are halved, and further ones, the largest first, until
+    the errors of the remaining segments are together within what is allowed.
 
     Args:
-        table: with the first nodes of each sample.
-        allowed: float64[N], how large a sample's errors may be together; NaN of one that is not to be refined.
-        most: how many nodes a sample may have.
+        table: the table with the first nodes of each sample.
+        allowed: float64[N], the total error allowed for each sample; NaN for one that is not to be refined.
+        most: the maximum number of nodes per sample.
     """
 
     def __init__(self, table: Table, allowed: Tensor, most: int) -> None:
@@ -119,10 +119,10 @@ class Segments:
         self._chosen: _Halved | None = None
 
     def advance(self, first: int, used: int) -> int:
-        """Halve the chosen segments at the nodes from ``first`` to ``used``, which are known by now; choose the next.
+        """Halve the chosen segments at the nodes from ``first`` to ``used``, evaluated by now, and choose the next.
 
         Returns:
-            How many nodes were added to the table, of which only sample and place are known.
+            How many nodes were added to the table; only their sample and place are known.
         """
         if self._chosen is not None:
             self._halve(self._chosen, torch.arange(first, used, device=self._left.device))
@@ -143,16 +143,16 @@ class Segments:
         return _Halved(self._sample[row], row, place, *(each.view(-1)[place] for each in (self._left, self._right)))
 
     def _least(self, size: Tensor) -> Tensor:
-        """From which size on segments are halved, per row."""
+        """The size from which on segments are halved, per row."""
         ordered = size.sort(dim=1).values
-        # CUDA refuses to add up in order where torch is told to be deterministic
+        # CUDA refuses `cumsum` where torch is told to be deterministic
         sums = ordered.cpu().cumsum(dim=1).to(ordered.device)
         may_stay = sums <= self._allowed[self._sample, None]
         least = ordered.masked_fill(may_stay, torch.inf).amin(dim=1)
         return torch.minimum(least, ordered[:, -1] / 2)
 
     def _kept(self, open_: Tensor) -> Tensor:
-        """Drop the rows of samples that are done, once they are the most; which of those left are not done."""
+        """Drop the rows of samples that are done, once they are the majority; return which remaining rows are not."""
         if 2 * int(open_.sum()) >= len(open_):
             return open_
         kept = open_.nonzero().squeeze(1)
@@ -161,7 +161,7 @@ class Segments:
         return open_[kept]
 
     def _affordable(self, row: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest, where a sample may not take as many passes."""
+        """The segments, or only the largest where a sample may not take as many further passes."""
         room = (self._most - self.passes)[self._sample]
         numbers = row.bincount(minlength=len(room))
         if not (numbers > room).any():
@@ -192,5 +192,5 @@ class Segments:
 
 
 def _ranks(row: Tensor, numbers: Tensor) -> Tensor:
-    """The how-manieth of its row each is, from 0; rows are sorted, with ``numbers`` in each."""
+    """The position of each entry within its row, from 0; ``row`` is sorted, with ``numbers`` entries for each row."""
     return torch.arange(len(row), device=row.device) - (numbers.cumsum(dim=0) - numbers)[row]

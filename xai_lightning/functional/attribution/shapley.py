@@ -13,7 +13,7 @@ MOST_VARIABLES = 8
 
 
 class ExactShapley:
-    """Shapley values from every coalition: ``2^V`` forward passes, where orderings would take ``V! V``.
+    """Shapley values from every coalition: ``2^V`` forward passes, where all orderings would take ``V! V``.
 
     Args:
         forward: maps inputs ``[M, ...]`` to scalars ``[M]``.
@@ -81,7 +81,7 @@ class ExactShapley:
 
 
 def _weights(coalitions: Tensor) -> Tensor:
-    """``float64[S, V]``: what the worth of each coalition counts in the value of each variable."""
+    """``float64[S, V]``: the weight of each coalition's worth in the value of each variable."""
     number = coalitions.shape[1]
     size = coalitions.sum(dim=1)
     joining = [1 / (number * math.comb(number - 1, s)) if s < number else 0.0 for s in range(number + 1)]

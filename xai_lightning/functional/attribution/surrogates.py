@@ -1,7 +1,7 @@
-"""LIME and KernelSHAP: a weighted linear model of the scalar over which variables are present, for samples together.
+"""LIME and KernelSHAP: a weighted linear model of the scalar in the presence of variables, for many samples at once.
 
-captum draws, weighs and fits one perturbation after another in Python, which takes hundreds of times the network's own
-passes where that is small; the same estimates are formed here in a few tensor operations.
+captum draws, weights and fits one perturbation after another in Python, which takes hundreds of times as long as a
+small network's own passes; here the same estimates are computed in a few tensor operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ class Surrogate:
             inputs: ``[N, ...]`` each.
             baselines: like the inputs.
             feature_mask: ``[1, ...]`` each, the variable of each number, from 0.
-            n_samples: how many coalitions are drawn for each sample.
+            n_samples: number of coalitions per sample.
             additional_forward_args: further arguments, a row per sample.
             perturbations_per_eval: coalitions in one forward pass.
             seeds: one per sample; drawn from the global generator if not given.
@@ -75,18 +75,18 @@ class Surrogate:
         coalitions = coalitions.to(values.device)
         found = _fitted(coalitions, values, weights, max(1, at_once // (2 * n_samples)))
         if self.change is not None:
-            # weights of the ends are infinite in the literature; of finite ones, many others outweigh them
+            # the ends have infinite weight in the literature; a finite one can be outweighed by many others
             found += ((self.change - found.sum(dim=1)) / number)[:, None]
         return found.to(inputs[0].device, dtype)
 
 
 def held_of_coalition(number: int, device: torch.device, *, kernel: bool) -> int:
-    """Numbers that are held of one coalition: its variables in float64, or its word, scalar and weight alone.
+    """How many numbers are held for one coalition: its variables in float64, or only its word, scalar and weight.
 
     Args:
-        number: variables V.
-        device: of the inputs.
-        kernel: whether it is drawn as KernelSHAP does, of many variables one after the other.
+        number: the number of variables V.
+        device: device of the inputs.
+        kernel: whether it is drawn as KernelSHAP does, which goes variable by variable if there are many.
     """
     words = number <= (LISTED if kernel else fast.MOST_VARIABLES)
     return 6 if words and device.type == "cpu" and fast.kernels() is not None else 2 * number
@@ -102,7 +102,7 @@ def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tenso
     products = torch.stack([_products(*each, coalitions.number) for each in parts]).sum(dim=0)
     if coalitions.words is not None and fast.takes(coalitions.words) and fast.takes(products, size=8):
         return fast.nearness(coalitions.words, products, SHORTEST).exp_()
-    # apart, for in a difference of the two a small one would be lost
+    # added up separately: in a difference of the two a small one would be lost
     present = exact(coalitions.present)
     inside = present @ products[:, :, [0, 0]]
     outside = present.neg_().add_(1) @ products[:, :, 1:].contiguous()
@@ -115,7 +115,7 @@ def nearness(coalitions: Coalitions, parts: Sequence[tuple[Tensor, Tensor, Tenso
 def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> Tensor:
     """Per variable ``float64[N, V, 3]``: sums of x * x, x * b and b * b, of inputs x and baselines b."""
     if inputs.is_complex():
-        # two real numbers each
+        # as two real numbers each
         x, b = (torch.view_as_real(each).flatten(1) for each in (inputs, baselines.to(inputs.dtype)))
         return _products(x, b, mask.flatten().repeat_interleave(2)[None], number)
     x, owner = inputs.flatten(1), mask.flatten()
@@ -127,7 +127,7 @@ def _products(inputs: Tensor, baselines: Tensor, mask: Tensor, number: int) -> T
 
 
 def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor, most: int) -> Tensor:
-    """See `coefficients`; of ``most`` samples at once, where equations do not determine them."""
+    """See `coefficients`, which fits ``most`` samples at once where the normal equations do not determine them."""
     if coalitions.words is None or not (fast.takes(coalitions.words) and fast.takes(values, weights, size=8)):
         return coefficients(coalitions.present.double(), values, weights.expand_as(values))
     found, sound = fast.fit(coalitions.words, values, weights, coalitions.number, LEAST)
@@ -138,7 +138,7 @@ def _fitted(coalitions: Coalitions, values: Tensor, weights: Tensor, most: int) 
 
 
 def coefficients(design: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted least squares with an intercept, one problem per sample; the smallest solution if there are several.
+    """Weighted least squares with an intercept, one problem per sample; the minimum-norm solution if there are several.
 
     Args:
         design: float64[N, S, V].

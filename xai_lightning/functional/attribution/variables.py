@@ -1,4 +1,4 @@
-"""What the columns and pixels of an input are called, and which of them belong together."""
+"""The variables of an input: how its columns are named, and which columns or pixels belong together."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class Variables:
         """Positions of the variables called ``names``.
 
         Raises:
-            ValueError: if there is no such variable; the known ones are listed.
+            ValueError: if there is no such variable; lists the known ones.
         """
         return [self.names.index(choose("feature", name, self.names)) for name in names]
 
@@ -52,8 +52,8 @@ def table_variables(columns: int, features: Mapping[str, Where] | None = None) -
 
     Args:
         columns: number of columns.
-        features: name to a column, several columns, or a slice; columns left out become variables of their own.
-            Without it each column is one, named up to 64 of them.
+        features: maps each name to a column, several columns, or a slice; columns left out become variables of their
+            own. Without it each column is a variable, with a name if there are at most 64.
 
     Returns:
         The variables; their mask has the shape ``[1, columns]``.
@@ -98,7 +98,7 @@ def grid_variables(shape: Sequence[int], cells: int = 14) -> Variables:
     """Patches of an image over all channels, at most ``cells`` per side; for methods that switch variables off.
 
     Args:
-        shape: ``(C, H, W)`` of one image, or the shape of any other input, of which each number is a variable.
+        shape: ``(C, H, W)`` of one image, or the shape of any other input, where each number is a variable.
         cells: patches per side.
 
     Example:

@@ -42,7 +42,7 @@ class _Generators(NamedTuple):
 def _generators() -> list[_Generators]:
     """The generators of python, numpy, torch on the CPU, and all devices of the accelerator, if there is one."""
     cpu = torch.default_generator
-    # not `torch.manual_seed`: it seeds devices that are not read here, or takes a millisecond to defer that without any
+    # `torch.manual_seed` seeds devices that are not read here, or takes a millisecond to defer that if there are none
     found = [
         _Generators(random.getstate, random.setstate, random.seed),
         _Generators(np.random.get_state, np.random.set_state, lambda seed: np.random.seed(seed % 2**32)),

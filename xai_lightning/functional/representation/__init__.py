@@ -1,7 +1,7 @@
-"""What layers represent: how many directions, how alike, what single units tell apart, where heads look.
+"""Representations of layers: rank, similarity, selectivity of single units, and attention of heads.
 
-All is computed in float64 from a bounded sample of activations, a matrix float[N, U] of one row per sample; the memory
-that takes is known beforehand (:func:`bytes_needed`). In this package M is the number of layers.
+Everything is computed in float64 from a bounded sample of activations, a matrix float[N, U] with one row per sample;
+the memory needed is known beforehand (:func:`bytes_needed`). In this package M is the number of layers.
 """
 
 from xai_lightning.functional.representation.attention import (

@@ -1,8 +1,8 @@
-"""What the heads of one attention layer do.
+"""Statistics of the heads of one attention layer.
 
-Weights are float[N, U, T, T], of U heads; each row is how a query is shared out among its keys. Rows of padding and
-columns of padding are left out, and rows are made to add up to 1 again. Rows with a single key they may look at say
-nothing and are left out too. A row without any weight has no value.
+Weights are float[N, U, T, T], of U heads; each row is the distribution of a query over its keys. Rows and columns of
+padding are left out, and the remaining rows are normalised to sum 1. Rows with a single allowed key carry no
+information and are left out too. A row without any weight is NaN.
 """
 
 import math
@@ -16,17 +16,17 @@ COLLAPSED_BELOW, UNIFORM_ABOVE = 0.05, 0.99
 
 
 def attention_entropy(weights: Tensor, keep: Tensor | None = None, *, causal: bool = False) -> Tensor:
-    r"""How widely each head looks: entropy of its rows over that of the uniform row, on average over queries.
+    r"""How widely each head attends: entropy of its rows relative to that of a uniform row, averaged over queries.
 
-    .. math:: -\sum_j p_j \ln p_j / \ln n,\quad n \text{ the keys that the query may look at}
+    .. math:: -\sum_j p_j \ln p_j / \ln n,\quad n \text{ the keys that the query may attend to}
 
-    0 means one key only, 1 that all are looked at alike. Heads that collapse to 0 go with unstable training; a head
-    that copies the token before has 0 too, and is of use.
+    0 means attention to one key only, 1 to all keys equally. Heads that collapse to 0 are associated with unstable
+    training; but a head that copies the previous token has 0 too, and is useful.
 
     Args:
         weights: float[N, U, T, T], at least 0, queries by keys, of U heads.
         keep: bool[N, T], tokens that are not padding; all by default.
-        causal: whether queries may look only at keys up to their own place.
+        causal: whether queries may attend only to keys up to their own position.
 
     Returns:
         float64[U] in [0, 1], averaged over queries of all samples; NaN without any, or if a value is not finite.
@@ -48,15 +48,15 @@ def attention_entropy(weights: Tensor, keep: Tensor | None = None, *, causal: bo
 
 
 def first_token_share(weights: Tensor, keep: Tensor | None = None, *, causal: bool = False) -> Tensor:
-    """Share of the attention that goes to the first token, on average over queries: an attention sink.
+    """Share of the attention that goes to the first token, averaged over queries: an attention sink.
 
-    1/n is what a uniform head gives it, 1 all. Large language models park attention there that has nowhere to go, so a
-    large value need not be a fault.
+    A uniform head gives it 1/n; 1 means all attention. Large language models park unused attention there, so a large
+    value is not necessarily a fault.
 
     Args:
         weights: float[N, U, T, T], at least 0, queries by keys, of U heads.
-        keep: bool[N, T], tokens that are not padding; the first of them counts, on whichever side padding stands.
-        causal: whether queries may look only at keys up to their own place.
+        keep: bool[N, T], tokens that are not padding; the first of them counts, on whichever side the padding is.
+        causal: whether queries may attend only to keys up to their own position.
 
     Returns:
         float64[U] in [0, 1]; NaN without a query that has a choice, or if a value is not finite.
@@ -79,9 +79,9 @@ def first_token_share(weights: Tensor, keep: Tensor | None = None, *, causal: bo
 
 
 def collapsed_heads(entropy: Tensor, *, below: float = COLLAPSED_BELOW) -> Tensor:
-    """Share of heads whose :func:`attention_entropy` is below a limit: they look at one key whatever the query.
+    """Share of heads whose :func:`attention_entropy` is below a limit: each query attends to about one key.
 
-    The literature calls entropy near 0 collapse and names no limit; this one is ours. It is an alarm if it grows.
+    The literature calls entropy near 0 collapse but names no limit; this limit is ours. Growth is a warning sign.
 
     Args:
         entropy: float64[U], of the heads of one layer or of all.
@@ -103,7 +103,7 @@ def collapsed_heads(entropy: Tensor, *, below: float = COLLAPSED_BELOW) -> Tenso
 def uniform_heads(entropy: Tensor, *, above: float = UNIFORM_ABOVE) -> Tensor:
     """Share of heads whose :func:`attention_entropy` is above a limit: they average all keys, whatever the query.
 
-    Networks at their start are like this, and tokens become alike where it stays so. The limit is ours.
+    Networks start like this; if it persists, tokens become alike. The limit is ours.
 
     Args:
         entropy: float64[U], of the heads of one layer or of all.
@@ -124,19 +124,19 @@ def uniform_heads(entropy: Tensor, *, above: float = UNIFORM_ABOVE) -> Tensor:
 
 
 def head_similarity(weights: Tensor, keep: Tensor | None = None, *, causal: bool = False) -> Tensor:
-    r"""How alike heads look: one minus the Jensen-Shannon divergence of their rows in bits, on average over queries.
+    r"""How alike heads attend: one minus the Jensen-Shannon divergence of their rows in bits, averaged over queries.
 
-    1 means that two heads look at the same keys, 0 that they share none. Heads that are alike may be redundant, but
-    what they carry on from where they look is not seen.
+    1 means that two heads attend to the same keys, 0 that they share none. Similar heads may be redundant, but this
+    does not show which values they carry over from those keys.
 
     Args:
         weights: float[N, U, T, T], at least 0, queries by keys, of U heads.
         keep: bool[N, T], tokens that are not padding; all by default.
-        causal: whether queries may look only at keys up to their own place.
+        causal: whether queries may attend only to keys up to their own position.
 
     Returns:
         float64[U, U], symmetric, 1 on the diagonal; NaN without a query that has a choice, or in the row and column of
-        a head with a value that is not finite.
+        a head with a non-finite value.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -162,7 +162,7 @@ def head_similarity(weights: Tensor, keep: Tensor | None = None, *, causal: bool
 
 
 def attention_bytes_needed(samples: int, heads: int, tokens: int) -> int:
-    """The most memory that a function of this module takes, known before anything is computed.
+    """The peak memory of a function of this module, known before anything is computed.
 
     Args:
         samples: number of samples N.
@@ -185,7 +185,7 @@ def attention_bytes_needed(samples: int, heads: int, tokens: int) -> int:
 
 
 def _rows(weights: Tensor, keep: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
-    """Rows in float64 that add up to 1 over the keys they may look at, and which those are, ``bool[N, T, T]``."""
+    """Rows in float64 that sum to 1 over their allowed keys, and the mask of those, ``bool[N, T, T]``."""
     if weights.dim() != 4 or weights.shape[2] != weights.shape[3]:
         raise ValueError(f"`weights` must be float[N, U, T, T], got shape {tuple(weights.shape)}.")
     samples, _, tokens, _ = weights.shape
@@ -202,6 +202,6 @@ def _rows(weights: Tensor, keep: Tensor | None, causal: bool) -> tuple[Tensor, T
 
 def _mean(values: Tensor, allowed: Tensor) -> Tensor:
     """Mean of each head over the queries that have a choice of keys."""
-    # a query with a single key looks there whatever the head does
+    # a query with a single allowed key attends to it whatever the head does
     choice = (allowed.sum(-1) > 1)[:, None]
     return values.where(choice, 0.0).sum((0, 2)) / choice.sum((0, 2))

@@ -1,4 +1,4 @@
-"""From an activation to a bounded matrix of samples: one row per sample or position, one column per unit."""
+"""Bounded matrices of activations: one row per sample or position, one column per unit."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from xai_lightning.functional.precision import exact
 
 
 def sample_matrix(h: Tensor, unit_dim: int, *, most: int) -> tuple[Tensor, Tensor]:
-    """Rows of an activation, at most ``most`` of them, evenly spaced: the same ones for every activation of the shape.
+    """Evenly spaced rows of an activation, at most ``most``; the same rows for every activation of the same shape.
 
     Each position of a picture or sequence is a row of its own, as in the running statistics. Positions of one sample
-    resemble each other: many rows of few samples are fewer independent ones than they look.
+    resemble each other: many rows of few samples hold less independent information than their number suggests.
 
     Args:
         h: float[N, ..., U, ...], the activation.
         unit_dim: dimension of the units, not 0; negative ones count from the end.
-        most: rows at most, at least 1.
+        most: largest number of rows, at least 1.
 
     Returns:
         float[R, U], a copy, and int64[R], the sample that each row belongs to.
@@ -42,7 +42,7 @@ def sample_matrix(h: Tensor, unit_dim: int, *, most: int) -> tuple[Tensor, Tenso
 
 
 def per_sample(h: Tensor, unit_dim: int) -> Tensor:
-    """One row per sample: the mean over its positions, as measures that need a label per row want it.
+    """One row per sample, the mean over its positions, for measures that need a label per row.
 
     Args:
         h: float[N, ..., U, ...], the activation.
@@ -66,18 +66,18 @@ def per_sample(h: Tensor, unit_dim: int) -> Tensor:
 
 
 def bytes_needed(samples: int, units: int, *, layers: int = 1, references: int = 0, itemsize: int = 4) -> int:
-    """The most memory that the measures of this package take, known before anything is computed.
+    """The peak memory of the measures of this package, known before anything is computed.
 
-    Kept are a matrix per layer and, per reference, another one or the kernel of it, whichever is smaller
-    (:func:`kernel`). The measures of one layer work on four copies in float64 and three square matrices of the smaller
-    side; the comparison of all layers on two square matrices per layer.
+    One matrix per layer is kept, and per reference either another matrix or its :func:`kernel`, whichever is smaller.
+    The measures of one layer work on four copies in float64 and three square matrices of the smaller side; the
+    comparison of all layers works on two square matrices per layer.
 
     Args:
         samples: rows N of each matrix.
         units: columns U of the widest layer.
-        layers: how many layers are looked at.
-        references: how many earlier states of each are kept, to compare with.
-        itemsize: bytes per value of what is kept.
+        layers: number of observed layers.
+        references: number of earlier states kept per layer for comparison.
+        itemsize: bytes per kept value.
 
     Returns:
         Bytes, without what torch needs to run.
@@ -100,7 +100,7 @@ def bytes_needed(samples: int, units: int, *, layers: int = 1, references: int =
 
 
 def widened(h: Tensor) -> Tensor:
-    """The values in float64, detached; on the CPU if the device knows no float64 (trap 93).
+    """The values in float64, detached; on the CPU if the device has no float64 (trap 93).
 
     Raises:
         TypeError: if they are not real.
@@ -111,7 +111,7 @@ def widened(h: Tensor) -> Tensor:
 
 
 def checked(h: Tensor) -> Tensor:
-    """A matrix of activations in float64.
+    """A matrix of activations, validated and in float64.
 
     Raises:
         ValueError: if it is not [N, U].
@@ -123,7 +123,7 @@ def checked(h: Tensor) -> Tensor:
 
 
 def centred(x: Tensor) -> Tensor:
-    """Columns less their means; a column of equal values becomes exactly 0, however large they are (trap 93)."""
+    """Columns minus their means; a column of equal values becomes exactly 0, however large they are (trap 93)."""
     if len(x) == 0:
         return x
     moved = x - x[:1]
@@ -131,6 +131,6 @@ def centred(x: Tensor) -> Tensor:
 
 
 def scaled(x: Tensor) -> Tensor:
-    """Values over their largest absolute value, so that no power of them overflows; NaN if one is not finite."""
+    """Values divided by their largest absolute value, so that no power overflows; NaN if one is not finite."""
     largest = x.abs().amax() if x.numel() else x.new_zeros(())
     return x / largest.where(largest > 0, 1.0).where(largest.isfinite(), torch.nan)

@@ -1,4 +1,4 @@
-"""Values that are out of proportion to the rest of their layer."""
+"""Activations that are out of proportion to the rest of their layer."""
 
 from torch import Tensor
 
@@ -8,16 +8,16 @@ MASSIVE, MASSIVE_RATIO = 100.0, 1000.0
 
 
 def massive_activations(h: Tensor) -> Tensor:
-    """How often each unit is massive: above 100 in size, and at least 1000 times the layer's median size.
+    """Number of massive values per unit: above 100 in size, and at least 1000 times the layer's median size.
 
-    0 is the rule; a few, in a unit or two, are known of the residual streams of large transformers, where they act as
-    a bias. A layer that is mostly 0, as behind a ReLU, has the median 0, and its values are judged by size alone.
+    Usually it is 0; in the residual streams of large transformers, a few massive values in one or two units are known
+    to act as a bias. In a layer that is mostly 0, as after a ReLU, the median is 0, and only the size of values counts.
 
     Args:
         h: float[N, U], activations.
 
     Returns:
-        int64[U], values per unit; infinite ones count, NaN does not.
+        int64[U], values per unit; infinite values count, NaN does not.
 
     Raises:
         ValueError: if ``h`` is not a matrix.
@@ -33,6 +33,6 @@ def massive_activations(h: Tensor) -> Tensor:
         M. Sun et al., Massive activations in large language models, arXiv 2402.17762, section 2.
     """
     sizes = checked(h).abs()
-    # the lower of two middle values
+    # `nanmedian` takes the lower of two middle values
     median = sizes.nanmedian() if sizes.numel() else sizes.new_zeros(())
     return ((sizes > MASSIVE) & (sizes >= MASSIVE_RATIO * median)).sum(0)

@@ -1,9 +1,9 @@
-"""How many directions a layer uses: measures of the spectrum of its activations, from one to the number of units.
+"""The number of directions that a layer uses: measures of the spectrum of its activations.
 
-All work on a matrix of activations, float[N, U], in float64, on the Gram matrix of the smaller side: its eigenvalues
-are those of the covariance (or of the second moments) that are not 0. What is below the precision of that matrix is
-taken for 0. No measure depends on the scale, and none can exceed the number of samples: take more samples than
-directions. NaN means that nothing varies, or that a value is not finite.
+All measures take a matrix of activations, float[N, U], and work in float64 on the Gram matrix of its smaller side,
+whose eigenvalues are the non-zero ones of the covariance (or of the second moments). Eigenvalues below the precision of
+that matrix count as 0. No measure depends on the scale, and no number of directions can exceed the number of samples:
+use more samples than directions. NaN means that nothing varies, or that a value is not finite.
 """
 
 import torch
@@ -23,7 +23,7 @@ def spectrum(h: Tensor, *, centred: bool) -> Tensor:
         centred: subtract each unit's mean first, which gives the covariance.
 
     Returns:
-        float64[min(N, U)], descending, at least 0, of sum 1; all NaN if they are all 0 or a value is not finite.
+        float64[min(N, U)], descending, at least 0, with sum 1; all NaN if they are all 0 or a value is not finite.
 
     Raises:
         ValueError: if ``h`` is not a matrix.
@@ -43,12 +43,12 @@ def spectrum(h: Tensor, *, centred: bool) -> Tensor:
 
 
 def participation_ratio(h: Tensor) -> Tensor:
-    r"""Number of directions of equal variance that would spread it as these do, of the centred activations.
+    r"""Participation ratio of the centred activations: the equivalent number of directions of equal variance.
 
     .. math:: (\sum_k \lambda_k)^2 / \sum_k \lambda_k^2,\quad \lambda \text{ the eigenvalues of the covariance}
 
-    1 means that one direction holds all variance, U that it is spread evenly. A few strong directions hide many weak
-    ones. The cheapest of these measures: it needs no eigenvalues.
+    1 means that one direction holds all the variance, U that it is spread evenly. A few strong directions hide many
+    weak ones. This is the cheapest measure: it needs no eigenvalues.
 
     Args:
         h: float[N, U], activations.
@@ -71,12 +71,12 @@ def participation_ratio(h: Tensor) -> Tensor:
 
 
 def effective_rank(h: Tensor) -> Tensor:
-    r"""Exponential of the entropy of the singular values, of the activations as they are (not centred).
+    r"""Exponential of the entropy of the singular values of the activations, which are not centred.
 
     .. math:: \exp(-\sum_k p_k \ln p_k),\quad p_k = \sigma_k / \sum_l \sigma_l
 
     1 means a single direction, U that all are equally strong. A large common mean is a direction of its own and lowers
-    it; see :func:`effective_rank_centred`.
+    the value; see :func:`effective_rank_centred`.
 
     Args:
         h: float[N, U], activations.
@@ -98,7 +98,7 @@ def effective_rank(h: Tensor) -> Tensor:
 
 
 def effective_rank_centred(h: Tensor) -> Tensor:
-    """:func:`effective_rank` of the activations less each unit's mean: how many directions vary.
+    """:func:`effective_rank` of the centred activations: the number of directions that vary.
 
     1 means a single direction, U that all are equally strong.
 
@@ -122,9 +122,10 @@ def effective_rank_centred(h: Tensor) -> Tensor:
 
 
 def stable_rank(h: Tensor) -> Tensor:
-    r"""Squared Frobenius over squared spectral norm of the activations as they are, :math:`\|h\|_F^2 / \|h\|_2^2`.
+    r"""Squared Frobenius over squared spectral norm of the uncentred activations, :math:`\|h\|_F^2 / \|h\|_2^2`.
 
-    1 means a single direction, U that all are equally strong. Only the strongest direction is told apart from the rest.
+    1 means a single direction, U that all are equally strong. It distinguishes only the strongest direction from the
+    rest.
 
     Args:
         h: float[N, U], activations.
@@ -147,12 +148,12 @@ def stable_rank(h: Tensor) -> Tensor:
 
 
 def layer_saturation(h: Tensor) -> Tensor:
-    r"""Share of the units' number that is needed in directions to hold 99 % of the variance.
+    r"""Number of directions needed to hold 99 % of the variance, as a share of the number of units.
 
     .. math:: \min\{k : \sum_{i \le k} \lambda_i \ge .99 \sum_i \lambda_i\} / U
 
-    1 means that every direction is needed, 1/U that one is enough. The direction with which 99 % is reached counts:
-    the identity as covariance of 4 units gives 4/4. Delve's code, which made the measure known, leaves it out (3/4).
+    1 means that every direction is needed, 1/U that one is enough. The direction that reaches 99 % is included: the
+    identity as covariance of 4 units gives 4/4. Delve, which introduced the measure, leaves it out in its code (3/4).
 
     Args:
         h: float[N, U], activations.
@@ -180,7 +181,7 @@ def rank_statistics(h: Tensor) -> dict[str, float]:
         h: float[N, U], activations.
 
     Returns:
-        The five numbers by the names of their functions.
+        The five measures, by the names of their functions.
 
     Raises:
         ValueError: if ``h`` is not a matrix.
@@ -202,7 +203,7 @@ def rank_statistics(h: Tensor) -> dict[str, float]:
 
 def _gram(h: Tensor, centred: bool) -> Tensor:
     x = scaled(checked(h))
-    # centring leaves values that may be far smaller than the mean was
+    # after centring, values may be far smaller than the mean was
     x = scaled(minus_mean(x)) if centred else x
     return x @ x.T if len(x) < x.shape[1] else x.T @ x
 
@@ -214,6 +215,6 @@ def _effective(eigenvalues: Tensor) -> Tensor:
 
 
 def _saturation(eigenvalues: Tensor, units: int) -> Tensor:
-    # 99 of 100 equal directions hold 99 %, but for the last bits
+    # 99 of 100 equal directions hold 99 %, up to rounding
     missing = (eigenvalues.cumsum(0) < EXPLAINED - 1e-12).sum()
     return ((missing + 1).double() / max(1, units)).where(eigenvalues.isfinite().all(), torch.nan)

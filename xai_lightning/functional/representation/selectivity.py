@@ -1,4 +1,4 @@
-"""What single units tell apart: classes, and groups of people beyond the class; and which samples move them most.
+"""Selectivity of single units for classes, and for groups beyond the class; and the samples that activate them most.
 
 In this module a *cell* is one group within one class.
 """
@@ -15,11 +15,11 @@ _CONSTANT = 1e-24
 
 
 class GroupSelectivity(NamedTuple):
-    """How much units encode a group beyond the class, each float64[U]; NaN where it is not defined.
+    """How much units encode a group beyond the class, each float64[U]; NaN where it is undefined.
 
     Attributes:
         value: Share of the variance within classes that the group explains, in [0, 1].
-        chance: What it would be on average if groups were dealt out at random within each class.
+        chance: Its expectation if groups were permuted at random within each class.
     """
 
     value: Tensor
@@ -27,11 +27,11 @@ class GroupSelectivity(NamedTuple):
 
 
 def class_sums(h: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Sums by class, for :func:`class_selectivity` of more samples than are held at once: those of batches add up.
+    """Sums by class for :func:`class_selectivity`; those of several batches add up, so not all samples need be held.
 
     Args:
         h: float[N, U], activations.
-        labels: int64[N], classes from 0; negative is no class, and left out.
+        labels: int64[N], classes from 0; negative values mean no class, and are left out.
         classes: number of classes K.
 
     Returns:
@@ -59,17 +59,17 @@ def class_selectivity(sums: Tensor, counts: Tensor, *, least: int = LEAST_PER_CL
     .. math:: (\mu_{max} - \mu_{-max}) / (\mu_{max} + \mu_{-max})
 
     with the largest mean activation over classes, and the mean of the other classes' means. 0 means that all classes
-    move the unit alike, 1 that a single one does. It is above 0 by chance, the more so the fewer samples a class has.
-    A network may do well without selective units, so neither value is good.
+    activate the unit equally, 1 that only one does. It is above 0 by chance, more so the fewer samples a class has. A
+    network may do well without selective units, so neither value is good.
 
     Args:
-        sums: float64[K, U], of the activations by class (:func:`class_sums`).
+        sums: float64[K, U], sums of activations by class (:func:`class_sums`).
         counts: int64[K], samples by class.
         least: classes with fewer samples are left out.
 
     Returns:
-        float64[U] in [0, 1]; NaN of a unit that never fired or has a negative mean for some class, and of all with
-        fewer than two classes.
+        float64[U] in [0, 1]; NaN for a unit that never fired or has a negative mean for some class, and for all units
+        with fewer than two classes.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -96,29 +96,30 @@ def class_selectivity(sums: Tensor, counts: Tensor, *, least: int = LEAST_PER_CL
 
 
 def group_selectivity(h: Tensor, labels: Tensor, groups: Tensor, *, least: int = LEAST_PER_CELL) -> GroupSelectivity:
-    r"""How much each unit encodes the group beyond the class: the variance within classes that the group explains.
+    r"""How much each unit encodes the group beyond the class: the explained share of the variance within classes.
 
     .. math:: \eta^2 = \sum_y \sum_g n_{yg} (\mu_{yg} - \mu_y)^2 / \sum_y \sum_i (h_i - \mu_y)^2
 
-    Samples are compared with samples of the same class only, so that a unit which encodes the class, and through it a
-    group of which the class is more frequent, has no more than chance. 0 means that the group cannot be told from the
-    mean, 1 that within each class the unit is a function of the group. If groups were dealt out at random within each
-    class the expected value is exactly
+    Samples are compared with samples of the same class only, so that a unit which encodes the class, and thereby a
+    group in which that class is more frequent, does not exceed chance. 0 means that groups do not differ in their mean,
+    1 that within each class the unit is a function of the group. If groups are permuted at random within each class,
+    the expected value is exactly
 
     .. math:: \sum_y S_y (G_y - 1) / (n_y - 1) / \sum_y S_y,\quad S_y = \sum_i (h_i - \mu_y)^2
 
-    with the groups G and samples n of class y; only what exceeds that is evidence. A difference in spread alone is not
-    seen, one outlier may hide a difference, and a group that is encoded is not yet a group that is used. Activations of
-    any sign will do. The largest of many units exceeds chance by itself: see :func:`largest_by_chance`.
+    with the numbers of groups G and samples n of class y; only a larger value is evidence. It does not detect a
+    difference in spread alone, one outlier may hide a difference, and a group that is encoded is not necessarily used.
+    Activations may have any sign. The largest of many units exceeds chance by itself: see :func:`largest_by_chance`.
 
     Args:
         h: float[N, U], activations, one row per sample (rows of one sample are not independent).
-        labels: int64[N], classes from 0; negative is no class, and left out.
-        groups: int64[N], groups from 0; negative is no group, and left out.
+        labels: int64[N], classes from 0; negative values mean no class, and are left out.
+        groups: int64[N], groups from 0; negative values mean no group, and are left out.
         least: cells with fewer samples are left out, and then classes with fewer than two groups.
 
     Returns:
-        Value and chance; NaN of a unit that is constant within each class or not finite, and of all if nothing is left.
+        Value and chance; NaN for a unit that is constant within each class or not finite, and for all units if nothing
+        is left.
 
     Raises:
         ValueError: if there is not one label and group for each row.
@@ -148,17 +149,17 @@ def largest_by_chance(
     repeats: int = 50,
     seed: int = 0,
 ) -> Tensor:
-    """What the largest :func:`group_selectivity` of all units would be on average if no unit encoded the group.
+    """Expected largest :func:`group_selectivity` of all units if no unit encoded the group.
 
-    Groups are dealt out anew at random within each class.
+    It is estimated by random permutations of the groups within each class.
 
     Args:
-        h: float[N, U], as there.
-        labels: int64[N], as there.
-        groups: int64[N], as there.
-        least: as there.
-        repeats: how often groups are dealt out, R.
-        seed: of the private generator.
+        h: float[N, U], as for :func:`group_selectivity`.
+        labels: int64[N], likewise.
+        groups: int64[N], likewise.
+        least: likewise.
+        repeats: number of permutations, R.
+        seed: seed of the private generator.
 
     Returns:
         float64[], NaN if no unit has a value.
@@ -195,10 +196,10 @@ def most_selective(selectivity: Tensor, count: int) -> Tensor:
 
     Args:
         selectivity: float64[U].
-        count: how many at most.
+        count: largest number of units.
 
     Returns:
-        int64[V], at most ``count``; of equal ones the first.
+        int64[V], at most ``count`` units; ties are in the order of the units.
 
     Example:
         >>> most_selective(torch.tensor([0.2, torch.nan, 0.9]), 3)
@@ -209,15 +210,15 @@ def most_selective(selectivity: Tensor, count: int) -> Tensor:
 
 
 def top_samples(h: Tensor, units: Tensor, count: int) -> Tensor:
-    """The samples that move some units most, the strongest first.
+    """The samples that activate given units most, the strongest first.
 
     Args:
         h: float[N, U], activations, one row per sample.
-        units: int64[V], which units.
-        count: how many samples of each at most.
+        units: int64[V], indices of units.
+        count: largest number of samples per unit.
 
     Returns:
-        int64[V, min(count, N)], rows of ``h``; of equal ones the first, values that are not finite come last.
+        int64[V, min(count, N)], rows of ``h``; ties are in the order of the rows, and non-finite values come last.
 
     Raises:
         ValueError: if ``h`` is not a matrix.
@@ -231,7 +232,7 @@ def top_samples(h: Tensor, units: Tensor, count: int) -> Tensor:
 
 
 class _Cells(NamedTuple):
-    """Samples of cells that are large enough, less the mean of their class; by class, and by cell."""
+    """Samples of sufficiently large cells, minus the mean of their class, with their class and cell."""
 
     x: Tensor
     stratum: Tensor
@@ -248,7 +249,7 @@ def _cells(h: Tensor, labels: Tensor, groups: Tensor, least: int) -> _Cells:
     held, stratum, cell, of = _kept(labels.to(x.device), groups.to(x.device), max(1, least))
     x, sizes = x[held], cell.bincount()
     strata = stratum.bincount()
-    # a mean that is far larger than all differences must hide none
+    # a mean far larger than all differences must not hide them
     x = x - x[:1]
     means = x.new_zeros(len(strata), x.shape[1]).index_add_(0, stratum, x) / strata[:, None]
     size = x.square().sum(0)
@@ -259,11 +260,11 @@ def _cells(h: Tensor, labels: Tensor, groups: Tensor, least: int) -> _Cells:
 
 
 def _kept(labels: Tensor, groups: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which rows are kept, ``bool[N]``; class and cell of each, numbered from 0; the class of each cell."""
+    """Mask of the kept rows, ``bool[N]``; class and cell of each, numbered from 0; the class of each cell."""
     pairs = torch.stack([labels, groups], dim=1)
     cells, cell, numbers = torch.unique(pairs, dim=0, return_inverse=True, return_counts=True)
     large = (cells >= 0).all(1) & (numbers >= least)
-    # a class with a single cell left has nothing to compare
+    # a class with a single remaining cell has nothing to compare
     large &= (cells[:, :1] == cells[large][None, :, 0]).sum(1) >= 2
     held = large[cell]
     cell = (large.cumsum(0) - 1)[cell[held]]

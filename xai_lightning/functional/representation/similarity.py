@@ -1,8 +1,8 @@
-"""How alike what layers represent is: linear centred kernel alignment (CKA) with the unbiased estimator of HSIC.
+"""Similarity of the representations of layers: linear centred kernel alignment (CKA) with the unbiased HSIC estimator.
 
-The biased estimator calls independent layers alike where units outnumber samples (.89 at 64 samples and 512 units).
-CKA sees the strongest directions and outliers above all, so read it together with the participation ratio. In this
-module M is the number of layers.
+The biased estimator calls independent layers similar if units outnumber samples (.89 at 64 samples and 512 units).
+The strongest directions and outliers dominate CKA, so read it together with the participation ratio. In this module M
+is the number of layers.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ _ROUNDING = 1e-20
 
 
 def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> Tensor:
-    r"""Alignment of what two layers represent of the same samples, whatever their widths.
+    r"""CKA of two layers' representations of the same samples; the layers may differ in width.
 
     .. math:: H(K, L) / \sqrt{H(K, K)\, H(L, L)},\quad K = x x^T,\ L = y y^T
 
-    1 means equal but for a rotation, a reflection and a scale, 0 independent; the unbiased estimate is about 0 there,
-    so slightly negative ones occur. It is not invariant to other invertible maps.
+    1 means equal up to rotation, reflection and scale, 0 independent; for independent layers the unbiased estimate is
+    about 0 and may be slightly negative. It is not invariant to other invertible maps.
 
     Args:
         x: float[N, U], activations of one layer.
         y: float[N, U'], activations of the other, of the same samples.
-        unbiased: use the unbiased estimator of HSIC, else the biased one of the first paper.
+        unbiased: use the unbiased estimator of HSIC, otherwise the biased one of the first paper.
 
     Returns:
         float64[] in [-1, 1], in [0, 1] if biased; NaN below 4 samples (2 if biased), if a layer does not vary (or only
@@ -53,13 +53,13 @@ def linear_cka(x: Tensor, y: Tensor, *, unbiased: bool = True) -> Tensor:
 
 
 def cka_matrix(layers: Sequence[Tensor]) -> Tensor:
-    """:func:`linear_cka` of all layers with all, of the same samples.
+    """:func:`linear_cka` of all pairs of layers, on the same samples.
 
     Args:
         layers: M activations, each float[N, U] with a U of its own.
 
     Returns:
-        float64[M, M], symmetric; the diagonal is 1, or NaN as the rest of its row.
+        float64[M, M], symmetric; the diagonal is 1, or NaN like the rest of its row.
 
     Raises:
         ValueError: if the layers do not have one row per sample each.
@@ -73,13 +73,13 @@ def cka_matrix(layers: Sequence[Tensor]) -> Tensor:
 
 
 def kernel(h: Tensor) -> Tensor:
-    """What :func:`linear_cka` needs of a layer, to be kept in place of it: the sum of products of two is their CKA.
+    """All that :func:`linear_cka` needs of a layer: the sum of the elementwise product of two kernels is their CKA.
 
     Args:
         h: float[N, U], activations.
 
     Returns:
-        float64[N, N], of norm 1; all NaN below 4 samples, if the layer does not vary (or only in one sample), or a
+        float64[N, N], with norm 1; all NaN below 4 samples, if the layer does not vary (or only in one sample), or a
         value is not finite.
 
     Raises:
@@ -98,14 +98,14 @@ def kernel(h: Tensor) -> Tensor:
 
 
 def hsic(layers: Sequence[Tensor]) -> Tensor:
-    r"""Unbiased dependence of all layers with all on one batch, times its samples; sums over batches give :func:`cka`.
+    r"""Unbiased HSIC of all pairs of layers on one batch, times its number of samples; :func:`cka` takes sums of these.
 
     .. math:: n \cdot \frac{1}{n (n - 3)} \left[\operatorname{tr}(\tilde K \tilde L)
         + \frac{1^T \tilde K 1 \; 1^T \tilde L 1}{(n - 1)(n - 2)} - \frac{2}{n - 2} 1^T \tilde K \tilde L 1\right]
 
-    with the diagonals set to 0. It is computed as the equal inner product of U-centred kernels, which loses no digits,
-    and is at least 0 on the diagonal. The weight n makes large batches count more; batches of one size are summed as
-    in the paper. A batch of fewer than 4 samples has no such estimate and adds nothing.
+    with the diagonals set to 0. It is computed as the inner product of U-centred kernels, which is equal, loses no
+    precision and is at least 0 on the diagonal. The weight n makes large batches count more; with batches of equal
+    size, the sum is that of the paper. A batch of fewer than 4 samples has no such estimate and contributes 0.
 
     Args:
         layers: M activations, each float[N, U] with a U of its own, N small enough for M matrices float64[N, N].
@@ -130,9 +130,9 @@ def hsic(layers: Sequence[Tensor]) -> Tensor:
 
 
 def cka(hsics: Tensor) -> Tensor:
-    """Alignment of all layers with all, from sums of :func:`hsic` over batches: a ratio of sums, not a mean of ratios.
+    """CKA of all pairs of layers, from sums of :func:`hsic` over batches: a ratio of sums, not a mean of ratios.
 
-    1 means equal but for a rotation and a scale, 0 independent.
+    1 means equal up to rotation and scale, 0 independent.
 
     Args:
         hsics: float64[M, M].
@@ -161,7 +161,7 @@ def cka(hsics: Tensor) -> Tensor:
 
 
 def _dependence(layers: Sequence[Tensor], *, equal_sizes: bool) -> Tensor:
-    """:func:`hsic`, on request of layers that are scaled to one size, so that nothing overflows."""
+    """:func:`hsic`; with ``equal_sizes``, of layers scaled to a largest value of 1, so that nothing overflows."""
     _check(layers)
     samples = layers[0].shape[0]
     first = checked(layers[0])
@@ -182,13 +182,13 @@ def _check(layers: Sequence[Tensor]) -> None:
 
 
 def _gram(x: Tensor) -> Tensor:
-    # moving all samples together changes no HSIC, but spares it digits
+    # shifting all samples does not change HSIC, but preserves precision
     moved = centred(x)
     return moved @ moved.T
 
 
 def _u_centred(kernel: Tensor) -> Tensor:
-    """The kernel without its diagonal, less what depends on one sample only; 0 where that is all there was."""
+    """The kernel without its diagonal, U-centred in place; 0 if nothing but rounding remains."""
     n = len(kernel)
     bare = kernel.fill_diagonal_(0.0)
     rows = bare.sum(1) / (n - 2)

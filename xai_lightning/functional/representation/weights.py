@@ -1,4 +1,4 @@
-"""Weights: their size, how far the last steps moved them, and how they are distributed."""
+"""Weights: their norm, their relative update, and their histogram."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -13,14 +13,14 @@ from xai_lightning.functional.representation.matrix import widened
 def weight_norm(weights: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of all weights of a layer together.
 
-    Neither small nor large is good: normalisation makes many networks blind to the size of their weights. It is the
-    measure for :func:`relative_update`.
+    Neither small nor large is good: with normalisation, many networks do not depend on the size of their weights. It is
+    the scale for :func:`relative_update`.
 
     Args:
         weights: the layer's tensors, of any shapes.
 
     Returns:
-        float64[], 0 without weights; NaN or infinite as they are.
+        float64[], 0 without weights; NaN or infinite if a weight is.
 
     Example:
         >>> weight_norm([torch.tensor([[3.0]]), torch.tensor([4.0])])
@@ -30,16 +30,16 @@ def weight_norm(weights: Sequence[Tensor]) -> Tensor:
 
 
 def relative_update(current: Sequence[Tensor], previous: Sequence[Tensor]) -> Tensor:
-    r"""How far a layer's weights moved since they were last looked at, over how large they were.
+    r"""Distance by which a layer's weights moved since the previous observation, relative to their norm.
 
     .. math:: \|w_t - w_{t-1}\| / \|w_{t-1}\|
 
-    0 means unchanged (frozen, or without a gradient), 1 that they moved as far as they are long. It grows with the
-    number of steps in between, and weights that go back and forth look unmoved.
+    0 means unchanged (frozen, or without a gradient), 1 that they moved by as much as their norm. It grows with the
+    number of steps in between, and weights that move back and forth look unmoved.
 
     Args:
         current: the layer's tensors.
-        previous: the same ones earlier.
+        previous: the same tensors at the previous observation.
 
     Returns:
         float64[], at least 0; NaN if the earlier weights were all 0, or a value is not finite.
@@ -60,7 +60,7 @@ def relative_update(current: Sequence[Tensor], previous: Sequence[Tensor]) -> Te
 
 
 def weight_histogram(weights: Sequence[Tensor]) -> HistogramSummary:
-    """All weights of a layer together, in the bins of the activations' histogram.
+    """Histogram of all weights of a layer together, in the bins of the activations' histogram.
 
     Args:
         weights: the layer's tensors, of any shapes.

@@ -1,7 +1,7 @@
 """Pictures, ``uint8[H, W, 3]``, so that TensorBoard neither rescales nor clips them (trap 64).
 
 Each has a ``Figure`` of its own, never ``pyplot`` (trap 65), and Matplotlib's default style, whatever the user has set.
-Values that are not finite are shown as such and break nothing (trap 32).
+Non-finite values are marked as such and cause no errors (trap 32).
 """
 
 from xai_lightning.functional.render.averages import average_map

@@ -1,4 +1,4 @@
-"""Where images are attributed on average, and how sure that is."""
+"""Average attribution maps of images, and their uncertainty."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from xai_lightning.functional.render.sheets import wrapped
 
 
 def average_map(mean: Tensor, half_width: Tensor, *, scale: float, title: str) -> Picture:
-    """The mean size of the attribution at each place, and half the width of its interval, on one scale of colours.
+    """The mean absolute attribution at each position, and half the width of its interval, on one colour scale.
 
-    A place whose right colour is as bright as its left one is not known to matter.
+    A position that is as bright on the right as on the left is not known to matter.
 
     Args:
         mean: float[H, W], at least 0, in units of the explained scalar; NaN is white.
         half_width: float[H, W], likewise.
-        scale: what full colour means, positive; larger values saturate.
-        title: What is shown.
+        scale: Value of full colour, positive; larger values saturate.
+        title: Title of the picture.
 
     Returns:
         uint8[H, W, 3], 640 pixels wide.

@@ -27,27 +27,27 @@ def bar_chart(
     highlighted_as: str = "sensitive",
     intervals: Sequence[tuple[float, float]] | None = None,
 ) -> Picture:
-    """Bars of the importance of each variable, with an outline of what it was at the reference.
+    """Bars of the importance of each variable, with an outline of its importance at the reference.
 
-    The order depends on the reference alone (largest first; the given order if there is none), so that the pictures of
-    successive validations can be flipped through. Of more than 40 variables the highlighted and the largest at the
-    reference are shown, and a note says so and names the largest of the others now. A long bar says that a variable
-    moves the output, not that it should, nor that this is unfair.
+    The order depends on the reference only (largest first; the given order if there is none), so that the pictures of
+    successive validations are comparable. Of more than 40 variables, the highlighted ones and the largest at the
+    reference (now, if there is none) are shown, and a note names the largest of the others now. A long bar means that
+    a variable affects the output, not that it should, nor that this is unfair.
 
     Args:
         names: The variables.
         values: Their mean absolute attributions, in units of the explained scalar; NaN and infinity are "undefined".
-        title: What is shown.
+        title: Title of the picture.
         reference: The values to compare with; NaN has no outline.
-        highlight: Variables to draw in another colour; names that are no variable are ignored.
-        highlighted_as: What those are.
+        highlight: Variables to draw in another colour; other names are ignored.
+        highlighted_as: What the legend calls those.
         intervals: Lower and upper limit of each value; NaN has no whisker.
 
     Returns:
         uint8[H, W, 3], 560 pixels wide and at most 700 high.
 
     Raises:
-        ValueError: If there is no variable, or not one value for each.
+        ValueError: If there are no variables, or not one value for each.
 
     Example:
         >>> bar_chart(["age", "sex"], [0.4, 0.1], title="importance", highlight={"sex"}).shape[1:]
@@ -149,6 +149,6 @@ def _legend(figure: Figure, bars: Sequence[_Bar], highlighted_as: str) -> None:
 
 
 def _rounded_up(value: float) -> float:
-    # Round limits change seldom from one picture to the next.
+    # Round limits seldom change from one picture to the next.
     power = 10.0 ** math.floor(math.log10(value)) if value > 1e-100 else 1.0
     return next(step * power for step in (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.4, 8, 10, 12.5) if step * power >= value)

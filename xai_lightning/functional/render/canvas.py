@@ -1,7 +1,8 @@
-"""Attributions as pictures: ``uint8[H, W, 3]``, so that TensorBoard neither rescales nor clips them (trap 64).
+"""What all pictures share: colours, fonts, text, and figures as ``uint8[H, W, 3]``.
 
-Each has a ``Figure`` of its own, never ``pyplot`` (trap 65), and Matplotlib's default style, whatever the user has set.
-Values that are not finite are shown as such and break nothing (trap 32).
+TensorBoard neither rescales nor clips such pictures (trap 64). Each has a ``Figure`` of its own, never ``pyplot``
+(trap 65), and Matplotlib's default style, whatever the user has set. Non-finite values are marked as such and cause no
+errors (trap 32).
 """
 
 import contextlib
@@ -27,7 +28,7 @@ SCRIPTS = (
     *("Microsoft YaHei", "Hiragino Sans GB", "Droid Sans Fallback", "Arial Unicode MS", "Noto Sans Arabic"),
     *("Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Emoji", "Segoe UI Emoji", "Symbola"),
 )
-"""Fonts of scripts that Matplotlib's own lack."""
+"""Fonts for scripts that Matplotlib's own fonts lack."""
 ANCHORS = ["#0b3c7d", "#3f83bf", "#a9cfe5", "#f7f7f7", "#f6b79b", "#d0553f", "#7f0d20"]
 # an odd number, so that 0 has a colour of its own
 _COLOURS = torch.tensor(
@@ -53,33 +54,33 @@ def write(
     ink: str = INK,
     mono: bool = False,
 ) -> None:
-    """Plain text at pixels from the upper left corner; ``mono`` in letters of one width."""
+    """Write plain text at a position in pixels from the upper left corner; ``mono`` takes a monospaced font."""
     place = (x / figure.bbox.width, 1 - y / figure.bbox.height)
-    # letters of one width are placed by their baseline, which does not depend on which ones there are
+    # monospaced text is placed by its baseline, which does not depend on its letters
     align = "center_baseline" if mono else "center"
     figure.text(*place, text, ha=side, va=align, size=size, color=ink, parse_math=False, family=families(mono=mono))
 
 
 @functools.cache
 def families(*, mono: bool = False) -> list[str]:
-    """Fonts, of which the first that has a letter draws it: Matplotlib's own, then those of other scripts."""
+    """Font families in order of preference for each letter: Matplotlib's own, then those of other scripts."""
     here = {font.name for font in fontManager.ttflist}
     return [*(["monospace"] if mono else []), "sans-serif", *(name for name in SCRIPTS if name in here)]
 
 
 def short(text: str, most: int) -> str:
-    """``text`` in one line of at most ``most`` letters."""
+    """``text`` in one line, cut to at most ``most`` letters."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def inches(width: float, height: float) -> tuple[float, float]:
-    """Size of a figure of so many pixels: at 100 per inch, and half a pixel more, since the canvas rounds down."""
+    """Figure size for a number of pixels: at 100 per inch, plus half a pixel, since the canvas rounds down."""
     return (width + 0.5) / 100, (height + 0.5) / 100
 
 
 def pixels(figure: Figure) -> Picture:
-    """The drawn figure."""
+    """Draw the figure and return its pixels."""
     canvas = FigureCanvasAgg(figure)
     with boxes_for_unknown():
         canvas.draw()  # type: ignore[no-untyped-call]
@@ -88,24 +89,24 @@ def pixels(figure: Figure) -> Picture:
 
 @contextlib.contextmanager
 def boxes_for_unknown() -> Iterator[None]:
-    """Draw letters that no font has as boxes, without a word."""
+    """Draw letters that no font has as boxes, without a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         yield
 
 
 def check_scale(scale: float) -> None:
-    """Refuse a colour scale that is none.
+    """Raise if a colour scale is not positive and finite.
 
     Raises:
-        ValueError: if it is not positive and finite.
+        ValueError: if it is not.
     """
     if not 0 < scale < math.inf:
         raise ValueError(f"`scale` must be positive and finite, got {scale}.")
 
 
 def check_count(what: str, counts: Sequence[int]) -> None:
-    """Refuse parts of different lengths.
+    """Raise if parts differ in length.
 
     Raises:
         ValueError: if they differ, or are 0.

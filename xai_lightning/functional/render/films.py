@@ -1,4 +1,4 @@
-"""Maps over the validations of a run, in one picture."""
+"""Attribution maps over the validations of a run, in one picture."""
 
 from collections.abc import Sequence
 
@@ -24,17 +24,18 @@ _TOP, _TILE, _GAP, _LINE = 30, 62, 4, 14
 
 
 def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], scale: float, note: str = "") -> Picture:
-    """One row per sample, one column per validation: when did what the model looks at change?
+    """One row per sample and one column per validation, to see when the model's attributions changed.
 
     Args:
-        maps: float[T, S, H, W], of S samples at T validations.
-        numbers: of the T validations.
+        maps: float[T, S, H, W], maps of S samples at T validations.
+        numbers: numbers of the T validations.
         labels: one text per sample.
-        scale: the largest absolute value that is told apart.
-        note: what the numbers are.
+        scale: absolute value of full colour; larger values saturate.
+        note: unit of the scale.
 
     Returns:
-        uint8[H, W, 3]; of more than 12 validations evenly chosen ones, the first and the last always.
+        uint8[H, W, 3]; of more than 12 validations, evenly chosen ones including the first and the last; of more than
+        6 samples, the first 6.
 
     Raises:
         ValueError: if the shapes do not fit, or the scale is not positive and finite.

@@ -1,4 +1,4 @@
-"""Maps of images beside the images."""
+"""Attribution maps of images, beside the images."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _COLUMNS = ("input", "reference", "now", "difference")
 _TOP, _BOTTOM, _GAP, _FRAME = 28, 56, 6, 205
 _TALLEST, _LARGEST_TILE, _NARROWEST, _LOWEST, _WIDEST = 700, 150, 66, 40, 237
 NO_SCALE = 1e-12
-"""The colour scale of maps that show nothing."""
+"""The colour scale of maps that are 0 everywhere."""
 
 
 def attribution_grid(
@@ -41,9 +41,9 @@ def attribution_grid(
 ) -> Picture:
     """One row per sample: the input, its attribution at the reference and now, and their difference.
 
-    The three maps share one colour scale: red speaks for what is explained, blue against it. The value 0 has exactly
-    the colour ``NEUTRAL``, so that an unchanged map shows an even difference. Larger values than the scale saturate;
-    values that are not finite are grey. Inputs are stretched between their own extremes.
+    The three maps share one colour scale: red is evidence for the explained output, blue evidence against it. The value
+    0 has exactly the colour ``NEUTRAL``, so that an unchanged map has a uniform difference. Values beyond the scale
+    saturate; non-finite values are grey. Inputs are stretched between their own extremes.
 
     Args:
         inputs: float[N, C, H, W] or float[N, H, W]; 3 channels are shown as colours, others by their mean. None keeps
@@ -51,9 +51,9 @@ def attribution_grid(
         reference: float[N, C, H, W] (channels are summed) or float[N, H, W], of any resolution.
         now: float, of the shape of ``reference``.
         labels: One text per sample, of up to three short lines.
-        scale: The largest absolute value that is told apart (see :func:`colour_scale`), positive.
-        incomplete: Which samples' attributions miss what they should add up to; they are marked.
-        note: What the numbers of the scale are.
+        scale: Absolute value of full colour (see :func:`colour_scale`), positive.
+        incomplete: Samples whose attributions do not add up to what they should; they are marked.
+        note: Unit of the scale.
 
     Returns:
         uint8[H, W, 3], at most 900 pixels wide and 700 high; only the first 8 samples are shown.
@@ -87,15 +87,15 @@ def attribution_grid(
 
 
 def colour_scale(maps: Tensor) -> float:
-    """A colour scale that a few extreme values do not stretch: the 99.5 % percentile of absolute values.
+    """A colour scale that is robust to a few extreme values: the 99.5th percentile of absolute values.
 
-    Take it once, from the maps of the reference, and keep it: only pictures on one scale are comparable.
+    Compute it once, from the maps of the reference, and keep it: only pictures on one scale are comparable.
 
     Args:
         maps: float[N, C, H, W] (channels are summed) or float[N, H, W].
 
     Returns:
-        The percentile, or the maximum if that is 0; at least `NO_SCALE`, 1e-12, which maps that show nothing get.
+        The percentile, or the maximum if that is 0; at least `NO_SCALE`, 1e-12, which maps of 0 get.
 
     Raises:
         ValueError: If ``maps`` has another number of dimensions, or is complex.
@@ -106,7 +106,7 @@ def colour_scale(maps: Tensor) -> float:
     """
     summed = _images(maps).sum(1)
     sizes = summed[summed.isfinite()].abs().numpy()
-    # a few outliers would leave all else pale; of a map that is mostly 0 they are all there is
+    # a few outliers would leave all else pale; but a map that is mostly 0 consists of them
     return max(float(np.quantile(sizes, 0.995)) or float(sizes.max()), NO_SCALE) if sizes.size else NO_SCALE
 
 

@@ -1,4 +1,4 @@
-"""Rates of the groups of one attribute, with what they rest on."""
+"""Rates of the groups of one attribute, with their intervals and denominators."""
 
 import math
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ _TOP, _HEAD, _ROW, _AXIS, _FOOT = 34, 24, 20, 30, 22
 
 
 class GroupRate(NamedTuple):
-    """One rate of every group of an attribute.
+    """One rate for every group of an attribute.
 
     Attributes:
-        name: What the rate is called.
+        name: Name of the rate.
         value: Fractions in [0, 1], float[G]; NaN where there is no evidence.
         lower: Lower limits, float[G]; NaN if unknown.
         upper: Upper limits, float[G]; NaN if unknown.
@@ -52,9 +52,9 @@ def counted_rate(name: str, successes: Tensor, totals: Tensor) -> GroupRate:
     """A rate from its counts, with 95 % Wilson intervals; overall is the rate of all groups together.
 
     Args:
-        name: What the rate is called.
+        name: Name of the rate.
         successes: int64[G], counts in 0..totals.
-        totals: int64[G], counts; where one is 0 the rate is undefined.
+        totals: int64[G], counts; where one is 0, the rate is undefined.
 
     Returns:
         The rate of every group.
@@ -76,25 +76,26 @@ def counted_rate(name: str, successes: Tensor, totals: Tensor) -> GroupRate:
 
 
 def group_rates(groups: Sequence[str], rates: Sequence[GroupRate], *, title: str) -> Picture:
-    """A panel for each rate, a row for each group: the rate as a dot, its interval as a line, its denominator beside.
+    """A panel per rate with a row per group: the rate as a dot, its interval as a line, and its denominator.
 
-    Every axis reaches from 0 to 1, so that pictures can be flipped through; the thin line is the rate of all samples. A
-    group without evidence says so, and has no dot. Intervals that overlap do not show that rates are equal; how far
-    apart they may be is what the bound of the metric says.
+    Every axis ranges from 0 to 1, so that successive pictures are comparable; the orange line is the rate of all
+    samples. A group without evidence is labelled so, and has no dot. Overlapping intervals do not show that rates are
+    equal; the bound of the metric tells how far apart they may be.
 
-    Of more than 20 groups those at the ends of each rate are shown, since the gaps are between them, then those
-    farthest from overall, in the given order. Of more than 8 rates the first 8 are shown. What is left out is named.
+    Of more than 20 groups, those with the lowest and highest value of each rate are shown, since they make the gaps,
+    then those farthest from the overall rate, in the given order. Of more than 8 rates, the first 8 are shown. A note
+    tells what is left out.
 
     Args:
-        groups: G names; long ones lose their middle.
+        groups: G names; long names are shortened in the middle.
         rates: The rates of those groups.
-        title: What is shown, such as the attribute.
+        title: Title of the picture, such as the attribute.
 
     Returns:
         uint8[H, W, 3], 660 pixels wide, and at most 1,889 high.
 
     Raises:
-        ValueError: If there is no group or no rate, or a rate has not one value for each group.
+        ValueError: If there is no group or no rate, or a rate does not have one value for each group.
 
     Example:
         >>> import torch
@@ -136,7 +137,7 @@ def _known(rate: GroupRate, place: int) -> bool:
 
 
 def _extreme(rates: Sequence[GroupRate], count: int) -> list[int]:
-    """Positions of the groups that are shown."""
+    """Indices of the groups that are shown."""
     if count <= MOST_GROUPS:
         return list(range(count))
     ends: list[int] = []
@@ -148,7 +149,7 @@ def _extreme(rates: Sequence[GroupRate], count: int) -> list[int]:
             gap = abs(rate.value[place] - rate.overall)
             far[place] = max(far[place], gap if math.isfinite(gap) else 0.0)
     ranked = sorted(range(count), key=lambda place: -far[place])
-    # the groups that make the gaps are shown whatever is left out
+    # the groups that make the gaps are always shown
     return sorted(list(dict.fromkeys(ends + ranked))[:MOST_GROUPS])
 
 
@@ -160,7 +161,7 @@ def _rows(sheet: Sheet, names: Sequence[str], top: float) -> None:
 
 
 class _Panel:
-    """The place of one rate: its axis from 0 to 1, and beside it the denominators."""
+    """The panel of one rate: its axis from 0 to 1, with the denominators beside it."""
 
     def __init__(self, sheet: Sheet, columns: int, column: int, top: float) -> None:
         across = (_WIDTH - _LEFT) / columns

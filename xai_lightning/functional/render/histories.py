@@ -1,4 +1,4 @@
-"""What the limits of a gate were held against, over the validations of a run."""
+"""The limits of a gate and the values compared with them, over the validations of a run."""
 
 import math
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class LimitHistory(NamedTuple):
     Attributes:
         name: Metric that the gate compares.
         kind: Kind of the limit.
-        threshold: In the unit of the metric; not used for ``finite``.
-        bound: What the gate compared, float[V]; NaN where it was missing or stale.
-        value: The estimate behind it, float[V], if known.
+        threshold: Threshold in the unit of the metric; not used for ``finite``.
+        bound: Value that the gate compared, float[V]; NaN where it was missing or stale.
+        value: The underlying estimate, float[V], if known.
         lower: Lower limit of the estimate, float[V], if known.
         upper: Upper limit of the estimate, float[V], if known.
     """
@@ -36,7 +36,7 @@ class LimitHistory(NamedTuple):
 
 
 class Course:
-    """One limit at the validations that are shown."""
+    """One limit at the displayed validations."""
 
     def __init__(self, limit: LimitHistory, kept: Sequence[int]) -> None:
         self.name, self.kind, self.threshold = limit.name, limit.kind, float(limit.threshold)
@@ -52,7 +52,7 @@ class Course:
         return self.kind in ("at_most", "finite")
 
     def holds(self, place: int) -> bool:
-        """Whether the bound keeps the limit; what is not known does not."""
+        """Whether the bound meets the limit; an unknown bound does not."""
         bound = float(self.bound[place])
         if not math.isfinite(bound) or self.kind == "finite":
             return math.isfinite(bound)
@@ -65,7 +65,7 @@ class Course:
         return f"{WORDS[self.kind]} {self.threshold:g}" if self.kind in WORDS else "any finite number"
 
     def scale(self) -> tuple[float, float]:
-        """Lowest and highest value that are drawn: a few extreme ones do not flatten the rest."""
+        """Lowest and highest value of the axis, chosen so that a few extreme values do not flatten the rest."""
         series = np.concatenate([self.bound, self.value, self.lower, self.upper])
         finite = series[np.isfinite(series) & (np.abs(series) < 1e100)]
         centre = self.threshold if self.kind in WORDS else float(np.median(finite)) if len(finite) else 0.0

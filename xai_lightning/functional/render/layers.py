@@ -1,4 +1,4 @@
-"""Layers as rows: one statistic over the validations of a run, and all layers against all."""
+"""Heatmaps of layers: one statistic over the validations of a run, and the similarity of all pairs of layers."""
 
 import math
 from collections.abc import Sequence
@@ -38,25 +38,25 @@ def layer_heatmap(
     title: str,
     note: str = "",
 ) -> Picture:
-    """One statistic of every layer at every validation, on one scale of colours.
+    """One statistic of every layer at every validation, on one colour scale.
 
-    Bright is large. Few values are written into their cells. What is not finite is striped; what lies beyond the scale
-    has the colour of its end, and the scale says so.
+    Bright is large. If there are few values, they are written into their cells. Non-finite values are striped; values
+    beyond the scale have the colour of its end, and the scale is labelled accordingly.
 
     Args:
         values: float[M, T], the statistic of M layers at T validations.
-        names: of the layers.
-        numbers: of the validations.
-        limits: what the darkest and the brightest colour mean; keep them, so that pictures can be flipped through.
-        title: what is shown.
-        note: what the numbers are.
+        names: names of the layers.
+        numbers: numbers of the validations.
+        limits: values of the darkest and the brightest colour; keep them constant, so that pictures are comparable.
+        title: title of the picture.
+        note: explanation of the values.
 
     Returns:
-        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 32 layers and 128 validations evenly chosen
-        ones, first and last among them.
+        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 32 layers or 128 validations, evenly chosen
+        ones, including the first and the last.
 
     Raises:
-        ValueError: if the numbers do not fit, or the limits are not finite and in order.
+        ValueError: if shapes or lengths do not match, or the limits are not finite and in order.
 
     Example:
         >>> layer_heatmap(torch.rand(2, 3), ["fc1", "fc2"], [1, 2, 3], limits=(0.0, 1.0), title="std").shape[2]
@@ -83,19 +83,19 @@ def layer_heatmap(
 
 
 def layer_similarity(matrix: Tensor, names: Sequence[str], *, title: str, note: str = "") -> Picture:
-    """All layers against all: how alike what they represent is, from 0 (dark) to 1 (bright).
+    """Similarity of the representations of all pairs of layers, from 0 (dark) to 1 (bright).
 
-    Blocks along the diagonal are layers that do the same again. Estimates below 0 have the colour of 0; what is not
-    finite is striped.
+    Blocks along the diagonal are consecutive layers with similar representations. Estimates below 0 have the colour of
+    0; non-finite values are striped.
 
     Args:
         matrix: float[M, M], at most 1.
-        names: of the M layers.
-        title: what is shown.
-        note: what the numbers are.
+        names: names of the M layers.
+        title: title of the picture.
+        note: explanation of the values.
 
     Returns:
-        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 32 layers evenly chosen ones.
+        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 32 layers, evenly chosen ones.
 
     Raises:
         ValueError: if there is not one row and column for each name.
@@ -121,7 +121,7 @@ def layer_similarity(matrix: Tensor, names: Sequence[str], *, title: str, note: 
 
 
 class _Chart(NamedTuple):
-    """Cells ``float64[R, C]``, the names of rows and columns, the scale, the width of all and the height of one."""
+    """Cells ``float64[R, C]``, names of rows and columns, the scale, the total width and the height of a row."""
 
     values: Tensor
     rows: list[str]
@@ -140,7 +140,7 @@ class _Chart(NamedTuple):
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` places, the first and the last among them.
+    """At most ``most`` of ``count`` indices, evenly spaced, including the first and the last.
 
     Example:
         >>> evenly(7, 3)
@@ -165,7 +165,7 @@ def _shades(values: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def _cells(chart: _Chart) -> Tensor:
-    """The pixels of all cells; those that are not finite are striped, since the scale has a grey of its own."""
+    """The pixels of all cells; non-finite cells are striped, since the colour scale itself contains grey."""
     grown = [chart.row, chart.column]
     colours, unknown = _shades(chart.values, chart.limits), ~chart.values.isfinite()
     for dim, by in enumerate(grown):
@@ -199,7 +199,7 @@ def _drawn(chart: _Chart, title: str, axis: str, notes: Sequence[str]) -> Pictur
 def _label(figure: Figure, chart: _Chart, left: int, axis: str) -> None:
     for row, name in enumerate(chart.rows):
         write(figure, name, left - 8, _TOP + (row + 0.5) * chart.row, "right", size=_SIZE)
-    # numbers need room for their digits
+    # as many labels as have room for their digits
     most = max(1, chart.width // (14 + 7 * max(len(name) for name in chart.columns)))
     below = _TOP + chart.height
     for place in evenly(len(chart.columns), min(most, 16)):
@@ -221,7 +221,7 @@ def _write_values(figure: Figure, chart: _Chart, left: int) -> None:
 
 
 def _number(value: float) -> str:
-    """At most six letters."""
+    """A value in at most six characters."""
     text = f"{value:.2f}" if 0.01 <= abs(value) < 100 else f"{value:.2g}"
     short = text if len(text) <= 6 else f"{value:.0e}"
     return short.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")

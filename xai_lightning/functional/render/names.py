@@ -1,4 +1,4 @@
-"""Names of modules in little room."""
+"""Module names shortened to little space."""
 
 from collections.abc import Sequence
 from itertools import product, takewhile
@@ -7,18 +7,18 @@ from xai_lightning.functional.render.sheets import fitted
 
 
 def module_names(names: Sequence[str], room: float, size: float) -> list[str]:
-    """Names of modules, each in one line of ``room`` pixels, and all of them different.
+    """Names of modules, shortened to one line of ``room`` pixels each, and all different.
 
-    Where one is too long, as many parts as needed of those that all begin with are left out, and of those that all end
-    with. What is still too long loses its middle.
+    If a name is too long, as many leading and trailing parts as needed are left out of those that all names share.
+    Names that are still too long are shortened in the middle.
 
     Args:
-        names: dotted paths.
-        room: Pixels.
-        size: Points.
+        names: Dotted paths.
+        room: Width in pixels.
+        size: Font size in points.
 
     Returns:
-        As many names.
+        One name for each.
 
     Example:
         >>> module_names(["encoder.layers.0.feed_forward.act", "encoder.layers.1.attention.act"], room=150, size=8)
@@ -39,6 +39,6 @@ def module_names(names: Sequence[str], room: float, size: float) -> list[str]:
 
 
 def _shared(parts: Sequence[Sequence[str]]) -> int:
-    """How many parts all begin with; each keeps one at least."""
+    """Number of leading parts that all names share; each name keeps at least one part."""
     least = min(len(part) for part in parts) - 1
     return min(least, sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*parts, strict=False))))

@@ -1,4 +1,4 @@
-"""How scores agree with what happened, within each group."""
+"""Reliability diagrams: how scores agree with outcomes, within each group."""
 
 import math
 from collections.abc import Sequence
@@ -24,28 +24,28 @@ def calibration(
     title: str,
     scores: Tensor | None = None,
 ) -> Picture:
-    """A reliability curve for each group: the observed share of bins of equal mass over their mean score.
+    """A reliability curve for each group: the observed share of bins of equal mass against their mean score.
 
-    On the diagonal scores are what they say; below it they promise too much, above it too little. A bar is the 95 %
-    Wilson interval of a bin. The strip beneath shows where the scores lie: their histogram, or (without one) a bar at
-    the mean score of each bin, as high as it holds samples. Axes reach from 0 to 1, so that pictures can be flipped
-    through. Groups that are calibrated may still differ in every rate, and a curve of few samples shows little.
+    On the diagonal scores are calibrated; below it they are too high, above it too low. A bar is the 95 % Wilson
+    interval of a bin. The strip below shows the distribution of scores: their histogram, or (without one) a bar at the
+    mean score of each bin, whose height is its number of samples. Axes range from 0 to 1, so that successive pictures
+    are comparable. Calibrated groups may still differ in every rate, and a curve of few samples shows little.
 
-    Of more than 12 groups those with the largest mean distance from the diagonal are shown, in the given order.
+    Of more than 12 groups, those with the largest mean distance from the diagonal are shown, in the given order.
 
     Args:
-        groups: G names; long ones lose their middle.
-        score: float[G, B], mean score of each bin, a probability; what is beyond 0 and 1 is drawn at the edge.
+        groups: G names; long names are shortened in the middle.
+        score: float[G, B], mean score of each bin, a probability; values outside [0, 1] are drawn at the edge.
         observed: float[G, B], share of positives in each bin.
-        number: [G, B], samples in each bin; a bin of none, or with a NaN, is left out.
-        title: What is shown, such as the attribute.
-        scores: [G, S], counts of scores in S equal parts of 0 to 1, if known.
+        number: [G, B], number of samples in each bin; empty bins and bins with a NaN are left out.
+        title: Title of the picture, such as the attribute.
+        scores: [G, S], counts of scores in S equal parts of [0, 1], if known.
 
     Returns:
         uint8[H, W, 3], at most 717 pixels wide and 1,108 high.
 
     Raises:
-        ValueError: If there is no group, or the shapes do not fit.
+        ValueError: If there are no groups, or the shapes do not match.
 
     Example:
         >>> import torch
@@ -91,7 +91,7 @@ def _farthest(score: Tensor, observed: Tensor, number: Tensor) -> list[int]:
 
 
 class _Panel:
-    """The square of one group."""
+    """The panel of one group."""
 
     def __init__(self, sheet: Sheet, left: float, top: float, side: int) -> None:
         self.sheet, self.left, self.top, self.side = sheet, left, top, side

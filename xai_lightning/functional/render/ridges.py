@@ -29,25 +29,25 @@ def histogram_ridges(
     bucket_limits: Sequence[float],
     title: str,
 ) -> Picture:
-    """A panel per layer, in it a ridge per validation: from the first at the back, dark, to the last in front, bright.
+    """A panel per layer with a ridge per validation: from the first (dark, at the back) to the last (bright, in front).
 
-    Bins are equally wide, whatever they span, so that with bins of powers of two the scale is logarithmic to both sides
-    of 0. Heights are square roots of shares of one validation's values, so that rare ones are seen beside a large bin
-    of zeros; they have one scale per panel. Bins that are empty throughout are left out at both ends.
+    Bins are drawn equally wide, whatever they span, so that with bins of powers of two the scale is logarithmic on both
+    sides of 0. Heights are square roots of the shares of one validation's values, so that rare values are visible
+    beside a large bin of zeros; they have one scale per panel. Empty bins at both ends are left out.
 
     Args:
-        counts: int64[M, T, B], values in B bins, of M layers at T validations.
-        names: of the layers.
-        numbers: of the validations.
+        counts: int64[M, T, B], number of values in B bins, of M layers at T validations.
+        names: names of the layers.
+        numbers: numbers of the validations.
         bucket_limits: upper limit of each bin, in ascending order.
-        title: what is shown.
+        title: title of the picture.
 
     Returns:
-        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 6 layers and 16 validations evenly chosen
-        ones, first and last among them.
+        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 6 layers or 16 validations, evenly chosen
+        ones, including the first and the last.
 
     Raises:
-        ValueError: if the numbers do not fit.
+        ValueError: if shapes or lengths do not match.
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ def histogram_ridges(
 
 
 def _base(place: int, count: int) -> float:
-    """Height of a ridge's ground; 1 apart, the last at 0."""
+    """Height of a ridge's baseline; ridges are 1 apart, the last at 0."""
     return float(count - 1 - place)
 
 
@@ -113,12 +113,12 @@ def _panel(axes: Axes, counts: Tensor, bucket_limits: Sequence[float]) -> None:
 
 
 def _inner(first: int, last: int) -> list[int]:
-    """Bins whose upper limits are named."""
+    """Bins whose upper limits are labelled."""
     return [first + place for place in evenly(last - first, 5)] if last > first else [first]
 
 
 def _power(limit: float) -> str:
-    """A limit, large and small powers of two as such."""
+    """The label of a limit; large and small powers of two are written as powers."""
     mantissa, exponent = math.frexp(abs(limit))
     if mantissa == 0.5 and abs(exponent - 1) > 4:
         return f"{'−' * (limit < 0)}2{str(exponent - 1).translate(_RAISED)}"

@@ -1,4 +1,4 @@
-"""Series as curves over a band of their attribution."""
+"""Time series as curves over a band of their attribution."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -25,19 +25,19 @@ from xai_lightning.functional.render.canvas import (
 from xai_lightning.functional.render.sheets import breadth, fitted, wrapped
 
 MOST_SERIES, MOST_CHANNELS = 4, 4
-# neither wide nor high, so that words can be read in TensorBoard: its cards are 350 pixels wide, or 220 high
+# small enough for text to be legible in TensorBoard, whose cards are 350 pixels wide, or 220 high
 _WIDTH, _EDGE, _BESIDE, _TITLE, _STRIP, _GAP, _LINE = 560, 8, 12, 34, 8, 5, 14
 _HEIGHTS = {1: 104, 2: 52, 3: 34, 4: 26}
 _NARROW, _WIDE, _SIZE = 24, 110, 9
 
 
 class _Layout(NamedTuple):
-    """Where things are, in pixels from the upper left corner: two series beside each other, channels beneath.
+    """The layout in pixels from the upper left corner: up to two series side by side, channels below each other.
 
     Args:
-        left: of the first bands, beside the names of the channels.
-        series: how many there are.
-        channels: of each.
+        left: left edge of the first bands, beside the names of the channels.
+        series: number of series.
+        channels: number of channels of each.
     """
 
     left: int
@@ -46,12 +46,12 @@ class _Layout(NamedTuple):
 
     @property
     def abreast(self) -> int:
-        """How many series are beside each other."""
+        """Number of series side by side."""
         return min(2, self.series)
 
     @property
     def rows(self) -> int:
-        """How many are beneath each other."""
+        """Number of rows of series."""
         return -(-self.series // self.abreast)
 
     @property
@@ -70,14 +70,14 @@ class _Layout(NamedTuple):
         return _TITLE + self.channels * (self.height + _STRIP + _GAP) + _GAP
 
     def corner(self, number: int, channel: int = 0) -> tuple[int, int]:
-        """Left and top of a band of one of the series."""
+        """Left and top of a band of one series."""
         row, column = divmod(number, self.abreast)
         down = row * self.block + _TITLE + channel * (self.height + _STRIP + _GAP)
         return self.left + column * (self.width + _BESIDE), down
 
 
 def _leading(reference: Tensor) -> list[int]:
-    """The channels that take most of the attribution, in their own order."""
+    """The channels with the largest attribution, in their own order."""
     order = reference.abs().nan_to_num().sum(dim=(0, 2)).argsort(descending=True, stable=True)
     found: list[int] = order[:MOST_CHANNELS].sort().values.tolist()
     return found
@@ -93,26 +93,25 @@ def series_bands(
     scale: float,
     note: str = "",
 ) -> Picture:
-    """Curves of some channels over a band that is coloured by attribution; beneath it, a band of the reference.
+    """Curves of some channels over a band coloured by attribution, with a strip of the reference below it.
 
-    The channels of a series lie beneath each other, so that what happens at one time stands in one column; up to two
-    series lie beside each other.
+    The channels of a series are below each other, so that one time is one column; up to two series are side by side.
 
     Args:
         series: float[N, C, T], or None, which keeps them out of the picture.
-        now: float[N, C, B], attribution of B stretches of time.
-        reference: float[N, C, B], likewise at the reference.
+        now: float[N, C, B], attribution of B segments of time.
+        reference: float[N, C, B], attribution at the reference.
         channels: name of each channel.
-        titles: of each series; of up to three lines two are made.
-        scale: the largest absolute value that is told apart.
-        note: what the numbers are.
+        titles: title of each series; lines after the first are joined into one.
+        scale: absolute value of full colour; larger values saturate.
+        note: unit of the scale.
 
     Returns:
-        uint8[H, W, 3], 560 pixels wide; of more than 4 series the first, of more than 4 channels those that lead at
-        the reference.
+        uint8[H, W, 3], 560 pixels wide, with the first 4 series and the 4 channels of the largest attribution at the
+        reference.
 
     Raises:
-        ValueError: if the numbers do not fit, or the scale is not positive and finite.
+        ValueError: if shapes or lengths do not match, or the scale is not positive and finite.
 
     Example:
         >>> maps = torch.zeros(1, 1, 4)
@@ -166,7 +165,7 @@ def _label(figure: Figure, layout: _Layout, channels: Sequence[str], titles: Seq
 
 
 def _painted(height: int, layout: _Layout, now: Tensor, reference: Tensor, scale: float) -> Tensor:
-    """A white canvas ``uint8[height, W, 3]`` with the bands, and the strips of the reference beneath them."""
+    """A white canvas ``uint8[height, W, 3]`` with the bands, and the strips of the reference below them."""
     canvas = torch.full((height, _WIDTH, 3), 255, dtype=torch.uint8, device="cpu")
     for number, place in product(range(layout.series), range(layout.channels)):
         x, y = layout.corner(number, place)
@@ -176,7 +175,7 @@ def _painted(height: int, layout: _Layout, now: Tensor, reference: Tensor, scale
 
 
 def _band(values: Tensor, height: int, width: int, scale: float) -> Tensor:
-    """Colours ``uint8[height, width, 3]`` of stretches of time."""
+    """Colours ``uint8[height, width, 3]`` of the segments of time."""
     place = torch.arange(width, device="cpu") * len(values) // width
     return coloured(values.detach().double().cpu()[place][None, :, None], scale).expand(height, width, 3)
 

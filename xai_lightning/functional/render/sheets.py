@@ -1,4 +1,4 @@
-"""A sheet to draw on, in pixels from its upper left corner, and names that fit on it."""
+"""A sheet to draw on, in pixels from its upper left corner, and text shortened to fit on it."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ VALUE, THRESHOLD, STAR = "#20639b", "#d1600f", "#00795c"
 
 
 class Sheet:
-    """White paper of so many pixels; what is drawn later lies above, and words above everything.
+    """A white canvas; later shapes cover earlier ones, and text covers everything.
 
     Args:
-        width: pixels.
-        height: pixels.
+        width: width in pixels.
+        height: height in pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -38,31 +38,31 @@ class Sheet:
         self._axes.set_axis_off()
 
     def boxes(self, corners: Sequence[Box], colour: str) -> None:
-        """Filled rectangles (left, top, right, bottom) with sharp edges."""
+        """Draw filled rectangles (left, top, right, bottom) with sharp edges."""
         shapes = [Rectangle((left, top), right - left, bottom - top) for left, top, right, bottom in corners]
         self._add(PatchCollection(shapes, facecolors=colour, edgecolors="none", antialiaseds=False))
 
     def area(self, outline: Points, colour: str) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         self._add(PatchCollection([Polygon(np.asarray(outline))], facecolors=colour, edgecolors="none"))
 
     def lines(self, courses: Sequence[Points], colour: str, width: float = 1.0) -> None:
-        """Lines through points; ``width`` in pixels."""
+        """Draw lines through points; ``width`` in pixels."""
         self._add(LineCollection([np.asarray(x) for x in courses], colors=colour, linewidths=width * 0.72))
 
     def marks(self, points: Points, shape: str, size: float, *, ink: str, fill: str | None = None) -> None:
-        """Marks of a Matplotlib shape, ``size`` pixels wide; hollow marks are filled with white."""
+        """Draw markers of a Matplotlib shape, ``size`` pixels wide; hollow markers are filled with white."""
         x, y = np.asarray(points, dtype=np.float64).reshape(-1, 2).T
         self._order += 1
         (line,) = self._axes.plot(x, y, shape, markersize=0.72 * size, mec=ink, mfc=fill or "#ffffff")
         line.set(markeredgewidth=0.9, zorder=self._order, clip_on=False)
 
     def text(self, words: str, x: float, y: float, side: str = "left", *, size: float = 9, ink: str = INK) -> None:
-        """Plain text beside a point, its middle at the height of the point."""
+        """Write plain text beside a point, vertically centred on it."""
         write(self._figure, words, x, y, side, size=size, ink=ink)
 
     def picture(self) -> Picture:
-        """What was drawn."""
+        """The sheet as a picture."""
         return pixels(self._figure)
 
     def _add(self, shapes: LineCollection | PatchCollection) -> None:
@@ -72,19 +72,19 @@ class Sheet:
 
 
 def fitted(names: Sequence[str], room: float, size: float, numbers: Sequence[int] = ()) -> list[str]:
-    """``names``, each in one line of ``room`` pixels, and all of them different.
+    """``names`` shortened to one line of ``room`` pixels each, and all different.
 
-    Long names lose their middle, since names of one attribute often differ at the end only. What would be ambiguous
-    (equal after that, or of letters that the font lacks and that are drawn as boxes) is preceded by its number.
+    Long names are shortened in the middle, since names of one attribute often differ only at the end. Ambiguous names
+    (equal when shortened, or with letters that the font lacks and draws as boxes) are preceded by their number.
 
     Args:
         names: Any text.
-        room: Pixels.
-        size: Points.
-        numbers: The number of each name; from 1 on if not given.
+        room: Width in pixels.
+        size: Font size in points.
+        numbers: The number of each name; by default, numbers start at 1.
 
     Returns:
-        As many names.
+        One name for each.
 
     Example:
         >>> fitted(["Female", "Male"], room=100, size=9)
@@ -102,15 +102,15 @@ def fitted(names: Sequence[str], room: float, size: float, numbers: Sequence[int
 
 
 def wrapped(text: str, room: float, size: float) -> list[str]:
-    """``text`` in as few lines of ``room`` pixels as hold all of its words.
+    """``text`` wrapped into lines of ``room`` pixels.
 
     Args:
         text: Words.
-        room: Pixels.
-        size: Points.
+        room: Width in pixels.
+        size: Font size in points.
 
     Returns:
-        The lines; a word that is longer than one loses its middle.
+        The lines; a word longer than a line is shortened in the middle.
 
     Example:
         >>> wrapped("red speaks for it, blue against it", room=120, size=8)
@@ -128,7 +128,7 @@ def wrapped(text: str, room: float, size: float) -> list[str]:
 
 
 def listed(names: Sequence[str], room: float, size: float = 8) -> str:
-    """As many of ``names`` as one line of ``room`` pixels holds, and how many more there are."""
+    """As many of ``names`` as fit into one line of ``room`` pixels, and the number of the others."""
     font = _font(size)
     for count in range(min(len(names), 8), 0, -1):
         more = f" … and {len(names) - count} more" if count < len(names) else ""
@@ -139,7 +139,7 @@ def listed(names: Sequence[str], room: float, size: float = 8) -> str:
 
 
 def counted(count: float) -> str:
-    """A count, short."""
+    """A count in a few characters."""
     if not math.isfinite(count):
         return "–"
     if count < 1e5:
@@ -149,7 +149,7 @@ def counted(count: float) -> str:
 
 
 def breadth(text: str, size: float) -> float:
-    """Pixels that ``text`` takes, rather too many."""
+    """Width of ``text`` in pixels, rather overestimated."""
     return _width(text, _font(size))
 
 
@@ -160,18 +160,18 @@ def _font(size: float) -> FT2Font:
 
 
 def _line(name: str) -> str:
-    """``name`` in one line, without letters that no font has."""
+    """``name`` in one line, without unprintable characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in name[:300]).split()) or "(empty)"
 
 
 def _width(text: str, font: FT2Font) -> float:
-    """Pixels, rather too many; a letter that the font lacks is as wide as its box."""
+    """Width in pixels, rather overestimated; a letter that the font lacks is as wide as its box."""
     glyphs = (font.load_glyph(font.get_char_index(ord(c)), LoadFlags.NO_HINTING) for c in text)
     return sum(glyph.linearHoriAdvance for glyph in glyphs) / 65536 * 1.06
 
 
 def _cut(text: str, room: float, font: FT2Font) -> str:
-    """``text``, or its ends."""
+    """``text`` shortened in the middle to ``room`` pixels if needed."""
     if len(text) < room and _width(text, font) <= room:
         return text
     ends, used = ["", ""], _width("…", font)

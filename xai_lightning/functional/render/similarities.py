@@ -1,4 +1,4 @@
-"""All validations against all, as a picture."""
+"""The similarity of all pairs of validations, as a picture."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from xai_lightning.functional.render.sheets import wrapped
 
 
 def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture:
-    """All validations against all: how alike their explanations are.
+    """Similarity of the explanations of all pairs of validations.
 
-    Blocks along the diagonal are phases in which the model looked at the same things.
+    Blocks along the diagonal are phases in which the model's explanations stayed similar.
 
     Args:
         matrix: float[T, T], from -1 to 1; NaN is white.
-        numbers: of the T validations.
-        title: What is shown.
+        numbers: Numbers of the T validations.
+        title: Title of the picture.
 
     Returns:
         uint8[H, W, 3].

@@ -1,4 +1,4 @@
-"""Tokens as coloured lines of text."""
+"""Texts with their tokens coloured by attribution."""
 
 import math
 from collections.abc import Sequence
@@ -38,22 +38,23 @@ def token_lines(
 ) -> Picture:
     """Each text twice, coloured by the attribution of its tokens now and at the reference.
 
-    Red speaks for what is explained, blue against it. Lines go from left to right whatever the script of their tokens.
+    Red is evidence for the explained output, blue evidence against it. Lines run from left to right whatever the script
+    of their tokens.
 
     Args:
-        tokens: the words of each of N texts; an empty word is left out.
+        tokens: the words of each of N texts; empty words are left out.
         now: float[N, T], attribution of each token.
-        reference: float[N, T], likewise at the reference; None leaves its lines out.
+        reference: float[N, T], attribution at the reference; None leaves its lines out.
         titles: one line for each text.
-        scale: the largest absolute value that is told apart.
-        note: what the numbers are.
+        scale: absolute value of full colour; larger values saturate.
+        note: unit of the scale.
 
     Returns:
-        uint8[H, W, 3], 600 pixels wide and about 1,500 high at most: of the first 8 texts, or fewer if they are long,
-        the first 16 lines each.
+        uint8[H, W, 3], 600 pixels wide and at most about 1,500 high: the first 16 lines of each of the first 8 texts,
+        or of fewer if they are long.
 
     Raises:
-        ValueError: if the numbers do not fit, or the scale is not positive and finite.
+        ValueError: if the lengths do not match, or the scale is not positive and finite.
 
     Example:
         >>> token_lines([["good", "film"]], torch.ones(1, 2), None, titles=["label 1"], scale=1.0).shape[1]
@@ -62,7 +63,7 @@ def token_lines(
     check_count("`tokens`, `now` and `titles`", (len(tokens), len(now), len(titles)))
     check_scale(scale)
     kinds = [("now", now)] if reference is None else [("reference", reference), ("now", now)]
-    # whatever style the user has set: pictures of one run, and of all machines, look alike
+    # ignore the user's style: pictures look the same on all machines
     with style.context("default"):
         letters = Letters(_SIZE)
     texts = _chosen([_text(words, letters) for words in tokens[:MOST_TEXTS]], len(kinds))
@@ -91,7 +92,7 @@ def _legend(kinds: Sequence[tuple[str, Tensor]], scale: float, note: str) -> str
 
 
 class _Written(NamedTuple):
-    """Words at pixels from the upper left corner."""
+    """Text at a position in pixels from the upper left corner."""
 
     text: str
     x: float
@@ -102,14 +103,14 @@ class _Written(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """The words of one text, positions of those in each line, and how many there is no line for."""
+    """The words of one text, the indices of those in each line, and the number of words left out."""
 
     words: list[Word]
     lines: list[list[int]]
     rest: int
 
     def height(self, kinds: int) -> int:
-        """Pixels, with every line in so many kinds."""
+        """Height in pixels, with every line drawn ``kinds`` times."""
         return 26 + len(self.lines) * (kinds * _LINE + 4) + (_LINE if self.rest else 0)
 
 
@@ -129,7 +130,7 @@ def _text(tokens: Sequence[str], letters: Letters) -> _Text:
 
 
 def _chosen(texts: Sequence[_Text], kinds: int) -> dict[int, _Text]:
-    """As many as there is room for, evenly spread, and one at least: which ones depends on their words alone."""
+    """As many texts as there is room for, evenly spread and at least one; the choice depends on their words only."""
     places = list(range(len(texts)))
     while len(places) > 1 and sum(texts[place].height(kinds) for place in places) > _TALLEST:
         count = len(places) - 1
@@ -140,7 +141,7 @@ def _chosen(texts: Sequence[_Text], kinds: int) -> dict[int, _Text]:
 def _lines(
     canvas: Tensor, down: tuple[int, float], text: _Text, maps: Sequence[tuple[str, Tensor]], scale: float
 ) -> list[_Written]:
-    """Paint the boxes of one text, each line once for every map; the words, and how many there is no line for."""
+    """Paint the boxes of one text, each line once per map; return its words, and the number of those left out."""
     written, (y, step) = [], down
     for line in text.lines:
         for kind, values in maps:
@@ -152,7 +153,7 @@ def _lines(
 
 
 def _line(canvas: Tensor, down: tuple[int, float], line: Sequence[tuple[Word, float]], scale: float) -> list[_Written]:
-    """Paint the boxes of one line; plain words in dark ink and in white each as one text with gaps, others alone."""
+    """Paint the boxes of one line; return plain words as one text with gaps per ink, and other words one by one."""
     (y, step), rows, alone, x = down, {INK: "", "#ffffff": ""}, [], float(_LEFT)
     for word, value in line:
         colour = coloured(torch.tensor([[value]], device="cpu").double(), scale)[0]

@@ -38,28 +38,28 @@ def gate_timeline(
     best: int | None = None,
     title: str = "gate",
 ) -> Picture:
-    """A panel for each limit: its bound over steps, with the decisions of the gate marked on it.
+    """A panel per limit: its bound over steps, marked with the decisions of the gate.
 
-    Filled circles are validations whose gate was open, hollow ones those whose gate was closed: orange by this limit,
-    grey by another. The star is the validation whose checkpoint is kept as best. The orange line is the threshold, the
-    shaded side is forbidden; the blue line is the estimate, in the band of its interval. Bounds that are infinite or
-    off the scale are triangles at the edge, undefined ones crosses at the forbidden edge. An open gate says that
-    the limits held, not that the model is fair.
+    Filled circles are validations at which the gate was open, hollow circles those at which it was closed: orange if
+    closed by this limit, grey if by another. The star is the validation whose checkpoint is kept as best. The orange
+    line is the threshold, and the shaded side is forbidden; the blue line is the estimate, within the band of its
+    interval. Infinite or off-scale bounds are triangles at the edge, undefined bounds are crosses at the forbidden
+    edge. An open gate means that the limits held, not that the model is fair.
 
     Args:
         steps: int[V], step of each validation.
-        limits: The limits. Of more than 8 8 are shown, first of all those that the last validation broke; the rest
-            is named.
+        limits: The limits. Of more than 8, 8 are shown, preferably those that the last validation broke; a note names
+            the others.
         opened: bool[V], whether the gate was open.
-        best: Step of the checkpoint that is kept as best, if there is one.
-        title: What is shown.
+        best: Step of the checkpoint that is kept as best, if any.
+        title: Title of the picture.
 
     Returns:
-        uint8[H, W, 3], at most 920 pixels wide and 850 high. Of more than 128 validations 128 are shown, first, last
-        and best among them.
+        uint8[H, W, 3], at most 920 pixels wide and 850 high. Of more than 128 validations, at most 128 are shown,
+        including the first, the last and the best.
 
     Raises:
-        ValueError: If there is no validation or no limit, or they do not fit.
+        ValueError: If there are no validations or no limits, or their lengths do not match.
 
     Example:
         >>> limit = LimitHistory("gap/bound", "at_most", 0.1, bound=[0.3, 0.08])
@@ -69,7 +69,7 @@ def gate_timeline(
     _check(steps, limits, opened)
     kept = _thinned(steps, best)
     courses = [Course(limit, kept) for limit in limits]
-    # where not all fit, those that are broken now are what one wants to see
+    # if not all fit, the limits broken now matter most
     broken = sorted(range(len(limits)), key=lambda place: courses[place].holds(-1))
     shown, hidden = sorted(broken[:MOST_LIMITS]), sorted(broken[MOST_LIMITS:])
     columns = 1 if len(shown) <= 4 else 2
@@ -96,7 +96,7 @@ class _Decisions(NamedTuple):
 
 
 class _Panel:
-    """The place of one limit."""
+    """The panel of one limit."""
 
     def __init__(self, sheet: Sheet, corner: Point, width: int, decisions: _Decisions) -> None:
         self.sheet, self.decisions = sheet, decisions
@@ -164,7 +164,7 @@ class _Panel:
             self.sheet.lines(parts, ink, width)
 
     def _course(self, series: _Series, start: int, stop: int) -> list[Point]:
-        """Points of a stretch; a single one gets some length."""
+        """Points of a segment; a single point becomes a short line."""
         points = [(float(self.across[i]), self.up(float(series[i]))) for i in range(start, stop)]
         return points if len(points) > 1 else [(points[0][0] + side, points[0][1]) for side in (-5, 5)]
 
@@ -183,7 +183,7 @@ class _Panel:
             _star(self.sheet, self.across[place], y)
 
     def _mark(self, course: Course, bound: float) -> tuple[str, float]:
-        """Shape and height of a mark."""
+        """Shape and vertical position of a mark."""
         above, below = self.top - 3, self.bottom + 3
         if math.isnan(bound):
             return "x", above if course.upwards else below
@@ -193,7 +193,7 @@ class _Panel:
 
 
 def _runs(known: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Starts and stops of what is known without a gap."""
+    """Starts and stops of contiguous known segments."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
@@ -210,11 +210,11 @@ def _check(steps: Sequence[int], limits: Sequence[LimitHistory], opened: Sequenc
 
 
 def _thinned(steps: Sequence[int], best: int | None) -> list[int]:
-    """Positions of the validations that are shown, in the order of their steps."""
+    """Indices of the displayed validations, in the order of their steps."""
     order = sorted(range(len(steps)), key=steps.__getitem__)
     if len(order) <= MOST_VALIDATIONS:
         return order
-    # the kept one is shown, whatever else is left out
+    # the best validation is always shown
     star = [rank for rank, place in enumerate(order) if steps[place] == best][-1:]
     even = np.linspace(0, len(order) - 1, MOST_VALIDATIONS - len(star)).round().astype(int).tolist()
     return [order[rank] for rank in sorted({*even, *star})]

@@ -1,4 +1,4 @@
-"""The samples that move single units most."""
+"""The samples that activate single units most."""
 
 import math
 from collections.abc import Sequence
@@ -24,24 +24,25 @@ def unit_samples(
     title: str,
     note: str = "",
 ) -> Picture:
-    """A row per unit: the samples that move it most, the strongest first, with its activation beneath each.
+    """A row per unit: the samples that activate it most, the strongest first, with its activation below each.
 
-    What such samples have in common suggests what a unit stands for; that it means that, and only that, is not shown.
+    What these samples have in common suggests what a unit responds to; it does not show that the unit means that, and
+    only that.
 
     Args:
         thumbnails: uint8[V, S, H, W, 3] or uint8[V, S, H, W], pictures of S samples for each of V units; None keeps
             inputs out of the picture.
         units: names of the units.
         values: float[V, S], activations.
-        notes: one short text per unit, such as how selective it is; none by default.
-        title: what is shown.
-        note: what the numbers are.
+        notes: one short text per unit, such as its selectivity; none by default.
+        title: title of the picture.
+        note: explanation of the values.
 
     Returns:
-        uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 7 units and 8 samples the first.
+        uint8[H, W, 3], at most 900 pixels wide and 700 high, with the first 7 units and the first 8 samples of each.
 
     Raises:
-        ValueError: if the numbers do not fit.
+        ValueError: if shapes or lengths do not match.
         TypeError: if thumbnails are not uint8.
 
     Example:
@@ -79,7 +80,7 @@ def unit_samples(
 
 
 def _tiles(thumbnails: Tensor | None, shape: torch.Size) -> Tensor | None:
-    """Pictures ``uint8[V, S, H, W, 3]``."""
+    """Thumbnails as ``uint8[V, S, H, W, 3]``, validated."""
     if thumbnails is None:
         return None
     if thumbnails.dtype != torch.uint8:
@@ -93,7 +94,7 @@ def _tiles(thumbnails: Tensor | None, shape: torch.Size) -> Tensor | None:
 
 
 def _place(canvas: Tensor, image: Tensor | None, y: int, x: int) -> None:
-    """One tile, as large as fits into a square, in its middle."""
+    """Paint one tile, scaled to fit into a square and centred in it."""
     if image is None:
         canvas[y : y + _TILE, x : x + _TILE] = torch.tensor(UNDEFINED, dtype=torch.uint8, device="cpu")
         return

@@ -1,4 +1,4 @@
-"""Words of any script, and the room that each takes among letters of one width."""
+"""Words of any script, and the space that each takes in monospaced text."""
 
 import math
 import unicodedata
@@ -15,12 +15,12 @@ LEFTWARDS = ("R", "AL", "AN")
 
 
 class Word(NamedTuple):
-    """What is shown of a token.
+    """The displayed form of a token.
 
     Args:
-        text: empty for padding.
-        cells: how many letters of one width take as much room.
-        plain: whether it consists of such letters; any other is drawn alone, where its box is.
+        text: displayed text, empty for padding.
+        cells: width in monospaced letters.
+        plain: whether it consists of monospaced letters only; other words are drawn one by one in their boxes.
     """
 
     text: str
@@ -29,10 +29,10 @@ class Word(NamedTuple):
 
 
 class Letters:
-    """Measures words in letters of one width.
+    """Measures words in monospaced letters.
 
     Args:
-        size: points.
+        size: font size in points.
 
     Example:
         >>> Letters(9).word("good")
@@ -45,11 +45,11 @@ class Letters:
         self._font = FontProperties(family=families(mono=True), size=size)
         self._renderer = FigureCanvasAgg(Figure(inches(100, 100))).get_renderer()  # type: ignore[no-untyped-call]
         self._own = get_font(findfont(FontProperties(family=["monospace"])))
-        # it is rounded to whole pixels where letters are drawn
+        # the width of a text is rounded to whole pixels
         self.step = self._width("0" * LONGEST) / LONGEST
 
     def word(self, token: str) -> Word:
-        """What is shown of ``token``."""
+        """The displayed form of ``token``."""
         text = _shown(token)
         if all(map(self._plain, text)):
             return Word(text, len(text), plain=True)
@@ -65,7 +65,7 @@ class Letters:
 
 
 def _shown(token: str) -> str:
-    """``token`` in one line, short; what would leave no trace is spelled out."""
+    """``token`` in one short line; invisible tokens are spelled out."""
     if token and not token.strip():
         return "␣"
     text = "".join(c for c in token if unicodedata.category(c) != "Cc" or c.isspace())

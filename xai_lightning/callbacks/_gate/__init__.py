@@ -1,1 +1,1 @@
-"""What `GatedCheckpoint` is made of: ``deciding`` decides, ``stamped`` and ``settled`` keep files with ``evidence``."""
+"""The parts of `GatedCheckpoint`: ``deciding`` decides, ``stamped`` and ``settled`` keep files with ``evidence``."""

@@ -1,4 +1,4 @@
-"""Somebody else's opinion on a checkpoint that keeps its limits."""
+"""The user's arbiter: a second opinion on a checkpoint that keeps its limits."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -14,7 +14,7 @@ class Ruling(NamedTuple):
 
     Args:
         open: whether the checkpoint may be kept.
-        reason: why, in its words, or in ours if it failed.
+        reason: why, in the arbiter's words, or in the gate's if the arbiter failed.
     """
 
     open: bool
@@ -22,12 +22,12 @@ class Ruling(NamedTuple):
 
 
 def ask(arbiter: Arbiter, metrics: Mapping[str, float]) -> Ruling:
-    """The ruling of ``arbiter``; whatever is not a clear yes is a no.
+    """The ruling of ``arbiter``; anything that is not a clear yes is a no.
 
     Args:
         arbiter: takes the metrics, and returns ``(bool, reason)`` or an object with ``open`` and ``reason``, such as
             `xai_lightning.functional.gate.Verdict`.
-        metrics: every metric by its name; a view that it cannot change.
+        metrics: every metric by its name; the arbiter gets a view that it cannot change.
     """
     try:
         with isolated():

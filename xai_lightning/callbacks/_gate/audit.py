@@ -11,17 +11,17 @@ from xai_lightning.callbacks._gate.files import replace
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Append ``record`` as one line, and see it on the disk.
+    """Append ``record`` as one line, and sync it to the disk.
 
-    What a killed process left of a last line is first replaced by ``{"event": "repaired", "lost_bytes": n}``; a last
-    line that lacks nothing but its end is completed. A line that is complete is never touched.
+    A torn last line that a killed process left is first replaced by ``{"event": "repaired", "lost_bytes": n}``; a last
+    line that lacks only its line end is completed. Complete lines are never touched.
 
     Args:
-        path: the audit file; it and its folder are made if they are missing.
+        path: the audit file; it and its folder are created if they are missing.
         record: plain types, without NaN.
 
     Raises:
-        OSError: if the file cannot be written; what was complete before still is.
+        OSError: if the file cannot be written; complete lines stay complete.
         ValueError: if ``record`` holds a number that JSON does not know; nothing is written then.
     """
     line = _line(record)
@@ -35,7 +35,7 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def mark(path: Path, step: int) -> None:
-    """Say in a line that decisions are counted anew from here, if there are any of another run before.
+    """Say in a line that decisions are counted anew from here, if lines of another run precede it.
 
     Args:
         path: the audit file.
@@ -52,18 +52,18 @@ def cut_back(path: Path, step: int, made: Mapping[str, Any] | None = None) -> in
     """Drop the decisions made after ``step``, which a run that is resumed there makes again, and say so in a line.
 
     The line ``{"event": "resumed", "global_step": step, "dropped": n}`` is written even if there is nothing to drop,
-    and even into a new file. It and the cut take effect together or not at all. Lines that are no decisions stay.
+    and even into a new file. It and the cut take effect together or not at all. Lines that are not decisions stay.
 
     Args:
         path: the audit file.
         step: the ``global_step`` that the run resumes from.
-        made: the decision that was made there; a process that was killed right after may not have written it.
+        made: the decision that was made there; a process that was killed right afterwards may not have written it.
 
     Returns:
         How many decisions were dropped.
 
     Raises:
-        OSError: if the file cannot be written; it is unchanged then.
+        OSError: if the file cannot be written; it is then unchanged.
     """
     lines = _repaired(path.read_bytes()) if path.exists() else []
     kept = [line for line in lines if not _is_later(line, step)]
@@ -76,7 +76,7 @@ def cut_back(path: Path, step: int, made: Mapping[str, Any] | None = None) -> in
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of the audit file in order, without what a killed process left of a last line.
+    """The records of the audit file in order, without a torn last line that a killed process left.
 
     Returns:
         One dict per line; none if there is no file yet.
@@ -99,7 +99,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line; None if it is none."""
+    """The JSON object in a line; None if there is none."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -119,7 +119,7 @@ def _ends_well(path: Path) -> bool:
 
 
 def _repaired(content: bytes) -> list[bytes]:
-    """The lines of an audit file, where a torn last one says how much it was."""
+    """The lines of an audit file, with a torn last line replaced by one that says how many bytes it had."""
     *lines, rest = content.split(b"\n")
     whole = [line + b"\n" for line in lines]
     if not rest:
@@ -138,7 +138,7 @@ def _is_later(line: bytes, step: int) -> bool:
 
 
 def _is_of_look(line: bytes, made: Mapping[str, Any]) -> bool:
-    """Whether a line is the decision that was made."""
+    """Whether a line is the decision ``made``."""
     record = _parsed(line)
     return (
         record is not None and "event" not in record and all(record.get(k) == made[k] for k in ("look", "global_step"))

@@ -1,4 +1,4 @@
-"""One measurement of the kept checkpoint, on rows that nothing has looked at."""
+"""One measurement of the kept checkpoint, on rows that nothing has used before."""
 
 import copy
 import json
@@ -34,10 +34,10 @@ def check_rows(certify: object) -> None:
 
 
 def rows_of(certify: DataLoader[Any] | Dataset[Any]) -> DataLoader[Any]:
-    """The loader of the untouched rows, of which each rank sees all.
+    """The loader of the untouched rows; each rank sees all of them.
 
     Raises:
-        ValueError: if the loader gives each rank a share, and may repeat rows to make them equal.
+        ValueError: if the loader gives each rank a share, and may repeat rows to make the shares equal.
     """
     loader = certify if isinstance(certify, DataLoader) else DataLoader(certify, batch_size=BATCH_SIZE)
     if isinstance(loader.sampler, DistributedSampler):
@@ -49,7 +49,7 @@ def rows_of(certify: DataLoader[Any] | Dataset[Any]) -> DataLoader[Any]:
 
 @contextmanager
 def holding(trainer: Trainer, module: LightningModule, checkpoint: Mapping[str, Any]) -> Iterator[None]:
-    """The module with the weights of ``checkpoint``; afterwards with its own again, bit for bit."""
+    """Load the weights of ``checkpoint`` into the module, and afterwards restore its own, bit for bit."""
     own = [(tensor, tensor.detach().clone()) for tensor in _tensors(module)]
     extras = [(child, copy.deepcopy(child.get_extra_state())) for child in module.modules() if _has_extra(child)]
     try:
@@ -75,7 +75,7 @@ def read_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:
     """The checkpoint at ``path``, on the CPU.
 
     Raises:
-        ValueError: if it holds objects of other classes than torch allows; these are named.
+        ValueError: if it holds objects of classes that ``weights_only=True`` does not load; names them.
     """
     disk = trainer.strategy.checkpoint_io
     try:
@@ -93,14 +93,14 @@ def read_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:
 def restamp(
     trainer: Trainer, path: Path, state_key: str, state: Mapping[str, Any], stamp: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Add to the gate's state and to the evidence in a checkpoint, whose side file is then to be written anew.
+    """Add to the gate's state and to the evidence in a checkpoint; the caller then writes its side file anew.
 
-    A kill leaves the old file or the new one, and no side file of another.
+    A kill leaves the old file or the new one, and never the side file of the other.
 
     Args:
         trainer: its strategy reads and writes.
-        path: of the checkpoint.
-        state_key: of the gate.
+        path: path of the checkpoint.
+        state_key: state key of the gate.
         state: what to add to the gate's state.
         stamp: what to add to the evidence.
 
@@ -112,7 +112,7 @@ def restamp(
     record: dict[str, Any] = json.loads(checkpoint[evidence.CHECKPOINT_KEY]) | stamp
     checkpoint[evidence.CHECKPOINT_KEY] = evidence.dumps(record)
     draft = draft_of(path)
-    # a link in its place might lead elsewhere
+    # a symbolic link of that name might lead elsewhere
     discard(draft)
     try:
         trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, draft)
@@ -133,10 +133,10 @@ def of_kept(
     utility_floor: bool,
     strict: bool,
 ) -> dict[str, Any]:
-    """The record of the certificate of the checkpoint at ``path``, equal on all ranks; what fails closes it.
+    """The certificate's record for the checkpoint at ``path``, equal on all ranks; a failure closes the certificate.
 
     Raises:
-        Exception: if ``strict``, what it failed with on this rank.
+        Exception: if ``strict``, the error on this rank.
         OtherRankError: if ``strict``, where another rank failed.
     """
     state, error = _weights_at(trainer, path) if trainer.is_global_zero else ({}, None)
@@ -174,12 +174,12 @@ def measure(
     *,
     utility_floor: bool,
 ) -> dict[str, Any]:
-    """The limits held against one measurement at the whole error, with the weights that the module has now.
+    """Check the limits against one measurement at the full error probability, with the module's current weights.
 
     Args:
         trainer: the trainer.
         pl_module: the module, with the weights of the kept checkpoint.
-        limits: the user's limits; those that nobody can measure anew are named and left out.
+        limits: the user's limits; those that no monitor can measure anew are named and left out.
         loader: the untouched rows.
         utility_floor: as in the gate.
 
@@ -221,7 +221,7 @@ def _measured(
     covered: Sequence[gate.Limit],
     utility_floor: bool,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """What every monitor that owns a limit or a floor measures."""
+    """The metrics and the evidence measured by every monitor that owns a limit or a floor."""
     wanted = [limit.name for limit in _with_floors(trainer, covered, {}, utility_floor)]
     owners = {id(owner): owner for owner in (decision.owner_of(trainer, name) for name in wanted)}
     metrics: dict[str, float] = {}

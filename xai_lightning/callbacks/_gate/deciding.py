@@ -35,8 +35,8 @@ class DecidingCheckpoint(StampedCheckpoint):
         limits: what a checkpoint must keep.
         utility_floor: whether fairness limits need a model that is better than chance.
         arbiter: asked once the limits hold.
-        certify: untouched rows for the kept checkpoint.
-        options: of `StampedCheckpoint`.
+        certify: untouched rows on which to certify the kept checkpoint.
+        options: further arguments of `StampedCheckpoint`.
     """
 
     mode: Literal["min", "max"]
@@ -78,7 +78,7 @@ class DecidingCheckpoint(StampedCheckpoint):
             self._set_out(trainer)
 
     def _set_out(self, trainer: Trainer) -> None:
-        """Put the folder in order, for a training that begins or goes on."""
+        """Put the folder in order for a training that starts or resumes."""
         resumed, self._resumed = self._resumed, False
         dropped = 0 if is_dry(trainer) else self._put_in_order(trainer, self._memory.looks, resumed=resumed)
         if dropped:
@@ -86,7 +86,7 @@ class DecidingCheckpoint(StampedCheckpoint):
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # of several loaders Lightning keeps no metric of a sanity check
+        # with several loaders, Lightning keeps no metrics of the sanity check
         if len(loaders_of(trainer)) == 1:
             self._check_names(trainer)
 
@@ -183,7 +183,7 @@ class DecidingCheckpoint(StampedCheckpoint):
     # --- files
 
     def _choose(self, trainer: Trainer, point: Point) -> None:
-        """Keep this validation's weights, or make them the fallback, if they deserve it."""
+        """Keep this validation's weights, or make them the fallback, if they qualify."""
         candidates = self._monitor_candidates(trainer)
         obsolete = self.fallback_model_path
         if self._decision["gate"] == "open":
@@ -199,13 +199,13 @@ class DecidingCheckpoint(StampedCheckpoint):
             self._remove_checkpoint(trainer, obsolete)
 
     def _conclude(self, trainer: Trainer) -> None:
-        """Write the file for resuming, with which everything before it counts, and then what can be done again."""
+        """Write the file for resuming, which makes all before it count, and then do what a restart can do again."""
         if self._save_last(trainer, self._monitor_candidates(trainer)):
             self._clear(trainer)
         self._write_line(trainer, self._decision)
 
     def _settle_timeline(self) -> None:
-        """Mark the decision; before the file for resuming is written, which holds the course too."""
+        """Mark the decision in the timeline, before writing the file for resuming, which holds the timeline too."""
         kept = self._decision["kept"]
         best = kept is not None and kept == Path(self._best_path).name
         self._timeline.settle(opened=self._decision["gate"] == "open", best=best)
@@ -221,7 +221,7 @@ class DecidingCheckpoint(StampedCheckpoint):
     # --- what is shown
 
     def _report_sizes(self, trainer: Trainer) -> None:
-        """After the first validation: whether the data suffice for the limits at all."""
+        """After the first validation, report whether the data suffice for the limits at all."""
         if self._memory.looks > 1 or not trainer.is_global_zero:
             return
         if not (found := decision.outlooks(trainer, self.limits)):
@@ -289,7 +289,7 @@ class DecidingCheckpoint(StampedCheckpoint):
             rank_zero_warn(f"The certificate of {kept} is CLOSED: {record['reason']}. {so}")
 
     def _stamp_certificate(self, trainer: Trainer, record: dict[str, Any], holding: list[str]) -> None:
-        """Into the kept file, and the state of the gate in it and in the one for resuming; names those that hold it."""
+        """Stamp the kept file, and the gate's state in it and in the one for resuming; ``holding`` gets their names."""
         for path in dict.fromkeys(path for path in (self._best_path, self.last_model_path) if path):
             stamp = {"certificate": record} if path == self._best_path else {}
             found = certificate.restamp(trainer, Path(path), self.state_key, {"certificate": record}, stamp)

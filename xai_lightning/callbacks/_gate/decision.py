@@ -22,10 +22,10 @@ def monitors(trainer: Trainer) -> list[Monitor]:
 
 
 def check_can_decide(trainer: Trainer, dirpath: object) -> None:
-    """Refuse a Trainer under which no decision could be made, or no evidence be written.
+    """Refuse a Trainer under which no decision could be made or no evidence written.
 
     Raises:
-        MisconfigurationException: says which, and what to change.
+        MisconfigurationException: says why, and what to change.
     """
     check_one_file(trainer)
     if not trainer.enable_validation:
@@ -37,7 +37,7 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
         raise MisconfigurationException(f"GatedCheckpoint needs a folder on a local disk; got dirpath={dirpath!r}")
     plugin: Any = trainer.strategy.checkpoint_io
     while plugin is not None:
-        # by name: a plugin may wrap another, and come from either distribution
+        # by name, since a plugin may wrap another and come from either distribution
         if any(kind.__name__ == "AsyncCheckpointIO" for kind in type(plugin).__mro__):
             raise MisconfigurationException(
                 f"GatedCheckpoint hashes each file once it is written, and {type(plugin).__name__} writes it later; "
@@ -47,7 +47,7 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
 
 
 def check_one_file(trainer: Trainer) -> None:
-    """Refuse strategies that spread a checkpoint over several files, or that the gate was not run with.
+    """Refuse strategies that spread a checkpoint over several files, or with which the gate was never run.
 
     Raises:
         MisconfigurationException: says what to use instead.
@@ -65,10 +65,10 @@ def check_one_file(trainer: Trainer) -> None:
 
 
 def check_directions(limits: Sequence[Limit]) -> None:
-    """Refuse a limit on the wrong side of a metric of ours, which would keep the least fair model (trap 86).
+    """Refuse a limit on the wrong side of a fairness metric or a utility, which would keep the worst model (trap 86).
 
     Raises:
-        ValueError: if a metric of which high values are good has an ``at_most``, or the reverse.
+        ValueError: if a metric whose high values are good has an ``at_most``, or the reverse.
     """
     for limit in limits:
         best = _best(limit.name)
@@ -81,7 +81,7 @@ def check_directions(limits: Sequence[Limit]) -> None:
 
 
 def warn_of_conflicts(limits: Sequence[Limit]) -> None:
-    """Say which limits cannot both be narrow if groups differ in their base rates (Chouldechova 2017; trap 87)."""
+    """Warn of limits that cannot both be narrow if groups differ in their base rates (Chouldechova 2017; trap 87)."""
     found: dict[str, dict[str, str]] = {}
     for limit in limits:
         parts = limit.name.split("/")
@@ -104,11 +104,11 @@ _ERRORS = frozenset(("true_positive_rate", "false_positive_rate", "false_negativ
 
 
 def check_monitor(monitor: str | None, mode: str) -> None:
-    """Refuse a mode that would keep the least fair of those that pass (trap 86).
+    """Refuse a mode that would keep the worst of the checkpoints that pass (trap 86).
 
     Raises:
-        ValueError: if ``monitor`` is a metric of ours that is good where ``mode`` looks for the worst.
-        TypeError: if ``monitor`` is no name.
+        ValueError: if ``monitor`` is a fairness metric or a utility, and ``mode`` looks for its worst value.
+        TypeError: if ``monitor`` is not a name.
     """
     given: object = monitor
     if not isinstance(given, str | None):
@@ -120,7 +120,7 @@ def check_monitor(monitor: str | None, mode: str) -> None:
 
 
 def _best(name: str) -> Literal["low", "high"] | None:
-    """Which values of a metric of ours are good; None if that is not known from its name."""
+    """Which values of a fairness metric or a utility are good; None if the name does not tell."""
     parts = name.split("/")
     if is_fairness(name):
         return METRICS[parts[-2]].best if parts[-2] in METRICS else None
@@ -142,7 +142,7 @@ def refuse(**options: object) -> None:
 
 
 def check_names(trainer: Trainer, wanted: Sequence[str]) -> None:
-    """Refuse a name that nobody logs: neither the module so far, nor any monitor at any validation.
+    """Refuse a name that nothing logs: neither the module so far, nor any monitor at any validation.
 
     Raises:
         MisconfigurationException: names the nearest, and lists what is logged.
@@ -183,7 +183,7 @@ def all_limits(
     utility_floor: bool,
     logged: Collection[str] = (),
 ) -> list[Limit]:
-    """The limits given, that the monitored value exists, and the utility floors of fairness limits.
+    """The given limits, one that the monitored value is finite, and the utility floors of fairness limits.
 
     Args:
         given: the user's limits.
@@ -207,14 +207,14 @@ def _floor(prefix: str, measure: str, metrics: Mapping[str, float]) -> Limit:
 
 
 def _utilities(prefix: str, logged: Collection[str]) -> list[str]:
-    """Measures of utility that are logged beside the metrics below ``prefix``; if there are none, the one expected."""
+    """Measures of utility that are logged with the metrics below ``prefix``; if there are none, the expected one."""
     pattern = re.compile(re.escape(prefix) + tags.utility("([^/]+)", "bound"))
     found = sorted(match[1] for match in map(pattern.fullmatch, logged) if match)
     return found or ["balanced_accuracy"]
 
 
 def _fairness_prefixes(limits: Sequence[Limit]) -> list[str]:
-    """What stands before ``fairness/`` in the limits' names: the names of monitors, each with a slash, or nothing."""
+    """What precedes ``fairness/`` in the limits' names: the name of a monitor and a slash, or nothing."""
     return list(dict.fromkeys(limit.name.partition("fairness/")[0] for limit in limits if is_fairness(limit.name)))
 
 

@@ -1,4 +1,4 @@
-"""What keeps the failures of a gate from the training: each closes it for one validation (law 8)."""
+"""Keeps the failures of a gate from ending the training; one that bears on a decision closes the gate (law 8)."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +22,11 @@ CLOSED, STANDS = "The gate is closed for this validation", "What was decided sta
 
 
 class EnduringCheckpoint(OneHome, ModelCheckpoint):
-    """A checkpoint whose failures are warnings, and counted in ``xai/errors`` of the next validation.
+    """A checkpoint callback whose failures are warnings, and are counted in ``xai/errors`` of the next validation.
 
     Args:
         on_error: ``"warn"``, or ``"raise"`` to stop training.
-        options: of ``ModelCheckpoint``.
+        options: further arguments of ``ModelCheckpoint``.
 
     Raises:
         ValueError: if ``on_error`` is anything else.
@@ -40,11 +40,11 @@ class EnduringCheckpoint(OneHome, ModelCheckpoint):
         super().__init__(**options)
 
     def _attempt(self, what: str, action: Callable[..., T], *args: Any) -> T | None:
-        """Run ``action``, in which ranks do not meet; if it fails, the coming decision is a no."""
+        """Run ``action``, which must hold no collective; if it fails, the coming decision is a no."""
         return self._try(what, action, *args, so=CLOSED)
 
     def _try(self, what: str, action: Callable[..., T], *args: Any, so: str = STANDS) -> T | None:
-        """Run ``action``, in which ranks do not meet and, unless ``so`` says otherwise, no decision depends on it."""
+        """Run ``action``, which must hold no collective; no decision depends on it, unless ``so`` says otherwise."""
         try:
             return action(*args)
         except Exception as error:
@@ -57,16 +57,16 @@ class EnduringCheckpoint(OneHome, ModelCheckpoint):
             return None
 
     def _failure_of(self, what: str, action: Callable[..., object], *args: Any) -> str:
-        """Run ``action(*args)``; why that was not possible, or nothing. Ranks agree on it before it is told."""
+        """Run ``action(*args)``; returns why it failed, or an empty string. Ranks agree on it before it is reported."""
         try:
             action(*args)
-        except Exception as error:  # noqa: BLE001 - `_complain` tells it, or raises it
+        except Exception as error:  # noqa: BLE001 - `_complain` reports it, or raises it
             self._error = error
             return f"cannot {what}: {described(error)}"
         return ""
 
     def _complain(self, failure: str, so: str = CLOSED) -> None:
-        """Tell a failure on which ranks agree, or end the training with it."""
+        """Report a failure on which ranks agree, or end the training with it."""
         error, self._error = self._error, None
         if self.on_error == "raise":
             raise error or RuntimeError(f"{failure}, on rank 0")
@@ -89,7 +89,7 @@ class EnduringCheckpoint(OneHome, ModelCheckpoint):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if stage_of(trainer) != "fit" or trainer.sanity_checking:
             return
-        # what is written fails where it is written, on rank zero
+        # writing fails where it is done, on rank zero
         unfinished = trainer.strategy.reduce_boolean_decision(self._unfinished, all=False)
         self._unfinished = False
         log_sum(pl_module, trainer, tags.ERRORS, float(unfinished))
@@ -97,7 +97,7 @@ class EnduringCheckpoint(OneHome, ModelCheckpoint):
 
 @contextmanager
 def writing(trainer: Trainer) -> Iterator[list[Exception]]:
-    """Collect what fails while a checkpoint is written: ranks meet after rank zero has written, whatever came of it.
+    """Collect failures while a checkpoint is written: ranks meet after rank zero has written, successfully or not.
 
     Yields:
         The exceptions of this rank.
@@ -108,10 +108,10 @@ def writing(trainer: Trainer) -> Iterator[list[Exception]]:
     def collecting(*args: Any, **kwargs: Any) -> None:
         try:
             save(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - it is told by who asked to write
+        except Exception as error:  # noqa: BLE001 - the caller reports it
             failures.append(error)
 
-    # the user may have put one there
+    # the user may have replaced the method on this instance
     before = {name: own for name, own in vars(plugin).items() if name == "save_checkpoint"}
     vars(plugin)["save_checkpoint"] = collecting
     try:
@@ -122,11 +122,11 @@ def writing(trainer: Trainer) -> Iterator[list[Exception]]:
 
 
 def settle(path: Path, failures: Sequence[Exception]) -> None:
-    """Let the draft of ``path`` take its place; what could not be written in full is removed.
+    """Move the draft of ``path`` into its place; a draft that could not be written in full is removed.
 
     Raises:
         Exception: the first of ``failures``.
-        OSError: if it cannot take the place.
+        OSError: if it cannot be moved.
     """
     try:
         if failures:

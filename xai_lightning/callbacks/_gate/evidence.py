@@ -21,7 +21,7 @@ CHECKPOINT_KEY = "xai_lightning"
 CLOSED: Mapping[str, Guarantee | str] = MappingProxyType(
     {"guarantee": "none", "promise": "The gate was closed: nothing is promised of these weights."}
 )
-"""What stands in the place of a promise where the gate did not open."""
+"""What replaces the promise if the gate did not open."""
 
 
 def is_fairness(name: str) -> bool:
@@ -31,12 +31,12 @@ def is_fairness(name: str) -> bool:
 
 
 class Coverage(NamedTuple):
-    """What is promised of which limits.
+    """What is promised for which limits.
 
     Args:
         promised: names of limits on bounds that a monitor accounts for.
         others: names of the other limits.
-        delta: the error that the bounds share; None if nothing is promised.
+        delta: the error probability that the bounds share; None if nothing is promised.
     """
 
     promised: tuple[str, ...]
@@ -110,17 +110,17 @@ def checks(verdict: Verdict) -> list[dict[str, Any]]:
 
 
 def dumps(record: Mapping[str, Any]) -> str:
-    """``record`` as one line of JSON, without numbers that JSON does not know."""
+    """``record`` as one line of JSON; numbers that JSON does not know are an error."""
     return json.dumps(record, allow_nan=False, separators=(", ", ": "))
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file; of a folder, of its files with their names and sizes, in order of the names."""
+    """Hash of a file; for a folder, of its files with their names and sizes, in order of the names."""
     digest = hashlib.sha256()
     parts = [] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in parts or [path]:
         if parts:
-            # or bytes could move from the end of one file to the beginning of the next
+            # otherwise bytes could move from the end of one file to the beginning of the next
             digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
@@ -129,7 +129,7 @@ def sha256(path: Path) -> str:
 
 
 def foreign_classes(checkpoint: Path) -> list[str]:
-    """Classes in a checkpoint that are not loaded with ``weights_only=True``; none if it is no checkpoint."""
+    """Classes in a checkpoint that torch does not load with ``weights_only=True``; none if it is no checkpoint."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:
@@ -139,10 +139,10 @@ def foreign_classes(checkpoint: Path) -> list[str]:
 
 
 def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:
-    """Write the side file of ``checkpoint``: the record, its file's name and SHA-256. Replaces an older one at once.
+    """Write the side file of ``checkpoint``: the record, the file's name and SHA-256. Replaces an older one atomically.
 
     Raises:
-        OSError: if it cannot be written; an older one, which is of another file, is gone then too.
+        OSError: if it cannot be written; an older one, which describes another file, is then removed too.
     """
     text = dumps({**record, "file": Path(checkpoint).name, "sha256": sha256(Path(checkpoint))})
     try:
@@ -153,7 +153,7 @@ def write_verdict(checkpoint: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def renew_verdict(checkpoint: Path) -> None:
-    """Write the side file of ``checkpoint`` anew from the record in it; none of a file whose record cannot be read."""
+    """Write the side file of ``checkpoint`` anew from the record in it; only remove it if that cannot be read."""
     import torch
 
     verdict_path(checkpoint).unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def renew_verdict(checkpoint: Path) -> None:
 
 
 def agrees(checkpoint: Path) -> bool:
-    """Whether the side file of ``checkpoint`` is there, and of this very file."""
+    """Whether the side file of ``checkpoint`` exists and describes this very file."""
     try:
         record = json.loads(verdict_path(checkpoint).read_bytes())
     except (FileNotFoundError, ValueError):
@@ -175,7 +175,7 @@ def agrees(checkpoint: Path) -> bool:
 
 
 def prove_room(path: Path) -> None:
-    """Make the file at ``path`` if it is not there, and see on the disk that a line can be appended.
+    """Create the file at ``path`` if it is missing, and prove on the disk that a line can be appended.
 
     Raises:
         OSError: if it cannot.

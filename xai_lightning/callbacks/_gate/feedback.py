@@ -15,11 +15,11 @@ HISTORY = 128
 
 
 def weights(module: nn.Module, like: nn.Module | None = None) -> int:
-    """A number for the parameters of ``module``. Buffers are left out: a schedule may well be kept in one.
+    """A checksum of the parameters of ``module``. Buffers are left out: a schedule may well be kept in one.
 
     Args:
-        module: whose parameters.
-        like: a module of other precision; the number is that of its parameters once these were copied into them.
+        module: the module whose parameters count.
+        like: a module of other precision; the checksum is that of its parameters once these were copied into them.
     """
     types = [parameter.dtype for parameter in (like or module).parameters()]
     found = zip(module.parameters(), types, strict=True)
@@ -27,11 +27,11 @@ def weights(module: nn.Module, like: nn.Module | None = None) -> int:
 
 
 class Feedback:
-    """What was seen of the validation set's influence on weights or data; it ends the promise of a gate's bounds.
+    """What was seen of the validation set's influence on weights or data; it voids the promise of a gate's bounds.
 
-    Seen are schedulers that follow a metric of the validation, and weights that change between a validation and the
-    training step after it: nothing but training, and averages of what it gave, should move them. Early stopping is no
-    feedback: it only chooses among checkpoints.
+    It sees schedulers that follow a validation metric, and weights that change between a validation and the training
+    step after it: nothing but training, and averages of its weights, should change them. Early stopping is no feedback:
+    it only chooses among checkpoints.
     """
 
     def __init__(self) -> None:
@@ -50,17 +50,17 @@ class Feedback:
         return {"found": dict(self._found), "seen": list(self._seen)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of `state`."""
+        """Restore from `state`."""
         found, seen = dict(state.get("found", {})), list(state.get("seen", ()))
         self._found |= found
         self._seen.extend(seen)
 
     def forget(self) -> None:
-        """What was seen before this run was resumed is not known."""
+        """Note that what was seen before this run was resumed is unknown."""
         self._found["state"] = "the state of the gate could not be read when the run was resumed"
 
     def note(self, kind: str, reason: str) -> None:
-        """Remember ``reason``, and say so if nothing of this kind was seen before."""
+        """Remember ``reason``, and warn if nothing of this kind was seen before."""
         if kind in self._found:
             return
         self._found[kind] = reason
@@ -70,7 +70,7 @@ class Feedback:
         )
 
     def training_starts(self, module: nn.Module) -> None:
-        """Before a ``fit``: a new module is no influence, earlier weights of the one before are."""
+        """Before a ``fit``: a new module is no influence, but weights of an earlier validation are."""
         before, self._after = self._after, None
         now = weights(module)
         if before is not None and now != before and now in self._seen:
@@ -91,7 +91,7 @@ class Feedback:
         self._after = after
 
     def training_goes_on(self, trainer: Trainer, module: nn.Module) -> None:
-        """Before a training batch; only the first after a validation is looked at."""
+        """Before a training batch; only the first after a validation is checked."""
         before, self._after = self._after, None
         if before is not None and weights(module) not in (before, *_averages(trainer, module)):
             self.note(
@@ -100,7 +100,7 @@ class Feedback:
 
 
 def _averages(trainer: Trainer, module: nn.Module) -> Iterator[int]:
-    """Weights that a callback averaged over the training, and moves to the module where the last epoch begins."""
+    """Checksums of weights that a callback averages over the training and moves to the module in the last epoch."""
     for callback in callbacks_of(trainer):
         if isinstance(callback, StochasticWeightAveraging) and callback._average_model is not None:
             yield weights(callback._average_model, module)

@@ -1,4 +1,4 @@
-"""Files that take the place of others at once, and a note of those in hand, so that a kill at any moment is no loss."""
+"""Files that replace others atomically, and a note of those in hand, so that a kill at any moment loses nothing."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def draft_of(path: Path) -> Path:
 
 
 def replace(path: Path, lines: Iterable[bytes]) -> None:
-    """Give a file another content at once: a kill leaves the old one or the new one."""
+    """Replace the content of a file atomically: a kill leaves the old one or the new one."""
     draft = draft_of(path)
     try:
         with new_file(draft) as stream:
@@ -34,7 +34,7 @@ def replace(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def take_place(path: Path) -> None:
-    """Let the draft of ``path`` take its place, a folder too; it is on the disk before. A file does so at once."""
+    """Sync the draft of ``path``, a file or a folder, to the disk and move it into place; a file atomically."""
     draft, aside = draft_of(path), _aside(path)
     for part in [draft] if draft.is_file() else [part for part in draft.rglob("*") if part.is_file()]:
         with part.open("rb") as stream:
@@ -42,7 +42,7 @@ def take_place(path: Path) -> None:
     if not draft.is_dir():
         draft.replace(path)
         return
-    # no folder replaces another: one of them is there at any moment, here or put aside
+    # a folder cannot replace another: one of them exists at any moment, in place or put aside
     if path.exists():
         discard(aside)
         path.rename(aside)
@@ -51,7 +51,7 @@ def take_place(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder, if it is there; of a link, the link."""
+    """Remove a file or a folder, if it exists; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -59,30 +59,30 @@ def discard(path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Where a folder is while another takes its place."""
+    """Where a folder is kept while another takes its place."""
     return path.with_name(f"{path.name}.old")
 
 
 def put_aside(folder: Path, pattern: str) -> set[Path]:
-    """Folders that were put aside when a kill came, before another took their place.
+    """Where folders were put aside when a kill came before another took their place.
 
     Args:
-        folder: where they are.
-        pattern: of the names that they had.
+        folder: where to look.
+        pattern: glob pattern of the names that they had.
     """
     places = (path.with_suffix("") for path in folder.glob(_aside(Path(pattern)).name))
     return {_aside(path) for path in places if not path.exists()}
 
 
 class InHand:
-    """A note on the disk, kept while the files of one validation are written: which are new, which become needless.
+    """A note on the disk, kept while the files of one validation are written: which are new, which become obsolete.
 
     A file counts once ``last.ckpt`` says so. One that the state of the resumed run does not know was either begun after
-    that state was written, or is needless since.
+    that state was written, or has become obsolete.
 
     Args:
-        path: of the note.
-        folder: of the files.
+        path: path of the note.
+        folder: folder of the files.
         owner: who writes the files; nobody else may remove them.
     """
 
@@ -102,7 +102,7 @@ class InHand:
         replace(self.path, [json.dumps(record).encode() + b"\n"])
 
     def read(self) -> dict[str, Any]:
-        """What is noted; empty without a note, or if the file is none of ours."""
+        """The content of the note; empty without a note, or if the file is something else."""
         try:
             found = json.loads(self.path.read_bytes())
         except (FileNotFoundError, ValueError, RecursionError):
@@ -111,21 +111,21 @@ class InHand:
         return found if ours else {}
 
     def settle(self) -> None:
-        """All files are in their places."""
+        """Remove the note, as all files are in their places."""
         self.path.unlink(missing_ok=True)
 
     def undo(self, looks: int, known: Collection[str]) -> list[Path]:
         """Remove what a killed process had in hand, as far as a run that goes on after ``looks`` validations may.
 
         Args:
-            looks: at how many validations the state that is resumed from had looked.
+            looks: how many validations the state that is resumed from had judged.
             known: the files that this state knows, named as they were noted.
 
         Returns:
-            The files that stay, of which the side files may be of another moment.
+            The files that stay, whose side files may be from another moment.
         """
         found = self.read()
-        # after any other number the user resumed from elsewhere on purpose, and may want the files
+        # with any other number, the user resumed from elsewhere on purpose, and may want the files
         ours = found.get("owner") == self.owner and found["look"] - looks in (0, 1)
         noted = {path: name for name in found.get("files", ()) if (path := self._within(name)) is not None}
         for path, name in noted.items():
@@ -134,7 +134,7 @@ class InHand:
             if ours and name not in known:
                 discard(path)
                 verdict_path(path).unlink(missing_ok=True)
-            # whatever was being written counts nowhere
+            # unfinished files count nowhere
             for file in (_aside(path), draft_of(path), draft_of(verdict_path(path))):
                 discard(file)
         return [path for path in noted if path.exists()]
@@ -149,6 +149,6 @@ class InHand:
 def verdict_path(checkpoint: str | Path) -> Path:
     """The side file of a checkpoint: ``<name>.verdict.json``."""
     path = Path(checkpoint)
-    # a folder may be called "val=0.51", of which the decimals are no suffix
+    # a folder may be called "val=0.51", whose decimals are no suffix
     stem = path.stem if path.suffix == CHECKPOINT else path.name
     return path.with_name(f"{stem}.verdict.json")

@@ -13,7 +13,7 @@ from xai_lightning.functional import gate
 
 
 class Asked(NamedTuple):
-    """What a gate asks for.
+    """What a gate requires.
 
     Args:
         limits: the user's limits.
@@ -27,13 +27,13 @@ class Asked(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What is decided on, and said about it.
+    """The basis of a decision, and the evidence of it.
 
     Args:
         verdict: whether the limits hold.
         metrics: every metric by its name.
         fresh: names of those that this validation logged.
-        grounds: what stands in the evidence of it, plain types.
+        grounds: what the evidence says about it, plain types.
     """
 
     verdict: gate.Verdict
@@ -50,13 +50,13 @@ def judge(
     started: Mapping[str, Tensor],
     feedback: Feedback,
 ) -> Judged:
-    """Hold the limits against what was logged.
+    """Check the limits against what was logged.
 
     Args:
         trainer: the trainer.
         pl_module: the module, with the weights that were validated.
-        asked: what a gate asks for.
-        started: the metrics when the validation began: what is still the same object is stale.
+        asked: what the gate requires.
+        started: the metrics when the validation began; a metric that is still the same object is stale.
         feedback: sees whether the validation set steers the training.
     """
     now = trainer.callback_metrics
@@ -78,7 +78,7 @@ def judge(
 
 
 def unjudged(limits: Sequence[gate.Limit], reason: str) -> Judged:
-    """Where judging failed: a no, which rests on nothing (law 3)."""
+    """The judgement if judging failed: a no, with no metrics behind it (law 3)."""
     checks = tuple(gate.Check(*limit, None, passed=False, reason=reason, violation=math.inf) for limit in limits)
     nothing = {"checks": [], "guarantee": "none", "promise": "Nothing was judged.", "feedback": [], "monitors": []}
     return Judged(gate.Verdict(False, checks, reason), {}, set(), nothing)

@@ -12,8 +12,8 @@ class GateMemory:
     """The decisions of one run.
 
     Args:
-        looks: how many there were.
-        opened: at how many the gate was open.
+        looks: how many decisions there were.
+        opened: at how many of them the gate was open.
         closest: of those at which it was closed, the one nearest to passing.
         front: the points that no other beats in both the monitored value and the limits.
         certificate: the record of the certificate; empty until it was made, which happens once.
@@ -32,10 +32,10 @@ class GateMemory:
         return {**vars(self), "front": self.points()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of `state`; what an earlier release did not write stays as it is.
+        """Restore from `state`; what an earlier release did not write stays as it is.
 
         Raises:
-            TypeError: if a part of it is of another type.
+            TypeError: if a part of it has another type.
         """
         front = tuple(Point(**point) for point in state.get("front", ()))
         known = {name: value for name, value in state.items() if name in vars(self) and name != "front"}
@@ -68,7 +68,7 @@ class GateMemory:
             self.closest = {"violation": point.violation, "epoch": point.epoch, "reason": reason}
 
     def nothing_passed(self) -> str:
-        """What to say of a run at whose end nothing had passed; nothing if something had, or there was no look."""
+        """The message for a run in which nothing passed; empty if something did, or if nothing was decided."""
         if self.opened or not self.looks:
             return ""
         looks = f"{self.looks} validation{'s' if self.looks > 1 else ''}"

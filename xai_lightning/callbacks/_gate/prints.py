@@ -1,4 +1,4 @@
-"""What tells whether tensors are those that were validated."""
+"""Fingerprints that tell whether tensors are those that were validated."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,12 @@ Print = tuple[torch.dtype, int]
 
 
 def fingerprint(state: Mapping[str, Any], loaded_as: Mapping[str, Print] | None = None) -> dict[str, Print]:
-    """Type and a number for the content of each tensor of a state dict; shards' numbers add up to the whole's.
+    """Type and checksum of each tensor of a state dict; the checksums of shards add up to that of the whole.
 
     Args:
         state: the tensors.
-        loaded_as: prints of tensors of the module; each tensor is taken as it is once it is loaded there. Averages are
-            kept in single precision where the module that was validated is in half.
+        loaded_as: fingerprints of the module's tensors; each tensor is first converted to the type that it has once
+            it is loaded there. Averages are kept in single precision even if the validated module is in half precision.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     types = {name: dtype for name, (dtype, _) in (loaded_as or {}).items()}
@@ -27,5 +27,5 @@ def fingerprint(state: Mapping[str, Any], loaded_as: Mapping[str, Print] | None 
 
 
 def shards(state: Mapping[str, Any]) -> list[str]:
-    """Names of the tensors of a state dict of which other ranks hold other parts."""
+    """Names of the tensors of a state dict that are sharded, so that other ranks hold other parts."""
     return [name for name, value in state.items() if isinstance(value, Tensor) and is_shard(value)]

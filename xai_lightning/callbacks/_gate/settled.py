@@ -1,4 +1,4 @@
-"""A ``ModelCheckpoint`` of which a kill at any moment costs neither a file that counts nor a decision."""
+"""A ``ModelCheckpoint`` that loses neither a file that counts nor a decision, whenever it is killed."""
 
 import os
 from abc import abstractmethod
@@ -16,13 +16,14 @@ AUDIT_FILE, NOTE = "gate_audit.jsonl", "gate_in_hand.json"
 
 
 class SettledCheckpoint(EnduringCheckpoint):
-    """Removes no file before ``last.ckpt`` does without it, and notes what is in hand.
+    """Removes no file while ``last.ckpt`` needs it, and notes which files are in hand.
 
-    What counts is what ``last.ckpt`` says: everything before it is undone by a restart, everything after it done again.
+    What counts is what ``last.ckpt`` says: after a kill before it is written, a restart undoes what that validation
+    wrote; after a kill later on, it does again what was still to be done.
 
     Args:
         name: prefix of its audit file and of its note.
-        options: of ``ModelCheckpoint``.
+        options: further arguments of ``ModelCheckpoint``.
     """
 
     def __init__(self, *, name: str = "", **options: Any) -> None:
@@ -46,7 +47,7 @@ class SettledCheckpoint(EnduringCheckpoint):
         return InHand(self._own_file(NOTE), Path(str(self.dirpath)), self.state_key)
 
     def _note(self, trainer: Trainer, filepath: str) -> str:
-        """Note that a file will be touched; why that was not possible, or nothing."""
+        """Note that a file will be touched; returns why that failed, or an empty string."""
         return (
             self._failure_of(f"note in {self.in_hand.path.name} which files are touched", self._touch, filepath)
             if trainer.is_global_zero
@@ -55,11 +56,11 @@ class SettledCheckpoint(EnduringCheckpoint):
 
     def _touch(self, filepath: str) -> None:
         self.in_hand.note(self._decision["look"], self._relative(filepath))
-        # a link in its place might lead elsewhere
+        # a symbolic link of that name might lead elsewhere
         discard(draft_of(Path(filepath)))
 
     def _relative(self, filepath: str) -> str:
-        """How a file is called in the note."""
+        """The name of a file in the note."""
         return os.path.relpath(filepath, str(self.dirpath))
 
     @property
@@ -73,20 +74,20 @@ class SettledCheckpoint(EnduringCheckpoint):
 
     @override
     def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        # a kill before `last.ckpt` knows of it would lose the best file
+        # removed later: a kill before `last.ckpt` knows of the removal would lose the best file
         if failure := self._note(trainer, filepath):
             self._complain(failure, STANDS)
         self._obsolete.append(filepath)
 
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
-        # what `ckpt_path="last"` looks for, before `setup`
+        # what `ckpt_path="last"` searches, before `setup`
         folder: str = vars(ModelCheckpoint)["_ModelCheckpoint__resolve_ckpt_dir"](self, trainer)
         aside = put_aside(Path(folder), f"{self.CHECKPOINT_NAME_LAST}*{CHECKPOINT}")
         return super()._find_last_checkpoints(trainer) | {str(path) for path in aside}
 
     def _clear(self, trainer: Trainer) -> None:
-        """Remove what the file for resuming does without."""
+        """Remove the files that the file for resuming no longer needs."""
         obsolete, self._obsolete = self._obsolete, []
         for filepath in obsolete:
             if failure := self._failure_of(f"remove {Path(filepath).name}", self._discard, trainer, filepath):
@@ -102,15 +103,15 @@ class SettledCheckpoint(EnduringCheckpoint):
             verdict_path(filepath).unlink(missing_ok=True)
 
     def _undo(self, looks: int) -> None:
-        """Put in order what a killed process had in hand; on rank zero."""
+        """Clean up what a killed process had in hand; on rank zero."""
         for path in self.in_hand.undo(looks, {self._relative(path) for path in self._known if path}):
-            # the kill came between the two; what is in the checkpoint still says what it is
+            # the kill came between checkpoint and side file; the evidence in the checkpoint still describes it
             if not evidence.agrees(path):
                 evidence.renew_verdict(path)
         self.in_hand.settle()
 
     def _put_in_order(self, trainer: Trainer, looks: int, *, resumed: bool) -> int:
-        """Let the folder be as the state says, which had looked at so many validations; how many decisions it lost."""
+        """Make the folder match a state after ``looks`` validations; returns how many decisions were dropped."""
         dropped: list[int] = []
         failure = ""
         if trainer.is_global_zero:

@@ -37,11 +37,11 @@ KEPT_STATE = (
 
 
 class NotKeptError(RuntimeError):
-    """A file that must not be kept: other weights than were validated, or no evidence beside it.
+    """A file that must not be kept: its weights were not validated, or it cannot have evidence.
 
     Args:
-        message: which, and why.
-        written: the path of a file that was written and removed again, with what had stood there.
+        message: which file, and why.
+        written: path of a file that was written and removed again, together with the one that it replaced.
     """
 
     def __init__(self, message: str, written: str = "") -> None:
@@ -52,11 +52,11 @@ class NotKeptError(RuntimeError):
 class StampedCheckpoint(SettledCheckpoint):
     """Writes files with evidence: those that are kept, the one for resuming, and a fallback while nothing passed.
 
-    It saves when it is told to, and at no moment of Lightning's own (traps 36 and 37).
+    It saves only when it is told to, never at Lightning's own moments (traps 36 and 37).
 
     Args:
         fallback: which file to keep while nothing has passed.
-        options: of ``ModelCheckpoint``.
+        options: further arguments of ``ModelCheckpoint``.
     """
 
     def __init__(self, *, fallback: Fallback = "none", **options: Any) -> None:
@@ -79,7 +79,7 @@ class StampedCheckpoint(SettledCheckpoint):
 
     @property
     def best_model_path(self) -> str:
-        """The best file that passed; empty if there is none, of which ``ckpt_path="best"`` then warns (trap 38)."""
+        """The best file that passed; empty if there is none, and ``ckpt_path="best"`` then warns (trap 38)."""
         trainer = self._trainer() if self._trainer is not None else None
         asked = trainer is not None and trainer.state.status == "running"
         if asked and self._missing and not self._best_path:
@@ -88,7 +88,7 @@ class StampedCheckpoint(SettledCheckpoint):
 
     @best_model_path.setter
     def best_model_path(self, path: str) -> None:
-        """What Lightning sets."""
+        """Set by Lightning."""
         self._best_path = path
 
     @property
@@ -122,7 +122,7 @@ class StampedCheckpoint(SettledCheckpoint):
             self._validated = self._attempt("remember what was validated", fingerprint, state) or {}
 
     def _add_up(self, trainer: Trainer) -> None:
-        """Of weights that are spread over ranks, the number of the whole, which is what is written; a collective."""
+        """Sum the checksums of sharded weights over ranks, since the whole is what is written; a collective."""
         parts, self._parts = self._parts, []
         if parts:
             own = [self._validated.get(name, (torch.uint8, 0)) for name in parts]
@@ -130,7 +130,7 @@ class StampedCheckpoint(SettledCheckpoint):
             self._validated |= {n: (dtype, total) for n, (dtype, _), total in zip(parts, own, sums, strict=True)}
 
     def _check_filename(self) -> None:
-        """Refuse a template that would leave the folder, or cannot be filled in; names of metrics are in it."""
+        """Refuse a template, which names metrics, that would leave the folder or cannot be filled in."""
         try:
             filled = self.format_checkpoint_name({})
         except (ValueError, LookupError) as error:
@@ -141,7 +141,7 @@ class StampedCheckpoint(SettledCheckpoint):
     # --- what is kept
 
     def _keep(self, trainer: Trainer, candidates: dict[str, Tensor]) -> str:
-        """Keep the file if it is among the best; why that was not possible, or nothing."""
+        """Keep the file if it is among the best; returns why that failed, or an empty string."""
         before = {name: copy.copy(vars(self)[name]) for name in KEPT_STATE if name in vars(self)}
         try:
             self._save_topk_checkpoint(trainer, candidates)
@@ -155,7 +155,7 @@ class StampedCheckpoint(SettledCheckpoint):
         return ""
 
     def _save_last(self, trainer: Trainer, candidates: dict[str, Tensor]) -> bool:
-        """Write the file for resuming; whether that was possible. Else the one before stays."""
+        """Write the file for resuming; returns whether that succeeded. Otherwise the previous one stays."""
         before = self.last_model_path
         try:
             self._save_last_checkpoint(trainer, candidates)
@@ -165,7 +165,7 @@ class StampedCheckpoint(SettledCheckpoint):
         return True
 
     def _forget(self, path: str) -> None:
-        """Leave a file that is gone out of the best."""
+        """Drop a file that is gone from the best ones."""
         self.best_k_models.pop(path, None)
         if path and self._best_path == path:
             best = min if self.mode == "min" else max
@@ -183,7 +183,7 @@ class StampedCheckpoint(SettledCheckpoint):
             except NotKeptError as error:
                 if self._error is not None:
                     self._complain(str(error))
-                # one that was written over is gone
+                # a file that was overwritten is gone
                 self._candidate = {} if error.written == before.get("path") else before
                 self._decision["fallback"] = None
 
@@ -242,10 +242,10 @@ class StampedCheckpoint(SettledCheckpoint):
             raise NotKeptError(failure, filepath)
 
     def _write(self, trainer: Trainer, filepath: str) -> None:
-        """Write a checkpoint beside its place, which it takes when it is whole.
+        """Write a checkpoint beside its place, and move it there once it is whole.
 
         Raises:
-            NotKeptError: on all ranks, if rank zero cannot write it; what stood in its place still does.
+            NotKeptError: on all ranks, if rank zero cannot write it; the file in its place then stays as it was.
         """
         path, failure = Path(filepath), ""
         with writing(trainer) as failures:

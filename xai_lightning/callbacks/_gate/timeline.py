@@ -1,4 +1,4 @@
-"""The course of a gate: what its limits were held against, at up to 128 validations, for the picture of it."""
+"""The course of a gate: the numbers its limits were checked against, at up to 128 validations, for a picture."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Timeline:
     """Steps, decisions and numbers of up to `MOST` validations; when it is full, every second one is dropped.
 
     Args:
-        limits: the limits of the gate, at most as many as a picture shows are drawn.
+        limits: the limits of the gate; at most as many as a picture shows are drawn.
     """
 
     def __init__(self, limits: Sequence[Limit]) -> None:
@@ -30,11 +30,11 @@ class Timeline:
         self._best = -1
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A validation ends.
+        """Add a validation.
 
         Args:
-            step: of the validation.
-            metrics: everything that it logged, and nothing of an earlier one.
+            step: step of the validation.
+            metrics: everything that it logged, and nothing from an earlier one.
         """
         if self._used == MOST:
             self._halve()
@@ -44,7 +44,7 @@ class Timeline:
             self._numbers[place, row] = torch.tensor(_numbers(limit.name, metrics), dtype=torch.float64, device="cpu")
 
     def settle(self, *, opened: bool, best: bool) -> None:
-        """What was decided at the last validation.
+        """Record what was decided at the last validation.
 
         Args:
             opened: whether the gate was open.
@@ -70,7 +70,7 @@ class Timeline:
         return {name: part.clone() for name, part in parts.items()} | {"best": self._best}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a `state`, unless it is of other limits."""
+        """Restore a `state`, unless it has another number of limits."""
         if state and state["numbers"].shape == self._numbers.shape:
             self._numbers, self._steps, self._open = (state[part].clone() for part in ("numbers", "steps", "open"))
             self._best = int(state["best"])

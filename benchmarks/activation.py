@@ -1,13 +1,14 @@
-"""Time and memory of statistics of activations: of validations with and without, and beside storing and reducing.
+"""Time and memory of activation statistics: validations with and without them, and compared with storing all outputs.
 
     python benchmarks/activation.py [--repeats 9] [--batches 200] [--threads 2] [--operations]
 
-On the network of the MNIST example (200 batches of 250 digits) and on one of the shape of ResNet-18 (12 of 32 x 3 x 96
-x 96, for a batch takes 70 times as long).
-Ratios are medians of alternating repeats of the time between the start and the end of a validation, everything that is
-logged included. "Stored" keeps every output of the same layers and computes the same numbers when the epoch has ended,
-as one would write it. What a validation costs once, however long it is, is told apart: it is mostly Lightning's
-logging. The growth of peak memory is taken in a process of its own. With ``--operations``, as without numba.
+On the network of the MNIST example (200 batches of 250 digits) and on one with the shape of ResNet-18 (12 batches of
+32 x 3 x 96 x 96, since a batch takes 70 times as long).
+Ratios are medians over alternating repeats of the time between the start and the end of a validation, including all
+logging. "Stored" keeps every output of the same layers and computes the same numbers at the end of the epoch, as in a
+straightforward implementation. The fixed cost of a validation, whatever its length, is reported separately: it is
+mostly Lightning's logging. The growth of peak memory is measured in a separate process. ``--operations`` runs as if
+numba were not installed.
 """
 
 import argparse
@@ -57,10 +58,10 @@ class Images(pl.LightningModule):
 
 
 class Stored(pl.Callback):
-    """Keeps every output, and reduces at the end of the epoch.
+    """Keeps every output, and reduces them at the end of the epoch.
 
     Args:
-        settings: of the monitor whose layers and numbers it shares.
+        settings: settings of the monitor whose layers and numbers it shares.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -97,17 +98,17 @@ class Stored(pl.Callback):
 
 
 class Clock(pl.Callback):
-    """First in the list: when the validation began."""
+    """First in the list: records when the validation began."""
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.began = time.perf_counter()
 
 
 class Bell(pl.Callback):
-    """Last in the list: how long it took.
+    """Last in the list: measures how long the validation took.
 
     Args:
-        clock: the first.
+        clock: the first callback.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -118,12 +119,12 @@ class Bell(pl.Callback):
 
 
 class Windows(Dataset[Any]):
-    """Rows that overlap in one long tensor: all are different, and those of long validations fit the memory.
+    """Overlapping rows of one long tensor: all are different, and those of long validations fit into memory.
 
     Args:
         x: the tensor.
-        shape: of a row.
-        length: how many there are.
+        shape: shape of a row.
+        length: number of rows.
     """
 
     def __init__(self, x: Tensor, shape: tuple[int, ...], length: int) -> None:
@@ -137,7 +138,7 @@ class Windows(Dataset[Any]):
 
 
 def problem(name: str, batches: int) -> tuple[pl.LightningModule, DataLoader[Any]]:
-    """A model, and its validation data."""
+    """A model and its validation data."""
     torch.manual_seed(0)
     model = Reader() if name == "MNIST" else Images()
     size, shape = (250, (1, 28, 28)) if name == "MNIST" else (32, (3, 96, 96))
@@ -160,7 +161,7 @@ def watchers(settings: dict[str, Any] | None) -> list[pl.Callback]:
 
 
 def times(name: str, batches: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each setting, in alternation."""
+    """Seconds for each setting, in alternating repeats."""
     model, loader = problem(name, batches)
     found: dict[str, list[float]] = {label: [] for label in SETTINGS}
     for _ in range(repeats + 1):
@@ -170,13 +171,13 @@ def times(name: str, batches: int, repeats: int) -> dict[str, list[float]]:
 
 
 def extra(model: pl.LightningModule, loader: DataLoader[Any], settings: dict[str, Any]) -> tuple[float, float]:
-    """Extra seconds of ours, and of storing."""
+    """Extra seconds that the monitor takes, and that storing takes."""
     plain = seconds(model, loader, [])
     return seconds(model, loader, watchers(settings)) - plain, seconds(model, loader, [Stored(settings)]) - plain
 
 
 def compare(name: str, batches: int, repeats: int) -> None:
-    """Print the ratios of one network."""
+    """Print the ratios for one network."""
     short, long = times(name, 2, repeats), times(name, batches, repeats)
     for label, aim in AIMS.items():
         ratio = statistics.median(a / b for a, b in zip(long[label], long["without"], strict=True))
@@ -192,7 +193,7 @@ def compare(name: str, batches: int, repeats: int) -> None:
 
 
 def peak(batches: int) -> None:
-    """Print the peak memory of this process, in MB, after a validation of so many batches."""
+    """Print the peak memory of this process, in MB, after a validation of ``batches`` batches."""
     model, loader = problem("ResNet-18", batches)
     seconds(model, loader, watchers(SETTINGS["everything cheap"]))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
@@ -215,7 +216,7 @@ def main() -> None:
     if given.peak:
         peak(given.peak)
         return
-    # first, for a process inherits the peak of the one that started it
+    # first, since a process inherits the peak of the one that started it
     sizes = {}
     for batches in (2, 200):
         command = [sys.executable, __file__, "--peak", str(batches), "--threads", str(given.threads)]

@@ -1,14 +1,14 @@
-"""How many passes adaptive integrated gradients and occlusion take on trained networks, and how right the former are.
+"""How many passes adaptive integrated gradients and occlusion take on trained networks, and how accurate the former is.
 
     python benchmarks/adaptive.py
 
 The networks of the MNIST and the Adult example, and a convolutional one on MNIST, trained for some epochs; 512
-validation samples each. Completeness errors are relative to max(|f(x) - f(b)|, a tenth of its median). Beside it the
-rule with a fixed number of 50 passes. Occlusion by zeros: how many of its passes it makes, since windows that are zero
-already need none, and its time as a share of that of all passes (median of 15 alternating repeats). KernelSHAP and LIME
-of the Adult table's variables: the root mean square of their error relative to what all coalitions give, of the median
-sample, at the default number of coalitions and at 32: where KernelSHAP takes small and large subsets once, and others
-come with their complements; and where as many are drawn one by one.
+validation samples each. Completeness errors are relative to max(|f(x) - f(b)|, a tenth of its median). For comparison,
+the rule with a fixed number of 50 passes. Occlusion by zeros: how many of its passes it makes, since windows that are
+already zero need none, and its time as a share of that of all passes (median of 15 alternating repeats). KernelSHAP and
+LIME on the variables of the Adult table: the root mean square error relative to the result of all coalitions, for the
+median sample, at the default number of coalitions and at 32: once as shipped, where KernelSHAP takes small and large
+subsets once and the others come with their complements, and once with as many coalitions drawn one by one.
 """
 
 import itertools
@@ -56,7 +56,7 @@ def trained(model: pl.LightningModule, epochs: int, *data: object) -> pl.Lightni
 
 
 def tell(label: str, network: nn.Module, x: Tensor, targets: Tensor) -> None:
-    """Print one line for each rule."""
+    """Print one line per rule."""
     variables = table_variables(x[0].numel())
     for rule, options in (("adaptive", {}), ("50 passes", {"tolerance": None})):
         explained = Explained(network)
@@ -79,7 +79,7 @@ def tell(label: str, network: nn.Module, x: Tensor, targets: Tensor) -> None:
 
 
 def occlude(label: str, network: nn.Module, x: Tensor, targets: Tensor) -> None:
-    """Print how much of occlusion is done."""
+    """Print how many of its passes occlusion makes."""
     variables, both = (
         table_variables(x[0].numel()),
         (Explained(network), Explained(network, passing=lambda _: nullcontext())),
@@ -97,14 +97,14 @@ def occlude(label: str, network: nn.Module, x: Tensor, targets: Tensor) -> None:
 
 
 def one_by_one(count: int, number: int) -> coalitions.Plan:
-    """KernelSHAP's coalitions, of which all but the first two are drawn."""
+    """KernelSHAP's coalitions, all but the first two of which are drawn at random."""
     weights = torch.ones(1, count, dtype=torch.float64)
     weights[:, :2] = coalitions.ENDPOINT_WEIGHT
     return coalitions.Plan(0, count - 2, 1, weights)
 
 
 def misses(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables) -> None:
-    """Print the errors of methods that draw, and those that they would have if they drew one coalition by one."""
+    """Print the errors of methods that draw coalitions, and those that they would have if they drew them one by one."""
     for method, options in itertools.product(("kernel_shap", "lime"), ({}, {"n_samples": 32})):
 
         def found(seed: int, options: dict[str, int], method: str = method) -> Tensor:
@@ -126,7 +126,7 @@ def misses(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables)
 
 
 def main() -> None:
-    """Train three networks, and tell of each."""
+    """Train three networks, and print the results for each."""
     torch.set_num_threads(2)
     training, validation = read_digits()
     loaders = training_loader(training, (0.0, 0.0), 0), validation_loader(validation)

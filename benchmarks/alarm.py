@@ -1,13 +1,12 @@
-"""How often the alarm of drift rings for nothing, and how often it finds a jump.
+"""How often the drift alarm rings falsely, and how often it finds a jump.
 
     python benchmarks/alarm.py [--seed 0] [--runs 2000]
 
-A run is a course of log drift: a curve, and noise with a deviation of 0.3 of which each value correlates with the one
-before. Without a jump, every alarm is a false one; what is asked is whether there is one within 50 validations, and
-within 200. A jump is sixfold, as of the example that switches (`examples/mnist_shortcut.py`), and stays or lasts for
-one validation; what is asked is whether the alarm rings at one of three validations from the jump on. What rings is
-what ships, `functional.drift.advance`; only the network and its explanations are left out. Takes ten
-minutes on two cores.
+A run is a course of log drift: a curve plus autocorrelated noise with a standard deviation of 0.3. Without a jump,
+every alarm is false; the benchmark measures whether there is one within 50 validations, and within 200. A jump is
+sixfold, as in the example that switches (`examples/mnist_shortcut.py`), and stays or lasts for one validation; the
+benchmark measures whether the alarm rings at one of the three validations from the jump on. The alarm is the shipped
+`functional.drift.advance`; only the network and its explanations are left out. Takes ten minutes on two cores.
 """
 
 import argparse
@@ -35,13 +34,13 @@ def normal(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 
 def heavy(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Student's distribution with five degrees of freedom, in units of its deviation."""
+    """Student's distribution with five degrees of freedom, in units of its standard deviation."""
     squares = sum(normal(shape, generator) ** 2 for _ in range(5))
     return normal(shape, generator) / torch.as_tensor(squares / 5).sqrt() / math.sqrt(5 / 3)
 
 
 def skewed(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Gumbel's distribution, of largest values: its upper tail is the longer one; in units of its deviation."""
+    """Gumbel's distribution of maxima, centred and in units of its standard deviation; its upper tail is the longer."""
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(min=1e-300)
     return (-(-uniform.log()).log() - 0.5772156649) / math.sqrt(math.pi**2 / 6)
 
@@ -59,12 +58,12 @@ NOISES: dict[str, Noise] = {"normal": normal, "heavy-tailed": heavy, "skewed": s
 
 
 class World(NamedTuple):
-    """What the truth is.
+    """The simulated truth.
 
     Args:
-        carried: correlation of each value of the noise with the one before.
-        curve: of `CURVES`.
-        noise: of `NOISES`.
+        carried: correlation of each value of the noise with the previous one.
+        curve: a key of `CURVES`.
+        noise: a key of `NOISES`.
     """
 
     carried: float
@@ -72,7 +71,7 @@ class World(NamedTuple):
     noise: str = "normal"
 
     def courses(self, runs: int, length: int, seed: int) -> Tensor:
-        """Log drift of runs, float64[R, T]."""
+        """The log drift of all runs, float64[R, T]."""
         fresh = NOISES[self.noise]((runs, length), torch.Generator().manual_seed(seed))
         found = fresh.clone()
         for t in range(1, length):
@@ -93,19 +92,19 @@ def rings(course: Sequence[float]) -> list[int]:
 
 
 def all_rings(courses: Tensor) -> Iterable[list[int]]:
-    """Of each run, `rings`; in as many processes as there are cores."""
+    """The `rings` of each run, computed in as many processes as there are cores."""
     with ProcessPoolExecutor() as processes:
         return list(processes.map(rings, courses.tolist(), chunksize=50))
 
 
 def false_alarms(world: World, runs: int, seed: int) -> tuple[float, float]:
-    """Share of the runs without a jump in which the alarm rings, within 50 validations and within 200."""
+    """Share of runs without a jump in which the alarm rings within 50 validations, and within 200."""
     firsts = [min(found, default=LONG + 1) for found in all_rings(world.courses(runs, LONG, seed))]
     return sum(first <= SHORT for first in firsts) / runs, sum(first <= LONG for first in firsts) / runs
 
 
 def jumps_found(world: World, at: Sequence[int], runs: int, seed: int, *, stays: bool = True) -> float:
-    """Share of the runs in which the last of the jumps ``at`` these validations is found within three."""
+    """Share of runs in which the last of the jumps, at the validations ``at``, is found within three validations."""
     last = at[-1]
     courses = world.courses(runs, last + SOON - 1, seed)
     for jump in at:
@@ -114,7 +113,7 @@ def jumps_found(world: World, at: Sequence[int], runs: int, seed: int, *, stays:
 
 
 def report(what: str, found: Sequence[float], promise: float | None, side: str) -> bool:
-    """Print one line; returns whether its promise is kept by the first share."""
+    """Print one line; returns whether the first share keeps the promise."""
     kept = promise is None or (found[0] <= promise if side == "at most" else found[0] >= promise)
     asked = "" if promise is None else f"; asked {side} {promise:.2f}: {'kept' if kept else 'BROKEN'}"
     print(f"{what}: {', '.join(f'{share:.4f}' for share in found)}{asked}", flush=True)
@@ -122,7 +121,7 @@ def report(what: str, found: Sequence[float], promise: float | None, side: str) 
 
 
 def tell_false_alarms(runs: int, seed: int) -> bool:
-    """Print how often the alarm rings for nothing; returns whether promises are kept."""
+    """Print how often the alarm rings falsely; returns whether the promises are kept."""
     print(f"false alarms within {SHORT} validations, and within {LONG}; share of {runs} runs")
     levels = {0.0: 0.01, 0.3: 0.01, 0.6: 0.02, 0.8: 0.04}
     asked: list[tuple[World, float | None]] = [(World(carried), most) for carried, most in levels.items()]
@@ -133,7 +132,7 @@ def tell_false_alarms(runs: int, seed: int) -> bool:
 
 
 def tell_jumps(carried: float, runs: int, seed: int) -> bool:
-    """Print how often a jump is found; returns whether promises are kept."""
+    """Print how often a jump is found; returns whether the promises are kept."""
     kept, level = [], World(carried)
     for at, promise in {12: None, 15: None, 20: 0.75, 35: 0.8}.items():
         found = jumps_found(level, [at], runs, seed)

@@ -1,17 +1,17 @@
-"""Time of fairness statistics beside fairlearn's, and what counting adds to a validation epoch.
+"""Time of fairness statistics compared with fairlearn's, and the time that counting adds to a validation epoch.
 
-    python benchmarks/fairness.py [--rows 10000000] [--repeats 5] [--validations 60] [--skip fairlearn|epoch ...]
+    python benchmarks/fairness.py [--rows 10000000] [--repeats 5] [--validations 60] [--skip memory|fairlearn|epoch ...]
 
-All in one run, one thread, two classes and four groups. Ours: the rows are counted in batches of 65,536, then every
-metric of counts is estimated, with its interval and its bound; medians of repeats. Peak memory is that of a fresh
-process which makes its batches on the fly. fairlearn: `MetricFrame` of the plain rates it has, on the same rows, once;
-it makes no bounds without a bootstrap. One of its replicates is timed on a tenth of the rows, and a thousand are
-reckoned from that, for they would take days: the whole frame's time for the rows, plus a thousand times that of the
-replicate in parts of the frame's.
+Everything is measured in one run, with one thread, two classes and four groups. Ours: the rows are counted in batches
+of 65,536, then every metric of counts is estimated, with its interval and its bound; medians of repeats. Peak memory is
+that of a fresh process which generates its batches on the fly. fairlearn: `MetricFrame` of the plain rates it has, on
+the same rows, once; it computes no bounds without a bootstrap. One of its replicates is timed on a tenth of the rows,
+and the time of a thousand, which would take days, is extrapolated from that: the time of the whole frame, multiplied by
+one plus a thousand times the replicate's share of the smaller frame's time.
 
-The epoch is `Trainer.validate` of the MNIST example's network on its 1,000 digits, with and without a monitor of two
-groups, in turn. Clocks of its own tell apart: adding the counts; all that is done for them, batch by batch (listening
-to the network, reading, judging, adding); and what is done once at the end (statistics, and logging them).
+The epoch is `Trainer.validate` of the MNIST example's network on its 1,000 digits, alternately with and without a
+monitor of two groups. Separate clocks measure adding the counts; everything done for them in each batch (listening to
+the network, reading, judging, adding); and the work done once at the end (statistics, and logging them).
 """
 
 import argparse
@@ -49,7 +49,7 @@ CLOSED = [name for name in COUNTED if not is_resampled(METRICS[name])]
 
 
 def batches(rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Predictions, targets and groups, drawn on the fly."""
+    """Batches of predictions, targets and groups, drawn on the fly."""
     generator = torch.Generator().manual_seed(0)
     for start in range(0, rows, BATCH):
         n = min(BATCH, rows - start)
@@ -59,7 +59,7 @@ def batches(rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 
 def counts_of(stream: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Counts of all batches together."""
+    """The summed counts of all batches."""
     total = torch.zeros(GROUPS, 2, 2, dtype=torch.int64)
     for predictions, targets, groups in stream:
         total += count(predictions, targets, groups, classes=2, n_groups=GROUPS)
@@ -67,7 +67,7 @@ def counts_of(stream: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
 
 
 def estimated(counts: Tensor, names: list[str]) -> None:
-    """Value, interval and bound of each metric."""
+    """Estimate the value, interval and bound of each metric."""
     evidence = confusion(counts, positive=1)
     for name in names:
         estimate(METRICS[name], evidence, error=ERROR, replicates=REPLICATES)
@@ -84,7 +84,7 @@ def seconds(action: Callable[[], Any]) -> float:
 
 
 def peak(rows: int) -> tuple[float, float]:
-    """Peak memory of this process, in MB, before and after all statistics of ``rows``."""
+    """Peak memory of this process, in MB, before and after all statistics of ``rows`` rows."""
     torch.set_num_threads(1)
     estimated(counts_of(batches(BATCH)), COUNTED)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -93,7 +93,7 @@ def peak(rows: int) -> tuple[float, float]:
 
 
 def memory(rows: int) -> None:
-    """Print the peak memory of a tenth of the rows, and of all."""
+    """Print the peak memory for a tenth of the rows, and for all of them."""
     for n in (rows // 10, rows):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             before, after = pool.apply(peak, (n,))
@@ -121,7 +121,7 @@ def frame(rows: list[np.ndarray], replicates: int | None = None) -> Any:
 
 
 def beside(rows: int, repeats: int, *, peer: bool) -> None:
-    """Print our time, and fairlearn's for the same rows."""
+    """Print the time of this package, and fairlearn's for the same rows."""
     columns = [torch.cat(parts) for parts in zip(*batches(rows), strict=True)]
 
     def counted() -> Tensor:
@@ -163,7 +163,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     def watch(self, owner: object, *names: str) -> None:
-        """Take the time of methods of ``owner`` from now on."""
+        """Measure the time of methods of ``owner`` from now on."""
         for name in names:
             setattr(owner, name, self._timed(getattr(owner, name)))
 
@@ -181,7 +181,7 @@ class Stopwatch:
         return timed
 
     def within(self, *parts: str) -> float:
-        """Seconds in functions whose name ends with one of ``parts``."""
+        """Seconds spent in functions whose name ends with one of ``parts``."""
         return sum(taken for name, taken in self.seconds.items() if name.endswith(parts))
 
 
@@ -198,7 +198,7 @@ def trainer_with(*callbacks: pl.Callback) -> pl.Trainer:
 
 
 def epoch(validations: int) -> None:
-    """Print the share of a validation epoch that counting takes, and all statistics."""
+    """Print the shares of a validation epoch that counting and statistics take."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     _, digits = read_digits()
     size = validation_loader(digits).batch_size
@@ -215,7 +215,7 @@ def epoch(validations: int) -> None:
         for _ in range(validations):
             watch.seconds.clear()
             bare, full = (seconds(lambda t=t: t.validate(model, loader, verbose=False)) for t in (without, having))
-            # what waits for the end of the epoch to be added is no part of its statistics
+            # counts that are added only at the end of the epoch are not part of its statistics
             late = watch.within(".joined", "_tally.add")
             hooks, ending = watch.within("batch_start", "batch_end") + late, watch.within("epoch_end") - late
             taken.append((bare, full, late + watch.within("_waiting.add"), hooks, ending))
@@ -227,7 +227,7 @@ def epoch(validations: int) -> None:
 
 
 def main() -> None:
-    """Print the lines."""
+    """Run the benchmark and print its lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,17 +1,17 @@
-"""How often the gate opens for a model that is unfair, and how often for one that is nearly fair.
+"""How often the gate opens for an unfair model, and how often for a nearly fair one.
 
     python benchmarks/gate_error.py [--seed 0] [--runs 2000] [--power-runs 500]
 
-A run is 50 validations of two groups on the same rows. Of one validation to the next each prediction is drawn anew with
-probability ``change``, from its group's true selection rate, so that every model has the same true gap and neighbours
-share most of their predictions. What is asked is whether the gate opens at any validation (error), or at one of the
-first five (power).
+A run is 50 validations of two groups on the same rows. From one validation to the next, each prediction is redrawn with
+probability ``change`` from its group's true selection rate, so that every model has the same true gap and successive
+models share most of their predictions. The benchmark measures whether the gate opens at any validation (error), or at
+one of the first five (power).
 
-What decides is what ships: `FairnessMonitor` divides its error probability and concludes from counts, and
-`functional.gate` holds the conclusion against the limit; only the Trainer's loop and the network are left out. Beside
-it, on the same counts, a gate on the plain value, and one on the bound at the whole error probability at every
-validation. The utility floor is left out, since it can only close. Every target is 1: demographic parity does not look
-at targets, and so few counts are distinct that each is concluded upon once.
+The decision is made by the shipped code: `FairnessMonitor` divides its error probability and draws conclusions from
+counts, and `functional.gate` compares these with the limit; only the Trainer's loop and the network are left out. For
+comparison, on the same counts: a gate on the plain value, and one on the bound at the full error probability at every
+validation. The utility floor is left out, since it can only close a gate. Every target is 1, since demographic parity
+ignores targets; there are then so few distinct counts that each is evaluated only once.
 """
 
 import argparse
@@ -33,12 +33,12 @@ GATES = ("shipped", "point estimate", "bound at delta")
 
 
 class World(NamedTuple):
-    """What the truth is.
+    """The simulated truth.
 
     Args:
         rates: selection rates of the two groups.
         size: rows per group.
-        change: probability that a prediction is drawn anew, from one validation to the next.
+        change: probability that a prediction is redrawn from one validation to the next.
     """
 
     rates: tuple[float, float]
@@ -47,7 +47,7 @@ class World(NamedTuple):
 
 
 class Gates:
-    """The three gates; each pair of counts and error is concluded upon once."""
+    """The three gates; each pair of counts and error is evaluated only once."""
 
     def __init__(self) -> None:
         names = [METRIC.rpartition("/")[2]]
@@ -58,7 +58,7 @@ class Gates:
         self._known: dict[tuple[object, ...], tuple[bool, bool]] = {}
 
     def errors(self) -> list[float]:
-        """What each validation of a ``fit`` may spend, as the monitor divides it."""
+        """The error that each validation of a ``fit`` may spend, as the monitor divides it."""
         spending = self.monitor._spending
         spending.spent = 0.0
         found = []
@@ -68,7 +68,7 @@ class Gates:
         return found
 
     def open(self, counts: Tensor, error: float) -> tuple[bool, bool]:
-        """Whether the value and the bound of ``counts`` int64[R, 2, 2], rows of the monitor, pass the limit."""
+        """Whether the value and the bound of ``counts``, int64[R, 2, 2] in the monitor's rows, pass the limit."""
         key = (error, *counts.flatten().tolist())
         if key not in self._known:
             shared = self.monitor._concluded(Tally(counts={"sex": counts}, n_classes=2), error).record.shared
@@ -78,7 +78,7 @@ class Gates:
 
 
 def counted(world: World, generator: torch.Generator) -> Tensor:
-    """Counts of all validations of one run, int64[T, R, 2, 2]; the last rows are those without a group."""
+    """Counts of all validations of one run, int64[T, R, 2, 2]; the last rows are for samples without a group."""
     rates = torch.tensor(world.rates).repeat_interleave(world.size)
     predictions = torch.empty(HORIZON, len(rates), dtype=torch.int64)
     now = torch.rand(len(rates), generator=generator) < rates
@@ -92,7 +92,7 @@ def counted(world: World, generator: torch.Generator) -> Tensor:
 
 
 def opened(gates: Gates, world: World, seed: int) -> list[int]:
-    """The first validation at which each of the three gates opens in one run; one behind the last if none."""
+    """The first validation at which each of the three gates opens in one run; one after the last if it never does."""
     generator = torch.Generator().manual_seed(seed)
     first = [HORIZON + 1] * len(GATES)
     for t, (counts, error) in enumerate(zip(counted(world, generator), gates.errors(), strict=True), start=1):
@@ -103,7 +103,7 @@ def opened(gates: Gates, world: World, seed: int) -> list[int]:
 
 
 def shares(gates: Gates, world: World, runs: int, seed: int, by: int) -> list[float]:
-    """Share of the runs in which each gate has opened by validation ``by``."""
+    """Share of runs in which each gate has opened by validation ``by``."""
     firsts = torch.tensor([opened(gates, world, seed + run) for run in range(runs)])
     return (firsts <= by).double().mean(dim=0).tolist()
 

@@ -1,15 +1,15 @@
-"""Time of explanations against the bare passes they need, side by side in one run.
+"""Time of explanations compared with the bare passes that they need, side by side in one run.
 
     python benchmarks/methods.py [--repeats 5] [--image] [--table]
 
 "Ideal" is the time of the same number of forward, or forward and backward, passes in a bare loop at the best of several
-micro-batches, over as many inputs, which lie ready in memory. "One block" is likewise, but over the same few inputs
+micro-batch sizes, over as many inputs, which are ready in memory. "One block" is the same, but over the same few inputs
 again and again, which stay in the processor's cache: less than any method can take. Captum is called with its defaults
-on the whole batch, afterwards, since what it leaves of the memory would slow what follows. Medians of alternating
-repeats, two threads.
+on the whole batch, after the others, since the state in which it leaves the memory would slow them down. Medians of
+alternating repeats, two threads.
 
-Memory that is freed stays with the process, as other allocators keep it. glibc gives it back, and the system clears it
-again, or not, depending on what happens to lie beside it: that made a pass of the bare loop itself take 290 or 710 ns.
+Freed memory is kept in the process, as other allocators do. By default glibc returns it, and the system clears it
+again, or does not, depending on what is next to it: that made a pass of the bare loop itself take 290 or 710 ns.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Scalar(nn.Module):
 
 
 def keep_memory() -> None:
-    """Have glibc, where there is one, keep what is freed, of whatever size."""
+    """Make glibc, if it is used, keep freed memory of any size in the process."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     for what in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD) if mallopt else ():
         mallopt(what, 2**30)
@@ -76,7 +76,7 @@ def seconds(action: Callable[[], Any]) -> float:
 
 
 def bare(explained: Explained, inputs: Tensor, rows: int, batch: int, *, backward: bool) -> None:
-    """``rows`` passes in blocks of ``batch``, over one input after the other, and again if there are fewer."""
+    """Make ``rows`` passes in blocks of ``batch``, over one input after another, repeating them if there are fewer."""
     ones = torch.ones(batch, dtype=torch.int64)
     with torch.set_grad_enabled(backward):
         for start in range(0, rows, batch):
@@ -88,7 +88,7 @@ def bare(explained: Explained, inputs: Tensor, rows: int, batch: int, *, backwar
 
 
 def bare_loops(explained: Explained, x: Tensor, rows: int, *, backward: bool) -> dict[str, Callable[[], Any]]:
-    """The bare loop over as many inputs, and that over one block, each at the fastest of several micro-batches."""
+    """The bare loops over as many inputs and over one block, each at the fastest of several micro-batch sizes."""
     sizes = [size for size in (2**i for i in range(2, 15)) if size <= max(4, rows)]
     if x[0].numel() > 10_000:
         sizes = [size for size in sizes if size <= 128]
@@ -110,7 +110,7 @@ def bare_loops(explained: Explained, x: Tensor, rows: int, *, backward: bool) ->
 
 
 def captum_defaults(name: str, explained: Explained, x: Tensor, variables: Variables, options: dict[str, Any]) -> None:
-    """captum as it comes, for the same question."""
+    """Ask captum the same question, with its defaults."""
     given = {k: v for k, v in options.items() if k not in ("windows", "background", "tolerance")}
     classes = {
         "saliency": captum.attr.Saliency,
@@ -128,7 +128,7 @@ def captum_defaults(name: str, explained: Explained, x: Tensor, variables: Varia
 
 
 def ask(name: str, network: nn.Module, x: Tensor) -> tuple[int, dict[str, Callable[[], Any]]]:
-    """How many passes one method needs, and the three ways to make them."""
+    """The number of passes that one method needs, and the ways to make them: two bare loops, ours and captum's."""
     name, adaptive = name.removeprefix("adaptive "), name.startswith("adaptive ")
     variables = census_variables(x.shape[1]) if x.ndim == 2 else grid_variables(x.shape[1:], METHODS[name].cells)
     asked = {"tolerance": None} if name == "integrated_gradients" and not adaptive else {}
@@ -146,7 +146,7 @@ def ask(name: str, network: nn.Module, x: Tensor) -> tuple[int, dict[str, Callab
 
 
 def census_variables(columns: int) -> Variables:
-    """The Adult table's: five numbers, then one-hot blocks of these sizes."""
+    """Variables like those of the Adult table: five numbers, then one-hot blocks of these sizes."""
     features: dict[str, int | slice] = {f"number_{i}": i for i in range(5)}
     place = 5
     for i, size in enumerate((8, 16, 7, 14, 6, 5, 2, columns - 63)):
@@ -156,7 +156,7 @@ def census_variables(columns: int) -> Variables:
 
 
 def medians(actions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Of alternating repeats."""
+    """The median time of each action, over alternating repeats."""
     times: dict[str, list[float]] = {key: [] for key in actions}
     for _ in range(repeats):
         for key, action in actions.items():
@@ -165,7 +165,7 @@ def medians(actions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, fl
 
 
 def compare(label: str, network: nn.Module, x: Tensor, repeats: int, *, slow: bool = False) -> None:
-    """Print one line per method; leave out captum's where it would take minutes."""
+    """Print one line per method; leave out captum's time where it would take minutes."""
     for name in NAMES:
         rows, actions = ask(name, network, x)
         beside = {"captum": actions.pop("captum")}

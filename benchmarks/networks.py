@@ -1,4 +1,4 @@
-"""Networks of the benchmarks."""
+"""Networks for the benchmarks."""
 
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ class Block(nn.Module):
 
 
 def residual() -> nn.Module:
-    """A network of the shape of ResNet-18, for 10 classes."""
+    """A network with the shape of ResNet-18, for 10 classes."""
     widths = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
     stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     blocks = [Block(*width) for width in [*widths, (512, 512, 1)]]

@@ -1,11 +1,11 @@
-"""How much of a training explanations take, when `max_overhead` holds them to a share of it.
+"""How much of the training time explanations take when `max_overhead` limits their share.
 
     python benchmarks/overhead.py [--share 0.05] [--validations 600]
 
-The network and data of the MNIST example, a validation every eight steps, TensorBoard pictures included. The time
-inside every hook of the monitor is taken from outside, by a clock of its own, and divided by the time of `fit`; the
-picture of all validations, which is drawn once when training has ended, is told apart. Beside it the same training
-without the share, and without the monitor.
+The network and data of the MNIST example, with a validation every eight steps, including TensorBoard pictures. The time
+inside every hook of the monitor is measured from outside, by a separate clock, and divided by the time of `fit`; the
+picture of all validations, which is drawn once when training has ended, is reported separately. For comparison, the
+same training without the limit, and without the monitor.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Stopwatch:
     """Adds up the time inside all hooks of a callback.
 
     Args:
-        callback: whose hooks are wrapped.
+        callback: the callback whose hooks are wrapped.
     """
 
     def __init__(self, callback: pl.Callback) -> None:
@@ -59,7 +59,7 @@ class Stopwatch:
 
 
 def train(validations: int, monitor: AttributionMonitor | None) -> tuple[float, float, float]:
-    """Seconds of ``fit``, of them inside the monitor, and those when training has ended."""
+    """Seconds of ``fit``, those inside the monitor's hooks during it, and those inside its hook at the end."""
     pl.seed_everything(0, verbose=False)
     training, validation = read_digits()
     watch = None if monitor is None else Stopwatch(monitor)

@@ -3,9 +3,9 @@
     python benchmarks/ranks.py
 
 A convolutional network on random pictures, integrated gradients with 50 steps, a probe of 128 samples and 64 fresh
-ones. The processes run one after the other, first one, then two under DDP, then two with a sharded model; each has one
-thread. The time is that of the slowest process, from the last batch until its share is explained: of the first
-validation, which draws the probe, and the median of the others.
+ones. The set-ups run one after another: first one process, then two under DDP, then two with a sharded model; each
+process has one thread. The time is that of the slowest process, from the last batch until its share is explained: for
+the first validation, which draws the probe, and the median of the others.
 """
 
 import json
@@ -59,7 +59,7 @@ class Net(pl.LightningModule):
 
 
 class Timed(AttributionMonitor):
-    """Notes how long each share took, and how many rows it was."""
+    """Records how long each share took."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -99,7 +99,7 @@ def measure(ranks: int, kind: str) -> None:
 
 
 def main() -> None:
-    """One process, then two, in two ways; and their ratios."""
+    """Measure one process, then two in two ways, and print the ratios."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     found: dict[str, tuple[float, float]] = {}
     for kind, ranks in (("one process", 1), ("ddp", 2), ("sharded", 2)):

@@ -1,11 +1,12 @@
-"""How far KernelSHAP misses the Shapley values, beside the peer library, for as many passes.
+"""How far KernelSHAP misses the Shapley values, compared with the peer library at the same number of passes.
 
     pip install shap
     python benchmarks/shapley.py
 
-The network of the Adult example, trained, with its 14 variables, and random ones of three layers; zeros as baselines.
-The truth are all coalitions; of 20 variables 60,000 of them. Errors are the root mean square over five seeds, relative
-to the size of the sample's Shapley values, of the median sample; of shap's ``KernelExplainer`` without a penalty.
+The trained network of the Adult example, with its 14 variables, and random networks of three layers; zeros as
+baselines. The truth comes from all coalitions, or from 60,000 of them for 20 variables. Errors are root mean squares
+over five seeds, relative to the size of the sample's Shapley values, for the median sample; shap's ``KernelExplainer``
+runs without a penalty.
 """
 
 import logging
@@ -30,7 +31,7 @@ SEEDS = 5
 
 
 def ours(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables, count: int, seed: int) -> Tensor:
-    """Of each sample, ``float64[N, V]``."""
+    """This package's values for each sample, ``float64[N, V]``."""
     fixed: dict[str, Any] = {"baselines": torch.zeros_like(x[:1]), "options": {"n_samples": count}}
     seeds = range(1000 * seed, 1000 * seed + len(x))
     found = attribute("kernel_shap", Explained(network), x, targets, variables=variables, seeds=seeds, **fixed)
@@ -38,7 +39,7 @@ def ours(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables, c
 
 
 def theirs(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables, count: int, seed: int) -> Tensor:
-    """Likewise; shap counts neither the sample's own pass nor the baseline's."""
+    """The values of shap, which counts neither the sample's own pass nor the baseline's."""
     explained, mask, found = Explained(network), variables.mask[0], []
     np.random.seed(seed)
     for i in range(len(x)):
@@ -57,7 +58,7 @@ def theirs(network: nn.Module, x: Tensor, targets: Tensor, variables: Variables,
 def compare(
     label: str, counts: Sequence[int], network: nn.Module, x: Tensor, targets: Tensor, variables: Variables
 ) -> None:
-    """Print one line for each number of passes."""
+    """Print one line per number of passes."""
     asked = network, x, targets, variables
     truth = ours(*asked, min(2**variables.number, 60_000), SEEDS)
     for count in counts:

@@ -1,8 +1,8 @@
 """The Adult census data (UCI, 1994) as one float tensor, and the LightningDataModule that serves it.
 
-Of the 32,561 official training rows a fixed 80 % train and the other 20 % validate; the 16,281 official test rows stand
-apart. Whatever is estimated from data (means, standard deviations, levels of categories) comes from the training part
-alone.
+A fixed 80 % of the 32,561 official training rows are used for training and the other 20 % for validation; the 16,281
+official test rows are kept apart. Everything estimated from data (means, standard deviations, levels of categories)
+comes from the training part alone.
 """
 
 import csv
@@ -46,7 +46,7 @@ Batch = dict[str, Tensor]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of `adult.data.gz` or `adult.test.gz`, their fields as text, `label` being `<=50K` or `>50K`."""
+    """The rows of `adult.data.gz` or `adult.test.gz`, with fields as text; `label` is `<=50K` or `>50K`."""
     with gzip.open(path, "rt", encoding="ascii", newline="") as lines:
         # `adult.test` opens with a comment, and both files end with an empty line.
         records = csv.reader(
@@ -57,7 +57,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def split(rows: Sequence[Row], share: float = 0.8, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Cut `rows` in two at random, `share` of them in the first part; the same `seed` gives the same cut."""
+    """Split `rows` in two at random, with `share` of them in the first part; the same `seed` gives the same split."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     cut = round(share * len(rows))
     return [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
@@ -76,10 +76,10 @@ def _one_hot(rows: Sequence[Row], name: str, levels: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns rows into a float tensor, with what it learnt from the rows it was fitted to.
+    """Turns rows into a float tensor, using statistics of the rows it was fitted to.
 
-    A numeric variable is one column, standardised. A category is one column per level; a value that is missing, or that
-    the fitted rows do not hold, is all zeros there.
+    A numeric variable is one standardised column. A category is one column per level, with all zeros for a value that
+    is missing or absent from the fitted rows.
     """
 
     moments: Mapping[str, tuple[float, float]]
@@ -100,7 +100,7 @@ class Encoder:
 
     @property
     def features(self) -> dict[str, int | slice]:
-        """Where each of the 14 variables stands: a column, or a slice of columns."""
+        """The position of each of the 14 variables: a column, or a slice of columns."""
         places: dict[str, int | slice] = {}
         start = 0
         for name in VARIABLES:
@@ -115,7 +115,7 @@ class Encoder:
         return len(self.moments) + sum(map(len, self.levels.values()))
 
     def transform(self, rows: Sequence[Row]) -> Tensor:
-        """Float32[N, D]."""
+        """The rows as float32[N, D]."""
         return torch.cat([self._columns(rows, name) for name in VARIABLES], dim=1).float()
 
     def _columns(self, rows: Sequence[Row], name: str) -> Tensor:
@@ -128,7 +128,7 @@ class Encoder:
 class AdultTable(Dataset[Batch]):
     """Rows as `{"x": float32[D], "y": int64, "sex": int64}`: y is 1 above 50K, sex is 0 for Female and 1 for Male.
 
-    A `DataLoader` asks `__getitems__` for a whole batch at once: one indexing instead of one per row.
+    A `DataLoader` asks `__getitems__` for a whole batch at once: one indexing operation instead of one per row.
     """
 
     def __init__(self, rows: Sequence[Row], encoder: Encoder) -> None:
@@ -151,7 +151,7 @@ class AdultTable(Dataset[Batch]):
 
 
 def _as_it_is(batch: Any) -> Any:
-    """Stand in for collating, which `__getitems__` has done already."""
+    """Take the place of collating, which `__getitems__` has already done."""
     return batch
 
 
@@ -160,8 +160,8 @@ class AdultDataModule(pl.LightningDataModule):
 
     Args:
         batch_size: rows per batch.
-        seed: of the split and of the order of the training rows, which the state of torch's generator does not change.
-        folder: holds `adult.data.gz` and `adult.test.gz`.
+        seed: fixes the split and the order of the training rows, whatever the state of torch's global generator.
+        folder: contains `adult.data.gz` and `adult.test.gz`.
     """
 
     def __init__(self, batch_size: int = 512, seed: int = 0, folder: str = str(FOLDER)) -> None:
@@ -175,7 +175,7 @@ class AdultDataModule(pl.LightningDataModule):
 
     @property
     def features(self) -> dict[str, int | slice]:
-        """Where each of the 14 variables stands in `x`."""
+        """The position of each of the 14 variables in `x`."""
         return self.encoder.features
 
     @property
@@ -194,6 +194,6 @@ class AdultDataModule(pl.LightningDataModule):
 
     @override
     def test_dataloader(self) -> DataLoader[Batch]:
-        # Read only here: nothing before the test needs these rows.
+        # Read only here, since nothing before the test needs these rows.
         test = AdultTable(read_rows(self.folder / "adult.test.gz"), self.encoder)
         return DataLoader(test, self.batch_size, collate_fn=_as_it_is)

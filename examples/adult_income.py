@@ -2,10 +2,10 @@
 
     python examples/adult_income.py
 
-The four callbacks are attached in `train`; neither the network nor the data know of them. A checkpoint is kept only if
-the gap between the shares of men and of women whom the model predicts to earn more than 50,000 dollars is surely at
-most 0.10. Plain training never gets there; with a demographic-parity penalty it does. The 16,281 official test rows are
-read once, at the end, for the checkpoint that was kept.
+The four callbacks are attached in `train`; neither the network nor the data know about them. A checkpoint is kept only
+if the gap between the shares of men and women predicted to earn more than 50,000 dollars is at most 0.10 with
+confidence. Plain training never achieves that; with a demographic-parity penalty it does. The 16,281 official test rows
+are read once, at the end, for the checkpoint that was kept.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LEAST_ACCURACY = 0.80
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what took part in it, and the folder that holds its record."""
+    """One training: the objects that took part in it, and the folder that holds its record."""
 
     trainer: pl.Trainer
     module: IncomeClassifier
@@ -46,7 +46,7 @@ class Run:
 
 
 class Progress(pl.Callback):
-    """One line per epoch."""
+    """Prints one line per epoch."""
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,7 +61,7 @@ class Progress(pl.Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what Lightning says about itself and the machine; what concerns the training is still said."""
+    """Hide Lightning's messages about itself and the machine; messages about the training are still shown."""
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.WARNING)
@@ -69,9 +69,9 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # All rows are in memory; a worker would only copy them.
             warnings.filterwarnings("ignore", ".* does not have many workers", UserWarning)
-            # The CPU is asked for: so small a network gains nothing elsewhere.
+            # The CPU is chosen on purpose: so small a network gains nothing from other devices.
             warnings.filterwarnings("ignore", ".* available but not used", UserWarning)
-            # Lightning 2.6 asks for leaves of a pytree in a way that torch 2.13 deprecates.
+            # Lightning 2.6 tests for pytree leaves in a way that torch 2.13 deprecates.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             yield
     finally:
@@ -79,11 +79,11 @@ def quiet() -> Iterator[None]:
 
 
 def train(penalty: float = 0.0, epochs: int = EPOCHS, out: Path = OUT / "plain") -> Run:
-    """Train once with all four callbacks; event file, checkpoints, verdicts and audit file go into the folder `out`.
+    """Train once with all four callbacks; the event file, checkpoints, verdicts and audit file go into `out`.
 
     Args:
-        penalty: weight of the demographic-parity penalty in the training loss; 0 trains plainly.
-        epochs: each ends with a validation, after which the gate decides.
+        penalty: weight of the demographic-parity penalty in the training loss; 0 for plain training.
+        epochs: number of epochs; each ends with a validation, after which the gate decides.
         out: a new or empty folder; TensorBoard shows it as one run.
     """
     pl.seed_everything(0, workers=True, verbose=False)
@@ -129,7 +129,7 @@ def evaluate(run: Run) -> None:
 
 
 def train_and_show(title: str, penalty: float, epochs: int, out: Path) -> Run:
-    """Train; print the table of its epochs, and what it warned of."""
+    """Train, and print the table of epochs and the warnings."""
     print(f"\n{title}\n", flush=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--epochs must be at least 1; got {given.epochs}")
     plain, fair = given.out / "plain", given.out / "fair"
     for folder in (plain, fair):
-        # Otherwise a second run would append to the audit and event files of the first.
+        # Otherwise a second run would append to the first one's audit and event files.
         if folder.exists():
             shutil.rmtree(folder)
 

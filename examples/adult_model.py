@@ -21,12 +21,12 @@ def parity_gap(logits: Tensor, sex: Tensor) -> Tensor:
 class IncomeClassifier(pl.LightningModule):
     """Two hidden layers and one logit: does this person earn more than 50,000 dollars a year?
 
-    On one-hot columns the first linear layer is a table of embeddings, one row per level.
+    On one-hot columns the first linear layer acts as a table of embeddings, one per level.
 
     Args:
         in_features: number of input columns.
-        penalty: weight of the squared demographic-parity gap of the batch in the training loss; 0 trains plainly.
-        learning_rate: of Adam.
+        penalty: weight of the batch's squared demographic-parity gap in the training loss; 0 for plain training.
+        learning_rate: learning rate of Adam.
     """
 
     def __init__(self, in_features: int, penalty: float = 0.0, learning_rate: float = 2e-3) -> None:

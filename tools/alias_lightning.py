@@ -1,7 +1,7 @@
-"""A plugin of pytest that lets tests written for ``pytorch_lightning`` run with ``lightning.pytorch``.
+"""A pytest plugin that lets tests written for ``pytorch_lightning`` run with ``lightning.pytorch``.
 
-``python -m pytest -p tools.alias_lightning``: every ``import pytorch_lightning…`` gives the module of the same name of
-``lightning.pytorch``, the very same object, so that there is one Lightning only. Refused where both are installed.
+``python -m pytest -p tools.alias_lightning``: every ``import pytorch_lightning…`` returns the module of the same name
+from ``lightning.pytorch``, the same object, so that there is only one Lightning. Raises if both are installed.
 """
 
 import importlib
@@ -32,7 +32,7 @@ class Alias(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # it ran under its own name already, and keeps it
+        # the module was already executed under its own name, and keeps that name
         module.__spec__ = self.specs[module.__name__]
 
 

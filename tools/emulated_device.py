@@ -1,14 +1,15 @@
-"""A plugin of pytest that trains on a device other than the CPU, on a machine without one.
+"""A pytest plugin that trains on a device other than the CPU, on a machine without one.
 
 ``python -m pytest -p tools.emulated_device``: every Trainer on the CPU trains on the device ``emulated:0`` instead,
-whose memory is the process's own, and whose operators are those of the CPU (``tools/emulated_device.cpp``). As on a
-GPU, tensors of it and of the CPU do not mix, it has a random generator of its own, and gradients are taken in a thread
-of its own. With ``EMULATED_WITHOUT_FLOAT64=1`` in the environment it has no float64 either, as Apple's GPUs.
-Where torch is told to be deterministic it refuses what we met of the operators that CUDA refuses then.
+whose memory is that of the process and whose operators are those of the CPU (``tools/emulated_device.cpp``). As on a
+GPU, its tensors cannot be mixed with those of the CPU, it has a random generator of its own, and gradients are computed
+in a separate thread. With ``EMULATED_WITHOUT_FLOAT64=1`` in the environment it has no float64 either, like Apple's
+GPUs. If torch is told to be deterministic, it refuses those of the operators refused by CUDA that the project has met.
 
-It shows what mixes devices, draws from the generator of another or needs float64. It shows nothing of kernels, streams
-and memory of real devices, and has no fused recurrent cells, no sparse tensors and no autocast. Tests marked ``on_cpu``
-are skipped. A C++ compiler is needed once; what it makes is kept in the folder of temporary files.
+It reveals code that mixes devices, draws from the generator of another device or needs float64. It reveals nothing
+about the kernels, streams and memory of real devices, and has no fused recurrent cells, no sparse tensors and no
+autocast. Tests marked ``on_cpu`` are skipped. A C++ compiler is needed once; the compiled library is kept in the folder
+of temporary files.
 """
 
 import functools
@@ -35,7 +36,7 @@ if "EMULATED_WITHOUT_FLOAT64" in os.environ:
 
 
 def built() -> Path:
-    """The library, made anew when its source or torch changed."""
+    """The compiled library, rebuilt when its source or torch's version has changed."""
     key = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
     found = Path(tempfile.gettempdir()) / f"{NAME}_device_{os.getuid()}" / f"{key}.so"
     if not found.exists():
@@ -53,7 +54,7 @@ def built() -> Path:
 
 
 class Module:
-    """What ``torch.emulated`` offers: one device and its generator."""
+    """The module ``torch.emulated``: one device and its generator."""
 
     is_available = is_initialized = staticmethod(lambda: True)
     device_count = staticmethod(lambda: 1)
@@ -68,46 +69,46 @@ class Module:
 
 
 class Emulated(Accelerator):
-    """The device, as Lightning knows one."""
+    """The device as a Lightning accelerator."""
 
     def setup_device(self, device: torch.device) -> None:
-        """Nothing is to be set up."""
+        """Do nothing: there is nothing to set up."""
 
     def teardown(self) -> None:
-        """Nothing is left behind."""
+        """Do nothing: nothing is left behind."""
 
     def get_device_stats(self, device: Any) -> dict[str, Any]:
-        """None are kept."""
+        """No statistics are kept."""
         return {}
 
     @staticmethod
     def parse_devices(devices: Any) -> list[int]:
-        """There is one."""
+        """There is one device."""
         return [0]
 
     @staticmethod
     def get_parallel_devices(devices: list[int]) -> list[torch.device]:
-        """That one."""
+        """That one device."""
         return [torch.device(NAME, i) for i in devices]
 
     @staticmethod
     def auto_device_count() -> int:
-        """One."""
+        """One device."""
         return 1
 
     @staticmethod
     def is_available() -> bool:
-        """Always."""
+        """The device is always available."""
         return True
 
     @staticmethod
     def name() -> str:
-        """As torch calls it."""
+        """The name by which torch knows the device."""
         return NAME
 
 
 def register() -> None:
-    """Let torch know the device, and every Trainer on one CPU train on it."""
+    """Register the device with torch, and make every Trainer on one CPU train on it."""
     torch.ops.load_library(str(built()))
     torch.utils.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, Module())
@@ -129,7 +130,7 @@ register()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is about the CPU, and what the device lacks."""
+    """Skip tests that are about the CPU, or need a feature that the device lacks."""
     for item in items:
         mark = item.get_closest_marker("on_cpu")
         why = [mark.args[0]] if mark is not None else [why for word, why in LACKING.items() if word in item.name]

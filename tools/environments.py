@@ -1,8 +1,9 @@
 """Environments with one Lightning, the other, and both, for ``make test-namespaces``: ``python tools/environments.py``.
 
-Run by the Python of ``.venv``, it makes ``.venvs/{pytorch_lightning,lightning,both}``. Each is a virtual environment of
-its own that sees this project, a folder of links to what ``.venv`` holds (torch is large, and installed once) *without*
-any Lightning, and the Lightnings that it is named after. All links are relative, since the project's folder may move.
+Run by the Python of ``.venv``, it creates ``.venvs/{pytorch_lightning,lightning,both}``. Each is a virtual environment
+that sees this project, a folder of links to the packages in ``.venv`` (torch is large, and installed only once)
+*without* any Lightning, and the Lightnings after which it is named. All links are relative, since the project's folder
+may move.
 """
 
 import os
@@ -23,30 +24,30 @@ ENVIRONMENTS = {
     "both": ("pytorch_lightning", "lightning"),
 }
 OWN = {"__pycache__", "lightning", "numba"}
-"""Never linked: caches, a ``lightning`` that somebody put into ``.venv``, and numba, which nobody needs to have."""
+"""Never linked: caches, a ``lightning`` that somebody installed into ``.venv``, and numba, which is optional."""
 
 
 def top_level(name: str) -> set[str]:
-    """The folders and files directly in ``site-packages`` that a distribution brings."""
+    """The folders and files that a distribution installs directly into ``site-packages``."""
     return {file.parts[0] for file in distribution(name).files or () if file.parts[0] != ".."}
 
 
 def link(folder: Path, targets: Iterable[Path]) -> None:
-    """A folder of relative links."""
+    """Create a folder of relative links."""
     folder.mkdir(parents=True)
     for target in targets:
         (folder / target.name).symlink_to(os.path.relpath(target, folder))
 
 
 def install(folder: Path, requirement: str) -> None:
-    """One distribution at the pinned version, without what it needs: that is linked."""
+    """Install one distribution at its pinned version, without its dependencies, which are linked."""
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "-c", "constraints.txt"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", os.path.relpath(folder, ROOT), requirement]
     subprocess.run(command, check=True, cwd=ROOT)
 
 
 def make(name: str, parts: Iterable[Path]) -> None:
-    """A virtual environment whose ``site-packages`` holds nothing but where else to look."""
+    """Create a virtual environment whose ``site-packages`` only lists other folders to look in."""
     folder = FOLDER / name
     venv.create(folder, symlinks=True, with_pip=False)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
@@ -54,7 +55,7 @@ def make(name: str, parts: Iterable[Path]) -> None:
 
 
 def main() -> None:
-    """Make all three anew."""
+    """Create all three environments from scratch."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     packages = FOLDER / "packages"
     here = Path(sysconfig.get_path("purelib"))

@@ -1,4 +1,4 @@
-"""Tables that stand between two marks of a page, and are written anew from what they tell of."""
+"""Tables between two marks of a page that are regenerated from their source."""
 
 import difflib
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def between(marks: tuple[str, str], page: str, rows: list[str]) -> str:
-    """The page with its table made anew.
+    """The page with its table replaced by ``rows``.
 
     Raises:
-        ValueError: if the marks between which it stands are not there, each once and in order.
+        ValueError: if the marks around the table do not occur once each and in order.
     """
     before, first, rest = page.partition(marks[0])
     _, last, after = rest.partition(marks[1])
@@ -20,7 +20,7 @@ def between(marks: tuple[str, str], page: str, rows: list[str]) -> str:
 
 
 def write(wanted: Mapping[Path, str], script: str, *, check: bool) -> int:
-    """Write pages of ``docs/`` as the script wants them, or show how they differ; 1 if they do, else 0."""
+    """Write the wanted pages of ``docs/``, or with ``check`` show how they differ and return 1 if they do, else 0."""
     found = 0
     for path, text in wanted.items():
         if not check:

@@ -56,7 +56,7 @@ SYMBOLS = {
     "prediction_wasserstein": "W",
     "residual_distance": "KS",
 }
-"""How a rate or quantity is written in a formula; one that is not here is written by its name."""
+"""Symbols of rates and quantities in formulas; any other is written by its name."""
 
 PREFACE = """\
 # Fairness metrics
@@ -167,7 +167,7 @@ FORMULAS = {
     "between_group_entropy": "1/2 mean_i((mean b of i's group / mean b)² - 1)",
     "differential_fairness": "max_{a,b,k} |ln P_a(k) - ln P_b(k)|, P_a(k) = (N_ak + 1/K) / (N_a + 1)",
 }
-"""Formulas of what is made of all groups at once; K classes, N_ak rows of group a that are predicted as k."""
+"""Formulas of quantities computed from all groups at once; K classes, N_ak rows of group a that are predicted as k."""
 
 FAMILIES = {
     "Rates of the favourable class": "Every rate in every comparison.",
@@ -180,7 +180,7 @@ FAMILIES = {
 
 
 def family(name: str, metric: Metric) -> str:
-    """The heading under which a metric stands."""
+    """The heading under which a metric is listed."""
     if metric.needs != "counts":
         return "Scores" if metric.needs == "scores" else "Predicted numbers"
     if metric.aggregation == "whole":
@@ -193,12 +193,12 @@ def family(name: str, metric: Metric) -> str:
 
 
 def symbol(rate: str) -> str:
-    """A rate or quantity in a formula."""
+    """The symbol of a rate or quantity in a formula."""
     return SYMBOLS.get(rate, rate)
 
 
 def formula(metric: Metric) -> str:
-    """The aggregation's formula of the metric's rates: over several rates, or classes, the worst or the mean."""
+    """The formula that aggregates the metric's rates: over several rates or classes, the worst or the mean."""
     names = [str(rate) for rate in metric.rates]
     rates = [symbol(name) for name in names]
     if metric.aggregation == "whole":
@@ -214,22 +214,22 @@ def formula(metric: Metric) -> str:
 
 
 def number(value: float) -> str:
-    """A number of the range, short."""
+    """A limit of the range, in short form."""
     return ("−" * (value < 0) + "∞") if math.isinf(value) else f"{value:g}".replace("-", "−")
 
 
 def good(metric: Metric) -> str:
-    """Which values are good, and the ideal."""
+    """Which values are good, and the ideal value."""
     return f"{metric.best}, ideal {number(math.nan if metric.ideal is None else metric.ideal)}"
 
 
 def reach(metric: Metric) -> str:
-    """The range."""
+    """The range of a metric."""
     return " to ".join(map(number, metric.reach))
 
 
 def limits(metric: Metric) -> str:
-    """How its limits are made."""
+    """How a metric's limits are computed."""
     if is_resampled(metric):
         return "resampled"
     return "closed, exact" if has_exact_limits(metric) else "closed"
@@ -244,14 +244,14 @@ def row(name: str, metric: Metric) -> str:
 
 
 def meaning(rate: str) -> str:
-    """What a symbol stands for."""
+    """A line that explains a symbol."""
     if rate in RATES:
         return f"* `{symbol(rate)}`, {rate.replace('_', ' ')}: {RATES[rate].meaning}"
     return f"* `{symbol(rate)}`: {QUANTITIES[rate].meaning}"
 
 
 def section(title: str, rows: dict[str, Metric]) -> list[str]:
-    """One family."""
+    """The section of one family."""
     rates = list(dict.fromkeys(str(rate) for metric in rows.values() for rate in metric.rates))
     columns = ("metric", "formula", "good", "range", "limits", "does not show", "elsewhere")
     head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
@@ -260,7 +260,7 @@ def section(title: str, rows: dict[str, Metric]) -> list[str]:
 
 
 def page() -> str:
-    """The whole document."""
+    """The whole page."""
     rows: dict[str, dict[str, Metric]] = {title: {} for title in FAMILIES}
     for name, metric in METRICS.items():
         rows[family(name, metric)][name] = metric

@@ -1,4 +1,4 @@
-"""Take pictures of TensorBoard over a log folder, in headless Chromium: how the pictures of the README were made.
+"""Takes screenshots of TensorBoard over a log folder in headless Chromium, such as the pictures in the README.
 
 Usage: python tools/screenshot.py FOLDER_OF_LOGS OUTPUT_FOLDER [VIEW ...]
 """
@@ -31,7 +31,7 @@ SHORTCUT = f"^attribution/{IG}/region|^drift/{IG}/(cosine/previous/mean|alarm$)"
 
 
 class View(NamedTuple):
-    """What is shown of a log folder: names of curves and pictures, or the page of all pictures; the width of a card."""
+    """A view of a log folder: a pattern for curves and pictures (None: the page of all pictures), and sizes."""
 
     log: str
     names: str | None
@@ -52,7 +52,7 @@ VIEWS = {
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses."""
+    """An unused port on this machine."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def tensorboard(logdir: Path, *options: str) -> Iterator[str]:
-    """The address of a real TensorBoard over ``logdir``, once it answers; stopped on leaving."""
+    """The address of a real TensorBoard over ``logdir``, once it answers; stopped on exit."""
     port = free_port()
     command = [
         sys.executable,
@@ -87,7 +87,7 @@ def tensorboard(logdir: Path, *options: str) -> Iterator[str]:
 
 
 def missing_browser() -> str:
-    """Why no browser can be started, or nothing if one can."""
+    """Why no browser can be started, or an empty string if one can."""
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"not installed: {', '.join(missing)} (Debian packages chromium and chromium-driver)" if missing else ""
 

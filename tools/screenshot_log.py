@@ -1,4 +1,4 @@
-"""Short trainings on digits and on made-up sentences, so that a log holds pictures of images and of texts too."""
+"""Short trainings on digits and made-up sentences, so that a log also holds pictures of images and texts."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from xai_lightning import ActivationMonitor, AttributionMonitor
 
 
 class Digits(pl.LightningModule):
-    """A small convolutional classifier of 8 x 8 pictures."""
+    """A small convolutional classifier for 8 x 8 pictures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Digits(pl.LightningModule):
 
 
 def train_digits(folder: Path, epochs: int = 3) -> None:
-    """Train for ``epochs`` into a run called ``digits``, explained by two methods, with everything about its layers."""
+    """Train for ``epochs`` into a run called ``digits``, with two attribution methods and all activation statistics."""
     pl.seed_everything(0, verbose=False)
     digits = load_digits()
     images, labels = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
@@ -59,7 +59,7 @@ def train_digits(folder: Path, epochs: int = 3) -> None:
 
 
 class Sentences(pl.LightningModule):
-    """Tells sentences with a certain word from others."""
+    """Distinguishes sentences that contain a certain word from others."""
 
     def __init__(self) -> None:
         super().__init__()

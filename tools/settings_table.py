@@ -1,6 +1,6 @@
-"""Writes the tables of settings in ``docs/``, from the signatures and docstrings of the callbacks.
+"""Writes the tables of settings in ``docs/`` from the signatures and docstrings of the callbacks.
 
-``python tools/settings_table.py`` writes them; with ``--check`` it shows the difference, and exits with 1 if there is
+``python tools/settings_table.py`` writes them; with ``--check`` it shows any difference, and exits with 1 if there is
 one.
 """
 
@@ -26,7 +26,7 @@ REQUIRED = "required"
 
 
 def described(name: str) -> dict[str, str]:
-    """What the docstring of a class says of each argument, on one line."""
+    """The description of each argument in a class's docstring, on one line."""
     text = inspect.getdoc(getattr(xai_lightning, name)) or ""
     section = text.partition("\nArgs:\n")[2].partition("\n\n")[0]
     found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", section, re.MULTILINE | re.DOTALL)
@@ -34,7 +34,7 @@ def described(name: str) -> dict[str, str]:
 
 
 def in_markdown(text: str) -> str:
-    """A docstring's text as a cell: code in single backticks, no bars, names of modules without their path."""
+    """A docstring's text as a table cell: code in single backticks, bars escaped, names without their module path."""
     code = re.sub(r"``(.+?)``", r"`\1`", text)
     return re.sub(r"`xai_lightning\.(?:\w+\.)*(\w+)`", r"`\1`", code).replace("|", r"\|")
 
@@ -51,7 +51,7 @@ def rows(name: str) -> list[str]:
 
 
 with_table = partial(between, MARKS)
-"""A page with its table made anew."""
+"""A page with its table replaced."""
 
 
 def main(*, check: bool) -> int:

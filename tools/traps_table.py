@@ -1,6 +1,6 @@
-"""Writes the tables of ``docs/traps.md`` and ``docs/laws.md``: which tests guard what, by the docstrings of the tests.
+"""Writes the tables of ``docs/traps.md`` and ``docs/laws.md``, which list guarding tests according to their docstrings.
 
-``python tools/traps_table.py`` writes them; with ``--check`` it shows the difference, and exits with 1 if there is one.
+``python tools/traps_table.py`` writes them; with ``--check`` it shows any difference, and exits with 1 if there is one.
 """
 
 import ast
@@ -19,18 +19,18 @@ LAWS = ROOT / "docs" / "laws.md"
 MARKS = ("<!-- table -->", "<!-- end of the table -->")
 
 LIST = r"((?:\d+(?:, and |, | and | to |/)?)+)"
-"""Numbers as they are written: ``3, 9 and 12``, ``19 to 22``."""
+"""Matches numbers as they are written: ``3, 9 and 12``, ``19 to 22``."""
 
 
 class Trap(NamedTuple):
-    """One paragraph of the page: what its bold opening says, and why it is not applicable, if it says so."""
+    """One paragraph of the page: the title in its bold opening, and the reason why it is not applicable, if any."""
 
     title: str
     reason: str
 
 
 def cited(text: str, kind: str = "trap") -> set[int]:
-    """Numbers of ``trap 3``, ``Traps 3, 9 and 12``, ``traps 19 to 22``, ``laws 2 and 6``."""
+    """The numbers cited as ``trap 3``, ``Traps 3, 9 and 12``, ``traps 19 to 22``, ``laws 2 and 6``."""
     found: set[int] = set()
     for numbers in re.findall(rf"\b{kind}s? {LIST}", " ".join(text.split()), re.IGNORECASE):
         found |= {int(number) for number in re.findall(r"\d+", numbers)}
@@ -49,7 +49,7 @@ def found_tests(tree: ast.AST, path: str) -> Iterator[tuple[str, str]]:
 
 
 def every_test(root: Path = ROOT) -> dict[str, str]:
-    """Docstrings by the name that pytest takes, such as ``tests/test_laws.py::test_…``."""
+    """Docstrings by the name that pytest accepts, such as ``tests/test_laws.py::test_…``."""
     paths = sorted((root / "tests").rglob("test_*.py"))
     trees = ((path.relative_to(root).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
     return {name: text for path, tree in trees for name, text in found_tests(tree, path)}
@@ -74,7 +74,7 @@ def traps(page: str) -> dict[int, Trap]:
 
 
 def spans(names: list[str]) -> list[str]:
-    """Names of tests as code."""
+    """The names of tests as Markdown code."""
     return [f"`{name}`" for name in names]
 
 
@@ -88,7 +88,7 @@ def trap_rows(page: str, tests: dict[int, list[str]]) -> list[str]:
 
 
 def law_rows(page: str, tests: dict[int, list[str]]) -> list[str]:
-    """The table of laws, line by line; each leads to its section."""
+    """The table of laws, line by line; each links to its section."""
     lines = ["| | law | proved by |", "|---|---|---|"]
     for number, title in re.findall(r"^## (\d+)\. (.+)$", page, re.MULTILINE):
         anchor = f"{number}-{re.sub('[^a-z -]', '', title.lower()).replace(' ', '-')}"
@@ -97,7 +97,7 @@ def law_rows(page: str, tests: dict[int, list[str]]) -> list[str]:
 
 
 with_table = partial(between, MARKS)
-"""A page with its table made anew."""
+"""A page with its table replaced."""
 
 
 def wanted() -> dict[Path, str]:

@@ -71,42 +71,42 @@ gate](gate.md)).
 
 ## Before you choose one
 
-* **Undefined is not fair.** A rate without a denominator (a group without rows, without positives, of whom nobody was
-  selected) is NaN, and so is every metric made of it. NaN closes a gate. It is never 0, and the group is never left
-  out.
-* **Labels may be biased** (trap 87). Whatever compares predictions with targets believes the targets: if they say who
-  was arrested rather than who did it, equal error rates repeat that. What looks at predictions alone says nothing
-  about who should have been selected.
-* **Not all criteria hold together.** In every group FPR = p / (1 − p) · (1 − PPV) / PPV · (1 − FNR), with p its share
-  of positives (A. Chouldechova, Fair prediction with disparate impact, Big Data 5, 2017). Where p differs between
-  groups, equal PPV and equal error rates exclude each other, unless nobody is judged wrongly: limits on both must
-  leave room, or the gate stays closed.
+* **Undefined is not fair.** A rate whose denominator is 0 (in a group without rows, without positives, or of whom
+  nobody was selected) is NaN, and so is every metric computed from it. NaN closes a gate. It is never replaced by 0,
+  and the group is never left out.
+* **Labels may be biased** (trap 87). A metric that compares predictions with targets trusts the targets: if they say
+  who was arrested rather than who did it, equal error rates repeat that bias. A metric of predictions alone says
+  nothing about who should have been selected.
+* **Not all criteria can hold together.** In every group FPR = p / (1 − p) · (1 − PPV) / PPV · (1 − FNR), with p its
+  share of positives (A. Chouldechova, Fair prediction with disparate impact, Big Data 5, 2017). Where p differs
+  between groups, equal PPV and equal error rates exclude each other, unless nobody is judged wrongly: limits on both
+  must leave room, or the gate stays closed.
 * **The four-fifths rule** (a ratio of selection rates of at least 0.8) is a rule of thumb of employment law in the
-  United States. It is no law anywhere else, and no threshold has a universal reason: you set it.
+  United States. It is not law anywhere else, and no threshold is justified universally: you choose it.
 * **Never gate on a generalized entropy**, the Theil index included: it may fall when accuracy falls.
-* **A constant prediction is fair** by most of these. That is why a gate with a fairness limit wants utility above
-  chance too.
-* The largest gap of a sample is biased upwards, the more the more groups there are and the smaller they are. Do not
-  compare it between attributes with different numbers of groups; the `…_spread` metrics are corrected
-  for it.
+* **A constant prediction is fair** by most of these metrics. That is why a gate with a fairness limit also demands
+  utility above chance.
+* **The largest gap in a sample is biased upwards**, more so the more groups there are and the smaller they are. Do not
+  compare it between attributes with different numbers of groups; the `…_spread` metrics are corrected for this bias.
 
 ## Attributes, intersections, strata, weights
 
-* `<attribute>` is a name you gave in `groups=`. Missing values are counted, and stay out of metrics; an
+* `<attribute>` is a name that you gave in `groups=`. Missing values are counted, but stay out of metrics; an
   undeclared value is an error, or counted as `unknown` with `undeclared="unknown"`.
-* `intersections=2` adds every pair of attributes as an attribute of its own, `race+sex`, whose groups are the
-  combinations. A combination without rows makes its metrics NaN, and closes limits that name `race+sex`; no other.
-* `given={"sex": "job"}` adds `sex|job`: the comparison of `sex` among the rows of each `job`, of which the worst
-  counts, or with `strata="mean"` the mean by size. One job without rows of a group leaves it undefined.
-* `weights=` makes counts into sums of weights. Limits then use Kish's number of equally weighted samples, (Σw)² /
-  Σw². Neither exact nor resampled limits exist for weighted rows, and scores and predicted numbers are not weighted:
+* `intersections=2` adds every pair of attributes as an attribute of its own, such as `race+sex`, whose groups are the
+  combinations. A combination without rows makes the metrics of `race+sex` NaN, which fails the limits on them, but no
+  others.
+* `given={"sex": "job"}` adds `sex|job`: `sex` is compared among the rows of each `job`, and the worst job counts, or,
+  with `strata="mean"`, the mean weighted by size. If one job has no rows of a group, the metric is undefined.
+* `weights=` turns counts into sums of weights. Limits then use Kish's effective number of samples, (Σw)² / Σw².
+  Neither exact nor resampled limits exist for weighted rows, and scores and predicted numbers are not weighted:
   metrics that need them are refused.
 
 ## Your own
 
-A rate is a callable from counts (`tp`, `fp`, `fn`, `tn`, `correct`, `total`, each a tensor with one entry per group).
-Return numerator and denominator, and the metric has limits in closed form and exact ones; return one number per
-group, and its limits are resampled.
+A rate is a callable that takes counts (`tp`, `fp`, `fn`, `tn`, `correct`, `total`, each a tensor with one entry per
+group). If it returns numerator and denominator, the metric has limits in closed form and exact ones; if it returns one
+number per group, its limits are resampled.
 
 ```python
 from xai_lightning import FairnessMonitor
@@ -130,35 +130,35 @@ monitor = FairnessMonitor(
 )
 ```
 
-It is logged and gated like the others: `fairness/sex/alarm_share_difference/bound`.
+Your metrics are logged and gated like the others: `fairness/sex/alarm_share_difference/bound`.
 
 ## How to read the tables
 
-In formulas a and b run over the groups, and a rate without an index is that of all rows together; n_a is the number
-of trials of group a (for FPR its negatives), N the number of all rows, and Var_a the sample variance over groups.
-*Good* says whether low or high values are, and which value is ideal. *Limits*: **closed**: from a formula (Wilson,
-Newcombe, MOVER-R, Student); **closed, exact**: `exact=True` gives limits that hold at any sample size, from Clopper
-and Pearson; **resampled**: percentiles of a bootstrap of the counts, which equals one of the rows. AIF360 compares
-two sets of groups, unprivileged less (or over) privileged, each pooled; here every group is compared with every
-other.
+In formulas, a and b run over the groups, and a rate without an index is that of all rows together; n_a is the number
+of trials of group a (for FPR, its negatives), N the number of all rows, and Var_a the sample variance over groups.
+*Good* tells whether low or high values are good, and which value is ideal. *Limits* are **closed**: from a formula
+(Wilson, Newcombe, MOVER-R, Student); **closed, exact**: `exact=True` also gives limits that hold at any sample size,
+from Clopper and Pearson; or **resampled**: percentiles of a bootstrap of the counts, which is equivalent to one of the
+rows. AIF360 compares two sets of groups, unprivileged minus (or over) privileged, each pooled; here every group is
+compared with every other.
 """
 
 INDIVIDUAL = """\
 ## Individuals
 
-Two more are not made of counts per group, and so are no rows of the table.
+Two more metrics are not computed from counts per group, and so are not in the tables.
 
 * **Flip rate**, `fairness/<attribute>/flip_rate/value` (`/lower`, `/upper`, `/bound`): the share of rows that would be
-  decided otherwise with some other value of the attribute, everything else unchanged. `flips={"sex": Column(0, 9)}`
-  asks for it: column 9 of the first input holds the attribute. Low is good, 0 is ideal; limits of Wilson, over a
-  sample of the rows. It shows the direct effect only: a model that is not given the attribute has 0, and may know it
-  by proxies. That is unawareness, not fairness, and a warning says so. How far the score moves on average is logged as
+  decided differently with some other value of the attribute, everything else unchanged. `flips={"sex": Column(0, 9)}`
+  asks for it: column 9 of the first input holds the attribute. Low is good, 0 is ideal; limits are Wilson's, over a
+  sample of the rows. It shows the direct effect only: a model that is not given the attribute has 0, but may infer it
+  from proxies. That is unawareness, not fairness, and a warning says so. The mean change of the score is logged as
   `rate/<attribute>/flip_score_change/signed` and `rate/<attribute>/flip_score_change/absolute`.
-* **Consistency**, `individual/consistency/value` (with `consistency_features=[0, 3, …]`, columns that make people
-  alike): one less the mean distance of each decision from the mean decision of its five nearest neighbours, in
-  standardised features. High is good, 1 is ideal, and a constant decision reaches it. It shows neither which group is
-  treated unlike nor anything that the features do not say. AIF360 counts each row as its own neighbour and does not
-  standardise; the function `consistency` does likewise on request.
+* **Consistency**, `individual/consistency/value` (with `consistency_features=[0, 3, …]`, the columns by which
+  people are similar): one minus the mean difference between each decision and the mean decision of its five nearest
+  neighbours, in standardised features. High is good, 1 is ideal, and a constant decision reaches it. It shows neither
+  which group is treated differently nor anything that the features do not contain. AIF360 counts each row as its own
+  neighbour and does not standardise; the function `consistency` does the same on request (`compat`).
 """
 
 FORMULAS = {
@@ -170,12 +170,12 @@ FORMULAS = {
 """Formulas of quantities computed from all groups at once; K classes, N_ak rows of group a that are predicted as k."""
 
 FAMILIES = {
-    "Rates of the favourable class": "Every rate in every comparison.",
+    "Rates of the favourable class": "Every rate under every comparison.",
     "Named in the literature": "The same rates under the names of the criteria.",
-    "Several classes": "No class is the favourable one: the worst class k counts, or pair of actual j and predicted k.",
-    "Scores": "Whatever the threshold. Scores are probabilities of the favourable class, counted in 1,024 bins.",
-    "Predicted numbers": "Of regressions, in the unit of the target. The two distances KS are shares.",
-    "Inequality": "Of the benefit b = predicted - actual + 1 (0: missed, 2: wrongly selected), or of predictions.",
+    "Several classes": "No class is favourable: the worst class k counts, or worst pair of actual j and predicted k.",
+    "Scores": "Independent of the threshold. Scores are probabilities of the favourable class, counted in 1,024 bins.",
+    "Predicted numbers": "Metrics of regression, in the unit of the target. The two distances KS are fractions.",
+    "Inequality": "Indices of predictions or the benefit b = predicted - actual + 1 (0: missed, 2: wrongly selected).",
 }
 
 

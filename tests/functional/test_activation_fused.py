@@ -269,7 +269,7 @@ def test_loops_over_rows_that_do_something_else_are_told_once(fault, monkeypatch
     fused.row_kernels.cache_clear()
     x = normal(90, 1, 28, 28)
     try:
-        with pytest.warns(UserWarning, match="a share of the samples takes longer, .*: .*others were drawn"):
+        with pytest.warns(UserWarning, match="a share of the samples takes longer, .*: .*draw other test rows"):
             assert not fused.takes_rows(x)
         assert torch.equal(Share(0.5, seed=3, most=32).of(x), Share(0.5, seed=3, most=32).of(x.transpose(0, 1)[0]))
     finally:

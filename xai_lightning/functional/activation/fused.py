@@ -54,7 +54,7 @@ def _check(loops: Any) -> None:
     close = torch.allclose(one.sums[-1, :MINIMUM], other.sums[-1, :MINIMUM], rtol=1e-4)
     same = torch.equal(one.sums[:-1], other.sums[:-1]) and torch.equal(one.histogram, other.histogram)
     if not (close and same):
-        raise RuntimeError(f"a known block added up to other sums than operations of torch give: {one.sums.tolist()}")
+        raise RuntimeError(f"the compiled loops compute other sums of a block than torch does: {one.sums.tolist()}")
 
 
 def _check_rows(loops: Any) -> None:
@@ -69,7 +69,7 @@ def _check_rows(loops: Any) -> None:
     sums = (flat.view(torch.int32)[:, [*range(16), *range(12, 28)]].long() * weights).sum(1) + 11
     expected = ((sums ^ sums >> 32) * GOLDEN >= 0).nonzero().flatten()
     if not (torch.equal(drawn[:count], expected) and torch.equal(room[:count], flat[expected])):
-        raise RuntimeError(f"of known rows others were drawn than operations of torch draw: {drawn.tolist()}")
+        raise RuntimeError(f"the compiled loops draw other test rows than torch does: {drawn.tolist()}")
 
 
 def takes(values: Tensor) -> bool:

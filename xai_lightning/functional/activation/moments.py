@@ -86,7 +86,9 @@ def union(states: Sequence[Moments]) -> Moments:
     """
     units = [len(state.mean) for state in states]
     if len(set(units)) != 1:
-        raise ValueError(f"Only states of one layer merge, got {' and '.join(map(str, units)) or 'no'} units.")
+        raise ValueError(
+            f"Only states with equal numbers of units merge, got {' and '.join(map(str, units)) or 'no'} units."
+        )
     if len(states) == 1:
         return states[0]
     stacked = Moments(*(torch.stack(fields) for fields in zip(*states, strict=True)))

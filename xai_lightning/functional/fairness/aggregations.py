@@ -73,7 +73,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=gap,
             ideal=0.0,
             formula="max_a {0}_a - min_b {0}_b",
-            hides="which groups differ; how those between the two extremes fare",
+            hides="which groups differ; how the groups between these extremes fare",
         ),
         "ratio": Aggregation(
             ratio,
@@ -83,7 +83,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=share,
             ideal=1.0,
             formula="min_a {0}_a / max_b {0}_b",
-            hides="which groups differ; how large the two are (0.1 % to 0.2 % reads like 40 % to 80 %)",
+            hides="which groups differ; how large the values are (0.1 % against 0.2 % reads like 40 % against 80 %)",
         ),
         "difference_to_overall": Aggregation(
             to_overall,
@@ -93,7 +93,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=gap,
             ideal=0.0,
             formula="max_a |{0}_a - {0}|",
-            hides="which group differs; how far a group is off that makes up most of the data",
+            hides="which group differs; the deviation of a group that forms most of the data",
         ),
         "ratio_to_overall": Aggregation(
             ratio_to_overall,
@@ -103,7 +103,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=share,
             ideal=1.0,
             formula="min_a min({0}_a / {0}, {0} / {0}_a)",
-            hides="which group differs; how large the two are; how far a group is off that makes up most of the data",
+            hides="which group differs; how large the values are; the deviation of a group that forms most of the data",
         ),
         "worst": Aggregation(
             worst,
@@ -133,7 +133,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=size,
             ideal=0.0,
             formula="max_a |{0}_a|",
-            hides="which group it is; to which side it errs; how the others fare",
+            hides="which group it is; in which direction it errs; how the others fare",
         ),
         "mean_difference": Aggregation(
             mean_difference,
@@ -143,7 +143,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=gap,
             ideal=0.0,
             formula="max_a {0}_a - min_b {0}_b",
-            hides="which groups differ; a large gap of one rate beside a small one of another",
+            hides="which groups differ; a large gap in one rate beside a small gap in another",
         ),
         "total_variation": Aggregation(
             total_variation,
@@ -163,7 +163,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=gap,
             ideal=0.0,
             formula="max_a (n_a / N) |{0}_a - {0}|",
-            hides="which group differs; harm to a small group (its weight makes it invisible)",
+            hides="which group differs; harm to a small group (its small weight hides it)",
         ),
         "spread": Aggregation(
             spread,
@@ -183,7 +183,7 @@ AGGREGATIONS: Mapping[str, Aggregation] = MappingProxyType(
             reach=same,
             ideal=None,
             formula="{0}",
-            hides="who bears it",
+            hides="which groups are affected",
         ),
     }
 )

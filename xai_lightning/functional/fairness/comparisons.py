@@ -212,7 +212,7 @@ def none(of: Groupwise, error: float, exact: bool) -> Interval | None:
 
 def _proportions(of: Groupwise) -> Proportions:
     if not isinstance(of, Proportions):
-        raise TypeError(f"a comparison with everybody together needs proportions, got {type(of).__name__}")
+        raise TypeError(f"a comparison with all groups together needs proportions, got {type(of).__name__}")
     return of
 
 

@@ -22,9 +22,9 @@ _PLAIN = (
 _COMPARISONS = ("difference", "ratio", "difference_to_overall", "ratio_to_overall")
 
 _OVERALL = "fairlearn: method='to_overall'. AIF360 compares one set of groups with the rest."
-_EMPTY = "a group without {0} has the rate 0 there, which makes up a gap or hides one, and is undefined here"
-_SIGNED = "AIF360: {0}, signed, of two sets of groups."
-_QUOTIENT = "AIF360: {0}, of two sets of groups, which may exceed 1."
+_EMPTY = "a group without {0} has the rate 0 there, which creates or hides a gap; here it is undefined"
+_SIGNED = "AIF360: {0}, signed, between two sets of groups."
+_QUOTIENT = "AIF360: {0}, between two sets of groups, may exceed 1."
 
 _FAIRLEARN = {
     "selection_rate": "",
@@ -72,14 +72,14 @@ def _named() -> Iterator[tuple[str, Metric]]:
         "demographic_parity_difference",
         Metric(parity, "difference", differs=_SIGNED.format("statistical_parity_difference")),
     )
-    keyed = "torchmetrics: demographic_parity, under a key that names two groups and so changes with the data."
-    fifths = "That 0.8 be enough is a rule of thumb of employment law in the United States, and of nothing else."
+    keyed = "torchmetrics: demographic_parity, whose key names two groups and so changes with the data."
+    fifths = "A threshold of 0.8 is a rule of thumb of employment law in the United States, and of nothing else."
     quotient = f"{_QUOTIENT.format('disparate_impact')} {keyed}"
     yield "demographic_parity_ratio", Metric(parity, "ratio", differs=quotient, caution=fifths)
     yield "demographic_parity_difference_to_overall", Metric(parity, "difference_to_overall", differs=_OVERALL)
     yield "demographic_parity_ratio_to_overall", Metric(parity, "ratio_to_overall", differs=_OVERALL)
     far = f"fairlearn: method='to_overall'; {_EMPTY.format('positives or negatives')}."
-    absolute = f"{both} AIF360: equalized_odds_difference, of two sets of groups."
+    absolute = f"{both} AIF360: equalized_odds_difference, between two sets of groups."
     yield "equalized_odds_difference", Metric(odds, "difference", differs=absolute)
     yield "equalized_odds_ratio", Metric(odds, "ratio", differs=both)
     yield "equalized_odds_difference_to_overall", Metric(odds, "difference_to_overall", differs=far)
@@ -89,12 +89,12 @@ def _named() -> Iterator[tuple[str, Metric]]:
     signed = f"{lone} {_SIGNED.format('equal_opportunity_difference')}"
     yield "equal_opportunity_difference", Metric(chance, "difference", differs=signed)
     yield "equal_opportunity_ratio", Metric(chance, "ratio", differs=f"{lone} torchmetrics: equal_opportunity.")
-    empty = "AIF360 gives a group of whom nobody is selected the value 0; here it is undefined."
+    empty = "In AIF360, a group of whom nobody is selected has the value 0; here it is undefined."
     yield "predictive_parity_difference", Metric(("positive_predictive_value",), "difference", differs=empty)
     use = ("positive_predictive_value", "negative_predictive_value")
     yield "conditional_use_accuracy_difference", Metric(use, "difference", differs=empty)
     yield "treatment_equality_difference", Metric(("false_negative_share",), "difference")
-    endless = "It has no upper end, and is undefined where a group has no false positive."
+    endless = "It is unbounded above, and undefined if a group has no false positives."
     yield "treatment_equality_unbounded_difference", Metric(("error_balance",), "difference", caution=endless)
 
 
@@ -115,7 +115,7 @@ def _compared() -> Iterator[tuple[str, Metric]]:
         yield f"worst_group_{rate}", Metric((rate,), "worst", differs=peer)
     for rate in ("false_positive_rate", "false_negative_rate"):
         yield f"worst_group_{rate}", Metric((rate,), "largest", ideal=0.0)
-    weighted = "AIF360: rich_subgroup searches for groups, made by linear thresholds; here they are declared."
+    weighted = "AIF360: rich_subgroup searches for groups defined by linear thresholds; here they are declared."
     unseen = "Never gate on it alone."
     for rate in ("selection_rate", "false_positive_rate", "false_negative_rate"):
         yield f"size_weighted_{rate}_difference", Metric((rate,), "size_weighted", differs=weighted, caution=unseen)
@@ -131,14 +131,14 @@ def _of_classes() -> Iterator[tuple[str, Metric]]:
     yield "multiclass_classwise_odds_difference", Metric(classwise, "difference")
     yield "multiclass_equal_opportunity_difference", Metric(("class_recall",), "difference")
     yield "balanced_accuracy_difference", Metric(("balanced_accuracy",), "difference")
-    least = "fairlearn: balanced_accuracy_score_group_min, which leaves out classes that a group has no sample of."
+    least = "fairlearn: balanced_accuracy_score_group_min, which leaves out classes without samples in a group."
     yield "worst_group_balanced_accuracy", Metric(("balanced_accuracy",), "worst", differs=least)
 
 
 def _inequality() -> Iterator[tuple[str, Metric]]:
     """Indices computed from all counts at once."""
     never = "Never gate on it: it may fall when accuracy falls."
-    alpha = "AIF360: {0}; its code, not its documentation, divides the case alpha = 0 by the mean once more."
+    alpha = "AIF360: {0}; for alpha = 0 its code, unlike its documentation, divides by the mean once more."
     whole, between = (alpha.format(f"{part}generalized_entropy_index") for part in ("", "between_all_groups_"))
     yield "generalized_entropy", Metric(("generalized_entropy",), "whole", differs=whole, caution=never)
     theil = "AIF360: theil_index."
@@ -148,7 +148,7 @@ def _inequality() -> Iterator[tuple[str, Metric]]:
         Metric(("between_group_entropy",), "whole", differs=between, caution="Never gate on it: errors may balance."),
     )
     smoothed = "AIF360: smoothed_empirical_differential_fairness, with the same concentration of 1."
-    rarest = "The rarest class governs it, and small groups are drawn towards each other."
+    rarest = "The rarest class dominates it, and small groups are pulled towards each other."
     yield "differential_fairness", Metric(("differential_fairness",), "whole", differs=smoothed, caution=rarest)
 
 
@@ -161,8 +161,8 @@ def _of_scores() -> Iterator[tuple[str, Metric]]:
     yield "worst_group_bnsp_auc", Metric(("bnsp_auc",), "worst")
     yield "score_distance", Metric(("score_distance",), "largest")
     yield "score_wasserstein_distance", Metric(("score_wasserstein",), "largest")
-    biased = "torchmetrics: expected calibration error, not debiased: the smaller the group, the larger."
-    grows = "Sampling alone makes it the larger the smaller a group is."
+    biased = "torchmetrics: expected calibration error, not debiased: larger in smaller groups."
+    grows = "Sampling alone makes it larger in smaller groups."
     yield "calibration_in_the_large", Metric(("calibration_in_the_large",), "largest_magnitude")
     yield "calibration_in_the_large_difference", Metric(("calibration_in_the_large",), "difference")
     yield "calibration_error", Metric(("calibration_error",), "largest", differs=biased)
@@ -173,7 +173,7 @@ def _of_scores() -> Iterator[tuple[str, Metric]]:
 
 def _of_numbers() -> Iterator[tuple[str, Metric]]:
     """Metrics of regression, in units of the target."""
-    only = "AIF360's metrics of regression are of rankings."
+    only = "AIF360's regression metrics compare rankings."
     yield "mean_prediction_difference", Metric(("mean_prediction",), "difference", differs=only)
     yield "mean_residual_difference", Metric(("mean_residual",), "difference", differs=only)
     yield "worst_group_mean_residual", Metric(("mean_residual",), "largest_magnitude", differs=only)

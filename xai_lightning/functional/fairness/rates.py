@@ -76,8 +76,8 @@ RATES: Mapping[str, Rate] = MappingProxyType(
         "selection_rate": Rate(
             lambda c: c.tp + c.fp,
             lambda c: c.total,
-            "share predicted favourably",
-            "who of them should have been selected",
+            "share predicted as the favourable class",
+            "who should have been selected",
         ),
         "true_positive_rate": Rate(
             lambda c: c.tp,
@@ -144,8 +144,8 @@ RATES: Mapping[str, Rate] = MappingProxyType(
         "base_rate": Rate(
             lambda c: c.tp + c.fn,
             lambda c: c.total,
-            "share that is positive by its target",
-            "anything of the model",
+            "share whose target is positive",
+            "anything about the model",
         ),
         "false_negative_share": Rate(
             lambda c: c.fn,
@@ -155,13 +155,13 @@ RATES: Mapping[str, Rate] = MappingProxyType(
             trials="errors",
         ),
         "class_selection_rate": Rate(
-            _by_class(1), _of_all, "share predicted as class k", "who of them is of that class", per_class=True
+            _by_class(1), _of_all, "share predicted as class k", "who belongs to class k", per_class=True
         ),
         "class_recall": Rate(
             _by_class(0),
             _by_class(2),
-            "share of class k that is predicted as it",
-            f"as what the rest of a class is predicted; {TRUSTS}",
+            "share of class k that is predicted as class k",
+            f"how the rest of a class is predicted; {TRUSTS}",
             trials="samples of one class",
             per_class=True,
         ),
@@ -169,7 +169,7 @@ RATES: Mapping[str, Rate] = MappingProxyType(
             _others_as_class,
             _others,
             "share of the other classes that is predicted as class k",
-            f"of which class those are that it takes in; {TRUSTS}",
+            f"which classes are mistaken for class k; {TRUSTS}",
             trials="samples of other classes",
             per_class=True,
         ),

@@ -56,8 +56,8 @@ def filmstrip(maps: Tensor, numbers: Sequence[int], *, labels: Sequence[str], sc
     rows = shown.shape[1]
     left = margin(labels[:rows])
     width = left + len(frames) * (_TILE + _GAP) + 8
-    legend = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}".rstrip()
-    legend += "" if shown.isfinite().all() else "; grey is left out: not finite, or incomplete"
+    legend = f"red: for the explained output, blue: against it; full colour is {scale:.3g} {note}".rstrip()
+    legend += "" if shown.isfinite().all() else "; grey: left out, since not finite or incomplete"
     lines = wrapped(legend, width - 12, 8)
     below = _TOP + rows * (_TILE + _GAP) + 16
     height = below + _LINE * len(lines)

@@ -148,7 +148,7 @@ def series_bands(
 
 def _legend(now: Tensor, reference: Tensor, scale: float, note: str) -> str:
     words = f"band: attribution now; strip below it: at the reference; full colour is {scale:.3g} {note}".rstrip()
-    words += "; red speaks for what is explained, blue against it"
+    words += "; red: for the explained output, blue: against it"
     return words + ("" if (now.isfinite() & reference.isfinite()).all() else "; grey: not finite")
 
 

@@ -46,7 +46,7 @@ def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(places, labels=[str(numbers[place]) for place in places])
         axes.tick_params(labelsize=10, labelcolor=FAINT, length=0)
-        axes.set(xlabel="validation" + "; white: not known" * bool(matrix.isnan().any()), ylabel="validation")
+        axes.set(xlabel="validation" + "; white: unknown" * bool(matrix.isnan().any()), ylabel="validation")
         bar = figure.colorbar(shown, shrink=0.85)
         bar.set_label("mean cosine similarity", color=INK)
         bar.outline.set_visible(False)

@@ -87,7 +87,7 @@ def token_lines(
 
 
 def _legend(kinds: Sequence[tuple[str, Tensor]], scale: float, note: str) -> str:
-    words = f"red speaks for what is explained, blue against it; full colour is {scale:.3g} {note}".rstrip()
+    words = f"red: for the explained output, blue: against it; full colour is {scale:.3g} {note}".rstrip()
     return words + ("" if all(values.isfinite().all() for _, values in kinds) else "; grey: not finite")
 
 

@@ -51,7 +51,7 @@ OF_COUNTS: dict[str, Quantity] = {
         "counts",
         (0.0, math.inf),
         0.0,
-        "inequality of the benefit between all samples, alpha = 2",
+        "inequality of the benefit among all samples, alpha = 2",
         f"how many errors there are; {TRUSTS}",
     ),
     "theil": Quantity(
@@ -59,7 +59,7 @@ OF_COUNTS: dict[str, Quantity] = {
         "counts",
         (0.0, math.inf),
         0.0,
-        "inequality of the benefit between all samples, alpha = 1",
+        "inequality of the benefit among all samples, alpha = 1",
         f"how many errors there are; {TRUSTS}",
     ),
     "between_group_entropy": Quantity(
@@ -68,7 +68,7 @@ OF_COUNTS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "inequality of the mean benefit between groups, alpha = 2",
-        f"errors of both kinds that balance; {TRUSTS}",
+        f"false positives and false negatives that balance; {TRUSTS}",
     ),
     "differential_fairness": Quantity(
         lambda c: _one(differential_fairness(_of_classes(c))),
@@ -76,6 +76,6 @@ OF_COUNTS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "largest log ratio between groups of the smoothed share predicted as a class",
-        "who of them is of that class",
+        "who belongs to which class",
     ),
 }

@@ -28,7 +28,7 @@ OF_NUMBERS: dict[str, Quantity] = {
         "residuals",
         (-math.inf, math.inf),
         0.0,
-        "mean of target less prediction",
+        "mean of target minus prediction",
         f"errors of both signs that cancel; {TRUSTS}",
     ),
     "mean_absolute_error": Quantity(
@@ -37,7 +37,7 @@ OF_NUMBERS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "mean absolute error",
-        f"to which side predictions err; {TRUSTS}",
+        f"in which direction predictions err; {TRUSTS}",
     ),
     "root_mean_squared_error": Quantity(
         lambda r: _averages(root_squared_error(r)),
@@ -45,14 +45,14 @@ OF_NUMBERS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "root mean squared error",
-        f"to which side predictions err; whether a few large errors make it; {TRUSTS}",
+        f"in which direction predictions err; whether a few large errors cause it; {TRUSTS}",
     ),
     "prediction_distance": Quantity(
         lambda d: each(told_apart(d, kolmogorov_to_overall(d))),
         "predictions",
         (0.0, 1.0),
         0.0,
-        "largest distance of the distribution function of predictions to that of all",
+        "largest distance between the distribution function of predictions and that of all samples",
         "whether the targets differ likewise; how far apart the predictions are",
     ),
     "prediction_wasserstein": Quantity(
@@ -60,7 +60,7 @@ OF_NUMBERS: dict[str, Quantity] = {
         "predictions",
         (0.0, math.inf),
         0.0,
-        "mean distance that predictions would have to move to be distributed as another group's",
+        "mean distance that predictions would have to move to be distributed like another group's",
         "whether the targets differ likewise",
     ),
     "residual_distance": Quantity(
@@ -68,7 +68,7 @@ OF_NUMBERS: dict[str, Quantity] = {
         "errors",
         (0.0, 1.0),
         0.0,
-        "largest distance of the distribution functions of errors to another group's",
+        "largest distance between the distribution function of errors and another group's",
         f"how large the errors are; {TRUSTS}",
     ),
 }

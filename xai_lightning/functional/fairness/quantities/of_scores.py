@@ -39,7 +39,7 @@ OF_SCORES: dict[str, Quantity] = {
         "scores",
         (0.0, 1.0),
         1.0,
-        "share of pairs in which a positive of the group outranks a negative of it",
+        "share of pairs in which a positive of the group outranks a negative of the same group",
         f"how its scores compare with those of other groups; what happens at a threshold; {TRUSTS}",
     ),
     "xauc_gap": Quantity(
@@ -47,7 +47,7 @@ OF_SCORES: dict[str, Quantity] = {
         "scores",
         (0.0, 1.0),
         0.0,
-        "share of pairs in which a positive of the group outranks a negative of another, less the share of the reverse",
+        "share of pairs in which a positive of the group outranks a negative of another, minus the reverse",
         f"how well each group is ranked by itself; {TRUSTS}",
     ),
     "bpsn_auc": Quantity(
@@ -71,7 +71,7 @@ OF_SCORES: dict[str, Quantity] = {
         "scores",
         (0.0, 1.0),
         0.0,
-        "largest distance of the distribution functions of scores to another group's",
+        "largest distance between the distribution function of scores and another group's",
         "whether the targets differ likewise; how far apart the scores are",
     ),
     "score_wasserstein": Quantity(
@@ -79,7 +79,7 @@ OF_SCORES: dict[str, Quantity] = {
         "scores",
         (0.0, 1.0),
         0.0,
-        "mean distance that scores would have to move to be distributed as another group's",
+        "mean distance that scores would have to move to be distributed like another group's",
         "whether the targets differ likewise",
     ),
     "calibration_in_the_large": Quantity(
@@ -87,7 +87,7 @@ OF_SCORES: dict[str, Quantity] = {
         "scores",
         (-1.0, 1.0),
         0.0,
-        "mean score less the share of positives",
+        "mean score minus the share of positives",
         f"errors that cancel between low and high scores; {TRUSTS}",
     ),
     "calibration_error": Quantity(
@@ -95,7 +95,7 @@ OF_SCORES: dict[str, Quantity] = {
         "scores",
         (0.0, 1.0),
         0.0,
-        "root of the debiased squared calibration error, ten bins of equal mass",
+        "square root of the debiased squared calibration error, in ten bins of equal mass",
         f"errors that cancel within a bin; {TRUSTS}",
     ),
     "kolmogorov_calibration_error": Quantity(
@@ -103,8 +103,8 @@ OF_SCORES: dict[str, Quantity] = {
         "scores",
         (0.0, 1.0),
         0.0,
-        "largest cumulated miscalibration, without bins",
-        f"at which scores; {TRUSTS}",
+        "largest cumulative difference of scores and outcomes, without bins",
+        f"at which scores it occurs; {TRUSTS}",
     ),
     "brier": Quantity(
         lambda s: each(brier(s)),
@@ -112,14 +112,14 @@ OF_SCORES: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "mean squared error of the scores",
-        f"whether base rates alone make it (they can); {TRUSTS}",
+        f"whether base rates alone cause it (they can); {TRUSTS}",
     ),
     "brier_skill": Quantity(
         lambda s: each(brier_skill(s)),
         "scores",
         (-math.inf, 1.0),
         1.0,
-        "share of the base rate's squared error that the scores take away",
+        "share of the base rate's squared error that the scores remove",
         f"whether calibration or ranking is at fault; {TRUSTS}",
     ),
 }

@@ -814,7 +814,7 @@ def test_the_passes_that_are_logged_are_those_that_were_made_and_at_most_those_t
         assert all(n <= (3 + 2) * most for n in found)
     # the first validation explains the probe a second time, by other seeds
     first, said = (looks[0][f"xai/{method}/{way}_passes"] for way in made), next(t for t in texts if "per sample" in t)
-    more = re.search(r"at most ([\d,]+) and ([\d,]+) more, by other seeds", said)
+    more = re.search(r"at most ([\d,]+) and ([\d,]+) more, with other seeds", said)
     told_more = [0, 0] if more is None else [int(n.replace(",", "")) for n in more.groups()]
     assert all(n <= 5 * most + rest for n, most, rest in zip(first, (forward, backward), told_more, strict=True))
     # of six variables KernelSHAP and LIME take all coalitions, whatever the seed

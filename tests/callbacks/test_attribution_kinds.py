@@ -444,7 +444,7 @@ def test_where_nothing_is_drawn_no_passes_look_for_noise(
     assert passes[0] - passes[1] == again * 8 * count
     floor = [value for _, name, value in sink.records if name == f"drift/{method}/noise_floor"]
     assert [value > 0 for value in floor] == [bool(again)] * 2
-    assert sum("by other seeds" in message for message in caplog.messages) == again
+    assert sum("with other seeds" in message for message in caplog.messages) == again
 
 
 def test_a_smoothed_method_knows_its_noise() -> None:

@@ -48,7 +48,7 @@ def test_windows_that_do_not_fit_an_image_are_refused_at_the_first_batch() -> No
 
 
 def test_measures_of_images_are_refused_where_there_are_none() -> None:
-    with pytest.raises(ValueError, match=r"measures=\['ssim'\] compare the places of images.*known are cosine"):
+    with pytest.raises(ValueError, match=r"measures=\['ssim'\] compare positions in images.*available are cosine"):
         told(seeded(table_net), Items(table, 16), "saliency", measures=["cosine", "ssim"])
 
 
@@ -175,7 +175,7 @@ def test_a_target_of_a_regression_that_is_not_there_is_refused() -> None:
 
 def test_numbers_that_are_taken_for_classes_are_refused_with_what_to_say() -> None:
     items = Items(lambda i: (draw(5, seed=i), draw(1, seed=i)[0]), 16)
-    with pytest.raises(ValueError, match=r"each target to be 0 or 1; got .* say task='regression' of numbers"):
+    with pytest.raises(ValueError, match=r"each target to be 0 or 1; got .* set task='regression' for numbers"):
         told(seeded(lambda: nn.Linear(5, 1)), items, "saliency", call=squares)
 
 

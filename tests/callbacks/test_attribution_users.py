@@ -358,7 +358,7 @@ def test_a_segmentation_whose_class_is_nowhere_says_so() -> None:
 @pytest.mark.parametrize(
     ("settings", "items", "said"),
     [
-        ({}, masked, r"got \[8, 2, 8, 8\].*say task='segmentation'"),
+        ({}, masked, r"got \[8, 2, 8, 8\].*set task='segmentation'"),
         ({"task": "segmentation", "target": 2}, masked, r"the number of the label or class, in 0 .. 1; got target=2"),
         (
             {"task": "segmentation", "target": 1},
@@ -449,7 +449,7 @@ def test_one_number_per_sample_is_to_be_a_column(further: list[str]) -> None:
 
 
 def test_an_argument_that_is_missing_is_asked_for_by_the_reader() -> None:
-    said = r"missing 1 required positional argument.*which entry of the batch each further argument of that name"
+    said = r"missing 1 required positional argument.*which is each further argument, by its name"
     with pytest.raises(ValueError, match=said):
         fitted(
             seeded(Columns),
@@ -467,7 +467,7 @@ def test_names_that_fit_the_steps_of_a_series_ask_for_its_layout() -> None:
             warnings.simplefilter("always")
             monitor = AttributionMonitor("saliency", features=features, layout=layout, network="net", probe_size=8)
             fitted(net, cross_entropy, Items(lambda i: (draw(12, 3, seed=i), i % 2), 16), monitor, lr=0.0)
-        assert any("say layout='NTC'" in str(each.message) for each in caught) == asked
+        assert any("set layout='NTC'" in str(each.message) for each in caught) == asked
 
 
 def test_a_list_of_samples_is_no_probe() -> None:
@@ -482,10 +482,10 @@ def test_a_list_of_samples_is_no_probe() -> None:
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        (lambda i: nn.functional.one_hot(torch.tensor(i % 2), 2).float(), r"Of one-hot classes.*argmax\(1\)"),
+        (lambda i: nn.functional.one_hot(torch.tensor(i % 2), 2).float(), r"For one-hot classes.*argmax\(1\)"),
         (
             lambda i: -100 if i % 5 == 0 else i % 2,
-            r"got -100. Where some samples have no label.*target='ref",
+            r"got -100. If some samples have no label.*target='ref",
         ),
     ],
 )

@@ -244,9 +244,9 @@ def test_all_gates_decide_before_any_of_them_writes_the_file_for_resuming(count:
         ({"at_most": {"gap": 0.1}, "save_on_train_epoch_end": True}, "refuses save_on_train_epoch_end=True"),
         ({"at_most": {"gap": 0.1}, "save_weights_only": True}, "refuses save_weights_only=True"),
         ({"at_most": {"gap": 0.1}, "at_least": {"gap": 0.2}}, "must not exceed"),
-        ({"at_most": {"fairness/sex/demographic_parity_ratio/bound": 0.8}}, "belongs into at_least; got 0.8"),
-        ({"at_least": {"fairness/sex/equalized_odds_difference/value": 0.1}}, "belongs into at_most"),
-        ({"at_least": {"mine/fairness/sex/accuracy_difference/bound": 0.1}}, "belongs into at_most"),
+        ({"at_most": {"fairness/sex/demographic_parity_ratio/bound": 0.8}}, "belongs in at_least; got 0.8"),
+        ({"at_least": {"fairness/sex/equalized_odds_difference/value": 0.1}}, "belongs in at_most"),
+        ({"at_least": {"mine/fairness/sex/accuracy_difference/bound": 0.1}}, "belongs in at_most"),
     ],
     ids=str,
 )

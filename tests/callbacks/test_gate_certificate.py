@@ -191,9 +191,9 @@ def test_a_certificate_that_cannot_be_stamped_does_not_say_that_it_is(
         kept = certified(tmp_path, Weighs(offset=offset))
     told = [str(warning.message) for warning in caught] + caplog.messages
     [sentence] = [text for text in told if said in text]
-    assert sentence.endswith(". The file does not say so.")
+    assert sentence.endswith(". The file does not hold it.")
     [failure] = [text for text in told if "cannot stamp the certificate: " in text]
-    assert "The certificate stands in no checkpoint" in failure
+    assert "The certificate was written to no checkpoint" in failure
     assert "certificate" not in stamped(kept.best_model_path)
     assert len(events(tmp_path)) == 1
 
@@ -210,8 +210,8 @@ def test_a_certificate_names_the_files_that_hold_it_if_another_could_not_be_writ
 
     monkeypatch.setattr(certificate, "restamp", full)
     with (
-        pytest.warns(UserWarning, match=r"is CLOSED: .* It is stamped so\.$"),
-        pytest.warns(UserWarning, match=r"The certificate stands in epoch=1-step=4\.ckpt, and"),
+        pytest.warns(UserWarning, match=r"is CLOSED: .* The file is stamped with it\.$"),
+        pytest.warns(UserWarning, match=r"The certificate was written to epoch=1-step=4\.ckpt, and"),
     ):
         kept = certified(tmp_path, Weighs(offset=-100.0))
     assert stamped(kept.best_model_path)["certificate"]["gate"] == "closed"
@@ -230,8 +230,8 @@ def test_a_side_file_that_cannot_be_written_anew_is_gone_and_the_checkpoint_says
 
     monkeypatch.setattr(evidence, "write_verdict", full)
     with (
-        pytest.warns(UserWarning, match=r"is CLOSED: .* It is stamped so\.$"),
-        pytest.warns(UserWarning, match=r"cannot stamp the certificate: .*stands in epoch=1-step=4\.ckpt, and"),
+        pytest.warns(UserWarning, match=r"is CLOSED: .* The file is stamped with it\.$"),
+        pytest.warns(UserWarning, match=r"cannot stamp the certificate: .*was written to epoch=1-step=4\.ckpt, and"),
     ):
         kept = certified(tmp_path, Weighs(offset=-100.0))
     found = find(Path(kept.best_model_path))

@@ -163,7 +163,7 @@ def test_fast_dev_run_keeps_no_fallback(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"fallback": "best"}, "fallback must be one of none, least_violation, last; got 'best'"),
-        ({"fallback": "last", "save_top_k": 0}, "fallback='last' keeps a file, and save_top_k=0 none"),
+        ({"fallback": "last", "save_top_k": 0}, "fallback='last' keeps a file, but save_top_k=0 keeps none"),
     ],
     ids=str,
 )

@@ -218,9 +218,9 @@ def test_a_floor_that_nobody_logs_stays_closed() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"at_most": {"utility/r2/bound": 0.5}}, "high values of r2 are good, so its limit belongs into at_least"),
-        ({"at_most": {"b/utility/balanced_accuracy/value": 0.5}}, "belongs into at_least; got 0.5"),
-        ({"at_most": {"b/fairness/sex/demographic_parity_ratio/value": 0.8}}, "belongs into at_least; got 0.8"),
+        ({"at_most": {"utility/r2/bound": 0.5}}, "high values of r2 are good, so its limit belongs in at_least"),
+        ({"at_most": {"b/utility/balanced_accuracy/value": 0.5}}, "belongs in at_least; got 0.5"),
+        ({"at_most": {"b/fairness/sex/demographic_parity_ratio/value": 0.8}}, "belongs in at_least; got 0.8"),
         ({"monitor": GAP, "mode": "max", "at_most": {"gap": 1}}, "needs mode='min'; got 'max'"),
         ({"monitor": "utility/r2/value", "at_most": {"gap": 1}}, "needs mode='max'; got 'min'"),
     ],
@@ -235,7 +235,7 @@ def test_sides_that_would_keep_the_worst_are_refused(options: dict[str, Any], me
 @pytest.mark.parametrize("name", ["rate/sex/selection_rate/Female", "count/sex/Male"])
 def test_a_limit_on_what_is_only_drawn_says_so(tmp_path: Path, name: str) -> None:
     gate = GatedCheckpoint("val_loss", dirpath=tmp_path, at_most={name: 0.8})
-    with pytest.raises(MisconfigurationException, match=f"{name}' goes to the loggers, for looking at"):
+    with pytest.raises(MisconfigurationException, match=f"{name}' is logged for viewing only"):
         fit_small(Classifier(), [FairnessMonitor({"sex": ["Female", "Male"]}), gate], tmp_path, max_epochs=1)
 
 

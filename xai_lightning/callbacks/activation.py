@@ -165,7 +165,7 @@ class ActivationMonitor(Monitor):
         self._measured = [self._wanted.measured(layer) for layer in self._layers]
         self._reducing = []
         unknown = [layer.name for layer in self._layers if layer.units is None]
-        self._tell("have no known units; they give numbers over all elements", unknown)
+        self._tell("have no known units; their statistics are over all elements", unknown)
         absent = self._wanted.absent(self._layers, alone=self._expensive is None)
         if absent and absent not in self._told:
             self._told.add(absent)
@@ -229,7 +229,7 @@ class ActivationMonitor(Monitor):
         dim = h.ndim - 1 if layer.units is None else layer.unit_dim(h.ndim)
         keep = None if self._keep is None else self._keep.fitted(h.shape[:dim] + h.shape[dim + 1 :], h.device)
         if keep is None and self._keep is not None:
-            self._tell("have outputs to which neither samples nor the mask fit; all of it is observed", [layer.name])
+            self._tell("have outputs that fit neither samples nor mask; all elements are observed", [layer.name])
         self._running.observe(layer.name, h, dim, keep, measured)
 
     def _represent(self, layer: Layer, mask: Tensor | None, call: tuple[Any, ...]) -> None:

@@ -112,7 +112,7 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         decision.check_directions(limits)
         decision.check_monitor(monitor, mode)
         if filename is not None and re.fullmatch(r"last(-v\d+)?", filename):
-            raise ValueError(f"filename={filename!r} is that of the file for resuming; choose another")
+            raise ValueError(f"filename={filename!r} is reserved for the file for resuming; choose another")
         decision.refuse(
             every_n_train_steps=every_n_train_steps,
             train_time_interval=train_time_interval,
@@ -210,7 +210,7 @@ def _check_choices(fallback: str, save_top_k: int, arbiter: object, certify: obj
     if fallback not in FALLBACKS:
         raise ValueError(f"fallback must be one of {', '.join(FALLBACKS)}; got {fallback!r}")
     if fallback != "none" and save_top_k == 0:
-        raise ValueError(f"fallback={fallback!r} keeps a file, and save_top_k={save_top_k} none; choose one")
+        raise ValueError(f"fallback={fallback!r} keeps a file, but save_top_k={save_top_k} keeps none; choose one")
     if arbiter is not None and not callable(arbiter):
         raise TypeError(f"arbiter must be callable with a mapping of metrics; got {arbiter!r}")
     if certify is not None:

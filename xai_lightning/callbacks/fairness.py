@@ -180,7 +180,7 @@ def _check_attributes(groups: object) -> None:
         )
     barred = [attribute for attribute in groups if "|" in attribute]
     if barred:
-        raise ValueError(f"an attribute must not have '|' in its name, as one within another has; got {barred[0]!r}")
+        raise ValueError(f"an attribute's name must not contain '|', which given= uses in names; got {barred[0]!r}")
 
 
 def _check_given(given: Mapping[str, str], groups: Mapping[str, Declared]) -> None:

@@ -76,7 +76,7 @@ def check_directions(limits: Sequence[Limit], evidence: Evidence) -> None:
         if limit.kind != SIDES[good]:
             raise ValueError(
                 f"{limit.kind}[{limit.name!r}]: {good} values of {limit.name.split('/')[-2]} are good, so its limit "
-                f"belongs into {SIDES[good]}; got {limit.threshold:g}"
+                f"belongs in {SIDES[good]}; got {limit.threshold:g}"
             )
 
 

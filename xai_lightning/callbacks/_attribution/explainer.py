@@ -216,9 +216,9 @@ class Explainer:
         if self.task == "classification":
             if outputs.ndim > 2:
                 raise ValueError(
-                    f"task='classification' explains outputs [N, K], one row per sample; got {list(outputs.shape)}. Of "
-                    "classes of pixels [N, K, H, W] say task='segmentation' and target=, the number of one; else name "
-                    "a module that returns a row per sample with network=..."
+                    f"task='classification' explains outputs [N, K], one row per sample; got {list(outputs.shape)}. "
+                    "For classes of pixels [N, K, H, W], set task='segmentation' and target= to the number of one; "
+                    "otherwise name a module that returns one row per sample with network=..."
                 )
             check_space(outputs, self.ways.outputs.space)
             self.n_classes = 2 if outputs.ndim == 1 or outputs.shape[1] == 1 else int(outputs.shape[1])
@@ -233,9 +233,7 @@ class Explainer:
         elif isinstance(self.ways.target, int):
             count = 1 if outputs.ndim == 1 else int(outputs.shape[1])
             if self.ways.target >= count:
-                raise ValueError(
-                    f"target={self.ways.target} is none of the network's {count} outputs; they count from 0"
-                )
+                raise ValueError(f"target={self.ways.target} is none of the network's {count} outputs, numbered from 0")
 
     def learnt(self) -> dict[str, Any]:
         """What was learnt of the data and the network, for a rank that sees no batch."""

@@ -62,8 +62,8 @@ def called(explained: Explained, arguments: Sequence[Tensor], returned: Heard) -
         given = ", ".join([f"the input {list(arguments[0].shape)}", *names[1:]])
         raise ValueError(
             f"{type(explained.network).__name__} cannot be called with {given} alone ({error!r}); name the module that "
-            "can with network=..., or say with reader={'input': ..., 'target': ..., 'mask': ...} what its input is and "
-            "which entry of the batch each further argument of that name; inputs=['mask'] explains that too"
+            "can with network=..., or say with reader={'input': ..., 'target': ..., 'mask': ...} which entry of the "
+            "batch is its input, and which is each further argument, by its name; inputs=['mask'] explains that one too"
         ) from error
 
 
@@ -77,8 +77,8 @@ def check_made(network: nn.Module) -> None:
     if unmade:
         raise ValueError(
             f"parameters {', '.join(unmade)} of {type(network).__name__} take their shape from the first batch; call "
-            "the network once on a batch before the training, in the module's setup or configure_model, as Lightning "
-            "wants it too"
+            "the network once on a batch before the training, in the module's setup or configure_model, which "
+            "Lightning requires as well"
         )
 
 
@@ -96,7 +96,7 @@ def _tell_special(ways: Ways, ids: Tensor) -> None:
     if len(ids) >= ALIKE and bool((first == first[0]).all()) and int(first[0]) not in known:
         rank_zero_info(
             f"AttributionMonitor({ways.label!r}): every text of the first batch begins with token {int(first[0])}, "
-            f"which is explained like a word; if it is none leave it out with special_tokens=[{int(first[0])}, ...]"
+            f"which is explained like a word; if it is not one, leave it out with special_tokens=[{int(first[0])}, ...]"
         )
 
 
@@ -109,7 +109,7 @@ def _tell_layout(ways: Ways, shape: Sequence[int], features: Mapping[str, Where]
     if named == shape[1] != shape[0]:
         rank_zero_warn(
             f"AttributionMonitor({ways.label!r}): features name {named} channels, and inputs {['N', *shape]} are read "
-            f"as {shape[0]} channels of {shape[1]} steps; if time comes first say layout='NTC'"
+            f"as {shape[0]} channels of {shape[1]} steps; if time comes first, set layout='NTC'"
         )
 
 

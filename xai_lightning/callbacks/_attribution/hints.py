@@ -46,7 +46,7 @@ def never_fits(error: BaseException) -> str:
     """The message if memory runs out even with one sample."""
     return (
         f"one sample at a time does not fit either ({error}). Methods that make all draws of a sample in one pass need "
-        "fewer, options={'n_samples': ...} or a smaller background; others, such as 'saliency', need one row at a time"
+        "fewer draws, options={'n_samples': ...}, or a smaller background; methods such as 'saliency' need only one row"
     )
 
 

@@ -93,7 +93,7 @@ class Panel(NamedTuple):
         placed = [measure for measure in self.measures if measure not in drift.MEASURES]
         if placed and self.grid is None:
             raise ValueError(
-                f"measures={placed} compare the places of images, and these explanations have none; known are "
+                f"measures={placed} compare positions in images, and these explanations have none; available are "
                 f"{', '.join(drift.MEASURES)}"
             )
 

@@ -77,7 +77,7 @@ class PassingMonitor(TimedMonitor):
         count, beside = probe + fresh, f" and {fresh} fresh ones" if fresh else ""
         again = (
             f"; with the reference, and at one in {self.noise_every} of them, at most {probe * cost.forward:,} and "
-            f"{probe * cost.backward:,} more, by other seeds, to know the noise"
+            f"{probe * cost.backward:,} more, with other seeds, to estimate the noise"
         )
         rank_zero_info(
             f"AttributionMonitor({self.method!r}) explains about {probe} samples{beside} at each validation, with at "

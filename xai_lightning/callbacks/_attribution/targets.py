@@ -75,7 +75,7 @@ def _masks(sample: Sample) -> Tensor:
 def _numbers(sample: Sample, target: Target) -> Tensor:
     given = target_of(sample)
     if isinstance(target, int) and given.ndim == 2 and target >= given.shape[1]:
-        raise ValueError(f"target={target} is none of the {given.shape[1]} targets of a sample; they count from 0")
+        raise ValueError(f"target={target} is none of the {given.shape[1]} targets of a sample, numbered from 0")
     chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
     if chosen.numel() != len(sample):
         raise ValueError(f"regression needs one target per sample, or target=its number; got {describe(given)}")
@@ -93,12 +93,12 @@ def _meant(given: Tensor, n_classes: int) -> str:
     """What targets that are not classes may be, and which setting they then need."""
     if given.ndim == 2 and given.shape[1] == n_classes:
         return (
-            "Of one-hot classes read the number with reader={'input': 0, 'target': lambda batch: batch[1].argmax(1)}; "
-            "of several labels say task='multilabel', of numbers task='regression'"
+            "For one-hot classes, read their number with reader={'input': 0, 'target': lambda batch: "
+            "batch[1].argmax(1)}; for several labels set task='multilabel', for numbers task='regression'"
         )
     if given.is_floating_point():
-        return "If they are no classes, say task='regression' of numbers, or task='multilabel' of several labels"
+        return "If they are not classes, set task='regression' for numbers, or task='multilabel' for several labels"
     return (
-        "Where some samples have no label, explain target='reference_prediction', or one class by its number; classes "
-        "beyond the outputs are another network's, to be named with network=..."
+        "If some samples have no label, explain target='reference_prediction', or one class by its number; classes "
+        "beyond the outputs belong to another network, to be named with network=..."
     )

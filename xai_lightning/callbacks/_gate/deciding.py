@@ -279,10 +279,10 @@ class DecidingCheckpoint(StampedCheckpoint):
         if trainer.is_global_zero:
             failure = self._failure_of("stamp the certificate", self._stamp_certificate, trainer, record, holding)
             if failure:
-                self._complain(failure, f"The certificate stands in {', '.join(holding) or 'no checkpoint'}")
+                self._complain(failure, f"The certificate was written to {', '.join(holding) or 'no checkpoint'}")
         event = {"event": "certificate", "global_step": trainer.global_step, "file": kept.name}
         self._write_line(trainer, {**event, **record}, "The audit file lacks the certificate")
-        so = "It is stamped so." if kept.name in holding else "The file does not say so."
+        so = "The file is stamped with it." if kept.name in holding else "The file does not hold it."
         if record["gate"] == "open":
             rank_zero_info(f"Certified {kept}: {record['reason']}. {so}")
         else:

@@ -76,7 +76,7 @@ def check_directions(limits: Sequence[Limit]) -> None:
         if best is not None and limit.kind != right:
             raise ValueError(
                 f"{limit.kind}[{limit.name!r}]: {best} values of {limit.name.split('/')[-2]} are good, so its limit "
-                f"belongs into {right}; got {limit.threshold:g}"
+                f"belongs in {right}; got {limit.threshold:g}"
             )
 
 
@@ -93,7 +93,7 @@ def warn_of_conflicts(limits: Sequence[Limit]) -> None:
         if len(names) == 2:
             rank_zero_warn(
                 f"{names['use']} and {names['errors']} cannot both be near their ideal if base rates differ between "
-                "groups, unless hardly an error is made; leave one out, or choose wide limits"
+                "groups, unless there are hardly any errors; leave one out, or choose wide limits"
             )
 
 
@@ -155,8 +155,8 @@ def check_names(trainer: Trainer, wanted: Sequence[str]) -> None:
     for name in wanted:
         if name in drawn - known:
             raise MisconfigurationException(
-                f"GatedCheckpoint: {name!r} goes to the loggers, for looking at, and not to callback_metrics; limit "
-                "a metric that is made of it"
+                f"GatedCheckpoint: {name!r} is logged for viewing only, not to callback_metrics; limit a metric that "
+                "is computed from it"
             )
         try:
             choose("metric", name, sorted(known))

@@ -76,7 +76,7 @@ def test_a_folder_called_lightning_is_not_taken_for_the_package(tmp_path, monkey
 
 def test_a_callback_that_is_taken_for_a_list_says_what_to_import():
     """Trap 50: ``Trainer(callbacks=monitor)`` of the other distribution."""
-    with pytest.raises(TypeError, match=r"FairnessMonitor is one callback of '.*', and no list.*write `import "):
+    with pytest.raises(TypeError, match=r"FairnessMonitor is one callback of '.*', not a list.*write `import "):
         list(xai_lightning.FairnessMonitor(groups={"sex": ["Female", "Male"]}))
 
 

@@ -33,8 +33,8 @@ def refuse_malicious() -> None:
                 raise ImportError(
                     f"{name} {found.version} is not imported: uploads of this number steal credentials when they are "
                     "imported (GHSA-w37p-236h-pfx3). Install 2.6.4 or newer, or 2.6.1; if this one was ever imported, "
-                    "replace the credentials of this machine. A build of Lightning's own sources that calls itself "
-                    "so needs another number in src/version.info"
+                    "replace the credentials of this machine. If it is your own build of Lightning's sources, give it "
+                    "another number in src/version.info"
                 )
 
 
@@ -128,8 +128,8 @@ class OneHome:
     def __iter__(self) -> Iterator[Any]:
         # a `Trainer(callbacks=monitor)` of the other distribution does not recognise a callback, and iterates over it
         raise TypeError(
-            f"{type(self).__name__} is one callback of {HOME!r}, and no list. If a Trainer of another distribution "
-            f"took it for one: {_advice(_other_home())}"
+            f"{type(self).__name__} is one callback of {HOME!r}, not a list. If a Trainer of another distribution took "
+            f"it for a list: {_advice(_other_home())}"
         )
 
 

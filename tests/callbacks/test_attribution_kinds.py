@@ -422,7 +422,7 @@ def test_networks_that_rules_do_not_cover_are_refused_or_told_of() -> None:
         fitted(gelu, cross_entropy, Items(table, 8), AttributionMonitor("deep_lift", network="net"))
     relu = nn.ReLU()
     again = nn.Sequential(nn.Linear(5, 8), relu, nn.Linear(8, 8), relu, nn.Linear(8, 2))
-    with pytest.raises(ValueError, match=r"modules that are used once; used again: 1"):
+    with pytest.raises(ValueError, match=r"each module to be used once; used again: 1"):
         fitted(again, cross_entropy, Items(table, 8), AttributionMonitor("deep_lift", network="net"))
     data = Items(lambda i: (draw(1, 8, 8, seed=i), i % 2), 8)
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))

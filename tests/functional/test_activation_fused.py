@@ -253,7 +253,7 @@ def test_a_numba_that_cannot_be_used_is_told_once(fault, monkeypatch):
 
         monkeypatch.setattr(loops, "add_block_at", broken if fault == "compile" else stale)
     try:
-        with pytest.warns(UserWarning, match=f"take longer, for what numba compiles cannot be used: .*{said[fault]}"):
+        with pytest.warns(UserWarning, match=f"take longer, since numba's .* cannot be used: .*{said[fault]}"):
             assert not fused.takes(normal(2, 2))
         assert not fused.takes(normal(2, 2))
         assert_as_in_float64(observe(normal(9, 4, 5), 1, measured=BOUNDED), normal(9, 4, 5), 1)

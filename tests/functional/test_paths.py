@@ -202,7 +202,7 @@ def test_loops_that_do_not_work_are_told_and_left_alone(name: str, fault: str, m
     monkeypatch.setattr(fast_paths.kernels(), name, Broken(fault))
     fast_paths.kernels.cache_clear()
     try:
-        with pytest.warns(UserWarning, match=r"gradients take longer.*(no space left|not followed as known)"):
+        with pytest.warns(UserWarning, match=r"gradients take longer.*(no space left|wrongly followed)"):
             assert fast_paths.kernels() is None
     finally:
         monkeypatch.undo()

@@ -119,7 +119,7 @@ def test_what_captum_loses_or_adds_between_modules_is_found_by_name(what: str) -
     made, x, said = LOST[what]
     texts = found(made(), x)
     assert len(texts) == 1
-    with pytest.raises(ValueError, match=f"^its relevance misses what is explained by .*{said}"):
+    with pytest.raises(ValueError, match=f"^its relevance differs from what is explained by .*{said}"):
         raise ValueError(texts[0])
 
 

@@ -130,8 +130,8 @@ def usable(load: Callable[[], ModuleType], check: Callable[[Any], None], slower:
         check(found)
     except Exception as error:  # noqa: BLE001  # whatever a numba raises that is broken or cannot write
         warnings.warn(
-            f"{slower} longer, for what numba compiles cannot be used: {error!r}. Where numba works else, remove what "
-            f"it kept: the *.nbi and *.nbc files of loops beside {load.__module__}",
+            f"{slower} longer, since numba's compiled loops cannot be used: {error!r}. If numba works otherwise, "
+            f"delete what it cached: the *.nbi and *.nbc files of loops beside {load.__module__}",
             stacklevel=4,
         )
         return None

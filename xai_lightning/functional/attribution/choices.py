@@ -105,8 +105,8 @@ def check_inputs(
 def _instead(method: Method, layout: Layout) -> str:
     if layout == "integers" and "tokens" in method.layouts:
         return (
-            "it differentiates: name the module that embeds them with embedding=..., or, of pixels and counts, read "
-            "floats that the network takes as well: reader={'input': lambda batch: batch[0].float(), 'target': 1}"
+            "it differentiates: name the module that embeds them with embedding=..., or, for pixels and counts, read "
+            "them as floats if the network takes these: reader={'input': lambda batch: batch[0].float(), 'target': 1}"
         )
     others = [name for name, row in METHODS.items() if layout in row.layouts and not row.layer]
     return f"{', '.join(others[:5])} can"

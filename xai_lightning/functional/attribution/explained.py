@@ -169,9 +169,9 @@ class Explained(nn.Module):
             shapes = [list(found.shape) for found in caught]
             raise ValueError(
                 f"the embedding must be called once in a forward pass and return [N, T, E] for ids [N, T], here "
-                f"{list(arguments[0].shape)}; it returned {shapes}: name the layer that receives the token ids, and "
-                "where that sums them up or turns them round (EmbeddingBag, time first), leave embedding= out and take "
-                "a method that switches tokens off, such as 'feature_ablation' or 'kernel_shap'"
+                f"{list(arguments[0].shape)}; it returned {shapes}: name the layer that receives the token ids; if "
+                "that sums or transposes them (EmbeddingBag, time first), leave embedding= out and take a method that "
+                "switches tokens off, such as 'feature_ablation' or 'kernel_shap'"
             )
         return caught[0].detach()
 

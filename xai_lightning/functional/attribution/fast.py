@@ -60,7 +60,7 @@ def _check(loops: Any) -> None:
             "weighted": _weighs_by_angles(loops),
         }
     if not all(same.values()):
-        raise RuntimeError(f"known coalitions were not {' nor '.join(key for key in same if not same[key])} as known")
+        raise RuntimeError(f"known coalitions were wrongly {' and '.join(key for key in same if not same[key])}")
 
 
 def _draws_as_torch(loops: Any) -> bool:
@@ -153,7 +153,7 @@ class Mixer:
     Args:
         x: int32[N, W], the bits of the samples.
         b: int32[N or 1, W], the bits of the baselines.
-        shift: int32[W], by which each number's variable is shifted to the sign bit.
+        shift: int32[W], by which the bit of each number's variable is shifted to the sign.
         words: int32[N, S], the coalitions.
         rows: int32[R, W], to be overwritten, with room for all rows of one call.
     """

@@ -39,7 +39,7 @@ def _check(loops: Any) -> None:
     same = [torch.allclose(one, other, atol=1e-5) for one, other in zip(known, found, strict=True)]
     if not all(same):
         wrong = [what for what, right in zip(_FOLLOWED, same, strict=True) if not right]
-        raise RuntimeError(f"paths of two samples were not followed as known: {', '.join(wrong)} differ")
+        raise RuntimeError(f"known paths of two samples were wrongly followed: {', '.join(wrong)} differ")
 
 
 def _some_steps(path: Callable[..., Any], halved: Callable[..., Any]) -> tuple[Tensor, ...]:

@@ -98,7 +98,7 @@ def inspect_call(
     again = [names[id(m)] for m in network.modules() if rules and calls[id(m)] > 1 and isinstance(m, ruled)]
     again = [name for name in again if rules != "lrp" or not list(network.get_submodule(name).children())]
     if again and rules != "guided":
-        text = f"its rules need modules that are used once; used again: {', '.join(again)} (make one for each use)"
+        text = f"its rules need each module to be used once; used again: {', '.join(again)} (make one for each use)"
         found.append(Finding("refuse", text))
     if adjacent and rules == "deep_lift":
         text = (
@@ -149,9 +149,10 @@ def inspect_relevance(explained: Explained, inputs: Tensor, rest: tuple[Any, ...
     if places:
         where = (
             f"{', '.join(places[:SHOWN])}{', ...' * (len(places) > SHOWN)} joins paths outside of modules, and captum "
-            "gives each the whole. Make sums modules (captum.attr._utils.custom_modules.Addition_Module), or take"
+            "gives each path all of the relevance. Make sums modules "
+            "(captum.attr._utils.custom_modules.Addition_Module), or take"
         )
-    text = f"its relevance misses what is explained by {missed:.0%}, biases left aside (median): {where}"
+    text = f"its relevance differs from what is explained by {missed:.0%} (median, biases left aside): {where}"
     return [Finding("warn", f"{text} 'integrated_gradients' or 'deep_lift'")]
 
 

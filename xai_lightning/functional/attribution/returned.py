@@ -50,7 +50,8 @@ def _chosen(output: Any, key: int | str) -> Tensor:
         found = parts[key]
     if isinstance(found, Tensor):
         return found
-    raise ValueError(f"output_key={key!r} is no tensor of the {type(output).__name__} that came: {_listed(output)}")
+    got = f"the {type(output).__name__} that the network returned: {_listed(output)}"
+    raise ValueError(f"output_key={key!r} names no tensor of {got}")
 
 
 def unclear(output: Any, n: int) -> str | None:

@@ -76,7 +76,7 @@ def converged(
     """Whether explanations have settled: shown to move little, not merely not shown to move.
 
     If the mean drift is exactly ``within``, a single validation passes in about 5 to 15 of 100 runs, the more often the
-    more skewed and the fewer the distances are; all validations pass together less often.
+    more skewed and the fewer the distances are; all of them together pass less often.
 
     Args:
         previous: upper 95 % limits of the mean drift to the previous validation, one per validation, the newest last.

@@ -90,8 +90,7 @@ def top_k(current: Tensor, reference: Tensor, *, present: Tensor | None = None) 
     Args:
         current: float[N, D], canonical maps.
         reference: float[N, D], canonical maps of the same samples.
-        present: bool[N, D], which features a sample has, for padded texts: only these count in the formula's D. None:
-            all.
+        present: bool[N, D], which features a sample has (texts are padded); their number is the formula's D. None: all.
 
     Returns:
         float64[N] in [0, 1/(1 - k/D)], at most 2; NaN where a map is not finite, and where D < 2.

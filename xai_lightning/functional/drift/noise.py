@@ -1,4 +1,4 @@
-"""Drift separated from the noise of a random method, by two independent explanations at each of two times."""
+"""Drift separated from the noise of a stochastic method, by two independent explanations at each of two times."""
 
 import math
 from typing import NamedTuple

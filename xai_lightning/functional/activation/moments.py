@@ -13,7 +13,7 @@ from xai_lightning.functional.activation.histogram import BINS
 class Moments(NamedTuple):
     """The observed statistics of one layer.
 
-    Moments that were not asked for are NaN; such counts are 0.
+    Moments that were not requested are NaN, counts that were not requested are 0.
 
     Attributes:
         count: int64[], elements observed per unit.

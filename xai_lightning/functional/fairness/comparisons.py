@@ -42,7 +42,7 @@ def difference(of: Groupwise) -> Tensor:
 
 
 def difference_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Its limits, each at the one-sided error."""
+    """Limits of :func:`difference`, each at the one-sided error."""
     together, single = _careful(of, error, exact), _single(of, error / 2 if exact else error, exact)
     if together is None or single is None:
         return None
@@ -60,7 +60,7 @@ def ratio(of: Groupwise) -> Tensor:
 
 
 def ratio_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Its limits, each at the one-sided error."""
+    """Limits of :func:`ratio`, each at the one-sided error."""
     together, single = _careful(of, error, exact), _single(of, error / 2 if exact else error, exact)
     if together is None or single is None:
         return None
@@ -78,7 +78,7 @@ def worst(of: Groupwise) -> Tensor:
 
 
 def worst_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Its limits, each at the one-sided error."""
+    """Limits of :func:`worst`, each at the one-sided error."""
     together, single = _together(of, error, exact), _single(of, error, exact)
     if together is None or single is None:
         return None
@@ -91,7 +91,7 @@ def largest(of: Groupwise) -> Tensor:
 
 
 def largest_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Its limits, each at the one-sided error."""
+    """Limits of :func:`largest`, each at the one-sided error."""
     together, single = _together(of, error, exact), _single(of, error, exact)
     if together is None or single is None:
         return None
@@ -104,7 +104,7 @@ def magnitude(of: Groupwise) -> Tensor:
 
 
 def magnitude_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Its limits, each at the one-sided error."""
+    """Limits of :func:`magnitude`, each at the one-sided error."""
     together, single = _together(of, error, exact), _single(of, error, exact)
     if together is None or single is None:
         return None
@@ -119,7 +119,7 @@ def to_overall(of: Groupwise) -> Tensor:
 
 
 def to_overall_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Its limits, each at the one-sided error."""
+    """Limits of :func:`to_overall`, each at the one-sided error."""
     # A group's distance to everybody is its distance to the others times their share; the others are independent of it.
     proportions = _proportions(of)
     others, left = proportions.rest(), 1 - proportions.shares
@@ -151,7 +151,7 @@ def ratio_to_overall(of: Groupwise) -> Tensor:
 
 
 def ratio_to_overall_limits(of: Groupwise, error: float, exact: bool) -> Interval | None:
-    """Its limits, each at the one-sided error."""
+    """Limits of :func:`ratio_to_overall`, each at the one-sided error."""
     proportions = _proportions(of)
     others = proportions.rest()
     shared = error / (4 * of.value.shape[-1] * of.value.shape[-2])

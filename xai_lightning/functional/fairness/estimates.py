@@ -37,10 +37,10 @@ def estimate(
 
     The limit on the bad side of a gap, :math:`\max_{a,b}(p_a - p_b)`, is the largest upper limit of all ordered pairs
     of groups (and rates), each at the full error: it can only fail if the limit of the truly worst pair fails
-    (intersection-union). The limit on the good side is the largest lower limit of the pairs, and fails if any of them
-    does, since the groups that look extreme are not known beforehand; so the error is divided by their number,
-    :math:`G(G - 1)` times the rates (for smallest and largest values by twice the groups times the rates). Ratios and
-    smallest values have the sides exchanged.
+    (intersection-union). The limit on the good side is the largest lower limit of all pairs, and fails if any of them
+    does, since the groups that look extreme are not known beforehand; so the error is divided by the number of pairs,
+    :math:`G(G - 1)`, times that of rates (for smallest and largest values by twice the groups times the rates). Ratios
+    and smallest values have the sides exchanged.
 
     ``exact`` takes limits of Clopper and Pearson of single rates, which hold at any sample size and are wider: for the
     bad side those of the highest and the lowest group at half the error, for the good side
@@ -136,7 +136,7 @@ def has_exact_limits(metric: Metric) -> bool:
     """Whether a metric has limits that hold at any sample size: comparisons and extremes of proportions.
 
     Args:
-        metric: A row of :data:`METRICS`, or another.
+        metric: A row of :data:`METRICS`, or your own.
 
     Example:
         >>> has_exact_limits(METRICS["demographic_parity_ratio"]), has_exact_limits(METRICS["theil_index"])
@@ -149,7 +149,7 @@ def is_resampled(metric: Metric) -> bool:
     """Whether the limits of a metric come from resampling, since they have no closed form.
 
     Args:
-        metric: A row of :data:`METRICS`, or another.
+        metric: A row of :data:`METRICS`, or your own.
 
     Example:
         >>> is_resampled(METRICS["theil_index"]), is_resampled(METRICS["demographic_parity_ratio"])

@@ -25,7 +25,7 @@ class ScoreChange(NamedTuple):
 
 
 def flips(classes: Tensor, flipped: Tensor) -> Tensor:
-    """Which samples would be decided differently with some other value of the sensitive attribute.
+    """Mask of the samples that would be decided differently with some other value of the sensitive attribute.
 
     Args:
         classes: int64[N], predicted classes.

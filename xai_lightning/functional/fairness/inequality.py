@@ -9,7 +9,7 @@ from xai_lightning.functional.fairness.counts import per_class
 
 
 def generalized_entropy(counts: Tensor, alpha: float = 2.0) -> Tensor:
-    r"""How unequally the benefit of favourable predictions is distributed over all samples.
+    r"""How unequally the benefit of the predictions is distributed over all samples.
 
     With the benefit :math:`b_i = \hat y_i - y_i + 1`, 0 for a false negative, 2 for a false positive and 1 for a
     correct prediction, and its mean :math:`\mu`:

@@ -9,8 +9,8 @@ from torch import Tensor
 class Means(NamedTuple):
     """Mean of a quantity in each group, float64[..., G].
 
-    The variance of the mean is ``variance / number``; groups share no samples, so variances of their differences add
-    up.
+    The variance of the mean is ``variance / number``; groups share no samples, so the variance of a difference is
+    the sum of variances.
 
     Attributes:
         value: Mean, NaN without samples.

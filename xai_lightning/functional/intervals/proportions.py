@@ -25,8 +25,8 @@ def wilson(successes: Tensor, totals: Tensor, error: float) -> Interval:
 
     Without successes the lower limit is exactly 0, without failures the upper limit is exactly 1. The limits are
     approximate: the lower limit of a rare success (or the upper limit of a rare failure) falls short of its nominal
-    coverage, with 79 % instead of 95 %, or 91 % instead of 99.9 %, in the worst case; moved by at most 2/n, it reaches
-    it.
+    coverage, in the worst case with 79 % instead of 95 %, or 91 % instead of 99.9 %; moving it by at most 2/n restores
+    the coverage.
 
     Args:
         successes: int64[...], counts in 0..totals.

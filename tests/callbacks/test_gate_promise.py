@@ -481,7 +481,9 @@ def exact_net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
-def resumable(folder: Path, epochs: int, *, stop: int | None = None, **more: Any) -> list[dict[str, Any]]:
+def resumable(
+    folder: Path, epochs: int, *, stop: int | None = None, groups: Sequence[str] = ("Female", "Male"), **more: Any
+) -> list[dict[str, Any]]:
     """The decisions of a training in order of rows, of ``epochs``, perhaps stopped after ``stop``."""
 
     class Stops(pl.Callback):
@@ -490,7 +492,7 @@ def resumable(folder: Path, epochs: int, *, stop: int | None = None, **more: Any
                 raise KeyError("stopped")
 
     gate = GatedCheckpoint("val_loss", dirpath=folder, at_most={GAP: 0.375}, utility_floor=False)
-    callbacks = [FairnessMonitor({"sex": ["Female", "Male"]}), gate, Stops()]
+    callbacks = [FairnessMonitor({"sex": list(groups)}), gate, Stops()]
     options = {"max_epochs": epochs, "train": loader(rows(), batch_size=16), **more}
     model = Classifier(net=exact_net, lr=0.5)
     if stop is None:
@@ -521,3 +523,17 @@ def test_a_longer_resumed_run_shares_what_is_unspent_and_then_has_nothing_left(t
     assert more[-1]["monitors"][0]["error_spent"] == pytest.approx(0.05)
     assert more[-1]["gate"] == "closed"
     assert "inf" in more[-1]["reason"]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+def test_a_monitor_that_accounts_anew_after_a_resume_ends_the_promise(tmp_path: Path) -> None:
+    """With other groups it is another monitor, which does not know what the one before has spent."""
+    before = resumable(tmp_path, 3)
+    assert before[-1]["monitors"][0]["error_spent"] == pytest.approx(0.05)
+    with pytest.warns(UserWarning, match="began its account of delta anew"):
+        after = resumable(tmp_path, 6, groups=["Male", "Female"], ckpt_path=tmp_path / "last.ckpt")
+    opened = [line for line in after if line["gate"] == "open"]
+    assert {(line["look"] > 3, line["guarantee"]) for line in opened} == {(False, "holds"), (True, "heuristic")}
+    assert after[-1]["feedback"] == [
+        "FairnessMonitor began its account of delta anew at validation 4, under other settings than before"
+    ]

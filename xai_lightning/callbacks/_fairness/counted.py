@@ -80,6 +80,11 @@ class CountingMonitor(Monitor):
         """The number of validations that share ``delta``, once known."""
         return self._spending.horizon
 
+    @property
+    def looks(self) -> int:
+        """The number of validations that its account of the error knows."""
+        return self._number
+
     @override
     def logged_names(self, stage: Stage = "fit") -> tuple[list[str], list[str]]:
         known = [] if self._batches.undecided else subjects(self.asked, self._batches)

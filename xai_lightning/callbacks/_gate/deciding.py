@@ -132,7 +132,7 @@ class DecidingCheckpoint(StampedCheckpoint):
 
     def _judge(self, trainer: Trainer, pl_module: LightningModule) -> Judged:
         of = Asked(self.limits, self.monitor, self.utility_floor)
-        return judge(trainer, pl_module, of, started=self._started, feedback=self._feedback)
+        return judge(trainer, pl_module, of, look=self._look, started=self._started, feedback=self._feedback)
 
     def _check_names(self, trainer: Trainer) -> None:
         wanted = [limit.name for limit in self.limits] + ([] if self.monitor is None else [self.monitor])

@@ -47,6 +47,7 @@ def judge(
     pl_module: LightningModule,
     asked: Asked,
     *,
+    look: int,
     started: Mapping[str, Tensor],
     feedback: Feedback,
 ) -> Judged:
@@ -56,6 +57,7 @@ def judge(
         trainer: the trainer.
         pl_module: the module, with the weights that were validated.
         asked: what the gate requires.
+        look: the number of this validation.
         started: the metrics when the validation began; a metric that is still the same object is stale.
         feedback: sees whether the validation set steers the training.
     """
@@ -66,7 +68,11 @@ def judge(
     logged = decision.logged_by_monitors(trainer)
     wanted = decision.all_limits(asked.limits, asked.monitor, metrics, utility_floor=asked.utility_floor, logged=logged)
     verdict = gate.decide(wanted, metrics, fresh)
-    coverage, reasons = decision.coverage(trainer, asked.limits), feedback.reasons
+    coverage = decision.coverage(trainer, asked.limits)
+    for name in decision.anew(trainer, coverage.promised, look):
+        reason = f"{name} began its account of delta anew at validation {look}, under other settings than before"
+        feedback.note("account", reason)
+    reasons = feedback.reasons
     grounds = {
         "checks": evidence.checks(verdict),
         "guarantee": evidence.guarantee(coverage, reasons),

@@ -104,8 +104,8 @@ def damaged(name: str, state: dict[str, Any]) -> Iterator[Damage]:
     """The state with each of its parts in turn missing, or of another type."""
     for key in part_of(name, state):
         if key != "version":
-            # without versions it is that of an earlier release
-            for what in ("missing",) * (key != "versions") + ("a text", "a number"):
+            # without these it is that of an earlier release
+            for what in ("missing",) * (key not in ("versions", "making")) + ("a text", "a number"):
                 again = copy.deepcopy(state)
                 own = part_of(name, again)
                 if what == "missing":

@@ -91,6 +91,31 @@ def test_an_alarm_of_earlier_rules_starts_anew_and_says_so(cusum: Any, tmp_path:
     assert len(again.state_dict()["course"]["cusum"]["recent"]) == (3 if cusum is None else 1)
 
 
+@pytest.mark.parametrize(
+    ("features", "same"),
+    [
+        ({"a": slice(0, 5), "b": 5}, False),
+        ({"b": slice(1, 6), "a": 0}, False),
+        ({f"f{i}": i for i in range(6)}, False),
+        ({"A": 0, "B": slice(1, 6)}, True),
+    ],
+)
+def test_references_by_other_variables_are_not_compared(features: dict[str, Any], same: bool, tmp_path: Path) -> None:
+    """Of as many variables drift would be that of the settings; names alone change nothing."""
+    settings: dict[str, Any] = {"probe_size": 8, "measures": ["cosine"], "pictures": False}
+    before = AttributionMonitor("saliency", features={"a": 0, "b": slice(1, 6)}, **settings)
+    fit(Classifier(), [before], tmp_path, max_epochs=2).save_checkpoint(tmp_path / "last.ckpt")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        after = AttributionMonitor("saliency", features=features, **settings)
+        found = fit(Classifier(), [after], tmp_path, max_epochs=3, ckpt_path=tmp_path / "last.ckpt").callback_metrics
+    told = [str(warning.message) for warning in caught if "drift starts anew" in str(warning.message)]
+    said = "AttributionMonitor('saliency'): features changed since the references were made; drift starts anew"
+    assert (told, float(found["xai/errors"])) == ([] if same else [said], 0)
+    assert (float(found["drift/saliency/cosine/first/mean"]) > 0) == same
+    assert math.isnan(found["drift/saliency/cosine/previous/mean"]) != same
+
+
 NETS = {
     (1, 6, 6): lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)),
     (2, 40): lambda: nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(120, 3)),

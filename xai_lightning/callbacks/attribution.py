@@ -13,7 +13,7 @@ from xai_lightning.callbacks._attribution.gallery import Gallery, Words
 from xai_lightning.callbacks._attribution.probe import Probe
 from xai_lightning.callbacks._attribution.references import REFERENCES
 from xai_lightning.callbacks._attribution.regions import Region
-from xai_lightning.callbacks._attribution.ways import Target, Ways, resolve_method
+from xai_lightning.callbacks._attribution.ways import LAYOUTS, Target, Ways, resolve_method
 from xai_lightning.callbacks._batches import Batches
 from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._record import OnError
@@ -38,7 +38,6 @@ from xai_lightning.readers.padding import read_padded
 from xai_lightning.sinks import Sink
 
 TASKS = ("classification", "multilabel", "segmentation", "regression")
-LAYOUTS = ("NCT", "NTC")
 
 
 class AttributionMonitor(ExplainingMonitor):

@@ -91,7 +91,7 @@ class ExplainingMonitor(PassingMonitor):
         **common: Any,
     ) -> None:
         ways = explainer.ways
-        history = History(ways.label, best_of, reference_after, attribution.versions(ways.method))
+        history = History(ways.label, best_of, reference_after, attribution.versions(ways.method), ways.making())
         super().__init__(
             explainer,
             probe,

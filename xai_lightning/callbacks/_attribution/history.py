@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from xai_lightning._lightning import rank_zero_warn
@@ -24,13 +25,19 @@ class History:
         best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``.
         reference_after: number of the validation that serves as ``first``.
         versions: versions of the way in which explanations are made.
+        making: settings that decide what a map holds, each as a text.
     """
 
     def __init__(
-        self, method: str, best_of: tuple[str, str] | None, reference_after: int, versions: Versions = FIRST
+        self,
+        method: str,
+        best_of: tuple[str, str] | None,
+        reference_after: int,
+        versions: Versions = FIRST,
+        making: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._method, self._best_of, self._reference_after = method, best_of, reference_after
-        self._versions = versions
+        self._versions, self._making = versions, dict(making)
         self.references, self.course, self.target_scale = References(), Course(), 1.0
         self.metric: float | None = None
         self._hint = ""
@@ -43,18 +50,27 @@ class History:
             "course": self.course.state(),
             "metric": self.metric,
             "versions": list(self._versions),
+            "making": dict(self._making),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore a `state`, without references and course if they were made in another way: these start anew."""
         metric, saved = state["metric"], tuple(int(number) for number in state.get("versions", FIRST))
+        # states that were saved without it, or without a setting, are taken for such of these settings
+        making = {**self._making, **dict(state.get("making", {}))}
+        changed = [name for name, text in self._making.items() if making[name] != text]
         self.metric = None if metric is None else float(metric)
         self.references, self.target_scale = References.of(state["references"]), float(state["target_scale"])
         self.course = Course.of(state["course"])
-        if saved == self._versions:
+        if saved == self._versions and not changed:
             self._tell_of_lost_alarm(state["course"])
             return
-        if self.references.maps:
+        if self.references.maps and changed:
+            rank_zero_warn(
+                f"AttributionMonitor({self._method!r}): {', '.join(changed)} changed since the references were made; "
+                "drift starts anew"
+            )
+        elif self.references.maps:
             rank_zero_warn(
                 f"AttributionMonitor({self._method!r}): this release makes explanations in another way (version "
                 f"{_dotted(self._versions)}) than the one that wrote the checkpoint (version {_dotted(saved)}), which "
@@ -121,8 +137,8 @@ class History:
             return
         if self.references.maps:
             rank_zero_warn(
-                f"AttributionMonitor({self._method!r}): the validation data changed since the references were made "
-                "(other samples are drawn for the probe); drift starts anew"
+                f"AttributionMonitor({self._method!r}): the validation data changed since the references were made, or "
+                "what is drawn of them (other samples are in the probe); drift starts anew"
             )
         self.references, self.course = References(found.hashes, found.strata), Course()
 

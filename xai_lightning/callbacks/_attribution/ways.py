@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from xai_lightning.callbacks._attribution.regions import Region
+from xai_lightning.callbacks._record import stable
 from xai_lightning.functional import attribution
 from xai_lightning.functional.attribution import METHODS, Custom, Method, Smooth, check_method
 from xai_lightning.functional.attribution.variables import Where
 from xai_lightning.readers import Outputs
 
+LAYOUTS = ("NCT", "NTC")
 TAKEN = {"activation", "errors", "fairness", "nonfinite_predictions"}
 Target = Literal["label", "reference_prediction", "predicted"] | int
 
@@ -90,6 +92,14 @@ class Ways:
         found |= {"layer": self.layer, "embedding": self.embedding}
         # added later: states that were saved without it keep their key
         return found if self.output_key is None else {**found, "output_key": self.output_key}
+
+    def making(self) -> dict[str, str]:
+        """Further settings that decide what a map holds, each as a text; the names of variables are none."""
+        found: dict[str, object] = {"features": None if self.features is None else list(self.features.values())}
+        found |= {"task": self.task, "outputs": self.outputs.space, "inputs": self.inputs}
+        found |= {"layout": LAYOUTS[self.time_first], "autocast": self.autocast}
+        found |= {"pad_token": self.pad_token, "special_tokens": self.special_tokens}
+        return {name: stable(value) for name, value in found.items()}
 
 
 def resolve_method(method: str | Custom, options: Mapping[str, Any], smooth: Smooth | None = None) -> str | Custom:

@@ -190,6 +190,19 @@ def test_the_places_of_a_text_are_no_variables(said: dict[str, Any]) -> None:
     assert [name for _, name, _ in sink.pictures if name.endswith("tokens")]
 
 
+@pytest.mark.on_cpu("its network packs by lengths on the CPU")
+def test_words_that_cannot_be_looked_up_cost_a_picture_and_no_number() -> None:
+    sink = MemorySink()
+    words = dict.fromkeys(range(3), "word").__getitem__
+    monitor = AttributionMonitor(
+        "saliency", embedding="embed", network="net", probe_size=8, sinks=[sink], sample_size=0, words=words
+    )
+    with pytest.warns(UserWarning, match=r"could not draw .*/tokens.*KeyError"):
+        fitted(seeded(Packed), cross_entropy, Items(text, 16), monitor, epochs=1, lr=0.0)
+    assert curves(sink)["drift/saliency/cosine/first/mean"] == [0]
+    assert not [name for _, name, _ in sink.pictures if name.endswith("tokens")]
+
+
 @pytest.mark.parametrize(("given", "told"), [({}, True), ({"special_tokens": [11]}, False), ({"pad_token": 11}, False)])
 @pytest.mark.on_cpu("its network packs by lengths on the CPU")
 def test_a_token_that_begins_every_text_is_told(given: dict[str, Any], told: bool, caplog: Any) -> None:

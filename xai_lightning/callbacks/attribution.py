@@ -108,8 +108,8 @@ class AttributionMonitor(ExplainingMonitor):
             recorded then depends on the clock.
         pictures: whether to draw pictures.
         log_inputs: whether pictures may show the inputs themselves.
-        words: maps token ids to words for pictures: a callable such as a tokenizer's ``convert_ids_to_tokens``, a list
-            or a dict.
+        words: maps token ids to words for pictures: a callable of one id, such as a tokenizer's
+            ``convert_ids_to_tokens``, a list or a dict.
         seed: seed of the sample draws and of stochastic methods.
         autocast: explain under the Trainer's mixed precision instead of float32.
         dataloader_idx: index of the validation loader to observe.

@@ -172,13 +172,13 @@ class Gallery:
     def _add_lines(self, record: Record, references: References, shown: Shown, titles: Sequence[str]) -> None:
         now, before = self._compared(references, shown)
         scale = references.scale
-        tokens = [self._spelled(ids, values) for ids, values in zip(shown.rows.inputs, now, strict=True)]
-        lines = [title.replace("\n", ", ") for title in titles]
+        lines, texts = [title.replace("\n", ", ") for title in titles], shown.rows.inputs
+        # words are the user's: looked up where it is drawn, so that a failure costs the picture alone
         record.pictures[tags.attribution(self._method, "tokens")] = lambda: render.token_lines(
-            tokens, now, before, titles=lines, scale=scale, note=SHARES
+            [self._spelled(ids) for ids in texts], now, before, titles=lines, scale=scale, note=SHARES
         )
 
-    def _spelled(self, ids: Tensor, values: Tensor) -> list[str]:
+    def _spelled(self, ids: Tensor) -> list[str]:
         ways, spelled = self._explainer.ways, []
         for place, number in enumerate(ids.tolist()):
             if number == ways.pad_token:

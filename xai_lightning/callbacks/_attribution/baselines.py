@@ -91,7 +91,7 @@ class Baselines:
 
         Raises:
             ValueError: if there is neither one for all inputs nor one for each, if ``pad`` or special tokens are given
-                for inputs that are no token ids, or if the baseline of token ids cannot be an id.
+                for inputs that are not token ids, or if the baseline of token ids cannot be an id.
         """
         if len(self._each) not in (1, len(inputs)):
             raise ValueError(

@@ -57,7 +57,7 @@ class Canon:
         names: names of the further inputs.
         features: names of the first input's columns (table) or channels (series).
         embedded: whether the first input holds token ids that are explained through their embedding.
-        tokens: whether the first input holds token ids; positions in a text are no variables.
+        tokens: whether the first input holds token ids; positions in a text are not variables.
         time_first: whether series are ``[N, T, C]`` rather than ``[N, C, T]``.
         cells: number of patches per side into which images are cut to switch variables off.
 

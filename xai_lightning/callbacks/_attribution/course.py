@@ -20,9 +20,9 @@ class Course:
 
     Args:
         numbers: numbers of the validations in the history.
-        history: ``float16[T, M, D]``, canonical maps of those validations with room for more, at most 128 or 8 MB but
-            at least 8, allocated once so that memory does not grow (law 7). Each map is in units of its largest
-            absolute value, since half precision holds neither very small nor very large numbers.
+        history: ``float16[T, M, D]``, canonical maps of those validations, with room for more: for at most 128 and
+            8 MB in all, but for at least 8, allocated once so that memory does not grow (law 7). Each map is in units
+            of its largest absolute value, since half precision holds neither very small nor very large numbers.
         recent: maps of the last three validations, ``float32[M, D]`` each.
         previous_limits: upper limits of the mean drift from the previous validation, for the last three.
         lagged_limits: the same for the drift from three validations before.

@@ -83,7 +83,7 @@ def check_made(network: nn.Module) -> None:
 
 
 def tell_reading(ways: Ways, layout: str, inputs: Tensor) -> None:
-    """Point out settings that were probably forgotten: tokens that are no words, or a series with time first."""
+    """Point out settings that were probably forgotten: for tokens that are not words, or series with time first."""
     if ways.tokens and inputs.ndim == 2:
         _tell_special(ways, inputs)
     elif layout == "series" and ways.features is not None and not ways.time_first:

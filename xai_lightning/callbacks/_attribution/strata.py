@@ -15,8 +15,8 @@ LARGE, SMALL_INPUTS, LARGE_INPUTS, MOST_CLASSES = 10_000, 128, 32, 64
 class Strata:
     """Which stratum a sample belongs to, and how many samples each stratum contributes.
 
-    For regression a stratum is a group alone: the draw is uniform, so that equal parts of the targets get equal parts
-    of it without any rank knowing the others' targets. If there are more strata than samples wanted, all samples are
+    For regression a stratum is a group alone: the draw is uniform, so that each part of the targets gets its share of
+    it without any rank knowing the others' targets. If there are more strata than samples wanted, all samples are
     drawn alike.
 
     Args:

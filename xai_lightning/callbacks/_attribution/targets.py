@@ -13,7 +13,7 @@ from xai_lightning.readers.batch import describe
 def explained_targets(sample: Sample, task: Task, target: Target, n_classes: int) -> Tensor:
     """The class of each sample, or the fixed one, ``int64[N]``; ``float64[N]`` for regression, masks for segmentation.
 
-    Samples are told apart by their targets, so that a number must have the same bits on every device.
+    Samples are told apart by their targets, so a number must have the same bits on every device.
 
     Args:
         sample: the sample in a batch.

@@ -100,7 +100,7 @@ class Feedback:
 
 
 def _averages(trainer: Trainer, module: nn.Module) -> Iterator[int]:
-    """Checksums of weights that a callback averages over the training and moves to the module in the last epoch."""
+    """Checksums of weights that a callback averaged over training and moves to the module as the last epoch begins."""
     for callback in callbacks_of(trainer):
         if isinstance(callback, StochasticWeightAveraging) and callback._average_model is not None:
             yield weights(callback._average_model, module)

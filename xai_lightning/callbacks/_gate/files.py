@@ -149,6 +149,6 @@ class InHand:
 def verdict_path(checkpoint: str | Path) -> Path:
     """The side file of a checkpoint: ``<name>.verdict.json``."""
     path = Path(checkpoint)
-    # a folder may be called "val=0.51", whose decimals are no suffix
+    # a folder may be called "val=0.51", whose decimals are not a suffix
     stem = path.stem if path.suffix == CHECKPOINT else path.name
     return path.with_name(f"{stem}.verdict.json")

@@ -81,7 +81,7 @@ class SettledCheckpoint(EnduringCheckpoint):
 
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
-        # what `ckpt_path="last"` searches, before `setup`
+        # `ckpt_path="last"` searches this folder, before `setup`
         folder: str = vars(ModelCheckpoint)["_ModelCheckpoint__resolve_ckpt_dir"](self, trainer)
         aside = put_aside(Path(folder), f"{self.CHECKPOINT_NAME_LAST}*{CHECKPOINT}")
         return super()._find_last_checkpoints(trainer) | {str(path) for path in aside}

@@ -37,7 +37,7 @@ KEPT_STATE = (
 
 
 class NotKeptError(RuntimeError):
-    """A file that must not be kept: its weights were not validated, or it cannot have evidence.
+    """A file that must not be kept: its weights were not validated, or it or its evidence cannot be written.
 
     Args:
         message: which file, and why.

@@ -173,7 +173,7 @@ class Gallery:
         now, before = self._compared(references, shown)
         scale = references.scale
         lines, texts = [title.replace("\n", ", ") for title in titles], shown.rows.inputs
-        # words are the user's: looked up where it is drawn, so that a failure costs the picture alone
+        # the user's words are looked up while drawing, so that a failure costs only the picture
         record.pictures[tags.attribution(self._method, "tokens")] = lambda: render.token_lines(
             [self._spelled(ids) for ids in texts], now, before, titles=lines, scale=scale, note=SHARES
         )

@@ -25,7 +25,7 @@ class History:
         best_of: the metric that chooses the best validation, and ``"min"`` or ``"max"``.
         reference_after: number of the validation that serves as ``first``.
         versions: versions of the way in which explanations are made.
-        making: settings that decide what a map holds, each as a text.
+        making: the settings that determine what a map holds, each as text.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class History:
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore a `state`, without references and course if they were made in another way: these start anew."""
         metric, saved = state["metric"], tuple(int(number) for number in state.get("versions", FIRST))
-        # states that were saved without it, or without a setting, are taken for such of these settings
+        # a state saved before these settings were recorded counts as made with the current ones
         making = {**self._making, **dict(state.get("making", {}))}
         changed = [name for name, text in self._making.items() if making[name] != text]
         self.metric = None if metric is None else float(metric)

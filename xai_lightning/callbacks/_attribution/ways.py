@@ -94,7 +94,7 @@ class Ways:
         return found if self.output_key is None else {**found, "output_key": self.output_key}
 
     def making(self) -> dict[str, str]:
-        """Further settings that decide what a map holds, each as a text; the names of variables are none."""
+        """Further settings that determine what a map holds, each as text; names of variables do not count."""
         found: dict[str, object] = {"features": None if self.features is None else list(self.features.values())}
         found |= {"task": self.task, "outputs": self.outputs.space, "inputs": self.inputs}
         found |= {"layout": LAYOUTS[self.time_first], "autocast": self.autocast}

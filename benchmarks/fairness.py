@@ -207,7 +207,7 @@ def epoch(validations: int) -> None:
     monitor = FairnessMonitor({"sex": ["Female", "Male"]}, positive_class=1, pictures=False)
     watch = Stopwatch()
     watch.watch(monitor, "on_validation_batch_start", "on_validation_batch_end", "on_validation_epoch_end")
-    watch.watch(Waiting, "add", "joined")
+    watch.watch(Waiting, "add", "take")
     watch.watch(Tally, "add")
     taken = []
     with quiet():
@@ -216,9 +216,9 @@ def epoch(validations: int) -> None:
             watch.seconds.clear()
             bare, full = (seconds(lambda t=t: t.validate(model, loader, verbose=False)) for t in (without, having))
             # counts that are added only at the end of the epoch are not part of its statistics
-            late = watch.within(".joined", "_tally.add")
+            late = watch.within(".waiting.take", ".tally.add")
             hooks, ending = watch.within("batch_start", "batch_end") + late, watch.within("epoch_end") - late
-            taken.append((bare, full, late + watch.within("_waiting.add"), hooks, ending))
+            taken.append((bare, full, late + watch.within(".waiting.add"), hooks, ending))
     bare, full, adding, hooks, ending = (statistics.median(column) for column in zip(*taken, strict=True))
     print(f"epoch: {1e3 * bare:.2f} ms without the monitor, {1e3 * full:.2f} ms with it; medians of {validations}")
     print(f"epoch: adding counts {1e3 * adding:.2f} ms, {adding / bare:.1%} of the epoch")

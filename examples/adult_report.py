@@ -54,13 +54,13 @@ class Record:
 def introduction(largest_gap: float, least_accuracy: float) -> str:
     """An outline of the example and its terms."""
     texts = (
-        "Adult census data of 1994: does this person earn more than 50,000 dollars a year? 26,049 rows train, 6,512 "
-        "validate and decide about checkpoints, 16,281 test rows stay unread until the end.",
-        'The gap by sex is the difference between the shares of men and of women of whom the model predicts ">50K" '
-        "(demographic parity difference): its value on the validation rows, and its bound, the one-sided confidence "
-        f"limit. After each epoch the gate opens if the bound is at most {largest_gap:g} and the accuracy at least "
-        f"{least_accuracy:g}. It asks two more things of its own accord: that val_loss is a finite number, and that "
-        "balanced accuracy is surely above chance (a model that says the same of everybody has no gap). Of the epochs "
+        "Adult census data of 1994: does this person earn more than 50,000 dollars a year? 26,049 rows are for "
+        "training, 6,512 for validation and the choice of checkpoints; 16,281 test rows stay unread until the end.",
+        'The gap by sex is the difference between the shares of men and of women for whom the model predicts ">50K" '
+        "(demographic parity difference). Shown are its value on the validation rows and its bound, the one-sided "
+        f"confidence limit. After each epoch the gate opens if the bound is at most {largest_gap:g} and the accuracy "
+        f"at least {least_accuracy:g}. By default it also requires that val_loss is finite and that the lower limit of "
+        "balanced accuracy is above chance (a model that predicts the same for everybody has no gap). Of the epochs "
         "that pass, the one with the lowest val_loss is kept.",
     )
     return "\n\n".join(_paragraph(text, "") for text in texts)
@@ -90,7 +90,7 @@ def _sum(record: Record) -> str:
     looks, opened = len(record.decisions), sum(decision["gate"] == "open" for decision in record.decisions)
     if opened == 0:
         return _paragraph(f"The gate refused {looks} of {looks} epochs: no checkpoint was kept.")
-    kept = f" Kept is epoch {record.best['epoch']}, with the lowest val_loss of these." if record.best else ""
+    kept = f" Epoch {record.best['epoch']} was kept: it has the lowest val_loss of these." if record.best else ""
     return _paragraph(f"The gate was open at {opened} of {looks} epochs.{kept}")
 
 
@@ -101,8 +101,8 @@ def _monitors(record: Record) -> str:
     dead = record.logged("activation_max/dead_share")
     return _paragraph(
         f"At the last epoch {share:.1%} of the attribution lies on sex and race; the explanations of the same "
-        f"{probe:.0f} people have moved by {drift:.3f} since epoch 0 (mean cosine distance, 0 is unchanged); at most "
-        f"{dead:.1%} of the neurons of a layer are dead."
+        f"{probe:.0f} people have moved by {drift:.3f} since epoch 0 (mean cosine distance, 0 is unchanged); no layer "
+        f"has more than {dead:.1%} dead neurons."
     )
 
 
@@ -121,7 +121,7 @@ def evaluation(folder: Path) -> str:
             _paragraph(
                 f"What this does not show: of the people who do earn more, this model finds {found['Female']:.1%} of "
                 f"the women and {found['Male']:.1%} of the men. The limit is on demographic parity alone; it says "
-                "nothing about other gaps, other groups or other data, and a limit on one may widen another."
+                "nothing about other gaps, other groups or other data, and a limit on one gap may widen another."
             ),
         )
     )

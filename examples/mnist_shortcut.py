@@ -141,10 +141,10 @@ def tell(name: str, story: Story) -> None:
     print(f"\n{name}")
     print(f"  Share of the explanation on the patch: {first:.3f} at the first validation, {last:.3f} at the last.")
     rose = last - first >= RISE
-    print("  It looks ever more at the patch: a shortcut." if rose else "  It does not come to look at the patch.")
+    print("  It relies more and more on the patch: a shortcut." if rose else "  It does not come to rely on the patch.")
     rang = ", ".join(map(str, story.alarms)) or "none"
     print(f"  Alarms for drift at validations: {rang}.")
-    print(f"  Accuracy without a patch {clean:.2f}, with the right one {right:.2f}, with any {anywhere:.2f}.")
+    print(f"  Accuracy without a patch {clean:.2f}, with the right one {right:.2f}, with a random one {anywhere:.2f}.")
 
 
 def main() -> None:

@@ -126,7 +126,7 @@ def main() -> None:
         "(cosine distance: 0 is unchanged, 1 unrelated, 2 opposite)."
     )
     shift, stable = (curves[f"{drift}/predictions/previous/{what}"] for what in ("reason_shift", "stable_share"))
-    print(f"In the last half epoch {stable[-1]:.0%} of predictions stayed;", end=" ")
+    print(f"In the last half epoch {stable[-1]:.0%} of predictions stayed the same;", end=" ")
     print(f"{shift[-1]:.0%} of those rest on other words than before: right, or wrong, for another reason.")
     steps = ", ".join(f"{value:.2f}" for value in curves[f"{drift}/cosine/previous/mean"])
     print(f"From one validation to the next explanations moved by {steps}.")

@@ -92,7 +92,7 @@ def test_the_series_example_tells_its_story(tell: Tell, tmp_path: Path) -> None:
     assert "0 is unchanged" in told
 
 
-@pytest.mark.parametrize(("last", "says"), [(0.25, "a shortcut"), (0.1, "does not come to look at the patch")])
+@pytest.mark.parametrize(("last", "says"), [(0.25, "a shortcut"), (0.1, "does not come to rely on the patch")])
 def test_the_shortcut_example_says_what_a_share_means(
     last: float, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

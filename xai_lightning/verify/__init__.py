@@ -2,5 +2,5 @@
 
 It compares the files on disk: the side file, the hash of the checkpoint, and the record within the checkpoint. If there
 is a side file, it imports neither torch nor Lightning and unpickles nothing. The result is evidence, not a signature:
-whoever can write one of the files can write both.
+whoever can write the files can forge both.
 """

@@ -622,11 +622,23 @@ def test_a_history_keeps_at_most_128_validations_from_first_to_last() -> None:
     assert len(numbers) <= MOST
     assert (numbers[0], numbers[-1], names) == (1, 999, ["a"])
     assert values[0].tolist() == [float(number) for number in numbers]
-    assert limits == (0.0, 2.0), "fixed at the first validation"
+    assert limits == (0.0, 1024.0), "that of the first validation, doubled until it held everything"
     assert history.ridges()[0, :, 0].tolist() == numbers
     other = LayerHistory(["a", "b"], ["mean", "zero_share"], histograms=True)
     other.load(history.state())
     assert other.numbers() == numbers
+
+
+@pytest.mark.parametrize(("values", "limits"), [([1.0, 1.9], (0, 2)), ([0.0, 3.0], (0, 4)), ([1.0, -5.0], (-8, 8))])
+def test_the_scale_of_a_heatmap_changes_only_where_something_exceeds_it(
+    values: list[float], limits: tuple[float, float]
+) -> None:
+    history = LayerHistory(["a"], ["mean"], histograms=False)
+    for number, value in enumerate([*values, math.nan, math.inf]):
+        history.add(number, {"a": {"mean": value}}, {})
+    chart = history.heatmap("mean")
+    assert chart is not None
+    assert chart[2] == limits
 
 
 def test_a_history_of_other_statistics_is_not_taken_up_though_there_are_as_many() -> None:

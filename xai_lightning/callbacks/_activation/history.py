@@ -49,21 +49,26 @@ class LayerHistory:
         for row, statistic in enumerate(self.statistics):
             found = [values.get(layer, {}).get(statistic, math.nan) for layer in self.layers]
             self._values[place, row] = torch.tensor(found, dtype=torch.float64, device="cpu")
-            self._fix_limits(row)
+            self._widen(row)
         for row, layer in enumerate(self.ridged):
             if layer in counts:
                 self._counts[place, row] = torch.tensor(counts[layer], device="cpu")
 
-    def _fix_limits(self, row: int) -> None:
-        """Fix the colour scale once, so that pictures of different validations can be compared."""
+    def _widen(self, row: int) -> None:
+        """Double the colour scale where something exceeds it: pictures can be compared, and none is a single colour."""
         if any(word in self.statistics[row] for word in _SHARES):
             self._limits[row] = torch.tensor([0.0, 1.0], device="cpu")
             return
         last = self._values[self._used - 1, row]
         finite = last[last.isfinite()]
-        if self._limits[row].isnan().any() and len(finite):
-            high = 2 * float(finite.abs().max()) or 1.0
-            self._limits[row] = torch.tensor([-high if (finite < 0).any() else 0.0, high], device="cpu")
+        if not len(finite):
+            return
+        largest, (low, high) = float(finite.abs().max()), self._limits[row].tolist()
+        if not high > 0:
+            low, high = 0.0, 2 * largest or 1.0
+        while high < largest:
+            high *= 2
+        self._limits[row] = torch.tensor([-high if low < 0 or (finite < 0).any() else 0.0, high], device="cpu")
 
     def numbers(self) -> list[int]:
         """Numbers of the validations kept."""

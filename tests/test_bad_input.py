@@ -506,12 +506,16 @@ def test_integer_inputs_are_refused_by_methods_that_differentiate(sanity, tmp_pa
 @at_once
 @pytest.mark.parametrize(
     ("values", "shuffle", "said"),
-    [([0] * 20, False, "20 values.*one value per row"), ([0] * 48, True, "does not shuffle.*RandomSampler.*Column")],
-    ids=["too short", "shuffled"],
+    [
+        ([0] * 20, False, "20 values.*48 rows.*one value per row"),
+        ([0] * 96, False, "96 values.*48 rows.*one value per row"),
+        ([0] * 48, True, "does not shuffle.*RandomSampler.*Column"),
+    ],
+    ids=["too short", "too long", "shuffled"],
 )
 def test_a_table_of_groups_must_fit_the_loader(values, shuffle, said, sanity, tmp_path):
-    """A table that is too short shows at its first missing row."""
-    data = loader(rows(48), shuffle=shuffle, batch_size=48)
+    """One of another data set would be read from its first value on, and give wrong groups."""
+    data = loader(rows(48), shuffle=shuffle)
     monitor = FairnessMonitor({"race": ["a", "b"]}, groups_from=Table(values))
     with pytest.raises(ValueError, match=said):
         fit(Classifier(), [monitor], tmp_path, val=data, num_sanity_val_steps=sanity)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils.data import DistributedSampler, IterableDataset, SequentialSampler
 
 from xai_lightning.callbacks._trainer import Positions
 from xai_lightning.functional.precision import moved
@@ -89,7 +90,13 @@ class Batches:
         self._positions = Positions(None)
 
     def open(self, loader: Any) -> None:
-        """Start at the first batch of ``loader`` and forget the values that undecided attributes have met so far."""
+        """Start at the first batch of ``loader`` and forget the values that undecided attributes have met so far.
+
+        Raises:
+            ValueError: if a `Table` does not have one value per row of its dataset.
+        """
+        for table in self._tables().values():
+            table.check(dataset_rows(loader))
         self._positions = Positions(loader)
         self._decide({attribute: provisional(self.vocabularies[attribute]) for attribute in self.undecided})
 
@@ -99,9 +106,7 @@ class Batches:
         Raises:
             ValueError: if groups or weights come from a `Table`, which belongs to the validation set.
         """
-        sources = [*self._source.values()] if isinstance(self._source, Mapping) else [self._source]
-        tables = [f"groups_from={source!r}" for source in sources if isinstance(source, Table)]
-        tables += [f"weights={self._weights!r}"] if isinstance(self._weights, Table) else []
+        tables = [f"{setting.partition(' ')[0]}={table!r}" for setting, table in self._tables().items()]
         if tables:
             raise ValueError(
                 f"a table holds one value per row of the validation set, and these are other rows; got "
@@ -110,6 +115,14 @@ class Batches:
         found = copy.copy(self)
         found._positions = Positions(loader)
         return found
+
+    def _tables(self) -> dict[str, Table]:
+        """The tables among the sources, by their setting, and the attribute if they are several."""
+        source = self._source
+        given: dict[str, object] = {"groups_from": source, "weights": self._weights}
+        if isinstance(source, Mapping):
+            given |= {f"groups_from {attribute}": one for attribute, one in source.items()}
+        return {setting: one for setting, one in given.items() if isinstance(one, Table)}
 
     def sample(self, batch: Any) -> Sample:
         """The sample in ``batch``, without advancing the position."""
@@ -223,3 +236,13 @@ class Batches:
             parts = ({n: self.vocabularies[n] for n in sorted(pair, key=names.index)} for pair in self._order)
             return {name: pair for part in parts for name, pair in intersect(part).items()}
         return {} if self._order is None else intersect(self.vocabularies, self._order)
+
+
+def dataset_rows(loader: Any) -> int | None:
+    """Number of rows of the dataset that ``loader`` makes its batches of, in order; None where that is not known."""
+    sampler = getattr(loader, "sampler", None)
+    if getattr(loader, "batch_sampler", None) is None or isinstance(loader.dataset, IterableDataset):
+        return None
+    if isinstance(sampler, SequentialSampler):
+        return len(sampler)
+    return len(sampler.dataset) if isinstance(sampler, DistributedSampler) else None  # type: ignore[arg-type]

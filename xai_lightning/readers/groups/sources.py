@@ -70,6 +70,18 @@ class Table:
     def __repr__(self) -> str:
         return f"Table({len(self.values)} values)"
 
+    def check(self, rows: int | None) -> None:
+        """Refuse another number of values than the ``rows`` of the validation set, if these are known.
+
+        Raises:
+            ValueError: if they differ.
+        """
+        if rows is not None and rows != len(self.values):
+            raise ValueError(
+                f"Table has {len(self.values)} values, but the dataset of this loader has {rows} rows; give one value "
+                "per row, in dataset order"
+            )
+
     def rows(self, positions: Tensor) -> list[Any] | Tensor:
         """The values at ``positions``, ``int64[N]``."""
         if int(positions.max()) >= len(self.values):

@@ -69,13 +69,13 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_known_ones(what):
     message = str(caught.value)
     assert what in message
     assert f"Did you mean {nearest!r}?" in message
-    assert all(name in message.partition("Known are")[2] for name in known)
+    assert all(name in message.partition("Known names:")[2] for name in known)
 
 
 def test_of_many_known_names_the_nearest_are_listed():
     """As of all that is stamped into a checkpoint, which would fill a screen."""
     known = ["val_acc", *(f"fairness/sex/metric_{i}/value" for i in range(300))]
-    said = r"Did you mean 'val_acc'\? Known are 301, the nearest of them val_acc, "
+    said = r"Did you mean 'val_acc'\? There are 301 known names; the nearest are val_acc, "
     with pytest.raises(ValueError, match=said) as caught:
         choose("metric", "val_accuracy", known)
     assert len(str(caught.value)) < 500
@@ -359,7 +359,7 @@ UNNAMED = {
 def test_a_batch_without_a_target_is_shown_with_what_it_has_instead(form, make, sanity, tmp_path):
     convert, find, reader, shown = UNNAMED[form]
     batches = converted(convert)
-    with pytest.raises(ValueError, match=rf"no target beside its input .*{shown}.*reader="):
+    with pytest.raises(ValueError, match=rf"no target, only the input .*{shown}.*reader="):
         fit(Tolerant(find), [make(reader=reader)], tmp_path, train=batches, val=batches, num_sanity_val_steps=sanity)
 
 
@@ -417,10 +417,10 @@ def softmax(logits: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("declared", "classes", "activate", "said"),
     [
-        ("logits", 2, softmax, "outputs='logits'.*rows sum to 1.*say outputs='probabilities'"),
-        ("logits", 1, lambda z: (9 * z).sigmoid(), "outputs='logits'.*say outputs='probabilities'"),
-        ("probabilities", 2, lambda z: 9 * z, "outputs='probabilities'.*say outputs='logits'"),
-        ("probabilities", 1, lambda z: 9 * z, "outputs='probabilities'.*say outputs='logits'"),
+        ("logits", 2, softmax, "outputs='logits'.*rows sum to 1.*set outputs='probabilities'"),
+        ("logits", 1, lambda z: (9 * z).sigmoid(), "outputs='logits'.*set outputs='probabilities'"),
+        ("probabilities", 2, lambda z: 9 * z, "outputs='probabilities'.*set outputs='logits'"),
+        ("probabilities", 1, lambda z: 9 * z, "outputs='probabilities'.*set outputs='logits'"),
     ],
     ids=["softmax as logits", "sigmoid as logits", "logits as probabilities", "logit as probability"],
 )
@@ -445,7 +445,7 @@ ON_SIGHT = {
     "regression": (
         lambda: AttributionMonitor(task="regression"),
         {},
-        r"one output per sample, or target=its number; got \[\d+, 2\]",
+        r"one output per sample, or target= as the index of one; got \[\d+, 2\]",
     ),
     "positive class": (lambda: FairnessMonitor(SEX), {"classes": 3}, "3 classes.*positive_class="),
     "probe": (

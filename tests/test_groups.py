@@ -387,9 +387,9 @@ def test_what_is_discovered_is_of_plain_types() -> None:
 @pytest.mark.parametrize(
     ("values", "shown"),
     [
-        (torch.tensor([0.5, 1.0]), r"continuous; got 0\.5\. Give edges.*Bins"),
-        ([1, 2.5], r"continuous; got 2\.5.*Bins"),
-        (torch.tensor([inf]), "continuous; got inf"),
+        (torch.tensor([0.5, 1.0]), r"continuous attribute; got 0\.5\. Give edges.*Bins"),
+        ([1, 2.5], r"continuous attribute; got 2\.5.*Bins"),
+        (torch.tensor([inf]), "continuous attribute; got inf"),
         ([1, "x"], r"one type; got 1 \(int\) and 'x' \(str\)"),
         ([True, 1], r"one type; got True \(bool\) and 1 \(int\)"),
         (list(range(5)), r"more than max_groups=4 values; got 5: 0, 1, 2, 3, 4\..*Bins"),
@@ -413,8 +413,8 @@ def test_what_cannot_be_discovered_is_shown_at_the_first_batch(values: Any, show
         ([[1, 2, 3], [3, 4, 5]], r"more than max_groups=4 values; got 5: 1, 2, 3, 4, 5"),
         ([[1], ["1"]], "one type; got"),
         ([[True], [1]], "one type; got"),
-        ([[], []], "holds no value of it"),
-        ([["a/b"], ["a_b"]], "must be distinct.*'a_b' beside 'a/b'"),
+        ([[], []], "all its values in the first validation are missing"),
+        ([["a/b"], ["a_b"]], "must be distinct.*'a_b' and 'a/b'"),
         ([["missing_share"]], "missing_share"),
     ],
 )
@@ -514,7 +514,7 @@ def test_a_declared_group_called_missing_is_a_group_of_pairs_too() -> None:
     ("groups", "order", "shown"),
     [
         ({"a": ["x"]}, 2, r"at least two attributes; got \['a'\]"),
-        ({"a": ["x"], "b": ["y"]}, 3, "must be 2, pairs of attributes; got 3"),
+        ({"a": ["x"], "b": ["y"]}, 3, r"must be 2 \(pairs of attributes\); got 3"),
         ({"a": ["x"], "b": ["y"], "a+b": ["z"]}, 2, r"must be distinct; got.*'a\+b'"),
         ({"a": [f"{i}" for i in range(33)], "b": [f"{i}" for i in range(32)]}, 2, "33 x 32 = 1,056 groups"),
         ({"a": "discover", "b": [f"{i}" for i in range(65)]}, 2, "16 x 65 = 1,040 groups"),
@@ -579,9 +579,9 @@ def test_weights_are_read(source: Any, wanted: list[float]) -> None:
         (["1", "2"], "must be numbers; got '1'"),
         ([True, 1.0], "must be numbers; got True"),
         (torch.ones(2, 1), r"one value per sample; got Tensor\[2, 1\]"),
-        ([1.0] * 3, "one weight per sample, 2; got 3"),
-        (torch.tensor(1.0), r"one weight per sample, 2; got Tensor\[\]"),
-        (None, "one weight per sample, 2; got NoneType"),
+        ([1.0] * 3, "one weight for each of 2 samples; got 3"),
+        (torch.tensor(1.0), r"one weight for each of 2 samples; got Tensor\[\]"),
+        (None, "one weight for each of 2 samples; got NoneType"),
     ],
 )
 def test_weights_that_cannot_be_are_refused_with_their_value(weights: Any, shown: str) -> None:
@@ -606,10 +606,10 @@ def test_without_weights_there_are_none() -> None:
 @pytest.mark.parametrize(
     ("values", "shown"),
     [
-        (torch.zeros(5), "one value of 'a' per sample, 4; got 5"),
-        (torch.tensor(1), r"one value of 'a' per sample, 4; got Tensor\[\]"),
-        (3, "one value of 'a' per sample, 4; got int"),
-        (iter("abcd"), "one value of 'a' per sample, 4; got str_"),
+        (torch.zeros(5), "one value of 'a' for each of 4 samples; got 5"),
+        (torch.tensor(1), r"one value of 'a' for each of 4 samples; got Tensor\[\]"),
+        (3, "one value of 'a' for each of 4 samples; got int"),
+        (iter("abcd"), "one value of 'a' for each of 4 samples; got str_"),
     ],
 )
 def test_groups_of_another_length_are_refused(values: Any, shown: str) -> None:
@@ -620,10 +620,10 @@ def test_groups_of_another_length_are_refused(values: Any, shown: str) -> None:
 @pytest.mark.parametrize(
     ("source", "shown"),
     [
-        (Column("x", 7), r"Column\('x', 7\) needs a table .* such columns; got Tensor\[4, 2\]"),
+        (Column("x", 7), r"Column\('x', 7\) needs a table .* these columns; got Tensor\[4, 2\]"),
         (Column("y", 0), r"Column\('y', 0\) needs a table .* got Tensor\[4\]"),
         (Column("z", 0), "table named 'z'"),
-        (lambda _: {"b": [0] * 4}, "groups_from gave no 'a'.*'b'"),
+        (lambda _: {"b": [0] * 4}, "groups_from returned no 'a'.*'b'"),
     ],
 )
 def test_a_source_that_has_no_such_values_shows_what_there_is(source: Any, shown: str) -> None:

@@ -84,7 +84,7 @@ def test_a_reader_that_names_what_is_not_there_is_shown() -> None:
 
 
 def test_targets_of_another_length_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"one target per sample, 4; got Tensor\[3\]"):
+    with pytest.raises(ValueError, match=r"one target for each of 4 samples; got Tensor\[3\]"):
         read((X, Y[:3]))
 
 
@@ -240,12 +240,12 @@ def test_outputs_that_are_not_finite_are_marked() -> None:
 @pytest.mark.parametrize(
     ("outputs", "declared", "hint"),
     [
-        (torch.tensor([0.1, 0.9]), "logits", "say outputs='probabilities'"),
+        (torch.tensor([0.1, 0.9]), "logits", "set outputs='probabilities'"),
         (torch.tensor([[0.1, 0.9], [0.6, 0.4]]), "logits", "rows sum to 1"),
-        (torch.tensor([-0.1, 0.9]), "probabilities", "say outputs='logits'"),
+        (torch.tensor([-0.1, 0.9]), "probabilities", "set outputs='logits'"),
         (torch.tensor([[0.5, 0.9]]), "probabilities", "sums to 1.4"),
         (torch.tensor([0.5, 1.0]), "labels", "integer classes"),
-        (torch.tensor([1, 0]), "logits", "say outputs='labels'"),
+        (torch.tensor([1, 0]), "logits", "set outputs='labels'"),
     ],
 )
 def test_outputs_in_the_wrong_space_are_refused(outputs: torch.Tensor, declared: Any, hint: str) -> None:
@@ -283,5 +283,5 @@ def test_an_unknown_space_or_threshold_is_refused(space: Any, threshold: float |
 
 @pytest.mark.parametrize("targets", [{}, [{}, {}], ["a", "b"]])
 def test_targets_that_are_no_numbers_are_an_unreadable_batch(targets):
-    with pytest.raises(ValueError, match="targets that are numbers"):
+    with pytest.raises(ValueError, match="numeric targets"):
         read((torch.zeros(2, 3), targets))

@@ -53,7 +53,7 @@ def test_modules_that_carry_somebody_elses_backward_hook_are_named(method: str) 
     net = table_net()
     place = next(name for name, module in net.named_children() if isinstance(module, nn.ReLU))
     net.get_submodule(place).register_full_backward_hook(lambda module, into, out: None)
-    with pytest.warns(UserWarning, match=rf"leaves out modules that carry backward hooks: {place}\b"):
+    with pytest.warns(UserWarning, match=rf"applies no rules to modules that have backward hooks: {place}\b"):
         fitted(net, cross_entropy, Items(table, 8), AttributionMonitor(method, network="net"))
 
 

@@ -151,7 +151,7 @@ def test_last_is_not_passed_even_if_the_gate_was_open(run: Path):
     answer = call(run / "last.ckpt")
     assert record_of(run / "last.ckpt")["gate"] == "open"
     assert answer.code == 1
-    assert "role 'last' is not that of a file that a gate passed: Written at the end of every" in answer.out
+    assert "the role is 'last', not that of a file that a gate passed: Written at the end of every" in answer.out
 
 
 @pytest.mark.filterwarnings("ignore:No checkpoint passed:UserWarning")
@@ -237,7 +237,7 @@ def test_one_byte_anywhere_in_the_checkpoint_is_seen(kept: Path):
     kept.write_bytes(content[:-1])
     answer = call(kept)
     assert answer.code == 1
-    assert "its side file says" in answer.out
+    assert "its side file records" in answer.out
     kept.write_bytes(content)
     assert ask(kept).code == 0
 
@@ -344,9 +344,9 @@ def certificate(gate: str, **changes: Any) -> dict[str, Any]:
         (lambda r: r.update(gate="closed", reason="because"), "the gate was closed: because"),
         (
             lambda r: r.update(role="fallback", note="INFEASIBLE: nothing"),
-            "role 'fallback' is not .*: INFEASIBLE",
+            "role is 'fallback', not .*: INFEASIBLE",
         ),
-        (lambda r: r.update(kept="INFEASIBLE-epoch=1.ckpt"), "kept says INFEASIBLE"),
+        (lambda r: r.update(kept="INFEASIBLE-epoch=1.ckpt"), "the field 'kept' says INFEASIBLE"),
         (lambda r: r.update(arbiter={"open": False, "reason": "a person"}), "the arbiter said no: a person"),
         (lambda r: r.update(checks=[]), "no limit was checked"),
         (lambda r: r["checks"][0].update(passed=False), "a limit does not hold: "),
@@ -549,7 +549,7 @@ def test_which_values_are_good_is_never_guessed(kept: Path):
     assert best(name, single("own_metric", tie, definitions={"own_metric": {"best": "high"}})) == "high"
     rewrite(kept, lambda record: record["monitors"][0]["metrics"]["sex"].update(own_metric=tie))
     answer = ask(kept, "--at-most", f"{name}=0.1")
-    assert (answer.code, "does not tell whether low or high" in answer.err) == (2, True)
+    assert (answer.code, "does not say whether low or high" in answer.err) == (2, True)
 
 
 # --- how it is said

@@ -242,7 +242,7 @@ def test_noise_is_for_inputs_that_can_take_it() -> None:
     """Traps 7 and 24: refused at the first batch, with the reason."""
     net = lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))  # noqa: E731
     data = Items(lambda i: (torch.arange(3) + i % 5, i % 2), 16)
-    with pytest.raises(ValueError, match="smooth='smoothgrad' adds noise, which integers cannot take"):
+    with pytest.raises(ValueError, match="smooth='smoothgrad' cannot add noise to integers"):
         fitted(
             seeded(net), cross_entropy, data, AttributionMonitor("feature_ablation", smooth="smoothgrad", network="net")
         )
@@ -297,7 +297,7 @@ def test_a_layer_that_returns_no_tensor_is_refused_by_name() -> None:
 
     data = Items(lambda i: (draw(5, 2, seed=i), i % 2), 16)
     monitor = AttributionMonitor("conductance", layer="lstm", layout="NTC", network="net")
-    with pytest.raises(ValueError, match="layer 'lstm' returns a tuple; name one that returns a tensor"):
+    with pytest.raises(ValueError, match="layer 'lstm' returns a tuple; name a layer that returns a tensor"):
         fitted(seeded(Two), cross_entropy, data, monitor)
 
 

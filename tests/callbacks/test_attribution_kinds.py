@@ -107,7 +107,7 @@ def test_token_attributions_add_up_to_the_change_from_padding(classifier: nn.Mod
 
 def test_an_embedding_that_does_not_exist_is_named_with_those_that_do(classifier: nn.Module) -> None:
     monitor = AttributionMonitor("saliency", embedding="bert.embeddings.words", network="net")
-    said = r"no module of Bert.*Did you mean '[a-z_.]*word_embeddings'\? Known are"
+    said = r"no module of Bert.*Did you mean '[a-z_.]*word_embeddings'\? Known names: "
     with pytest.raises(ValueError, match=said) as caught:
         fitted(classifier, hf, Items(sentence, 8), monitor)
     assert "dropout" not in str(caught.value), "what embeds nothing is not listed"
@@ -394,7 +394,7 @@ def test_a_layer_is_explained_by_name(method: str) -> None:
     fitted(net, cross_entropy, data, monitor)
     assert first(monitor).shape[1] == (64 if method == "guided_grad_cam" else 9)
     assert f"attribution/{method}/maps" in {name for _, name, _ in sink.pictures}
-    with pytest.raises(ValueError, match=r"layer='7' is no module of Sequential.*Known are 0, 1, 2, 3"):
+    with pytest.raises(ValueError, match=r"layer='7' is no module of Sequential.*Known names: 0, 1, 2, 3"):
         fitted(net, cross_entropy, data, AttributionMonitor(method, layer="7", network="net"))
 
 
@@ -422,11 +422,11 @@ def test_networks_that_rules_do_not_cover_are_refused_or_told_of() -> None:
         fitted(gelu, cross_entropy, Items(table, 8), AttributionMonitor("deep_lift", network="net"))
     relu = nn.ReLU()
     again = nn.Sequential(nn.Linear(5, 8), relu, nn.Linear(8, 8), relu, nn.Linear(8, 2))
-    with pytest.raises(ValueError, match=r"each module to be used once; used again: 1"):
+    with pytest.raises(ValueError, match=r"modules that are called once; called again: 1"):
         fitted(again, cross_entropy, Items(table, 8), AttributionMonitor("deep_lift", network="net"))
     data = Items(lambda i: (draw(1, 8, 8, seed=i), i % 2), 8)
     pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
-    with pytest.warns(UserWarning, match="wrong where one non-linear module directly follows another: 2"):
+    with pytest.warns(UserWarning, match="wrong attributions where one non-linear module directly follows another: 2"):
         fitted(pooled, cross_entropy, data, AttributionMonitor("deep_lift", network="net"))
 
 

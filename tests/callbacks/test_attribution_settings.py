@@ -43,7 +43,7 @@ def test_windows_of_an_occlusion_can_be_chosen() -> None:
 
 
 def test_windows_that_do_not_fit_an_image_are_refused_at_the_first_batch() -> None:
-    with pytest.raises(ValueError, match=r"a length for each dimension of one input, \[1, 8, 8\].*got \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"one entry for each dimension of an input, \[1, 8, 8\].*got \(4, 4\)"):
         told(seeded(picture_net), Items(picture, 16), "occlusion", options={"sliding_window_shapes": (4, 4)})
 
 

@@ -85,7 +85,9 @@ class Bag(Packed):
 @pytest.mark.parametrize("net", [Turned, Bag])
 def test_an_embedding_that_does_not_return_a_row_for_each_token_is_refused_with_a_way_out(net: Any) -> None:
     monitor = AttributionMonitor("saliency", embedding="embed", network="net", probe_size=8)
-    with pytest.raises(ValueError, match=r"for ids \[N, T\], here \[\d, 6\].*leave embedding= out.*feature_ablation"):
+    with pytest.raises(
+        ValueError, match=r"for token ids \[N, T\], here \[\d, 6\].*leave out embedding=.*feature_ablation"
+    ):
         fitted(seeded(net), cross_entropy, Items(text, 16), monitor)
 
 
@@ -149,7 +151,7 @@ def test_texts_are_padded_to_one_length_for_explanations_alone(method: str) -> N
     ("length", "said"),
     [
         (None, "token ids by pad_to=..., which leaves batches as they are"),
-        (3, r"texts of \d tokens, more than pad_to=3: raise it"),
+        (3, r"texts of \d tokens, more than pad_to=3: raise pad_to"),
     ],
 )
 def test_texts_that_are_not_of_one_length_are_refused_with_what_to_do(length: int | None, said: str) -> None:
@@ -161,7 +163,7 @@ def test_texts_that_are_not_of_one_length_are_refused_with_what_to_do(length: in
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        (torch.tensor([[0, 5], [6, 7]]), "pads on the right, and texts of this batch begin with pad_token=0"),
+        (torch.tensor([[0, 5], [6, 7]]), "pads on the right, but texts of this batch begin with pad_token=0"),
         (torch.zeros(2, 3), r"is for token ids \[N, T\]; the input is Tensor\[2, 3\] float32"),
     ],
 )

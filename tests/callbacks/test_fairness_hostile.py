@@ -134,21 +134,21 @@ def test_several_labels_are_checked_against_their_space() -> None:
     for out, options, said in (
         (torch.rand(N, 3), {}, "look like probabilities"),
         (torch.rand(N, 3), {"outputs": "labels"}, "needs integer classes"),
-        (torch.randn(N, 3) * 5, {"outputs": "probabilities"}, "say outputs='logits'"),
+        (torch.randn(N, 3) * 5, {"outputs": "probabilities"}, "set outputs='logits'"),
     ):
         with pytest.raises(ValueError, match=said):
             validate(FairnessMonitor(SEX, multi_label=True, **options), out=out, y=labels)
 
 
 def test_a_threshold_is_not_left_out_silently() -> None:
-    with pytest.raises(ValueError, match=r"threshold=0\.3 is that of a single output; got outputs of 2 classes"):
+    with pytest.raises(ValueError, match=r"threshold=0\.3 is for a single output; got outputs of 2 classes"):
         validate(FairnessMonitor(SEX, outputs="probabilities", threshold=0.3), out=torch.rand(N, 2).softmax(1))
     for options in (
         {"outputs": "labels", "threshold": 0.3},
         {"outputs": "values", "threshold": 0.3},
         {"threshold": torch.nan},
     ):
-        with pytest.raises(ValueError, match="cannot have the threshold"):
+        with pytest.raises(ValueError, match="threshold must be finite, and is for outputs='logits' or"):
             FairnessMonitor(SEX, **options)
 
 

@@ -297,7 +297,7 @@ def test_settings_that_cannot_be_are_refused_in_the_constructor(options: dict[st
         ({"y": torch.full((N,), 7)}, {}, "got 7"),
         ({"y": torch.zeros(N, 2)}, {"multi_label": True}, "one real output per label"),
         ({"out": torch.zeros(N, 2), "y": torch.full((N, 2), 3)}, {"multi_label": True}, "0 or 1; got 3"),
-        ({"out": torch.zeros(N, 2)}, {"outputs": "values"}, "one number per sample.*as 'preds' from the step"),
+        ({"out": torch.zeros(N, 2)}, {"outputs": "values"}, "one number per sample.*from the step as 'preds'"),
     ],
 )
 def test_input_that_cannot_be_is_an_error_that_shows_it(change: Any, options: dict[str, Any], shown: str) -> None:

@@ -633,13 +633,13 @@ def test_batches_that_are_not_what_the_settings_say_are_refused_with_what_came(t
         (hot, several, r"got a row with several"),
         ({"sex": Column("x", [0])}, x.round(), r"positions \[0, 1\] of a one-hot code of 1 columns"),
         ({"sex": Column("x", 1)}, x, r"undeclared group value"),
-        ({"sex": Column("x", 9)}, x, r"Column\('x', 9\) needs a table \[N, D\] with such columns"),
+        ({"sex": Column("x", 9)}, x, r"Column\('x', 9\) needs a table \[N, D\] with these columns"),
     ]
     for flips, rows, message in cases:
         batch = {"x": rows, "y": torch.zeros(8)}
         with pytest.raises(ValueError, match=message):
             see(individuals(flips), net, [batch])
-    with pytest.raises(ValueError, match="say outputs='logits'"):
+    with pytest.raises(ValueError, match="set outputs='logits'"):
         see(individuals(how=Outputs.of("probabilities", None)), net, cut(x, 8))
     with pytest.raises(ValueError, match=r"columns of a table \[N, D\]; got Tensor\[8, 2, 2\]"):
         see(individuals({}, consistency_features=[0]), nn.Flatten(), cut(x.reshape(8, 2, 2), 8))

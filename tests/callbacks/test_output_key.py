@@ -68,13 +68,13 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "no such key": (
         {"a": torch.zeros(4, 2), "b": 3},
         "c",
-        r"'c' names no tensor of the dict that the network returned: 'a': \[4, 2\]",
+        r"'c' names no tensor in the dict that the network returned: 'a': \[4, 2\]",
     ),
-    "no tensor": ({"a": torch.zeros(4, 2), "b": 3}, "b", r"'b' names no tensor of the dict.* 'b': int"),
-    "no such place": ((torch.zeros(4, 2), None), 2, r"2 names no tensor of the tuple.*: 0: \[4, 2\], 1: NoneType"),
+    "no tensor": ({"a": torch.zeros(4, 2), "b": 3}, "b", r"'b' names no tensor in the dict.* 'b': int"),
+    "no such place": ((torch.zeros(4, 2), None), 2, r"2 names no tensor in the tuple.*: 0: \[4, 2\], 1: NoneType"),
     "no field": (Pair(torch.zeros(4, 2), torch.zeros(4)), "count", r"'count' names no.*'features': \[4, 2\], 'scores'"),
-    "a name of a tuple": ((torch.zeros(4, 2),), "logits", r"'logits' names no tensor of the tuple"),
-    "one tensor": (torch.zeros(4, 2), 0, r"the network returned one, \[4, 2\]; leave output_key out"),
+    "a name of a tuple": ((torch.zeros(4, 2),), "logits", r"'logits' names no tensor in the tuple"),
+    "one tensor": (torch.zeros(4, 2), 0, r"returned a single one, \[4, 2\]; leave out output_key"),
     "nothing": ({}, "a", "returned: nothing"),
 }
 
@@ -145,10 +145,13 @@ def test_a_monitor_explains_the_chosen_tensor_and_compares_its_predictions(form:
 def test_a_chosen_tensor_that_is_not_there_ends_the_run_at_its_first_batch() -> None:
     """Law 8: and not as if the network could not be called."""
     monitor = AttributionMonitor("saliency", network="net", output_key="preds")
-    with pytest.raises(ValueError, match=r"^output_key='preds' names no tensor of the dict.*: 'features': \[8, 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"^output_key='preds' names no tensor in the dict .*: 'features': \[8, 2",
+    ):
         fitted(Several(FORMS["dict"][0]), call_of("scores"), Items(table, 16), monitor)
     monitor = AttributionMonitor("saliency", network="net", output_key=0)
-    with pytest.raises(ValueError, match=r"^output_key=0 .*the network returned one, \[8, 2\]"):
+    with pytest.raises(ValueError, match=r"^output_key=0 .*returned a single one, \[8, 2\]"):
         fitted(Several(ALONE.form), call_of(None), Items(table, 16), monitor)
 
 

@@ -88,7 +88,7 @@ def test_inputs_without_names_are_counted() -> None:
 
 
 WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "no input": (("width", (0, 2)), {}, r"unknown explained input 'width'.*Known are image, depth|depth, image"),
+    "no input": (("width", (0, 2)), {}, r"unknown explained input 'width'.*Known names: image, depth|depth, image"),
     "an entry that is none": (("where", (0, 2)), {}, "unknown explained input 'where'"),
     "the box of another": (
         (0, 2),

@@ -243,7 +243,7 @@ def test_sums_within_variables_keep_the_total() -> None:
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({"a": 0, "b": [0, 1]}, "column 0 belongs to 'b' and to 'a'"),
+        ({"a": 0, "b": [0, 1]}, "column 0 belongs to both 'b' and 'a'"),
         ({"a": 5}, r"0 \.\. 4; got 5"),
         ({"a": slice(7, 9)}, r"got slice\(7, 9"),
     ],
@@ -268,8 +268,12 @@ def test_unknown_features_methods_and_options_name_the_nearest() -> None:
         ("integrated_gradients", {"n_steps": 0}, "'n_steps' of 'integrated_gradients' must be a whole number.*got 0"),
         ("integrated_gradients", {"n_steps": "5"}, "must be a whole number of at least 1; got '5'"),
         ("gradient_shap", {"n_samples": -3}, "must be a whole number of at least 1; got -3"),
-        ("integrated_gradients", {"tolerance": -1}, "'tolerance' .* must be above 0, such as 0.01, or None; got -1"),
-        ("integrated_gradients", {"tolerance": 0.01, "n_steps": 5}, "n_steps would have no use"),
+        (
+            "integrated_gradients",
+            {"tolerance": -1},
+            "'tolerance' .* must be above 0, such as 0.01, or None; got -1",
+        ),
+        ("integrated_gradients", {"tolerance": 0.01, "n_steps": 5}, "n_steps cannot be given as well"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_any_data(method: str, options: Any, message: str) -> None:
@@ -283,7 +287,8 @@ def test_options_of_a_noise_tunnel_are_checked_too() -> None:
     with pytest.raises(ValueError, match="'nt_samples' of 'saliency' must be a whole number of at least 1; got 0"):
         check_method("saliency", {"nt_samples": 0}, also=("nt_samples", "stdevs"))
     with pytest.raises(
-        ValueError, match=r"'stdevs' of 'saliency' must be at least 0, one number or one per input; got -1\.0"
+        ValueError,
+        match=r"'stdevs' of 'saliency' must be at least 0, a number or one per input; got -1\.0",
     ):
         check_method("saliency", {"stdevs": -1.0}, also=("nt_samples", "stdevs"))
 
@@ -315,7 +320,7 @@ def test_windows_that_do_not_fit_are_refused(options: Any) -> None:
 def test_a_missing_package_is_named_in_the_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 18."""
     monkeypatch.setitem(METHODS, "lime", METHODS["lime"]._replace(package="not_installed"))
-    with pytest.raises(ImportError, match="method 'lime' needs not_installed; install it"):
+    with pytest.raises(ImportError, match="method 'lime' needs the package not_installed"):
         check_method("lime", {})
     check_method("saliency", {})
 

@@ -95,7 +95,7 @@ def test_a_method_refuses_every_kind_that_it_does_not_claim(method: str, kind: s
 
 def test_all_offences_are_told_at_once() -> None:
     with pytest.raises(
-        ValueError, match=r"cannot explain integers .*; it explains one input, not 2 .leave inputs=.*layer=\.\.\."
+        ValueError, match=r"cannot explain integers .*; it explains one input, not 2 .leave out inputs=.*layer=\.\.\."
     ):
         check_inputs("guided_grad_cam", ["image", "integers"], variables=3, layer=False)
     with pytest.raises(ValueError, match="at most 8 variables, not 9"):

@@ -92,23 +92,31 @@ def test_nothing_is_found_where_relevance_is_passed_on_whole(what: str) -> None:
 
 
 LOST: dict[str, tuple[Callable[[], nn.Module], Tensor, str]] = {
-    "residual blocks": (lambda: pictures(lambda s, x: s.body(x) + x), rows(1, 10, 10), "1, 2 joins paths outside of"),
+    "residual blocks": (
+        lambda: pictures(lambda s, x: s.body(x) + x),
+        rows(1, 10, 10),
+        "outside of any submodule in 1, 2, and",
+    ),
     "a tensor for an activation and a sum": (
         lambda: pictures(lambda s, x: s.add(s.body(s.first(x)), x)),
         rows(1, 10, 10),
-        "a tensor that an activation and another module both take. Take 'integrated",
+        "a tensor that both an activation and another module receive. Use 'integrated",
     ),
-    "in place": (lambda: pictures(lambda s, x: s.body(x).add_(x)), rows(1, 10, 10), "1, 2 joins paths"),
-    "many": (lambda: pictures(lambda s, x: s.body(x) + x, 6), rows(1, 10, 10), r"1, 2, 3, 4, \.\.\. joins paths"),
-    "a sum": (lambda: Table(lambda s, x: s.c(s.tanh(s.a(x)) + s.e(x))), rows(6), "the network joins paths"),
-    "a dense skip": (lambda: Table(lambda s, x: (lambda h: s.d(torch.cat([h, s.b(h)], 1)))(s.a(x))), rows(6), "joins"),
-    "a gate": (lambda: Table(lambda s, x: s.c(s.a(x) * s.e(x))), rows(6), "the network joins paths"),
-    "a scale": (lambda: Table(lambda s, x: s.c(s.tanh(s.a(x)) * 0.5)), rows(6), "50%.*something between modules"),
-    "functional tanh": (lambda: Table(lambda s, x: s.c(torch.tanh(s.a(x)))), rows(6), "something between modules"),
+    "in place": (lambda: pictures(lambda s, x: s.body(x).add_(x)), rows(1, 10, 10), "joined .* in 1, 2, and"),
+    "many": (lambda: pictures(lambda s, x: s.body(x) + x, 6), rows(1, 10, 10), r"joined .* in 1, 2, 3, 4, \.\.\., and"),
+    "a sum": (lambda: Table(lambda s, x: s.c(s.tanh(s.a(x)) + s.e(x))), rows(6), "joined .* in the network, and"),
+    "a dense skip": (
+        lambda: Table(lambda s, x: (lambda h: s.d(torch.cat([h, s.b(h)], 1)))(s.a(x))),
+        rows(6),
+        "joined",
+    ),
+    "a gate": (lambda: Table(lambda s, x: s.c(s.a(x) * s.e(x))), rows(6), "joined .* in the network, and"),
+    "a scale": (lambda: Table(lambda s, x: s.c(s.tanh(s.a(x)) * 0.5)), rows(6), "50%.*outside of any module changes"),
+    "functional tanh": (lambda: Table(lambda s, x: s.c(torch.tanh(s.a(x)))), rows(6), "outside of any module changes"),
     "compiled": (
         lambda: nn.Sequential(torch.compile(Table(lambda s, x: s.c(s.tanh(s.a(x)) + s.e(x))), backend="eager")),
         rows(6),
-        "something between modules changes it: a sum of two paths",
+        "an operation outside of any module changes it: a sum of two paths",
     ),
 }
 
@@ -119,7 +127,7 @@ def test_what_captum_loses_or_adds_between_modules_is_found_by_name(what: str) -
     made, x, said = LOST[what]
     texts = found(made(), x)
     assert len(texts) == 1
-    with pytest.raises(ValueError, match=f"^its relevance differs from what is explained by .*{said}"):
+    with pytest.raises(ValueError, match=f"^its relevance differs from the explained output by .*{said}"):
         raise ValueError(texts[0])
 
 

@@ -53,7 +53,7 @@ def extended(
         IEEE Transactions on Evolutionary Computation 6, 2002, section III.B.
     """
     if size < 2:
-        raise ValueError(f"size must be at least 2, to hold both ends; got {size}")
+        raise ValueError(f"size must be at least 2, so that both ends are kept; got {size}")
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be 'min' or 'max'; got {mode!r}")
     if not (math.isfinite(new.value) and math.isfinite(new.violation)):

@@ -29,13 +29,13 @@ def listed(name: str, known: Collection[str], most: int = MOST) -> str:
 
     Example:
         >>> listed("salience", ["saliency", "occlusion"])
-        "Did you mean 'saliency'? Known are saliency, occlusion."
+        "Did you mean 'saliency'? Known names: saliency, occlusion."
     """
     if not known:
         return "There are none."
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     if len(known) <= most:
-        return f"{hint}Known are {', '.join(known)}."
+        return f"{hint}Known names: {', '.join(known)}."
     near = difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.0)
-    return f"{hint}Known are {len(known)}, the nearest of them {', '.join(near)}."
+    return f"{hint}There are {len(known)} known names; the nearest are {', '.join(near)}."

@@ -51,11 +51,10 @@ def describe(value: object, depth: int = 2) -> str:
 def unreadable(batch: object, missing: str) -> ValueError:
     """The error for a batch without ``missing``, which shows the batch and explains how to describe it."""
     return ValueError(
-        f"cannot find the {missing} in this batch: {describe(batch)}. Read without help are (x, y), (x, y, groups) "
-        f"and dicts with an input named {'|'.join(INPUT_NAMES)} and a target named {'|'.join(TARGET_NAMES)}. For "
-        f"anything else pass "
-        "reader={'input': 'my_input', 'target': 'my_label'} (names, positions or callables), or reader=a callable that "
-        "returns xai_lightning.Sample(inputs, targets, groups)."
+        f"cannot find the {missing} in this batch: {describe(batch)}. No reader is needed for (x, y), (x, y, "
+        f"groups) and dicts with an input named {'|'.join(INPUT_NAMES)} and a target named {'|'.join(TARGET_NAMES)}. "
+        "For anything else pass reader={'input': 'my_input', 'target': 'my_label'} (names, positions or callables), or "
+        "a callable as reader= that returns xai_lightning.Sample(inputs, targets, groups)."
     )
 
 
@@ -172,8 +171,8 @@ def target_of(sample: Sample, instead: str = "") -> Tensor:
         beside = {name: x for name, x in sample.extras.items() if x is not sample.inputs}
         got = describe(sample.inputs) + (f" and {describe(beside)}" if beside else "")
         raise ValueError(
-            f"this batch has no target beside its input {got}; name it with reader={{'input': ..., 'target': ...}}"
-            f"{instead}"
+            f"this batch has no target, only the input {got}; name the target with "
+            f"reader={{'input': ..., 'target': ...}}{instead}"
         )
     return sample.targets
 
@@ -205,7 +204,7 @@ def _checked(sample: Sample, batch: object) -> Sample:
     try:
         targets = torch.as_tensor(sample.targets, device=sample.inputs.device)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise unreadable(batch, f"targets that are numbers (found {describe(sample.targets)})") from error
+        raise unreadable(batch, f"numeric targets (found {describe(sample.targets)})") from error
     if targets.ndim == 0 or len(targets) != len(sample):
-        raise ValueError(f"expected one target per sample, {len(sample)}; got {describe(targets)}")
+        raise ValueError(f"expected one target for each of {len(sample)} samples; got {describe(targets)}")
     return replace(sample, targets=targets)

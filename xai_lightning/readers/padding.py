@@ -37,13 +37,13 @@ def read_padded(batch: Any, *, reader: Reader | None, length: int, pad_token: in
         raise ValueError(f"pad_to={length} is for token ids [N, T]; the input is {describe(ids)}")
     if ids.shape[1] > length:
         raise ValueError(
-            f"a batch holds texts of {ids.shape[1]} tokens, more than pad_to={length}: raise it, or cut them in the "
-            "collator"
+            f"a batch holds texts of {ids.shape[1]} tokens, more than pad_to={length}: raise pad_to, or truncate the "
+            "texts in the collator"
         )
     if bool(((ids[:, 0] == pad_token) & (ids[:, -1] != pad_token)).any()):
         raise ValueError(
-            f"pad_to={length} pads on the right, and texts of this batch begin with pad_token={pad_token} but do not "
-            "end with it: pad on the right in the collator too, or name the id of padding with pad_token="
+            f"pad_to={length} pads on the right, but texts of this batch begin with pad_token={pad_token} and do not "
+            "end with it: pad on the right in the collator as well, or set pad_token= to the id of padding"
         )
     longer = _longer(ids, ids, length, pad_token)
     extras = {name: longer if x is ids else _longer(x, ids, length, 0) for name, x in sample.extras.items()}

@@ -41,8 +41,8 @@ class Outputs(NamedTuple):
             raise ValueError(f"outputs must be one of {', '.join(SPACES)}; got {space!r}")
         if threshold is not None and (space in ("labels", "values") or not math.isfinite(threshold)):
             raise ValueError(
-                f"outputs={space!r} cannot have the threshold {threshold!r}; it is for logits, finite, or "
-                "for probabilities"
+                f"threshold must be finite, and is for outputs='logits' or 'probabilities' only; got {threshold!r} "
+                f"with outputs={space!r}"
             )
         threshold = (0.5 if space == "probabilities" else 0.0) if threshold is None else float(threshold)
         if space == "probabilities" and not 0 < threshold < 1:
@@ -110,12 +110,14 @@ def check_space(outputs: Tensor, space: Space, *, multi_label: bool = False) -> 
         return
     if space == "values" and flat.ndim != 1:
         raise ValueError(
-            f"outputs='values' needs one number per sample, [N] or [N, 1]; got {describe(outputs)}. Of several "
-            "return the one to compare as 'preds' from the step, and read its target with reader={'target': ...}"
+            f"outputs='values' needs one number per sample, [N] or [N, 1]; got {describe(outputs)}. If there are "
+            "several, return the one to compare from the step as 'preds', and read its target with "
+            "reader={'input': ..., 'target': ...}"
         )
     if not flat.is_floating_point():
         raise ValueError(
-            f"outputs={space!r} needs floating point; got {describe(outputs)}. For classes say outputs='labels'."
+            f"outputs={space!r} needs floating-point outputs; got {describe(outputs)}. For predicted classes set "
+            "outputs='labels'."
         )
     values = flat[flat.isfinite()] if flat.ndim == 1 else flat[flat.isfinite().all(dim=1)]
     if values.numel() == 0 or space == "values":
@@ -125,7 +127,7 @@ def check_space(outputs: Tensor, space: Space, *, multi_label: bool = False) -> 
     elif _looks_like_probabilities(values.float(), torch.finfo(values.dtype).eps):
         raise ValueError(
             f"outputs='logits', but these look like probabilities (all in [{values.min():.3g}, {values.max():.3g}]"
-            f"{', rows sum to 1' if values.ndim == 2 else ', on both sides of one half'}); say outputs='probabilities'"
+            f"{', rows sum to 1' if values.ndim == 2 else ', on both sides of one half'}); set outputs='probabilities'"
         )
 
 
@@ -143,7 +145,7 @@ def _check_probabilities(values: Tensor) -> None:
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise ValueError(
-            f"outputs='probabilities', but values reach from {low:.4g} to {high:.4g}; say outputs='logits'"
+            f"outputs='probabilities', but values reach from {low:.4g} to {high:.4g}; set outputs='logits'"
         )
     if values.ndim == 2 and bool(((values.sum(dim=1) - 1).abs() > 1e-2).any()):
         worst = values.sum(dim=1)[(values.sum(dim=1) - 1).abs().argmax()].item()
@@ -174,8 +176,8 @@ def decide(outputs: Tensor, how: Outputs, *, n_classes: int | None = None) -> De
         return Decision(flat.to(torch.int64), torch.ones_like(flat, dtype=torch.bool), n_classes or 2)
     if flat.ndim == 2 and how != Outputs.of(how.space, None):
         raise ValueError(
-            f"threshold={how.threshold:g} is that of a single output; got outputs of {flat.shape[1]} classes, of which "
-            "the largest is predicted. Return the output of the favourable class alone, or leave threshold out."
+            f"threshold={how.threshold:g} is for a single output; got outputs of {flat.shape[1]} classes, of which the "
+            "largest is predicted. Return the output of the favourable class only, or leave out threshold."
         )
     finite = flat.isfinite() if flat.ndim == 1 else flat.isfinite().all(dim=1)
     if flat.ndim == 1:
@@ -249,7 +251,9 @@ def labels_of(targets: Tensor, shape: tuple[int, ...]) -> Tensor:
         ValueError: if their shape differs from that of the outputs, or one is neither 0 nor 1.
     """
     if tuple(targets.shape) != shape or targets.is_complex():
-        raise ValueError(f"multi_label=True needs targets like the outputs, {list(shape)}; got {describe(targets)}")
+        raise ValueError(
+            f"multi_label=True needs targets of the shape of the outputs, {list(shape)}; got {describe(targets)}"
+        )
     wrong = (targets != 0) & (targets != 1)
     if bool(wrong.any()):
         raise ValueError(f"expected each label to be 0 or 1; got {targets[wrong][0].item():g}")
@@ -261,7 +265,7 @@ def _check_range(outputs: Tensor) -> None:
     wrong = outputs.isfinite() & ((outputs < -1e-6) | (outputs > 1 + 1e-6))
     if bool(wrong.any()):
         raise ValueError(
-            f"outputs='probabilities', but a value is {outputs[wrong][0].item():.4g}; say outputs='logits'"
+            f"outputs='probabilities', but a value is {outputs[wrong][0].item():.4g}; set outputs='logits'"
         )
 
 

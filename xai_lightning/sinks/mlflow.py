@@ -60,15 +60,15 @@ class MLFlowSink(LoggerSink):
         wrong = next((n for n, text in written.items() if len(text) > MOST or _is_path(text)), None)
         if wrong is not None:
             raise MisconfigurationException(
-                f"MLflow takes names of at most {MOST} characters without parts like '..'; got {wrong!r}. Shorten or "
+                f"MLflow accepts names of at most {MOST} characters without parts like '..'; got {wrong!r}. Shorten or "
                 "rename the attribute, group or region in it."
             )
         shared = next((text for text, count in Counter(written.values()).items() if count > 1), None)
         if shared is not None:
             twins = [name for name, text in written.items() if text == shared]
             raise MisconfigurationException(
-                f"Lightning's MLFlowLogger would log {twins} all as {shared!r}, for it drops what MLflow does not "
-                "take; rename one of them."
+                f"Lightning's MLFlowLogger would log all of {twins} as {shared!r}, because it drops characters that "
+                "MLflow does not accept; rename all but one of them."
             )
 
 

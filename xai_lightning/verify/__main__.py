@@ -73,7 +73,7 @@ def find(checkpoint: Path) -> Found:
     if not checkpoint.exists():
         raise UnreadableError(f"there is no file or folder {str(checkpoint)!r}")
     if not checkpoint.is_file() and not checkpoint.is_dir():
-        raise UnreadableError(f"{checkpoint.name} must be a file or a folder, and is a device or a pipe")
+        raise UnreadableError(f"{checkpoint.name} must be a file or a folder, but is a device or a pipe")
     beside = verdict_path(checkpoint)
     if not beside.exists():
         facts = {"checkpoint": checkpoint.name, "sha256": "not compared: there is no side file"}
@@ -94,7 +94,7 @@ def _evidence(text: str, source: str) -> Evidence:
 def _of_hash(checkpoint: Path, evidence: Evidence, facts: dict[str, str]) -> list[str]:
     expected, got = field(evidence.record, "sha256", str), sha256(checkpoint)
     facts["sha256"] = f"{got}: {'agrees' if expected == got else 'DIFFERS'}"
-    return [] if expected == got else [f"the hash of the checkpoint is {got}; its side file says {expected}"]
+    return [] if expected == got else [f"the hash of the checkpoint is {got}; its side file records {expected}"]
 
 
 def _of_record(checkpoint: Path, evidence: Evidence, facts: dict[str, str]) -> list[str]:
@@ -106,7 +106,7 @@ def _of_record(checkpoint: Path, evidence: Evidence, facts: dict[str, str]) -> l
     differing = [differences(evidence.record, record) for record in map(_maybe, seen.texts) if record]
     if not differing:
         facts["record within"] = "MISSING"
-        return ["the checkpoint holds no record of a gate, and its side file does"]
+        return ["the checkpoint holds no record of a gate, but its side file does"]
     fewest = min(differing, key=len)
     facts["record within"] = f"DIFFERS in {', '.join(fewest)}" if fewest else "agrees"
     return [f"the side file and the record within the checkpoint differ in {', '.join(fewest)}"] if fewest else []
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="CKPT", help="file or folder that a GatedCheckpoint wrote")
     more: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME=VALUE", "type": _pair}
     parser.add_argument("--at-most", help="a further limit on a stamped metric; may be repeated", **more)
-    parser.add_argument("--at-least", help="likewise, for metrics of which large values are good", **more)
+    parser.add_argument("--at-least", help="the same, for metrics whose large values are good", **more)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return parser
 

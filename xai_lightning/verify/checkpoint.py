@@ -97,11 +97,11 @@ def load(checkpoint: Path) -> str:
 def _why_not(file: Path, error: Exception) -> str:
     if classes := foreign_classes(file):
         return (
-            f"{file.name} holds objects that are not loaded with weights_only=True, which nothing else is loaded "
-            f"with here: {', '.join(classes)}. They stand in its hyperparameters or in the state of other callbacks. "
+            f"{file.name} is loaded with weights_only=True only, which refuses objects that it holds: "
+            f"{', '.join(classes)}. They are in its hyperparameters or in the state of other callbacks. "
             f"Put the side file {file.stem}.verdict.json back beside it"
         )
-    return f"{file.name} is no checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return f"{file.name} is not a checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
 def _pickle_of(file: Path) -> bytes:

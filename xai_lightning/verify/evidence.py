@@ -66,7 +66,7 @@ def read_text(path: Path) -> str:
     try:
         # a link may lead to a device, whose data never end, or to a pipe, whose data never come
         if not path.is_file():
-            raise UnreadableError(f"{path.name} is no file")
+            raise UnreadableError(f"{path.name} is not a file")
         if (size := path.stat().st_size) > MOST_BYTES:
             raise UnreadableError(f"{path.name} must hold at most {MOST_BYTES} bytes; it has {size}")
         return path.read_text(encoding="utf-8")
@@ -108,7 +108,9 @@ def understood(record: Mapping[str, Any], source: str) -> Evidence:
     version = record["format"]
     if type(version) is not int or not 1 <= version <= FORMAT:
         known = ", ".join(str(number) for number in range(1, FORMAT + 1))
-        raise UnreadableError(f"{source} has format {version!r}; known are {known}: use a newer xai_lightning")
+        raise UnreadableError(
+            f"{source} has format {version!r}, but only {known} can be read: use a newer xai_lightning"
+        )
     monitors = record.get("monitors", [])
     if not isinstance(monitors, list) or not all(isinstance(found, dict) for found in monitors):
         raise UnreadableError(f"monitors must be a list of objects; got {str(monitors)[:60]!r}")
@@ -171,7 +173,7 @@ def _check(found: object, path: str) -> Check:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _float(digits: str) -> float:
@@ -190,5 +192,5 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
     return found

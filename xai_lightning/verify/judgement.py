@@ -34,7 +34,7 @@ def objections(evidence: Evidence) -> list[str]:
         found.append(f"the certificate on untouched rows was refused: {certificate.reason}")
     found += [] if certificate is None else _unmet("limit of the certificate", certificate.checks)
     marked = [name for name in MARKED if "INFEASIBLE" in str(evidence.record.get(name))]
-    return found or [f"{name} says INFEASIBLE" for name in marked]
+    return found or [f"the field {name!r} says INFEASIBLE" for name in marked]
 
 
 def differences(beside: Mapping[str, Any], within: Mapping[str, Any]) -> list[str]:
@@ -72,7 +72,7 @@ def check_directions(limits: Sequence[Limit], evidence: Evidence) -> None:
             continue
         good = best(limit.name, evidence)
         if good is None:
-            raise ValueError(f"{limit.name!r}: the evidence does not tell whether low or high values of it are good")
+            raise ValueError(f"{limit.name!r}: the evidence does not say whether low or high values of it are good")
         if limit.kind != SIDES[good]:
             raise ValueError(
                 f"{limit.kind}[{limit.name!r}]: {good} values of {limit.name.split('/')[-2]} are good, so its limit "
@@ -170,4 +170,4 @@ def _again(check: Check) -> Check:
 def _of_role(evidence: Evidence) -> str:
     note = evidence.record.get("note")
     words = f": {note}" if isinstance(note, str) else ""
-    return f"role {evidence.role!r} is not that of a file that a gate passed{words}"
+    return f"the role is {evidence.role!r}, not that of a file that a gate passed{words}"

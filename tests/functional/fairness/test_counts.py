@@ -55,7 +55,7 @@ def test_an_index_outside_its_range_is_refused_and_shown(column, wrong):
 
 
 def test_samples_of_different_length_are_refused():
-    with pytest.raises(ValueError, match=r"one shape, got .*'groups': \[2\]"):
+    with pytest.raises(ValueError, match=r"same shape, got .*'groups': \[2\]"):
         count(torch.zeros(3).long(), torch.zeros(3).long(), torch.zeros(2).long(), classes=2, n_groups=1)
 
 

@@ -42,7 +42,7 @@ def test_changes_of_scores_equal_their_slow_twin(case):
 def test_without_samples_the_flip_rate_is_undefined_and_without_other_values_it_is_refused():
     none = torch.zeros(0, dtype=torch.int64)
     assert flip_rate(none, none[None]).isnan()
-    with pytest.raises(ValueError, match=r"at least one other value.*\[3\] and \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"at least one flipped value.*\[3\] and \[0, 3\]"):
         flip_rate(torch.ones(3), torch.ones(0, 3))
     with pytest.raises(ValueError, match=r"\[3\] and \[2, 4\]"):
         score_change(torch.ones(3), torch.ones(2, 4))

@@ -278,9 +278,9 @@ def test_what_cannot_be_added_up_is_refused():
         summed(rows, origin=math.nan)
     with pytest.raises(ValueError, match=r"groups must lie in 0..0, got 2"):
         summed(rows, n_groups=1)
-    with pytest.raises(ValueError, match=r"one shape, got .*'groups': \[9\]"):
+    with pytest.raises(ValueError, match=r"same shape, got .*'groups': \[9\]"):
         residual_sums(rows.predictions, rows.targets, rows.groups[1:], n_groups=3)
-    with pytest.raises(ValueError, match="equally many groups, got 3 and 4"):
+    with pytest.raises(ValueError, match="same number of groups, got 3 and 4"):
         merge(summed(rows), summed(rows, n_groups=4))
     with pytest.raises(ValueError, match="into must be sums of 4 groups, got 3"):
         summed(rows, n_groups=4, into=summed(rows))

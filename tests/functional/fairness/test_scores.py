@@ -152,7 +152,7 @@ def test_an_index_outside_its_range_is_refused_and_shown(column, wrong):
 
 
 def test_samples_of_unequal_number_are_refused():
-    with pytest.raises(ValueError, match=r"one shape, got .*'groups': \[7\]"):
+    with pytest.raises(ValueError, match=r"same shape, got .*'groups': \[7\]"):
         score_counts(TOY.scores, TOY.targets, TOY.groups[1:], n_groups=2)
 
 

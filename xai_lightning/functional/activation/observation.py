@@ -73,7 +73,7 @@ def selected(h: Tensor, unit_dim: int, keep: Tensor | None = None) -> tuple[Tens
             f"{tuple(keep.shape)}."
         )
     if h.is_complex() or h.is_quantized or h.layout != torch.strided:
-        raise TypeError(f"`h` must be real and dense, got {h.dtype}, {h.layout}; observe its parts or magnitude.")
+        raise TypeError(f"`h` must be real and dense, got {h.dtype}, {h.layout}; observe its parts or its magnitude.")
     samples, values = len(h), h.detach().resolve_neg()
     if keep is not None and not keep.all():
         samples = int(keep.reshape(len(keep), -1).any(1).sum())

@@ -168,7 +168,9 @@ def _fitted(baselines: Inputs, inputs: Inputs) -> Inputs:
     fitted = []
     for x, b in zip(inputs, baselines, strict=True):
         if b.shape[0] not in (1, x.shape[0]):
-            raise ValueError(f"baselines must have one row, or one for each of {len(x)} samples; got {list(b.shape)}")
+            raise ValueError(
+                f"baselines must have one row, or one for each of the {len(x)} samples; got {list(b.shape)}"
+            )
         fitted.append(b.expand_as(x))
     return tuple(fitted)
 

@@ -29,7 +29,9 @@ def black(mean: Sequence[float], std: Sequence[float]) -> Tensor:
         tensor([-2.])
     """
     if len(mean) != len(std) or not all(deviation > 0 for deviation in std):
-        raise ValueError(f"`mean` and `std` must have one length, and `std` be above 0; got {list(mean)}, {list(std)}")
+        raise ValueError(
+            f"`mean` and `std` must have the same length, and `std` must be above 0; got {list(mean)}, {list(std)}"
+        )
     given = torch.tensor([list(mean), list(std)], dtype=torch.float32, device="cpu")[..., None, None]
     return -given[0] / given[1]
 

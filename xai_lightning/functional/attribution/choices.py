@@ -30,10 +30,10 @@ def check_method(name: str, options: Options, *, also: Collection[str] = ()) -> 
     """
     method = METHODS[choose("method", name, METHODS)]
     if method.package and importlib.util.find_spec(method.package) is None:
-        raise ImportError(f"method {name!r} needs {method.package}; install it")
+        raise ImportError(f"method {name!r} needs the package {method.package}, which is not installed")
     known = [*_option_names(method), *also]
     for option in options:
-        choose(f"option of {name!r}", option, known)
+        choose(f"{name!r} option", option, known)
     _check_values(name, options)
 
 
@@ -43,10 +43,10 @@ def _check_values(name: str, options: Options) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"option {option!r} of {name!r} must be a whole number of at least 1; got {value!r}")
     if "method" in options:
-        choose(f"integration method of {name!r}", options["method"], INTEGRATIONS)
+        choose("integration method", options["method"], INTEGRATIONS)
     noise, tolerance = options.get("stdevs", 0.0), options.get("tolerance")
     if not all(is_number(each) and each >= 0 for each in (noise if isinstance(noise, list | tuple) else [noise])):
-        raise ValueError(f"option 'stdevs' of {name!r} must be at least 0, one number or one per input; got {noise!r}")
+        raise ValueError(f"option 'stdevs' of {name!r} must be at least 0, a number or one per input; got {noise!r}")
     if tolerance is None:
         return
     if not is_number(tolerance) or tolerance <= 0:
@@ -54,8 +54,8 @@ def _check_values(name: str, options: Options) -> None:
     fixed = [option for option in ("n_steps", "method") if option in options]
     if fixed:
         raise ValueError(
-            f"option 'tolerance' of {name!r} adds steps until the sum is right, so {' and '.join(fixed)} would have no "
-            f"use: leave out either; got {dict(options)}"
+            f"option 'tolerance' of {name!r} sets the number of steps by itself, so {' and '.join(fixed)} cannot be "
+            f"given as well; leave one of them out; got {dict(options)}"
         )
 
 
@@ -87,17 +87,19 @@ def check_inputs(
         f"it cannot explain {layout} ({_instead(method, layout)})" for layout in layouts if layout not in method.layouts
     ]
     if len(layouts) > 1 and not method.several:
-        offences.append(f"it explains one input, not {len(layouts)} (leave inputs= out, or take 'feature_ablation')")
+        offences.append(f"it explains one input, not {len(layouts)} (leave out inputs=, or use 'feature_ablation')")
     if method.most_variables is not None and variables > method.most_variables:
         offences.append(
-            f"it explains at most {method.most_variables} variables, not {variables}; join some with features="
+            f"it explains at most {method.most_variables} variables, not {variables} (group some with features=)"
         )
     if method.layer != layer:
         offences.append(
-            "it needs the name of a layer: layer=..." if method.layer else "it explains inputs, so layer= has no use"
+            "it needs the name of a layer (layer=...)"
+            if method.layer
+            else "it explains inputs, not a layer (leave out layer=)"
         )
     if smooth and "integers" in layouts:
-        offences.append(f"smooth={smooth!r} adds noise, which integers cannot take")
+        offences.append(f"smooth={smooth!r} cannot add noise to integers (leave out smooth=)")
     if offences:
         raise ValueError(f"method {name!r}: " + "; ".join(offences))
 
@@ -105,11 +107,12 @@ def check_inputs(
 def _instead(method: Method, layout: Layout) -> str:
     if layout == "integers" and "tokens" in method.layouts:
         return (
-            "it differentiates: name the module that embeds them with embedding=..., or, for pixels and counts, read "
-            "them as floats if the network takes these: reader={'input': lambda batch: batch[0].float(), 'target': 1}"
+            "it needs gradients: for token ids, name the embedding module with embedding=...; for pixels and counts, "
+            "if the network accepts floats, read them as floats: reader={'input': lambda batch: batch[0].float(), "
+            "'target': 1}"
         )
     others = [name for name, row in METHODS.items() if layout in row.layouts and not row.layer]
-    return f"{', '.join(others[:5])} can"
+    return f"use {', '.join(others[:5])}"
 
 
 def _option_names(method: Method) -> list[str]:
@@ -170,8 +173,8 @@ def _windows(shape: Sequence[int], options: Options, *, strides: Any) -> dict[st
     fits = len(window) == len(step) == len(shape) and all(1 <= s <= w for w, s in zip(window, step, strict=True))
     if not fits:
         raise ValueError(
-            "options 'sliding_window_shapes' and 'strides' of 'occlusion' must hold a length for each dimension of one "
-            f"input, {list(shape)}, and no stride be larger than its window; got {window} and {step}"
+            "options 'sliding_window_shapes' and 'strides' of 'occlusion' must have one entry for each dimension of an "
+            f"input, {list(shape)}, and no stride may exceed its window; got {window} and {step}"
         )
     count = math.prod(1 + math.ceil(max(n - w, 0) / s) for n, w, s in zip(shape, window, step, strict=True))
     return {"sliding_window_shapes": window, "strides": step, "windows": count}

@@ -172,7 +172,7 @@ def captum_attributions(
         found = method.attribute(inputs, **given)
     found = (found.detach(),) if isinstance(found, Tensor) else tuple(x.detach() for x in found)
     if spec.layer and len(found) > 1 and len(found) != len(inputs):
-        raise ValueError(f"the layer returns {len(found)} tensors; name one that returns a single tensor")
+        raise ValueError(f"the layer returns {len(found)} tensors; name a layer that returns a single tensor")
     return found, method.change if spec.ends else None
 
 
@@ -269,7 +269,7 @@ def custom_attributions(method: Custom, explained: Explained, question: Question
 
 def _custom(method: Custom, explained: Explained, question: Question, seed: int) -> Tensor:
     if len(question.inputs) > 1:
-        raise ValueError(f"a callable explains one input, not {len(question.inputs)}")
+        raise ValueError(f"a method given as a callable explains one input, not {len(question.inputs)}")
     x = question.inputs[0]
 
     def forward(points: Tensor) -> Tensor:
@@ -281,5 +281,5 @@ def _custom(method: Custom, explained: Explained, question: Question, seed: int)
         found: object = method(forward, x.detach().clone(), question.behind[0])
     if not isinstance(found, Tensor) or found.shape != x.shape:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"the method must return attributions of shape {list(x.shape)}; got {shape}")
+        raise ValueError(f"a method given as a callable must return attributions of shape {list(x.shape)}; got {shape}")
     return found.detach()

@@ -168,10 +168,10 @@ class Explained(nn.Module):
         if len(caught) != 1 or caught[0].shape[:-1] != arguments[0].shape:
             shapes = [list(found.shape) for found in caught]
             raise ValueError(
-                f"the embedding must be called once in a forward pass and return [N, T, E] for ids [N, T], here "
-                f"{list(arguments[0].shape)}; it returned {shapes}: name the layer that receives the token ids; if "
-                "that sums or transposes them (EmbeddingBag, time first), leave embedding= out and take a method that "
-                "switches tokens off, such as 'feature_ablation' or 'kernel_shap'"
+                f"embedding= must name a module that is called once per forward pass and returns [N, T, E] for token "
+                f"ids [N, T], here {list(arguments[0].shape)}; it returned {shapes}. Name the layer that receives the "
+                "token ids; if that layer sums over tokens (EmbeddingBag) or puts time first, leave out embedding= and "
+                "use a method that switches tokens off, such as 'feature_ablation' or 'kernel_shap'"
             )
         return caught[0].detach()
 

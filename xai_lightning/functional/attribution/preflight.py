@@ -54,9 +54,11 @@ def inspect_network(rules: Rules | None, network: nn.Module) -> list[Finding]:
     hooked = [name for name, m in named if type(m) in wanted and len(m._backward_hooks) > 0]
     found = []
     if smooth:
-        found.append(Finding("warn", f"its rules do not cover {', '.join(smooth)}: plain gradients are used there"))
+        found.append(Finding("warn", f"its rules do not cover {', '.join(smooth)}: plain gradients are used for them"))
     if hooked:
-        found.append(Finding("warn", f"captum leaves out modules that carry backward hooks: {', '.join(hooked)}"))
+        found.append(
+            Finding("warn", f"captum applies no rules to modules that have backward hooks: {', '.join(hooked)}")
+        )
     return found
 
 
@@ -98,12 +100,13 @@ def inspect_call(
     again = [names[id(m)] for m in network.modules() if rules and calls[id(m)] > 1 and isinstance(m, ruled)]
     again = [name for name in again if rules != "lrp" or not list(network.get_submodule(name).children())]
     if again and rules != "guided":
-        text = f"its rules need each module to be used once; used again: {', '.join(again)} (make one for each use)"
+        text = f"its rules need modules that are called once; called again: {', '.join(again)} (make one for each call)"
         found.append(Finding("refuse", text))
     if adjacent and rules == "deep_lift":
         text = (
-            f"captum 0.9 is wrong where one non-linear module directly follows another: {', '.join(adjacent)}; "
-            "completeness_error says by how much, and maps that miss their sum by over 5 % are left out of drift"
+            f"captum 0.9 gives wrong attributions where one non-linear module directly follows another: "
+            f"{', '.join(adjacent)}; completeness_error shows by how much, and maps whose sum is off by more than 5 % "
+            "are left out of drift"
         )
         found.append(Finding("warn", text))
     return found
@@ -116,11 +119,13 @@ def _layer_offences(
         return []
     if calls[id(layer)] == 1:
         kinds = [type(output).__name__ for output in returned if not isinstance(output, Tensor)]
-        return [f"layer {names.get(id(layer))!r} returns a {kind}; name one that returns a tensor" for kind in kinds]
+        return [
+            f"layer {names.get(id(layer))!r} returns a {kind}; name a layer that returns a tensor" for kind in kinds
+        ]
     name, times = names.get(id(layer), type(layer).__name__), calls[id(layer)]
     if times == 0:
-        return [f"layer {name!r} is never called in a forward pass"]
-    return [f"layer {name!r} is called {times} times in a forward pass, of which captum sees one; name another"]
+        return [f"layer {name!r} is never called in a forward pass; name another"]
+    return [f"layer {name!r} is called {times} times in a forward pass, but captum sees only one call; name another"]
 
 
 def inspect_relevance(explained: Explained, inputs: Tensor, rest: tuple[Any, ...]) -> list[Finding]:
@@ -143,16 +148,16 @@ def inspect_relevance(explained: Explained, inputs: Tensor, rest: tuple[Any, ...
         return []
     places = _joins(explained, inputs, rest)
     where = (
-        "something between modules changes it: a sum of two paths, a scale, an activation, or a tensor that an "
-        "activation and another module both take. Take"
+        "an operation outside of any module changes it: a sum of two paths, a scaling, an activation, or a tensor that "
+        "both an activation and another module receive. Use"
     )
     if places:
         where = (
-            f"{', '.join(places[:SHOWN])}{', ...' * (len(places) > SHOWN)} joins paths outside of modules, and captum "
-            "gives each path all of the relevance. Make sums modules "
-            "(captum.attr._utils.custom_modules.Addition_Module), or take"
+            f"paths are joined outside of any submodule in {', '.join(places[:SHOWN])}{', ...' * (len(places) > SHOWN)}"
+            ", and captum gives each path all of the relevance. Replace sums by modules "
+            "(captum.attr._utils.custom_modules.Addition_Module), or use"
         )
-    text = f"its relevance differs from what is explained by {missed:.0%} (median, biases left aside): {where}"
+    text = f"its relevance differs from the explained output by {missed:.0%} (median, without biases): {where}"
     return [Finding("warn", f"{text} 'integrated_gradients' or 'deep_lift'")]
 
 

@@ -32,14 +32,14 @@ def output_tensor(output: Any, key: int | str | None = None) -> Tensor:
         if isinstance(found, Tensor):
             return found
     got = f"{type(output).__name__}: {output!r:.80}"
-    raise ValueError(f"expected the network to return a tensor, or something that holds one; got {got}")
+    raise ValueError(f"expected the network to return a tensor or a container that holds one; got {got}")
 
 
 def _chosen(output: Any, key: int | str) -> Tensor:
     if isinstance(output, Tensor):
         raise ValueError(
-            f"output_key={key!r} chooses among several tensors, but the network returned one, {list(output.shape)}; "
-            "leave output_key out"
+            f"output_key={key!r} selects one of several tensors, but the network returned a single one, "
+            f"{list(output.shape)}; leave out output_key"
         )
     found = None
     if isinstance(output, Mapping) and key in output:
@@ -50,8 +50,10 @@ def _chosen(output: Any, key: int | str) -> Tensor:
         found = parts[key]
     if isinstance(found, Tensor):
         return found
-    got = f"the {type(output).__name__} that the network returned: {_listed(output)}"
-    raise ValueError(f"output_key={key!r} names no tensor of {got}")
+    raise ValueError(
+        f"output_key={key!r} names no tensor in the {type(output).__name__} that the network returned: "
+        f"{_listed(output)}"
+    )
 
 
 def unclear(output: Any, n: int) -> str | None:
@@ -77,8 +79,8 @@ def unclear(output: Any, n: int) -> str | None:
     if len(rival) < 2 or rival[0] is not tensors[0]:
         return None
     return (
-        f"returned a {type(output).__name__} of {_listed(output)}, of which the first is taken. Choose one with "
-        "output_key=..., its name or position (0 for the first), or return the one that is meant as 'logits'"
+        f"returned a {type(output).__name__} of {_listed(output)}, of which the first is used. Choose one with "
+        "output_key=..., its name or position (0 for the first), or return the right one under the name 'logits'"
     )
 
 

@@ -159,7 +159,9 @@ def scalar(task: Task, kind: Kind, outputs: Tensor, targets: Tensor, masks: Tens
     if task == "regression":
         single = _single(outputs)
         if single is None:
-            raise ValueError(f"regression needs one output per sample, or target=its number; got {list(outputs.shape)}")
+            raise ValueError(
+                f"regression needs one output per sample, or target= as the index of one; got {list(outputs.shape)}"
+            )
         return single
     return KINDS[kind](outputs, targets)
 

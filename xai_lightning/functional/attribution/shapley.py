@@ -51,7 +51,7 @@ class ExactShapley:
         if number > MOST_VARIABLES:
             raise ValueError(
                 f"shapley_values are exact and need 2^V passes: at most {MOST_VARIABLES} variables, got {number}; use "
-                "shapley_value_sampling or kernel_shap, or join columns with features=..."
+                "shapley_value_sampling or kernel_shap, or group columns with features=..."
             )
         coalitions = (torch.arange(2**number, device="cpu")[:, None] >> torch.arange(number, device="cpu")) & 1
         given = (inputs, baselines, feature_mask, tuple(additional_forward_args))

@@ -74,14 +74,14 @@ def table_variables(columns: int, features: Mapping[str, Where] | None = None) -
         taken = [place for place in places if mask[place] >= 0]
         if taken:
             raise ValueError(
-                f"features: column {taken[0]} belongs to {name!r} and to {list(features)[int(mask[taken[0]])]!r}"
+                f"features: column {taken[0]} belongs to both {name!r} and {list(features)[int(mask[taken[0]])]!r}"
             )
         mask[places] = number
     loose = (mask < 0).nonzero().flatten()
     mask[loose] = len(features) + torch.arange(len(loose), device="cpu")
     names = (*features, *(f"column_{i}" for i in loose.tolist()))
     if len({tags.part(name) for name in names}) < len(names):
-        raise ValueError(f"features: names must be distinct, also with '/' read as '_'; got {list(names)}")
+        raise ValueError(f"features: names must be distinct, even after '/' is replaced by '_'; got {list(names)}")
     return Variables(names, mask[None])
 
 

@@ -18,7 +18,7 @@ def check_shapes(named: dict[str, Tensor]) -> None:
     shapes = {name: list(tensor.shape) for name, tensor in named.items()}
     if len({tensor.shape for tensor in named.values()}) > 1:
         *others, last = named
-        raise ValueError(f"{', '.join(others)} and {last} must have one shape, got {shapes}")
+        raise ValueError(f"{', '.join(others)} and {last} must have the same shape, got {shapes}")
 
 
 def check_indices(named: dict[str, Tensor], sizes: tuple[int, ...]) -> None:

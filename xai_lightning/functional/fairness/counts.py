@@ -84,7 +84,9 @@ def weigh(
     _check_samples({"predictions": predictions, "targets": targets, "groups": groups}, (classes, classes, n_groups))
     heavy = exact(weights.reshape(-1))
     if heavy.shape != predictions.reshape(-1).shape:
-        raise ValueError(f"weights must be one per sample, {predictions.numel()}, got {list(weights.shape)}")
+        raise ValueError(
+            f"weights must hold one value for each of {predictions.numel()} samples, got {list(weights.shape)}"
+        )
     wrong = ~(heavy.isfinite() & (heavy >= 0))
     if bool(wrong.any()):
         raise ValueError(f"weights must be finite and not negative, got {heavy[wrong][0].item()!r}")
@@ -197,8 +199,8 @@ def cells_of(confusion: Confusion, what: str) -> Tensor:
     """
     if confusion.cells is None:
         raise ValueError(
-            f"{what} needs counts of all classes, got those of class {confusion.positive} against the others; make "
-            "them with confusion(counts, positive)"
+            f"{what} needs counts of all classes, got those of class {confusion.positive} against the others; "
+            "compute them with confusion(counts, positive)"
         )
     return confusion.cells
 
@@ -223,7 +225,7 @@ def _check_sizes(classes: int, n_groups: int) -> None:
 def _check_samples(named: dict[str, Tensor], sizes: tuple[int, ...]) -> None:
     shapes = {name: list(tensor.shape) for name, tensor in named.items()}
     if len({tensor.shape for tensor in named.values()}) > 1:
-        raise ValueError(f"predictions, targets and groups must have one shape, got {shapes}")
+        raise ValueError(f"predictions, targets and groups must have the same shape, got {shapes}")
     for name, tensor in named.items():
         if tensor.is_floating_point() or tensor.is_complex():
             raise TypeError(f"{name} must be integer indices, got dtype {tensor.dtype}; threshold or argmax them first")

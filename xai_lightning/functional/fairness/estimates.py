@@ -122,7 +122,7 @@ def _limits_at(
     if metric.how.limits(of, _ANY_ERROR, exact) is not None:
         return lambda e: _within(metric, metric.how.limits(of, e, exact) if e else None, value)
     if exact:
-        raise ValueError(f"there are no exact limits of the aggregation {metric.aggregation!r} of {metric.rates!r}")
+        raise ValueError(f"there are no exact limits for the aggregation {metric.aggregation!r} of {metric.rates!r}")
     values = resamples(metric, evidence, replicates, seed)
     return lambda e: _within(metric, percentile(values, e), value)
 
@@ -184,7 +184,7 @@ def undefined(evidence: Any, metrics: Iterable[str | Metric]) -> int:
     given = list(metrics)
     unknown = [name for name in given if isinstance(name, str) and name not in METRICS]
     if unknown:
-        raise ValueError(f"metrics must name some of {', '.join(METRICS)}, got {unknown[0]!r}")
+        raise ValueError(f"metrics must be names among {', '.join(METRICS)}, got {unknown[0]!r}")
     rows = [METRICS[metric] if isinstance(metric, str) else metric for metric in given]
     single = {rate: Metric((rate,), "largest") for row in rows for rate in row.rates}
     return sum(int(one.measure(evidence).value.isnan().sum()) for one in single.values())

@@ -82,7 +82,10 @@ def joined(parts: Iterable[Groupwise]) -> Groupwise:
     if len(found) == 1:
         return found[0]
     if not all(isinstance(part, Proportions) for part in found):
-        raise TypeError(f"only proportions can share a metric, got {', '.join(type(part).__name__ for part in found)}")
+        raise TypeError(
+            f"several quantities of one metric must all be proportions, got "
+            f"{', '.join(type(part).__name__ for part in found)}"
+        )
     stacks = zip(*(part._parts() for part in found if isinstance(part, Proportions)), strict=True)
     return Proportions(*(torch.cat(stack, dim=-2) for stack in stacks))
 

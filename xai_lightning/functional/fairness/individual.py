@@ -178,7 +178,7 @@ def _standardised(x: Tensor) -> Tensor:
 def _check_pair(own: Tensor, flipped: Tensor) -> None:
     if own.ndim != 1 or flipped.ndim != 2 or flipped.shape[1:] != own.shape or len(flipped) == 0:
         got = f"{list(own.shape)} and {list(flipped.shape)}"
-        raise ValueError(f"expected one row per sample, [N], and at least one other value of each, [A, N]; got {got}")
+        raise ValueError(f"expected one value per sample, [N], and at least one flipped value each, [A, N]; got {got}")
 
 
 def _check_rows(features: Tensor, predictions: Tensor, k: int, compat: str | None) -> None:

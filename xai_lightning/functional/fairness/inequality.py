@@ -119,7 +119,7 @@ def differential_fairness(counts: Tensor, concentration: float = 1.0) -> Tensor:
         on Data Engineering, 2020.
     """
     if not 0 < concentration < math.inf:
-        raise ValueError(f"concentration must be a positive number of imagined samples, got {concentration!r}")
+        raise ValueError(f"concentration must be a positive number of pseudo-samples, got {concentration!r}")
     predicted = per_class(counts)[1].double()
     sizes = predicted.sum(dim=-1)
     shares = (predicted + concentration / predicted.shape[-1]) / (sizes[..., None] + concentration)

@@ -55,7 +55,7 @@ class Metric:
         known = [*RATES, *QUANTITIES]
         unknown = [rate for rate in self.rates if not callable(rate) and rate not in known]
         if unknown or not self.rates:
-            raise ValueError(f"rates must name some of {', '.join(known)}, got {self.rates!r}")
+            raise ValueError(f"rates must be callables or names among {', '.join(known)}, got {self.rates!r}")
         if self.aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, got {self.aggregation!r}")
         best = AGGREGATIONS[self.aggregation].best

@@ -145,7 +145,7 @@ def _inequality() -> Iterator[tuple[str, Metric]]:
     yield "theil_index", Metric(("theil",), "whole", differs=theil, caution=never)
     yield (
         "between_group_generalized_entropy",
-        Metric(("between_group_entropy",), "whole", differs=between, caution="Never gate on it: errors may balance."),
+        Metric(("between_group_entropy",), "whole", differs=between, caution="Never gate on it: errors may cancel."),
     )
     smoothed = "AIF360: smoothed_empirical_differential_fairness, with the same concentration of 1."
     rarest = "The rarest class dominates it, and small groups are pulled towards each other."

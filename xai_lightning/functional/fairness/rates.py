@@ -82,7 +82,7 @@ RATES: Mapping[str, Rate] = MappingProxyType(
         "true_positive_rate": Rate(
             lambda c: c.tp,
             lambda c: c.tp + c.fn,
-            "share of the positives that are predicted as such",
+            "share of the positives that are predicted positive",
             f"who is selected wrongly; {TRUSTS}",
             trials="positives",
         ),
@@ -103,7 +103,7 @@ RATES: Mapping[str, Rate] = MappingProxyType(
         "true_negative_rate": Rate(
             lambda c: c.tn,
             lambda c: c.fp + c.tn,
-            "share of the negatives that are predicted as such",
+            "share of the negatives that are predicted negative",
             f"which positives are missed; {TRUSTS}",
             trials="negatives",
         ),

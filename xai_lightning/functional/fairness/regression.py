@@ -120,7 +120,7 @@ def merge(a: Residuals, b: Residuals) -> Residuals:
         [2, 2]
     """
     if len(a.residuals) != len(b.residuals):
-        raise ValueError(f"sums must be of equally many groups, got {len(a.residuals)} and {len(b.residuals)}")
+        raise ValueError(f"sums must have the same number of groups, got {len(a.residuals)} and {len(b.residuals)}")
     return Residuals(*(left + right for left, right in zip(a, b, strict=True)))
 
 

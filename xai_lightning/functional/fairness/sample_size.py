@@ -143,7 +143,7 @@ def _pooled(of: Groupwise, part: Tensor) -> Tensor:
 def _meets(metric: Metric, of: Groupwise, threshold: float, error: float, exact: bool) -> Tensor:
     limits = metric.how.limits(of, error, exact)
     if limits is None:
-        raise ValueError(f"there is no closed form of the limits of {metric.rates!r}")
+        raise ValueError(f"there is no closed form for the limits of {metric.rates!r}")
     low, high = metric.reach
     if metric.best == "low":
         return limits.upper.clamp(low, high) <= threshold

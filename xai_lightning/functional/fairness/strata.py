@@ -75,7 +75,7 @@ def over_strata(
         sides = (joint.lower, watched.upper, gated.upper) if low else (watched.lower, joint.upper, gated.lower)
         return Estimate(*(part.amax(dim=0) if low else part.amin(dim=0) for part in (value, *sides)))
     if sizes is None:
-        raise ValueError(f"strata={how!r} needs the sizes of the strata, got {sizes!r}: only counts have them")
+        raise ValueError(f"strata={how!r} needs the sizes of the strata, which only counts have; got {sizes!r}")
     shares = sizes / sizes.sum(dim=0)
     watched, gated = (_of_mean(value, limits, shares, e, exact) for e in (level / 2, error))
     return Estimate((shares * value).sum(dim=0), *watched, gated.upper if low else gated.lower)

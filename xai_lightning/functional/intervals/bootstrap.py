@@ -35,7 +35,7 @@ def replicates(counts: Tensor, number: int, seed: int) -> Tensor:
         B. Efron, R. J. Tibshirani, An introduction to the bootstrap, 1993, section 6.
     """
     if number < 1:
-        raise ValueError(f"number must count replicates, at least 1, got {number!r}")
+        raise ValueError(f"number must be a number of replicates of at least 1, got {number!r}")
     if counts.is_floating_point():
         raise TypeError(
             f"counts must be integers, got dtype {counts.dtype}: weighted rows cannot be resampled from sums"

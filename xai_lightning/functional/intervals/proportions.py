@@ -289,7 +289,7 @@ def _proportion(successes: Tensor, totals: Tensor) -> Tensor:
         torch.broadcast_shapes(successes.shape, totals.shape)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         got = f"{list(successes.shape)} and {list(totals.shape)}"
-        raise ValueError(f"successes and totals must have shapes that fit each other, got {got}") from error
+        raise ValueError(f"successes and totals must have shapes that broadcast, got {got}") from error
     wrong = (successes < 0) | (successes > totals)
     if wrong.any():
         s, n = (counts.expand_as(wrong)[wrong][0].item() for counts in (successes, totals))

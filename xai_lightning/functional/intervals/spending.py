@@ -55,7 +55,7 @@ def _check_spending(delta: float, number: int, horizon: int | None, spent: float
     if not 0 < delta < 0.5:
         raise ValueError(f"delta must be an error probability in (0, 0.5), got {delta!r}")
     if number < 1:
-        raise ValueError(f"number must count validations from 1, got {number!r}")
+        raise ValueError(f"number must be that of a validation, counted from 1, got {number!r}")
     if horizon is not None and horizon < 1:
         raise ValueError(f"horizon must be a number of validations of at least 1, or None, got {horizon!r}")
     if not 0 <= spent < math.inf:

@@ -39,7 +39,7 @@ def average_map(mean: Tensor, half_width: Tensor, *, scale: float, title: str) -
     with style.context("default"):
         figure = Figure(inches(640, 330), layout="constrained", facecolor="white")
         panels = figure.subplots(1, 2)
-        for axes, name in zip(panels, ("mean", "half of its 95 % interval"), strict=True):
+        for axes, name in zip(panels, ("mean", "half-width of its 95 % interval"), strict=True):
             axes.set_facecolor("#ffffff")
             axes.set_title(name, fontsize=11, color=INK)
             axes.set(xticks=[], yticks=[])

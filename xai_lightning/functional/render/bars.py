@@ -56,7 +56,7 @@ def bar_chart(
     before = [math.nan] * len(names) if reference is None else reference
     if not 0 < len(names) == len(values) == len(before):
         got = f"{len(names)}, {len(values)} and {len(before)}"
-        raise ValueError(f"`names`, `values` and `reference` must have one length above 0, got {got}.")
+        raise ValueError(f"`names`, `values` and `reference` must have the same length, at least 1; got {got}.")
     limits = [(math.nan, math.nan)] * len(names) if intervals is None else list(intervals)
     every = [
         _Bar(i, x, _drawable(values[i]), _drawable(before[i]), x in highlight, *limits[i]) for i, x in enumerate(names)
@@ -97,9 +97,9 @@ def _left_out(every: Sequence[_Bar], bars: Sequence[_Bar]) -> str:
     rest = [bar for bar in every if bar not in bars]
     known = [bar for bar in rest if not math.isnan(bar.value)]
     if not known:
-        return f"{len(rest)} variables are left out"
+        return f"{len(rest)} variables not shown"
     largest = max(known, key=lambda bar: bar.value)
-    told = f"{len(rest)} left out, now at most {largest.value:.3g}: "
+    told = f"{len(rest)} not shown, the largest now {largest.value:.3g}: "
     return told + fitted([largest.name], 540 - breadth(told, 12), 12, [largest.number])[0]
 
 

@@ -112,4 +112,4 @@ def check_count(what: str, counts: Sequence[int]) -> None:
         ValueError: if they differ, or are 0.
     """
     if len(set(counts)) != 1 or counts[0] == 0:
-        raise ValueError(f"{what} must have one length above 0, got {', '.join(map(str, counts))}.")
+        raise ValueError(f"{what} must have the same length, at least 1; got {', '.join(map(str, counts))}.")

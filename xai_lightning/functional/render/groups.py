@@ -207,8 +207,8 @@ class _Panel:
 def _left_out(rates: Sequence[GroupRate], shown: Sequence[int], count: int) -> str:
     hidden = sorted(set(range(count)) - set(shown))
     unknown = sum(not any(_known(rate, place) for rate in rates) for place in hidden)
-    notes = [f"… and {len(hidden)} more groups, nearer to overall"] * bool(hidden)
+    notes = [f"… and {len(hidden)} more groups, closer to overall"] * bool(hidden)
     notes += [f"{unknown} of them without evidence"] * bool(unknown)
     others = [rate.name for rate in rates[MOST_RATES:]]
-    left_out = [f"rates left out: {listed(others, 220, 9)}"] * bool(others)
+    left_out = [f"rates not shown: {listed(others, 220, 9)}"] * bool(others)
     return "; ".join([*[", ".join(notes)] * bool(notes), *left_out])

@@ -150,7 +150,7 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def _left_out(shown: int, count: int) -> list[str]:
-    return [f"{shown} of {count} layers are shown"] if shown < count else []
+    return [f"{shown} of {count} layers shown"] if shown < count else []
 
 
 def _luminance(colours: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def calibration(
             panel.curve(*(x[place] for x in curves))
             panel.strip(curves[0][place], curves[2][place], None if scores is None else scores[place])
         hidden = len(groups) - len(shown)
-        more = f"… and {hidden} more groups, nearer to the diagonal" if hidden else ""
+        more = f"… and {hidden} more groups, closer to the diagonal" if hidden else ""
         _legend(sheet, more)
         return sheet.picture()
 
@@ -149,6 +149,6 @@ class _Panel:
 
 
 def _legend(sheet: Sheet, more: str) -> None:
-    legend = "observed share over mean score; bar: 95 % interval; beneath: where the scores lie"
+    legend = "observed share against mean score; bar: 95 % interval; strip below: distribution of scores"
     sheet.text(more, 8, sheet.height - 28, size=9)
     sheet.text(legend, 8, sheet.height - 12, size=8, ink=FAINT)

@@ -75,12 +75,12 @@ def histogram_ridges(
             _panel(figure.add_axes(box), shown[place], bucket_limits)
             write(figure, name, x + _PANEL / 2, y - 10, "center", size=9)
             if not shown[place].any():
-                write(figure, "nothing was observed", x + _PANEL / 2, y + _TALL / 2, "center", size=9, ink=FAINT)
+                write(figure, "no values observed", x + _PANEL / 2, y + _TALL / 2, "center", size=9, ink=FAINT)
             if place % across == 0:
                 _number(figure, [numbers[ridge] for ridge in ridges], x, y)
-        notes = [f"{len(panels)} of {len(names)} layers"] if len(panels) < len(names) else []
-        notes += [f"{len(ridges)} of {len(numbers)} validations"] if len(ridges) < len(numbers) else []
-        rows = "the last validation is in front; height: root of the share"
+        notes = [f"{len(panels)} of {len(names)} layers shown"] if len(panels) < len(names) else []
+        notes += [f"{len(ridges)} of {len(numbers)} validations shown"] if len(ridges) < len(numbers) else []
+        rows = "last validation in front; height: square root of the share of values"
         write(figure, fitted(["; ".join([rows, *notes])], width - 16, 8)[0], 8, height - 11, "left", size=8, ink=FAINT)
         return pixels(figure)
 

@@ -113,8 +113,8 @@ def wrapped(text: str, room: float, size: float) -> list[str]:
         The lines; a word longer than a line is shortened in the middle.
 
     Example:
-        >>> wrapped("red speaks for it, blue against it", room=120, size=8)
-        ['red speaks for it,', 'blue against it']
+        >>> wrapped("red: evidence for it, blue: against it", room=120, size=8)
+        ['red: evidence for it,', 'blue: against it']
     """
     font = _font(size)
     lines: list[str] = []

@@ -74,7 +74,7 @@ def gate_timeline(
     shown, hidden = sorted(broken[:MOST_LIMITS]), sorted(broken[MOST_LIMITS:])
     columns = 1 if len(shown) <= 4 else 2
     width, height = (640, 460)[columns - 1], _HEAD + _PLOT + 2 * _EDGE + _AXIS
-    notes = [f"{len(kept)} of {len(steps)} validations are shown"] * (len(kept) < len(steps))
+    notes = [f"{len(kept)} of {len(steps)} validations shown"] * (len(kept) < len(steps))
     notes += [_named([courses[place] for place in hidden], width * columns - 100)] * bool(hidden)
     with style.context("default"):
         sheet = Sheet(columns * width, _TOP + -(-len(shown) // columns) * height + _FOOT + 17 * len(notes))
@@ -221,7 +221,7 @@ def _thinned(steps: Sequence[int], best: int | None) -> list[int]:
 
 
 def _named(hidden: Sequence[Course], room: float) -> str:
-    names = [course.name + ("" if course.holds(-1) else " (broken)") for course in hidden]
+    names = [course.name + ("" if course.holds(-1) else " (violated)") for course in hidden]
     return f"not shown: {listed(names, room, 9)}"
 
 
@@ -235,9 +235,9 @@ def _legend(sheet: Sheet) -> None:
     sheet.text("bound:", 8, y, size=8, ink=FAINT)
     entries = (
         ("o", INK, INK, "open"),
-        ("o", THRESHOLD, "#ffffff", "closed by this"),
+        ("o", THRESHOLD, "#ffffff", "closed by this limit"),
         ("o", FAINT, "#ffffff", "by another"),
-        ("*", STAR, STAR, "kept best"),
+        ("*", STAR, STAR, "kept as best"),
         ("^", THRESHOLD, "#ffffff", "off scale"),
         ("x", THRESHOLD, "#ffffff", "undefined"),
     )

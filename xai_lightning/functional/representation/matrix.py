@@ -106,7 +106,7 @@ def widened(h: Tensor) -> Tensor:
         TypeError: if they are not real.
     """
     if h.is_complex() or h.is_quantized:
-        raise TypeError(f"`h` must be real, got {h.dtype}; look at its parts or magnitude.")
+        raise TypeError(f"`h` must be real, got {h.dtype}; pass its parts or its magnitude.")
     return exact(h.detach())
 
 

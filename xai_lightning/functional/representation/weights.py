@@ -53,7 +53,7 @@ def relative_update(current: Sequence[Tensor], previous: Sequence[Tensor]) -> Te
     """
     shapes = [[tuple(weight.shape) for weight in weights] for weights in (current, previous)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"Weights must have the shapes they had before, got {shapes[0]} after {shapes[1]}.")
+        raise ValueError(f"Weights must keep their shapes, got {shapes[0]} after {shapes[1]}.")
     before = _norm([widened(weight) for weight in previous])
     moved = _norm([widened(now) - widened(then) for now, then in zip(current, previous, strict=True)])
     return (moved / before).where((before > 0) & moved.isfinite() & before.isfinite(), torch.nan)

@@ -77,8 +77,8 @@ def settled(vocabulary: Vocabulary, values: Iterable[Sequence[Value]]) -> Vocabu
     _check_number(vocabulary, found)
     if not found:
         raise ValueError(
-            f"groups[{vocabulary.attribute!r}]='discover', but the first validation holds no value of it; got only "
-            "missing ones. Declare the groups."
+            f"groups[{vocabulary.attribute!r}]='discover', but all its values in the first validation are "
+            "missing. Declare the groups."
         )
     names = tuple(str(value) for value in found)
     check_names(vocabulary.attribute, names)
@@ -158,8 +158,8 @@ def _value(vocabulary: Vocabulary, value: Any) -> Value:
 
 def _fraction(vocabulary: Vocabulary, value: float) -> ValueError:
     return ValueError(
-        f"groups[{vocabulary.attribute!r}]='discover', but it is continuous; got {value!r}. Give edges: "
-        f"groups={{{vocabulary.attribute!r}: Bins([...])}}."
+        f"groups[{vocabulary.attribute!r}]='discover' cannot be used for a continuous attribute; got {value!r}. Give "
+        f"edges: groups={{{vocabulary.attribute!r}: Bins([...])}}."
     )
 
 

@@ -115,7 +115,7 @@ def intersect(vocabularies: Mapping[str, Vocabulary], order: int = 2) -> dict[st
             that of an intersection, or more than 1,024 groups (for discovered attributes, the most there may be).
     """
     if order != 2:
-        raise ValueError(f"intersections must be 2, pairs of attributes; got {order!r}")
+        raise ValueError(f"intersections must be 2 (pairs of attributes); got {order!r}")
     if len(vocabularies) < 2:
         raise ValueError(f"intersections=2 needs at least two attributes; got {list(vocabularies)}")
     pairs = [Intersection(*both) for both in itertools.combinations(vocabularies.values(), 2)]
@@ -131,8 +131,8 @@ def _check_cells(pair: Intersection) -> None:
     one, other = (len(v.names) + v.places for v in (pair.first, pair.second))
     if one * other > MOST_CELLS:
         raise ValueError(
-            f"the intersection {pair.attribute!r} has {one:,} x {other:,} = {one * other:,} groups, most of them "
-            f"empty; at most are {MOST_CELLS:,}. Declare fewer groups, lower max_groups, or leave intersections out."
+            f"the intersection {pair.attribute!r} has {one:,} x {other:,} = {one * other:,} groups; at most "
+            f"{MOST_CELLS:,} are allowed. Declare fewer groups, lower max_groups, or leave intersections out."
         )
     if len(set(pair.names)) < len(pair.names):
         raise ValueError(

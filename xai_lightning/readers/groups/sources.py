@@ -35,7 +35,7 @@ class Column:
             chosen: Tensor = table[:, self.index]
         except (IndexError, TypeError) as error:
             raise ValueError(
-                f"Column({self.input!r}, {self.index!r}) needs a table [N, D] with such columns; got {describe(table)}"
+                f"Column({self.input!r}, {self.index!r}) needs a table [N, D] with these columns; got {describe(table)}"
             ) from error
         if isinstance(self.index, int):
             return chosen
@@ -185,12 +185,14 @@ def _by_name(values: Any, attribute: str) -> Any:
     if not isinstance(values, Mapping):
         return values
     if attribute not in values:
-        raise ValueError(f"groups_from gave no {attribute!r}; got {describe(values)}")
+        raise ValueError(f"groups_from returned no {attribute!r}; got {describe(values)}")
     return values[attribute]
 
 
 def _as_many(what: str, values: Any, n: int) -> Any:
     found = len(values) if hasattr(values, "__len__") and getattr(values, "ndim", None) != 0 else None
     if found != n:
-        raise ValueError(f"expected one {what} per sample, {n}; got {describe(values) if found is None else found}")
+        raise ValueError(
+            f"expected one {what} for each of {n} samples; got {describe(values) if found is None else found}"
+        )
     return values

@@ -136,7 +136,7 @@ class Vocabulary:
         return ValueError(
             f"attribute {self.attribute!r}: undeclared group value {value!r}; "
             f"{'found' if self.discovered else 'declared'} are {some(known, len(known))}. Declare it, or pass "
-            f"undeclared='unknown' to count such values apart{hint}."
+            f"undeclared='unknown' to count such values separately{hint}."
         )
 
 
@@ -169,7 +169,7 @@ def vocabularies(
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise ValueError(f"groups must map names of attributes to their groups; got {groups!r}")
     if len({tags.part(attribute) for attribute in groups}) < len(groups):
-        raise ValueError(f"attributes must be distinct, also with '/' read as '_'; got {list(groups)}")
+        raise ValueError(f"attributes must be distinct, even after '/' is replaced by '_'; got {list(groups)}")
     return {name: _vocabulary(name, declared, undeclared, max_groups) for name, declared in groups.items()}
 
 
@@ -198,7 +198,7 @@ def _codes(attribute: str, declared: Any) -> dict[Any, int]:
         if not (isinstance(code, str | int) or (isinstance(code, float) and code.is_integer())):
             raise ValueError(
                 f"groups[{attribute!r}]: a code must be an integer, a bool or a string; got {code!r}. A continuous "
-                "attribute needs Bins([...]); None and NaN are missing, which is a group if a name is 'missing'."
+                "attribute needs Bins([...]); None and NaN are missing, which is a group if one is named 'missing'."
             )
     return {code: i for i, code in enumerate(declared)}
 
@@ -214,8 +214,9 @@ def check_names(attribute: str, names: Sequence[str]) -> None:
         other = owners.setdefault(tags.part(name), name)
         if other != name:
             raise ValueError(
-                f"groups[{attribute!r}] must be distinct, also with '/' read as '_' and without blanks around, and "
-                f"none may be called {MISSING_SHARE!r}; got {name!r} beside {other!r} in {some(names, len(names))}"
+                f"groups[{attribute!r}] must be distinct, even after '/' is replaced by '_' and blanks around them are "
+                f"stripped, and none may be named {MISSING_SHARE!r}; got {name!r} and {other!r} in "
+                f"{some(names, len(names))}"
             )
     if len(set(names)) < len(names):
         raise ValueError(f"groups[{attribute!r}] must be distinct; got {some(names, len(names))}")

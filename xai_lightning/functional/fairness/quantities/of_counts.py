@@ -68,7 +68,7 @@ OF_COUNTS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "inequality of the mean benefit between groups, alpha = 2",
-        f"false positives and false negatives that balance; {TRUSTS}",
+        f"false positives and false negatives that cancel; {TRUSTS}",
     ),
     "differential_fairness": Quantity(
         lambda c: _one(differential_fairness(_of_classes(c))),

@@ -21,7 +21,7 @@ OF_NUMBERS: dict[str, Quantity] = {
         (-math.inf, math.inf),
         0.0,
         "mean prediction",
-        "whether the targets differ likewise",
+        "whether the targets differ in the same way",
     ),
     "mean_residual": Quantity(
         lambda r: _averages(mean_residual(r)),
@@ -53,7 +53,7 @@ OF_NUMBERS: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "largest distance between the distribution function of predictions and that of all samples",
-        "whether the targets differ likewise; how far apart the predictions are",
+        "whether the targets differ in the same way; how far apart the predictions are",
     ),
     "prediction_wasserstein": Quantity(
         lambda d: farthest(pairs_told_apart(d, wasserstein(d))),
@@ -61,7 +61,7 @@ OF_NUMBERS: dict[str, Quantity] = {
         (0.0, math.inf),
         0.0,
         "mean distance that predictions would have to move to be distributed like another group's",
-        "whether the targets differ likewise",
+        "whether the targets differ in the same way",
     ),
     "residual_distance": Quantity(
         lambda d: farthest(pairs_told_apart(d, kolmogorov(d))),

@@ -72,7 +72,7 @@ OF_SCORES: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "largest distance between the distribution function of scores and another group's",
-        "whether the targets differ likewise; how far apart the scores are",
+        "whether the targets differ in the same way; how far apart the scores are",
     ),
     "score_wasserstein": Quantity(
         lambda s: farthest(pairs_told_apart(score_distribution(s), score_wasserstein(s))),
@@ -80,7 +80,7 @@ OF_SCORES: dict[str, Quantity] = {
         (0.0, 1.0),
         0.0,
         "mean distance that scores would have to move to be distributed like another group's",
-        "whether the targets differ likewise",
+        "whether the targets differ in the same way",
     ),
     "calibration_in_the_large": Quantity(
         _excess,

@@ -99,7 +99,7 @@ def test_what_never_fits_is_skipped_with_a_warning_and_training_goes_on() -> Non
         trainer.fit(model, DataLoader(Items(table, 32), batch_size=8), DataLoader(Items(table, 32), batch_size=8))
     failed = [str(w.message) for w in caught if "and logged NaN: OutOfMemoryError" in str(w.message)]
     assert len(failed) == 3
-    assert all("need fewer, options={'n_samples': ...}" in said for said in failed)
+    assert all("fewer draws, options={'n_samples': ...}" in said for said in failed)
     assert sum("ran out of memory" in str(w.message) for w in caught) <= 8
     assert trainer.current_epoch == 4
     assert trainer.callback_metrics["xai/errors"] == 1

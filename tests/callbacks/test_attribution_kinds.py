@@ -596,7 +596,7 @@ def test_texts_and_series_are_drawn_with_and_without_their_inputs(classifier: nn
     fitted(classifier, hf, Items(sentence, 16), monitor, epochs=1)
     assert [name for _, name, _ in sink.pictures] == ["attribution/saliency/tokens"]
     ids = torch.tensor([5, 9, 0])
-    spelled = monitor._gallery._spelled(ids, ids)
+    spelled = monitor._gallery._spelled(ids)
     assert spelled == (["word5", "word9", ""] if log_inputs else ["t1", "t2", ""])
     sink = MemorySink()
     monitor = AttributionMonitor("saliency", network="net", probe_size=16, log_inputs=log_inputs, sinks=[sink])

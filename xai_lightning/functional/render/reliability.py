@@ -149,6 +149,6 @@ class _Panel:
 
 
 def _legend(sheet: Sheet, more: str) -> None:
-    legend = "observed share against mean score; bar: 95 % interval; strip below: distribution of scores"
+    legend = "observed share vs. mean score; bar: 95 % interval; below: distribution of scores"
     sheet.text(more, 8, sheet.height - 28, size=9)
     sheet.text(legend, 8, sheet.height - 12, size=8, ink=FAINT)

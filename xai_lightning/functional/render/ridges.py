@@ -80,7 +80,7 @@ def histogram_ridges(
                 _number(figure, [numbers[ridge] for ridge in ridges], x, y)
         notes = [f"{len(panels)} of {len(names)} layers shown"] if len(panels) < len(names) else []
         notes += [f"{len(ridges)} of {len(numbers)} validations shown"] if len(ridges) < len(numbers) else []
-        rows = "last validation in front; height: square root of the share of values"
+        rows = "last validation in front; height: √share"
         write(figure, fitted(["; ".join([rows, *notes])], width - 16, 8)[0], 8, height - 11, "left", size=8, ink=FAINT)
         return pixels(figure)
 

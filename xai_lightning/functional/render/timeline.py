@@ -237,7 +237,7 @@ def _legend(sheet: Sheet) -> None:
         ("o", INK, INK, "open"),
         ("o", THRESHOLD, "#ffffff", "closed by this limit"),
         ("o", FAINT, "#ffffff", "by another"),
-        ("*", STAR, STAR, "kept as best"),
+        ("*", STAR, STAR, "best"),
         ("^", THRESHOLD, "#ffffff", "off scale"),
         ("x", THRESHOLD, "#ffffff", "undefined"),
     )

@@ -12,8 +12,8 @@ from xai_lightning.functional.intervals import allowance
 class Spending:
     """Divides ``delta`` among the validations of a ``fit``; a single evaluation elsewhere may spend all of it.
 
-    The horizon is fixed at the first ``fit``; a longer, resumed one divides the unspent part among the validations that
-    it adds.
+    The horizon is fixed at the first ``fit``; a longer, resumed one divides the unspent part among all remaining
+    validations.
 
     Args:
         delta: error probability of the whole run.

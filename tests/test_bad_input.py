@@ -111,7 +111,7 @@ def test_a_gate_refuses_to_save_where_no_metrics_are_made(option):
 
 OUT_OF_RANGE = {
     "probe_size": (lambda: AttributionMonitor(probe_size=0), "0"),
-    "probe": (lambda: AttributionMonitor(probe=64), "give probe_size=64"),
+    "probe": (lambda: AttributionMonitor(probe=64), "set probe_size=64"),
     "every_n_validations": (lambda: AttributionMonitor(every_n_validations=-1), "-1"),
     "reference_after": (lambda: AttributionMonitor(reference_after=0), "0"),
     "target": (lambda: AttributionMonitor(target="lable"), "'lable'"),
@@ -185,9 +185,9 @@ def test_two_monitors_with_equal_settings_are_refused(kind, tmp_path):
 def test_a_training_without_validations_is_warned_of(kind, tmp_path):
     """Who watches one would wait for curves that never come."""
     quiet = [TWINS[kind](), ActivationMonitor(["net.0"], name="second")]
-    with pytest.warns(UserWarning, match=r"Monitor looks at validations, and .* \(it is 0\)") as caught:
+    with pytest.warns(UserWarning, match=r"Monitor observes validations, but .* \(it is 0\)") as caught:
         fit(Classifier(), quiet, tmp_path, limit_val_batches=0, max_epochs=1)
-    assert sum("looks at validations" in str(warning.message) for warning in caught) == 1
+    assert sum("observes validations" in str(warning.message) for warning in caught) == 1
 
 
 @pytest.mark.parametrize("kind", TWINS)
@@ -527,7 +527,7 @@ def test_a_table_of_groups_does_not_fit_an_iterable_dataset(tmp_path):
             return iter(rows(16))
 
     monitor = FairnessMonitor({"race": ["a", "b"]}, groups_from=Table(["a"] * 16))
-    with pytest.raises(ValueError, match="is of an iterable dataset, whose rows have no numbers"):
+    with pytest.raises(ValueError, match="has an iterable dataset, whose rows have no indices"):
         fit(Classifier(), [monitor], tmp_path, val=DataLoader(Stream(), 4))
 
 
@@ -537,7 +537,7 @@ def test_targets_of_a_regression_are_told_from_classes(tmp_path):
             return batch["x"].mean(dim=1)
 
     data = Rows(rows(16).x, torch.full((16,), 0.25), rows(16).sex)
-    with pytest.raises(ValueError, match=r"0 or 1; got 0.25; of a regression say outputs='values'"):
+    with pytest.raises(ValueError, match=r"0 or 1; got 0.25; for a regression, set outputs='values'"):
         fit(Regression(), [FairnessMonitor({"sex": ["a", "b"]})], tmp_path, val=loader(data))
 
 
@@ -562,7 +562,7 @@ class Trains(Classifier):
 )
 def test_a_name_that_nobody_logs_is_refused_after_the_first_validation(make, sanity, steps, tmp_path):
     model = Trains()
-    with pytest.raises(MisconfigurationException, match=r"nobody logs 'val_los'.*'val_loss'.*val_acc"):
+    with pytest.raises(MisconfigurationException, match=r"nothing logs 'val_los'.*'val_loss'.*val_acc"):
         fit(model, [make()], tmp_path, num_sanity_val_steps=sanity)
     assert model.steps == steps
 
@@ -711,7 +711,7 @@ def test_a_step_that_fetches_its_batches_is_refused_by_monitors_that_read_them(t
     """Law 8: Lightning shows callbacks None then."""
     readers = (AttributionMonitor("saliency"), FairnessMonitor(SEX), ActivationMonitor(share=0.5))
     for monitor in readers:
-        named = rf"Iterating.validation_step takes dataloader_iter, .* {type(monitor).__name__} reads batches"
+        named = rf"Iterating.validation_step takes dataloader_iter, .* {type(monitor).__name__} reads them"
         with pytest.raises(MisconfigurationException, match=named):
             fit(Iterating(), [monitor], tmp_path)
     metrics = fit(Iterating(), [ActivationMonitor()], tmp_path, max_epochs=1).callback_metrics

@@ -390,7 +390,7 @@ def test_a_disk_without_room_for_the_last_costs_no_training_and_not_the_one_befo
     outcome = train([watch, gate], tmp_path)
     assert outcome.weights == unwatched[LOOKS]
     (told,) = outcome.told
-    assert "The file for resuming is that of an earlier validation, and training goes on" in told
+    assert "The file to resume from is that of an earlier validation, and training continues" in told
     assert torch.load(gate.last_model_path, weights_only=True)["epoch"] == 2
     assert [line["gate"] for line in decisions(tmp_path / "kept")] == ["open"] * 4
 

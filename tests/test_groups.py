@@ -466,7 +466,7 @@ def test_a_resumed_run_keeps_the_rows() -> None:
     assert second.vocabularies["a"].names == ("p",)
     second.load({})
     assert second.undecided == ["a"]
-    with pytest.raises(ValueError, match=r"only \['a'\] are discovered here; got the groups of \['c'\]"):
+    with pytest.raises(ValueError, match=r"only groups of \['a'\] are discovered here; got those of \['c'\]"):
         second.load({"c": [1]})
 
 

@@ -60,7 +60,7 @@ def test_without_any_lightning_the_error_names_both(monkeypatch):
     for name in home.HOMES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(home, "is_installed", lambda name: False)
-    with pytest.raises(ImportError, match=r"needs one of lightning\.pytorch, pytorch_lightning; neither is installed"):
+    with pytest.raises(ImportError, match=r"needs lightning\.pytorch or pytorch_lightning, but neither is installed"):
         home.choose()
 
 
@@ -76,7 +76,7 @@ def test_a_folder_called_lightning_is_not_taken_for_the_package(tmp_path, monkey
 
 def test_a_callback_that_is_taken_for_a_list_says_what_to_import():
     """Trap 50: ``Trainer(callbacks=monitor)`` of the other distribution."""
-    with pytest.raises(TypeError, match=r"FairnessMonitor is one callback of '.*', not a list.*write `import "):
+    with pytest.raises(TypeError, match=r"FairnessMonitor is one callback of '.*', not a list.*put `import "):
         list(xai_lightning.FairnessMonitor(groups={"sex": ["Female", "Male"]}))
 
 
@@ -153,7 +153,7 @@ def test_a_malicious_release_is_refused_before_anything_of_it_runs(name, version
     assert done.returncode != 0
     assert not ran
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"ImportError: {name} {version} is not imported")
+    assert last.startswith(f"ImportError: xai_lightning refuses to import {name} {version}")
     assert "Install 2.6.4 or newer" in last
     assert "src/version.info" in last
 

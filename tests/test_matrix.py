@@ -25,7 +25,7 @@ CELLS = part(PART) if PART else ARRAY
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Your `.*_dataloader`'s sampler has shuffling enabled:UserWarning"),
     # where a part is compiled, activations are watched in the rest
-    pytest.mark.filterwarnings("ignore:ActivationMonitor leaves out modules inside a compiled one:UserWarning"),
+    pytest.mark.filterwarnings("ignore:ActivationMonitor leaves out modules inside a compiled module:UserWarning"),
     # dynamo looks at the loss of a whole module, watched or not
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
 ]

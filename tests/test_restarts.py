@@ -367,7 +367,9 @@ def test_the_step_to_purge_from_is_0_without_a_file_and_refused_of_another_file(
     """Trap 68."""
     assert purge_step(tmp_path / "last.ckpt") == 0
     torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
-    with pytest.raises(ValueError, match=r"must hold the progress of a training; .*weights.ckpt does not: KeyError"):
+    with pytest.raises(
+        ValueError, match=r"must be one that Lightning saved.*weights.ckpt records no training progress: KeyError"
+    ):
         purge_step(tmp_path / "weights.ckpt")
 
 

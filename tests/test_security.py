@@ -224,7 +224,7 @@ def test_a_certificate_runs_nothing_of_a_checkpoint(place: str, tmp_path: Path) 
     path, trace = poisoned(tmp_path, place)
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(checkpoint_io=TorchCheckpointIO()))
     assert json.loads(verdict_path(path).read_text())["sha256"] == sha256(path)
-    with pytest.raises(ValueError, match=r"holds objects that are not loaded with weights_only=True.*pathlib\.Path"):
+    with pytest.raises(ValueError, match=r"holds objects that cannot be loaded with weights_only=True.*pathlib\.Path"):
         read_checkpoint(trainer, path)
     assert not trace.exists()
 

@@ -203,7 +203,9 @@ def test_a_gate_of_the_trainers_stays_beside_a_checkpoint_that_the_module_brings
     """Trap 52: both are there, and what no gate has seen is named; the gate must not be the one that is brought."""
     gate = GatedCheckpoint("val_loss", at_least={"val_acc": 0.0}, dirpath=tmp_path / "kept")
     plain = pl.callbacks.ModelCheckpoint(tmp_path / "plain", monitor="val_loss")
-    with pytest.warns(UserWarning, match="ModelCheckpoint beside GatedCheckpoint writes files that no gate has seen"):
+    with pytest.warns(
+        UserWarning, match="ModelCheckpoint beside GatedCheckpoint saves checkpoints that no gate has judged"
+    ):
         made = fit(Configures(plain), [gate], tmp_path)
     assert set(made.checkpoint_callbacks) == {gate, plain}
     assert gate.best_model_path

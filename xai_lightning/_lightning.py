@@ -31,7 +31,7 @@ def refuse_malicious() -> None:
         for found in importlib.metadata.distributions(name=name):
             if str(found.version).partition("+")[0] in MALICIOUS:
                 raise ImportError(
-                    f"{name} {found.version} is not imported: uploads of this number steal credentials when they are "
+                    f"xai_lightning refuses to import {name} {found.version}: this release steals credentials when "
                     "imported (GHSA-w37p-236h-pfx3). Install 2.6.4 or newer, or 2.6.1; if this one was ever imported, "
                     "replace the credentials of this machine. If it is your own build of Lightning's sources, give it "
                     "another number in src/version.info"
@@ -56,7 +56,9 @@ def choose() -> str:
     loaded = [name for name in sys.modules if name in HOMES]
     found = loaded or [name for name in HOMES if is_installed(name)]
     if not found:
-        raise ImportError(f"xai_lightning needs one of {', '.join(HOMES)}; neither is installed")
+        raise ImportError(
+            f"xai_lightning needs {' or '.join(HOMES)}, but neither is installed; run `pip install lightning`"
+        )
     return found[0]
 
 
@@ -150,7 +152,7 @@ def check_trainer(trainer: Any) -> None:
     for part in (part for part in (*trainer.loggers, *callbacks) if not isinstance(part, Logger | Callback)):
         if theirs := home_of(part):
             raise MisconfigurationException(
-                f"{type(part).__name__} comes from {theirs!r}, but the Trainer from {HOME!r}: import both from "
+                f"{type(part).__name__} comes from {theirs!r}, but the Trainer comes from {HOME!r}: import both from "
                 f"{HOME!r}, or both from {theirs!r} and before xai_lightning"
             )
 
@@ -167,5 +169,6 @@ def _other_home() -> str:
 
 def _advice(theirs: str) -> str:
     return (
-        f"write `import {theirs}` before anything that imports {HOME} or uses xai_lightning, or import all from {HOME}"
+        f"put `import {theirs}` before anything that imports {HOME} or uses xai_lightning, or import everything from "
+        f"{HOME}"
     )

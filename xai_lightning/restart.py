@@ -37,6 +37,9 @@ def purge_step(checkpoint: str | Path) -> int:
         loop = content["loops"]["fit_loop"]
         logged, epoch = loop["epoch_loop.state_dict"]["_batches_that_stepped"], loop["epoch_progress"]["current"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"checkpoint must hold the progress of a training; {path} does not: {error!r}") from error
+        raise ValueError(
+            f"checkpoint must be one that Lightning saved during training; {path} records no training progress: "
+            f"{error!r}"
+        ) from error
     # saved at the end of an epoch, this is the next step; saved at a validation within an epoch, the last one
     return int(logged) + int(epoch["processed"] < epoch["ready"])

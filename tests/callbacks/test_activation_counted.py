@@ -65,7 +65,7 @@ def test_padding_leaves_no_trace_under_a_mask(mask: Any) -> None:
 
 
 def test_a_mask_that_is_not_in_the_batch_is_refused_and_the_batch_shown() -> None:
-    with pytest.raises(ValueError, match=r"mask='padding' is no entry.*attention_mask"):
+    with pytest.raises(ValueError, match=r"mask='padding' is not an entry.*attention_mask"):
         validated(ReadsTexts(), DataLoader(Texts(8)), mask="padding")
 
 

@@ -93,7 +93,7 @@ class Gathers(nn.Module):
 @pytest.mark.parametrize("output", [lambda x: "text", lambda x: torch.complex(x, x)], ids=["text", "complex"])
 def test_an_output_that_is_no_real_tensor_is_named_and_logs_nan(output: Callable[[Tensor], Any]) -> None:
     network = nn.Sequential(Gathers(output))
-    with pytest.warns(UserWarning, match=r"no dense real tensor and log NaN: network\.0"):
+    with pytest.warns(UserWarning, match=r"no dense real tensor, so that NaN is logged: network\.0"):
         logged = found(network, torch.randn(7, 4), layers=["network.0", "network.0.linear"])
     assert math.isnan(logged["activation/network.0/mean"])
     assert math.isfinite(logged["activation/network.0.linear/mean"])
@@ -120,7 +120,7 @@ def test_what_is_beside_a_compiled_module_is_watched_and_what_is_inside_named(tm
     model.act = nn.ReLU()
     model.act.compile(backend="eager")
     monitor = ActivationMonitor()
-    with pytest.warns(UserWarning, match=r"inside a compiled one: act$"):
+    with pytest.warns(UserWarning, match=r"inside a compiled module, where hooks do not fire: act$"):
         fit(model, [monitor], tmp_path, max_epochs=1)
     assert [layer.name for layer in monitor._layers] == ["net.2"]
 

@@ -107,7 +107,7 @@ def test_token_attributions_add_up_to_the_change_from_padding(classifier: nn.Mod
 
 def test_an_embedding_that_does_not_exist_is_named_with_those_that_do(classifier: nn.Module) -> None:
     monitor = AttributionMonitor("saliency", embedding="bert.embeddings.words", network="net")
-    said = r"no module of Bert.*Did you mean '[a-z_.]*word_embeddings'\? Known names: "
+    said = r"not a module of Bert.*Did you mean '[a-z_.]*word_embeddings'\? Known names: "
     with pytest.raises(ValueError, match=said) as caught:
         fitted(classifier, hf, Items(sentence, 8), monitor)
     assert "dropout" not in str(caught.value), "what embeds nothing is not listed"
@@ -248,7 +248,7 @@ def test_equal_images_under_two_masks_are_two_samples_of_a_segmentation() -> Non
 
 def test_one_of_several_targets_of_a_regression_is_to_be_named() -> None:
     data, monitor = Items(lambda i: (draw(4, seed=i), draw(2, seed=i + 50)), 16), AttributionMonitor(task="regression")
-    with pytest.raises(ValueError, match=r"one target per sample, or target=its number; got .*2"):
+    with pytest.raises(ValueError, match=r"one target per sample, or target= the index of one; got .*2"):
         fitted(seeded(lambda: nn.Linear(4, 1)), lambda n, b: n(b[0]).mean(), data, monitor, epochs=1)
 
 
@@ -394,7 +394,7 @@ def test_a_layer_is_explained_by_name(method: str) -> None:
     fitted(net, cross_entropy, data, monitor)
     assert first(monitor).shape[1] == (64 if method == "guided_grad_cam" else 9)
     assert f"attribution/{method}/maps" in {name for _, name, _ in sink.pictures}
-    with pytest.raises(ValueError, match=r"layer='7' is no module of Sequential.*Known names: 0, 1, 2, 3"):
+    with pytest.raises(ValueError, match=r"layer='7' is not a module of Sequential.*Known names: 0, 1, 2, 3"):
         fitted(net, cross_entropy, data, AttributionMonitor(method, layer="7", network="net"))
 
 
@@ -496,7 +496,7 @@ def test_the_best_reference_is_the_earlier_validation_with_the_best_metric() -> 
     assert torch.equal(monitor.state_dict()["references"]["maps"]["best"], maps[best])
     drift = [value for _, name, value in sink.records if name == "drift/saliency/cosine/best/mean"]
     assert len(drift) == 5
-    with pytest.raises(ValueError, match=r"needs best_of="):
+    with pytest.raises(ValueError, match=r"such as best_of="):
         AttributionMonitor(references=["best"])
 
 

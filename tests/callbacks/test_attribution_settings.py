@@ -77,7 +77,7 @@ def test_groups_of_samples_that_were_given_are_those_in_their_batch() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, r"probe=... has no groups: cannot find the group 'sex'"),
+        (None, r"the groups of probe=... cannot be read: cannot find the group 'sex'"),
         ({"sex": Table([0, 1] * 16)}, r"these are other rows; got groups_from=Table\(32 values\)\. Put"),
     ],
 )
@@ -130,16 +130,19 @@ def test_token_ids_are_compared_with_a_background_of_texts(method: str) -> None:
 
 @pytest.mark.parametrize("baseline", ["mean", "blur", 0.5])
 def test_averages_of_token_ids_are_refused(baseline: Any) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"baseline={baseline!r} is no token id")):
+    with pytest.raises(ValueError, match=re.escape(f"baseline={baseline!r} is not a token id")):
         told(seeded(Words), Items(text, 16), "saliency", call=of_texts, embedding="embedding", baseline=baseline)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"baseline": "pad"}, r"baseline='pad' is for token ids; this input is Tensor\[8, 5\] float32"),
-        ({"special_tokens": [1]}, r"special_tokens=\[1\] are token ids; the input is Tensor\[8, 5\] float32"),
-        ({"baseline": ["zero", "mean"]}, r"one for each of 1; got a list of 2: \['zero', 'mean'\]"),
+        ({"baseline": "pad"}, r"baseline='pad' is for token ids, but this input is Tensor\[8, 5\] float32"),
+        (
+            {"special_tokens": [1]},
+            r"special_tokens=\[1\] needs token ids as input, but the input is Tensor\[8, 5\] float32",
+        ),
+        ({"baseline": ["zero", "mean"]}, r"one for each of the 1 inputs; got a list of 2: \['zero', 'mean'\]"),
     ],
 )
 def test_baselines_that_do_not_fit_the_inputs_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -261,7 +264,7 @@ def test_texts_and_series_that_miss_their_sum_are_marked(monkeypatch: pytest.Mon
     for steps, marked in (({"n_steps": 2, "method": "riemann_left"}, True), ({}, False)):
         found, _ = told(seeded(Words), Items(text, 16), options=steps, **settings)
         assert (found["xai/integrated_gradients/incomplete_maps"][-1] > 0) == marked
-        assert any(" ! incomplete, says" in line for line in lines) == marked
+        assert any(" ! incomplete, pred" in line for line in lines) == marked
 
     def series(i: int) -> tuple[Tensor, int]:
         return 3 * draw(2, 12, seed=i), i % 2
@@ -272,17 +275,17 @@ def test_texts_and_series_that_miss_their_sum_are_marked(monkeypatch: pytest.Mon
     lines = titles(monkeypatch, "series_bands", "titles")
     for steps, marked in (({"n_steps": 2, "method": "riemann_left"}, True), ({}, False)):
         told(seeded(net), Items(series, 16), options=steps, sample_size=0)
-        assert any(" ! incomplete\nsays" in line for line in lines) == marked
+        assert any(" ! incomplete\npred" in line for line in lines) == marked
 
 
 @pytest.mark.parametrize(
     ("settings", "pattern"),
     [
-        ({}, r"label [01]\nsays [01] \(\d+%\)\nsize x 1"),
-        ({"target": 1}, r"label [01]\nexplains 1, says [01] \(\d+%\)\nsize x 1"),
-        ({"target": "predicted"}, r"label [01]\nexplains ([01]), says \1 \(\d+%\)\nsize x 1"),
-        ({"task": "regression", "target": 1, "call": squares}, r"target [01]\nsays -?[\d.]+(e-\d+)?\nsize x 1"),
-        ({"task": "multilabel", "target": 1}, r"explains 1\nsays [01] \(\d+%\)\nsize x 1"),
+        ({}, r"label [01]\npred [01] \(\d+%\)\ntotal x 1"),
+        ({"target": 1}, r"label [01]\nexplains 1, pred [01] \(\d+%\)\ntotal x 1"),
+        ({"target": "predicted"}, r"label [01]\nexplains ([01]), pred \1 \(\d+%\)\ntotal x 1"),
+        ({"task": "regression", "target": 1, "call": squares}, r"target [01]\npred -?[\d.]+(e-\d+)?\ntotal x 1"),
+        ({"task": "multilabel", "target": 1}, r"explains 1\npred [01] \(\d+%\)\ntotal x 1"),
     ],
 )
 def test_titles_tell_the_label_the_prediction_and_what_is_explained(
@@ -412,7 +415,10 @@ def test_a_given_probe_without_a_further_input_is_refused() -> None:
 
 
 def test_a_metric_that_nobody_logs_is_named_with_the_nearest() -> None:
-    with pytest.warns(UserWarning, match=r"no finite 'val_los' was logged, so 'best' stays.*did you mean 'val_loss'\?"):
+    with pytest.warns(
+        UserWarning,
+        match=r"no finite value of 'val_los', .* was logged, so the reference 'best' stays.*did you mean 'val_loss'\?",
+    ):
         told(seeded(table_net), Items(table, 16), "saliency", best_of=("val_los", "min"))
 
 
@@ -454,9 +460,9 @@ def test_pictures_of_whole_numbers_are_compared_and_drawn_as_those_of_others(met
         ({"sensitive": "age", "features": {"age": 0}}, r"sensitive must be a list, such as \['age'\]"),
         ({"inputs": "other"}, r"inputs must be a list"),
         ({"special_tokens": 3}, r"special_tokens must be a list of token ids.*; got 3"),
-        ({"special_tokens": ["[CLS]"]}, r"special_tokens must be given by number.*got '\[CLS\]'"),
-        ({"pad_token": "[PAD]"}, r"pad_token must be given by number.*got '\[PAD\]'"),
-        ({"words": 3}, r"words must be a callable .*got 3"),
+        ({"special_tokens": ["[CLS]"]}, r"special_tokens must hold token ids.*got '\[CLS\]'"),
+        ({"pad_token": "[PAD]"}, r"pad_token must hold token ids.*got '\[PAD\]'"),
+        ({"words": 3}, r"words must map token ids to words.*got 3"),
         ({"features": ["age"]}, r"features must be a dict, such as .*; got \["),
         ({"regions": [(0, 0, 4, 4)]}, r"regions must be a dict, such as .*; got \["),
         ({"options": ["n_steps"]}, r"options must be a dict, such as .*; got \["),

@@ -54,7 +54,7 @@ def test_an_error_on_a_text_of_padding_alone_comes_with_what_to_do() -> None:
     monitor = AttributionMonitor("kernel_shap", embedding="embed", network="net", probe_size=8)
     with pytest.raises(RuntimeError, match="Length of all samples") as raised:
         fitted(seeded(Packed), cross_entropy, Items(text, 16), monitor)
-    assert "give baseline= another id" in "".join(raised.value.__notes__)
+    assert "set baseline= to another id" in "".join(raised.value.__notes__)
 
 
 @pytest.mark.filterwarnings("ignore:.*its rules do not cover rnn")
@@ -150,7 +150,7 @@ def test_texts_are_padded_to_one_length_for_explanations_alone(method: str) -> N
 @pytest.mark.parametrize(
     ("length", "said"),
     [
-        (None, "token ids by pad_to=..., which leaves batches as they are"),
+        (None, "for token ids, pad_to=... does so without changing the batches"),
         (3, r"texts of \d tokens, more than pad_to=3: raise pad_to"),
     ],
 )

@@ -87,7 +87,7 @@ class Patches(nn.Module):
 @pytest.mark.parametrize("method", ["grad_cam", "guided_grad_cam"])
 def test_a_layer_of_tokens_has_no_class_activation_map(method: str) -> None:
     """captum would average over the embedding, and call tokens channels."""
-    said = r"returns \[N, C, H, W\]; 'block' returns \['N', 4, 4\]: name a convolution"
+    said = r"returns \[N, C, H, W\], but 'block' returns \['N', 4, 4\]; name a convolution"
     with pytest.raises(ValueError, match=said):
         fitted(
             seeded(Patches),
@@ -183,8 +183,8 @@ class Rounded(Gated):
 @pytest.mark.parametrize(
     ("method", "net", "instead"),
     [
-        ("deep_lift", Gated, "Take 'integrated_gradients'"),
-        ("integrated_gradients", Rounded, "Take 'feature_ablation' or 'kernel_shap'"),
+        ("deep_lift", Gated, "Use 'integrated_gradients'"),
+        ("integrated_gradients", Rounded, "Use 'feature_ablation' or 'kernel_shap'"),
     ],
 )
 def test_it_is_told_once_that_most_explanations_miss_their_sum(method: str, net: Any, instead: str) -> None:
@@ -359,11 +359,11 @@ def test_a_segmentation_whose_class_is_nowhere_says_so() -> None:
     ("settings", "items", "said"),
     [
         ({}, masked, r"got \[8, 2, 8, 8\].*set task='segmentation'"),
-        ({"task": "segmentation", "target": 2}, masked, r"the number of the label or class, in 0 .. 1; got target=2"),
+        ({"task": "segmentation", "target": 2}, masked, r"the index of a label or class, in 0 .. 1; got target=2"),
         (
             {"task": "segmentation", "target": 1},
             lambda i: {"image": masked(i)[0], "mask": masked(i)[1]},
-            r"got none beside the input.*reader=\{'input': ..., 'target': ...\}",
+            r"got none for the input.*reader=\{'input': ..., 'target': ...\}",
         ),
     ],
 )
@@ -439,7 +439,9 @@ def test_one_number_per_sample_is_to_be_a_column(further: list[str]) -> None:
         return {"codes": torch.tensor(0.5 * i), "x": table(i)[0] if further else torch.tensor(0.5 * i), "y": i % 2}
 
     monitor = AttributionMonitor("saliency", inputs=further, network="net", probe_size=8)
-    with pytest.raises(ValueError, match=r"got Tensor\[8\] float32. Make one number per sample a column, \[N, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"got Tensor\[8\] float32. Reshape one number per sample to a column, \[N, 1\]"
+    ):
         fitted(
             seeded(table_net),
             lambda net, batch: nn.functional.cross_entropy(net(batch["codes"].new_ones(8, 5)), batch["y"]),

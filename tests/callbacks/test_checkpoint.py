@@ -175,7 +175,9 @@ def test_fast_dev_run_does_not_complain_that_nothing_passed(tmp_path: Path) -> N
 
 def test_another_checkpoint_callback_is_named_in_one_warning(tmp_path: Path) -> None:
     """Trap 36: its files are nobody's decision."""
-    with pytest.warns(UserWarning, match="ModelCheckpoint beside GatedCheckpoint writes files that no gate has seen"):
+    with pytest.warns(
+        UserWarning, match="ModelCheckpoint beside GatedCheckpoint saves checkpoints that no gate has judged"
+    ):
         fit(tmp_path, gaps=[0.05], callbacks=[ModelCheckpoint(dirpath=tmp_path / "other")])
 
 
@@ -213,7 +215,9 @@ def test_two_gates_keep_their_own_files(tmp_path: Path) -> None:
 def test_two_gates_of_one_name_in_one_folder_are_refused(tmp_path: Path) -> None:
     """Trap 39: they would cut back each other's decisions."""
     strict, loose = (GatedCheckpoint(dirpath=tmp_path, at_most={"gap": limit}) for limit in (0.01, 0.1))
-    with pytest.raises(MisconfigurationException, match=r"two gates would write .*gate_audit\.jsonl; give one another"):
+    with pytest.raises(
+        MisconfigurationException, match=r"two gates would write .*gate_audit\.jsonl; give one of them another"
+    ):
         fit(tmp_path, gaps=[0.05], gate=loose, callbacks=[strict])
 
 
@@ -258,7 +262,7 @@ def test_the_constructor_refuses_what_cannot_be_gated(options: dict[str, Any], m
 @pytest.mark.parametrize("options", [{"limit_val_batches": 0}, {"limit_val_batches": 0.0}])
 def test_a_trainer_without_validation_is_refused_in_setup(tmp_path: Path, options: dict[str, Any]) -> None:
     """Trap 47."""
-    with pytest.raises(MisconfigurationException, match="this Trainer makes none"):
+    with pytest.raises(MisconfigurationException, match="this Trainer runs none"):
         fit(tmp_path, gaps=[0.05], **options)
 
 
@@ -267,7 +271,7 @@ def test_a_trainer_without_validation_is_refused_in_setup(tmp_path: Path, option
 def test_a_name_that_nobody_logs_is_an_error_that_names_the_nearest(tmp_path: Path, sanity: int, wrong: str) -> None:
     limit, monitor = ("gapp", "val_loss") if wrong == "limit" else ("gap", "val_los")
     gate = GatedCheckpoint(monitor, dirpath=tmp_path, at_most={limit: 0.1})
-    with pytest.raises(MisconfigurationException, match=r"nobody logs.*Did you mean '(gap|val_loss)'"):
+    with pytest.raises(MisconfigurationException, match=r"nothing logs.*Did you mean '(gap|val_loss)'"):
         fit(tmp_path, gaps=[0.05, 0.05], gate=gate, num_sanity_val_steps=sanity)
 
 
@@ -281,7 +285,7 @@ def test_metrics_of_several_loaders_can_be_limited_after_a_sanity_check(tmp_path
     """Traps 46 and 47: Lightning keeps no metric of a sanity check with several loaders; names are checked later."""
     gate = GatedCheckpoint(at_least={name: 0.0}, dirpath=tmp_path)
     val = [small.loader(small.rows(seed=1)), small.loader(small.rows(seed=2))]
-    with nullcontext() if known else pytest.raises(MisconfigurationException, match="nobody logs"):
+    with nullcontext() if known else pytest.raises(MisconfigurationException, match="nothing logs"):
         small.fit(TwoLoaders(), [gate], tmp_path, val=val, num_sanity_val_steps=2, max_epochs=1)
     assert bool(gate.best_model_path) == known
 

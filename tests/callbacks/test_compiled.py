@@ -94,7 +94,7 @@ def test_a_network_that_cannot_be_heard_is_an_error_at_the_first_batch_that_name
     how: Callable[[Classifier], Any], network: str | None, tmp_path: Path
 ) -> None:
     """Trap 22."""
-    with pytest.raises(ValueError, match=r"called inside of what is compiled, where hooks do not fire\. Return them"):
+    with pytest.raises(ValueError, match=r"called inside compiled code, where hooks do not fire\. Return them"):
         measured(how(classifier()), tmp_path, pair(network))
 
 

@@ -282,7 +282,10 @@ def test_a_run_that_becomes_longer_than_planned_says_once_why_its_bounds_are_inf
         spending.spend(Look("fit", sanity=False, number=number, started={}, due=True))
     assert spending.error == 0
     (told,) = [record.getMessage() for record in caplog.records if "is left" in record.getMessage()]
-    assert "nothing of delta=0.05 is left at validation 2: it was shared among those planned when the run began" in told
+    assert (
+        "nothing of delta=0.05 is left at validation 2: it was divided among the validations planned when the run began"
+        in told
+    )
 
 
 def test_a_share_is_spent_also_where_the_validation_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +326,7 @@ def test_two_monitors_of_one_name_must_read_the_same_outputs() -> None:
     """Otherwise one would borrow the other's utility floor."""
     pair = [FairnessMonitor({"sex": ["F", "M"]}), FairnessMonitor({"age": ["young", "old"]}, outputs="probabilities")]
     trainer = pl.Trainer(callbacks=pair, **QUIET)
-    with pytest.raises(MisconfigurationException, match=r"read other outputs.*name=\.\.\."):
+    with pytest.raises(MisconfigurationException, match=r"read different outputs.*name=\.\.\."):
         trainer.validate(Linear(4), DataLoader(Rows(**table())), verbose=False)
 
 
@@ -337,7 +340,7 @@ def test_a_table_refuses_batches_whose_order_it_cannot_know() -> None:
 
     data = Rows(**columns)
     loader = DataLoader(data, batch_sampler=Backwards(SequentialSampler(data), 8, False))
-    with pytest.raises(ValueError, match="rows in order"):
+    with pytest.raises(ValueError, match="consecutive rows"):
         validate(Linear(4), loader, FairnessMonitor({"sex": ["F", "M"]}, groups_from=Table(sex)))
 
 

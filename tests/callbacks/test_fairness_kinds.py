@@ -210,7 +210,7 @@ def test_limits_within_strata_and_on_labels_have_a_report_of_their_sizes() -> No
     report = monitor.outlook("fairness/sex|job/demographic_parity_difference/bound", "at_most", 0.1)
     assert report is not None
     assert (report.group, report.of, report.smallest, report.can_open) == ("F", "samples", 6, False)
-    assert "in the smallest part" in report.sentence
+    assert "in the smallest stratum or label" in report.sentence
     labels = FairnessMonitor(SEX, metrics=["equal_opportunity_difference"], multi_label=True)
     second = (torch.arange(N) < 15).float()
     several = table(out=torch.randn(N, 2), y=torch.stack([torch.ones(N), second], dim=1).long(), sex=sexes)
@@ -264,24 +264,27 @@ def test_exact_bounds_are_wider_and_a_metric_of_ones_own_is_one_of_the_metrics()
 @pytest.mark.parametrize(
     ("options", "shown"),
     [
-        ({"metrics": ["theil_index"], "exact": True}, "no exact limits of theil_index"),
-        ({"metrics": ["theil_index"], "weights": "w"}, "theil_index cannot be had of weighted samples"),
+        ({"metrics": ["theil_index"], "exact": True}, "no exact limits for theil_index"),
+        ({"metrics": ["theil_index"], "weights": "w"}, "theil_index cannot be computed from weighted samples"),
         ({"exact": True, "weights": "w"}, "exact=True and weights"),
-        ({"multi_label": True, "weights": "w"}, "multi_label=True and weights: labels of weighted samples"),
-        ({"metrics": ["auc_difference"], "outputs": "labels"}, "outputs='labels' gives counts, which auc_difference"),
+        ({"multi_label": True, "weights": "w"}, "multi_label=True and weights cannot be combined"),
+        (
+            {"metrics": ["auc_difference"], "outputs": "labels"},
+            "outputs='labels' gives counts, from which auc_difference",
+        ),
         ({"metrics": ["auc_difference"], "outputs": "values"}, "outputs='values' gives errors"),
-        ({"metrics": ["mean_residual_difference"]}, "which mean_residual_difference cannot be made of"),
+        ({"metrics": ["mean_residual_difference"]}, "which mean_residual_difference cannot be computed"),
         ({"metrics": ["multiclass_demographic_parity_difference"], "multi_label": True}, "has no classes to compare"),
         ({"metrics": []}, "at least one metric"),
         ({"metrics": ["demographic_parity"]}, "Did you mean 'demographic_parity_"),
-        ({"own_metrics": {"theil_index": Metric(("accuracy",), "worst")}}, "names of their own, .* got 'theil_index'"),
+        ({"own_metrics": {"theil_index": Metric(("accuracy",), "worst")}}, "unique names, .* got 'theil_index'"),
         ({"intersections": 3}, "intersections must be 1 .* got 3"),
-        ({"replicates": 0}, "replicates must be .* got 0"),
+        ({"replicates": 0}, "replicates, .* must be at least 1; got 0"),
         ({"strata": "sum"}, "strata must be .* got 'sum'"),
-        ({"strata": "mean", "multi_label": True}, "unless labels are strata"),
-        ({"given": {"sex": "job"}}, "given names 'job'"),
+        ({"strata": "mean", "multi_label": True}, "or, without multi_label=True, 'mean'"),
+        ({"given": {"sex": "job"}}, "given=.* names 'job'"),
         ({"given": {"sex": "sex"}}, "another attribute for 'sex'"),
-        ({"flips": {"sex": Column("x", 0)}, "outputs": "values"}, "one class per sample"),
+        ({"flips": {"sex": Column("x", 0)}, "outputs": "values"}, "a single class per sample"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_the_constructor(options: dict[str, Any], shown: str) -> None:

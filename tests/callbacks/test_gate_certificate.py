@@ -311,7 +311,7 @@ def test_limits_that_nobody_can_measure_anew_are_named(tmp_path: Path) -> None:
     kept = certified(tmp_path, Weighs())
     record = stamped(kept.best_model_path)["certificate"]
     assert record["not_certified"] == ["gap"]
-    assert record["promise"].endswith("Not certified, since nobody can measure it anew: gap.")
+    assert record["promise"].endswith("Not certified, since no monitor can measure it on other rows: gap.")
     assert [check["name"] for check in record["checks"]] == [BOUND]
 
 
@@ -326,7 +326,7 @@ def test_a_certificate_on_a_value_claims_no_error_probability(tmp_path: Path) ->
 def test_without_anything_to_measure_the_certificate_is_closed(tmp_path: Path, monitor: Any) -> None:
     callbacks = [monitor()] if monitor else []
     own = GatedCheckpoint("val_loss", dirpath=tmp_path, at_most={"gap": 0.1}, certify=ROWS)
-    with pytest.warns(UserWarning, match="CLOSED: nobody can measure gap anew"):
+    with pytest.warns(UserWarning, match="CLOSED: no monitor can measure gap on other rows"):
         fit(tmp_path, [0.05], gate=own, callbacks=callbacks)
     assert stamped(own.best_model_path)["certificate"]["promise"].startswith("Nothing was certified")
 
@@ -420,7 +420,9 @@ def test_a_file_that_needs_unpickling_is_not_certified(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         trainer.fit(Holds([0.05], [0.5]), LOADER, LOADER)
     said = " ".join(str(found.message) for found in caught)
-    assert re.search(r"CLOSED: .*holds objects that are not loaded with weights_only=True.*: \S+Odd\. Keep them", said)
+    assert re.search(
+        r"CLOSED: .*holds objects that cannot be loaded with weights_only=True.*: \S+Odd\. Keep them", said
+    )
     assert "cannot stamp the certificate" in said
     assert not monitor.measured
 

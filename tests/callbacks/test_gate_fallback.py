@@ -43,7 +43,7 @@ def test_the_least_violation_is_kept_and_called_infeasible_everywhere(tmp_path: 
     beside = json.loads((tmp_path / "INFEASIBLE-epoch=1-step=4.verdict.json").read_text())
     for found in (evidence, beside):
         assert (found["role"], found["gate"], found["kept"]) == ("fallback", "closed", None)
-        assert found["note"].startswith("INFEASIBLE: this checkpoint passed nothing")
+        assert found["note"].startswith("INFEASIBLE: this checkpoint did not pass the gate")
     assert [line["fallback"] for line in audit(tmp_path)] == [
         "INFEASIBLE-epoch=0-step=2.ckpt",
         "INFEASIBLE-epoch=1-step=4.ckpt",
@@ -217,7 +217,7 @@ def test_best_is_the_gates_file_alone_and_first_beside_another_checkpoint(tmp_pa
     trainer, _ = fit(tmp_path / "alone", gaps, losses)
     assert loaded(trainer) == 4
     plain = ModelCheckpoint(tmp_path / "plain", monitor="val_loss")
-    with pytest.warns(UserWarning, match="writes files that no gate has seen"):
+    with pytest.warns(UserWarning, match="saves checkpoints that no gate has judged"):
         trainer, _ = fit(tmp_path / "beside", gaps, losses, callbacks=[plain])
     assert weight(plain.best_model_path) == 6
     with pytest.warns(UserWarning, match="best checkpoint path from first checkpoint callback"):

@@ -117,7 +117,7 @@ def test_an_arbiter_is_no_part_of_the_state(tmp_path: Path) -> None:
 
 
 def test_an_arbiter_that_cannot_be_called_is_refused() -> None:
-    with pytest.raises(TypeError, match="arbiter must be callable with a mapping of metrics; got 'me'"):
+    with pytest.raises(TypeError, match="arbiter must be a callable that takes a mapping of metrics; got 'me'"):
         GatedCheckpoint(at_most={"gap": 0.1}, arbiter="me")  # type: ignore[arg-type]
 
 
@@ -158,7 +158,9 @@ def test_the_wording_claims_what_the_limits_carry_and_no_more(
     assert ("at most 0.05" in found["promise"]) == (guarantee == "holds")
 
 
-@pytest.mark.filterwarnings("ignore:Sample sizes.* the limit of 0 can be kept by no number of them, so it cannot open")
+@pytest.mark.filterwarnings(
+    "ignore:Sample sizes.* the limit of 0 cannot be kept by any number of them, so the gate cannot open"
+)
 def test_a_closed_gate_promises_nothing(tmp_path: Path) -> None:
     """Neither in a fallback nor in the file for resuming: that limits were kept would be false there."""
     limits = {"at_most": {GAP: 0.0}, "fallback": "least_violation"}
@@ -168,7 +170,7 @@ def test_a_closed_gate_promises_nothing(tmp_path: Path) -> None:
         found = stamped(file)
         assert found["gate"] == "closed"
         assert found["guarantee"] == "none"
-        assert found["promise"] == "The gate was closed: nothing is promised of these weights."
+        assert found["promise"] == "The gate was closed: nothing is promised about these weights."
 
 
 def test_a_bound_that_nobody_accounts_for_carries_no_promise(tmp_path: Path) -> None:
@@ -221,8 +223,8 @@ def test_a_floor_that_nobody_logs_stays_closed() -> None:
         ({"at_most": {"utility/r2/bound": 0.5}}, "high values of r2 are good, so its limit belongs in at_least"),
         ({"at_most": {"b/utility/balanced_accuracy/value": 0.5}}, "belongs in at_least; got 0.5"),
         ({"at_most": {"b/fairness/sex/demographic_parity_ratio/value": 0.8}}, "belongs in at_least; got 0.8"),
-        ({"monitor": GAP, "mode": "max", "at_most": {"gap": 1}}, "needs mode='min'; got 'max'"),
-        ({"monitor": "utility/r2/value", "at_most": {"gap": 1}}, "needs mode='max'; got 'min'"),
+        ({"monitor": GAP, "mode": "max", "at_most": {"gap": 1}}, "needs mode='min'; got mode='max'"),
+        ({"monitor": "utility/r2/value", "at_most": {"gap": 1}}, "needs mode='max'; got mode='min'"),
     ],
     ids=str,
 )
@@ -283,7 +285,7 @@ def test_a_plateau_schedule_on_a_training_metric_is_none(tmp_path: Path) -> None
 
 
 def test_a_plateau_schedule_that_is_stepped_by_hand_may_follow_anything(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="stepped by hand, on a value that nobody can see"):
+    with pytest.warns(UserWarning, match="stepped manually, on a value that cannot be observed"):
         plain_fit(Plateau("train_loss", manual=True), tmp_path)
 
 
@@ -351,13 +353,13 @@ def test_going_on_from_earlier_weights_in_a_second_fit_is_feedback(tmp_path: Pat
     module = trainer.lightning_module
     module.load_state_dict({"weight": torch.tensor(2.0)})
     module.gaps, module.losses, trainer.fit_loop.max_epochs = [0.05] * 3, [0.1] * 3, 3
-    with pytest.warns(UserWarning, match="a later fit went on from weights of an earlier validation"):
+    with pytest.warns(UserWarning, match="a later fit started from weights of an earlier validation"):
         trainer.fit(module, LOADER, LOADER)
 
 
 def test_a_run_that_is_resumed_from_an_earlier_file_has_looked_more_than_it_counts(tmp_path: Path) -> None:
     _, gate = fit(tmp_path, [0.05, 0.5, 0.5])
-    with pytest.warns(UserWarning, match="2 validations came after the file that this run was resumed from"):
+    with pytest.warns(UserWarning, match="2 validations had followed the checkpoint that this run was resumed from"):
         fit(tmp_path, [0.05, 0.05], ckpt_path=gate.best_model_path, max_epochs=3)
     events = [json.loads(line) for line in (tmp_path / "gate_audit.jsonl").read_text().splitlines()]
     assert [line.get("event", line.get("look")) for line in events] == [1, "resumed", 2, 3]
@@ -453,7 +455,7 @@ def test_the_report_is_logged_again_after_a_resume(tmp_path: Path) -> None:
 def test_an_audit_file_that_cannot_be_written_closes_the_gate_and_costs_no_training(tmp_path: Path) -> None:
     (tmp_path / "gate_audit.jsonl").mkdir()
     with pytest.warns(
-        UserWarning, match="cannot write evidence.*The gate is closed for this validation, and training goes on"
+        UserWarning, match="cannot write evidence.*The gate is closed for this validation, and training continues"
     ) as caught:
         trainer, gate = fit(tmp_path, [0.05, 0.05])
     assert sum("cannot write evidence" in str(found.message) for found in caught) == 3, "and once in why nothing passed"
@@ -464,7 +466,7 @@ def test_an_audit_file_that_cannot_be_written_closes_the_gate_and_costs_no_train
 @pytest.mark.parametrize("top", [1, 3])
 def test_a_verdict_that_cannot_be_written_leaves_what_was_kept_before(tmp_path: Path, top: int) -> None:
     (tmp_path / "epoch=1-step=4.verdict.json").mkdir()
-    with pytest.warns(UserWarning, match="The gate is closed for this validation, and training goes on"):
+    with pytest.warns(UserWarning, match="The gate is closed for this validation, and training continues"):
         trainer, gate = fit(tmp_path, [0.05, 0.05, 0.5], settings={"save_top_k": top})
     assert trainer.global_step == 6
     assert [line["gate"] for line in audit(tmp_path)] == ["open", "closed", "closed"]
@@ -530,10 +532,10 @@ def test_a_monitor_that_accounts_anew_after_a_resume_ends_the_promise(tmp_path: 
     """With other groups it is another monitor, which does not know what the one before has spent."""
     before = resumable(tmp_path, 3)
     assert before[-1]["monitors"][0]["error_spent"] == pytest.approx(0.05)
-    with pytest.warns(UserWarning, match="began its account of delta anew"):
+    with pytest.warns(UserWarning, match="restarted its account of delta"):
         after = resumable(tmp_path, 6, groups=["Male", "Female"], ckpt_path=tmp_path / "last.ckpt")
     opened = [line for line in after if line["gate"] == "open"]
     assert {(line["look"] > 3, line["guarantee"]) for line in opened} == {(False, "holds"), (True, "heuristic")}
     assert after[-1]["feedback"] == [
-        "FairnessMonitor began its account of delta anew at validation 4, under other settings than before"
+        "FairnessMonitor restarted its account of delta at validation 4, with other settings than before"
     ]

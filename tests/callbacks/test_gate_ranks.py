@@ -26,7 +26,7 @@ def test_ranks_decide_write_ask_and_certify_as_one(count: int, tmp_path: Path) -
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(count)]
     lines = audit(tmp_path / "kept")
     assert [line["gate"] for line in lines] == ["open", "closed", "closed", "open"]
-    assert lines[1]["reason"] == "another rank said no"
+    assert lines[1]["reason"] == "another rank refused"
     assert lines[2]["arbiter"] == {"open": False, "reason": "not the second time"}
     assert [rank["asked"] for rank in ranks] == [[0, 0, 0], *[[]] * (count - 1)]
     assert ranks[0]["best"] != ""

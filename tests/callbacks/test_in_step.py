@@ -154,7 +154,7 @@ def test_a_network_whose_weights_a_module_around_it_gathers_is_refused() -> None
     for weight in around.parameters():
         weight.to_local = lambda: None  # type: ignore[attr-defined]
     check_root(around, around)
-    with pytest.raises(MisconfigurationException, match="lies inside of the sharded module"):
+    with pytest.raises(MisconfigurationException, match="lies inside a sharded module"):
         check_root(around, inner)
 
 

@@ -607,10 +607,10 @@ def test_what_was_kept_of_rows_is_gone_once_it_is_gathered_and_never_pickled(tra
         ({"flips": {"sex": Column("x", 0)}, "groups": {"sex": {"f": "Female", "m": "Male"}}}, r"numbers; got \['f'"),
         ({"flips": {"sex": Column("x", [0, 1])}, "groups": {"sex": {"f": "F", "m": "M"}}}, r"positions.*\['f', 'm'\]"),
         ({"flips": {"sex": Column("x", 0)}, "groups": {"sex": ["Female"]}}, r"two declared groups; got \['Female'\]"),
-        ({"groups": {"sex": Bins([0.5])}}, r"flips\['sex'\] needs to know .* which Bins.* does not say"),
-        ({"groups": {"sex": "discover"}}, r"flips\['sex'\] needs to know .* which 'discover' does not say"),
-        ({"flip_samples": 0}, "flip_samples .* got 0"),
-        ({"consistency_samples": -1}, "consistency_samples .* got -1"),
+        ({"groups": {"sex": Bins([0.5])}}, r"flips\['sex'\] needs to know .* groups=Bins.* does not tell"),
+        ({"groups": {"sex": "discover"}}, r"flips\['sex'\] needs to know .* groups='discover' does not tell"),
+        ({"flip_samples": 0}, "flip_samples, .* got 0"),
+        ({"consistency_samples": -1}, "consistency_samples, .* got -1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(settings: dict[str, Any], message: str) -> None:
@@ -626,12 +626,12 @@ def test_batches_that_are_not_what_the_settings_say_are_refused_with_what_came(t
     hot = {"sex": Column("x", [0, 1])}
     cases: list[tuple[Any, Tensor, str]] = [
         ({"sex": Column("z", 0)}, x, r"table named 'z'"),
-        ({"sex": Column("y", 0)}, x, r"not called with a table.*'y'; got Tensor\[8\]"),
-        ({"sex": lambda rows: []}, x, r"shape \[8, 4\], one for each other value; got list of 0"),
+        ({"sex": Column("y", 0)}, x, r"not called with 'y' of the batch.*; got Tensor\[8\]"),
+        ({"sex": lambda rows: []}, x, r"shape \[8, 4\], one for each other value of the attribute; got list of 0"),
         ({"sex": lambda rows: [rows[:, :2]]}, x, r"got list of 1 \(Tensor\[8, 2\]"),
-        (hot, half, r"a single 1 beside zeros; got 0\.5"),
-        (hot, several, r"got a row with several"),
-        ({"sex": Column("x", [0])}, x.round(), r"positions \[0, 1\] of a one-hot code of 1 columns"),
+        (hot, half, r"a single 1 and otherwise zeros; got 0\.5"),
+        (hot, several, r"got a row that does not sum to 1"),
+        ({"sex": Column("x", [0])}, x.round(), r"of 1 columns cannot hold groups at the positions \[0, 1\]"),
         ({"sex": Column("x", 1)}, x, r"undeclared group value"),
         ({"sex": Column("x", 9)}, x, r"Column\('x', 9\) needs a table \[N, D\] with these columns"),
     ]
@@ -641,5 +641,5 @@ def test_batches_that_are_not_what_the_settings_say_are_refused_with_what_came(t
             see(individuals(flips), net, [batch])
     with pytest.raises(ValueError, match="set outputs='logits'"):
         see(individuals(how=Outputs.of("probabilities", None)), net, cut(x, 8))
-    with pytest.raises(ValueError, match=r"columns of a table \[N, D\]; got Tensor\[8, 2, 2\]"):
+    with pytest.raises(ValueError, match=r"inputs must be a table \[N, D\]; got Tensor\[8, 2, 2\]"):
         see(individuals({}, consistency_features=[0]), nn.Flatten(), cut(x.reshape(8, 2, 2), 8))

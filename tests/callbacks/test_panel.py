@@ -143,7 +143,7 @@ def test_titles_show_groups_as_they_are_called_and_large_growth_in_full(
     small = {"shape": (1, 8, 8), "validations": 2, "probe_size": 16, "sample_size": 0}
     explained(lambda inputs, number: inputs * 4700**number, tmp_path, groups={"sex": ["class_a", "b"]}, **small)
     assert {title.split("\n")[0] for title in titles} == {f"label {y} {g}" for y in (0, 1) for g in ("class_a", "b")}
-    assert {title.split("\n")[2] for title in titles} == {"size x 4,700"}
+    assert {title.split("\n")[2] for title in titles} == {"total x 4,700"}
 
 
 @pytest.mark.parametrize(("classes", "named"), [(64, 64), (65, 0)])

@@ -93,19 +93,19 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "the box of another": (
         (0, 2),
         {},
-        r"regions\['r'\]: a box must be .*\[8, 8\]; got \(0, 2\); of another input .*'depth'",
+        r"regions\['r'\]: a box must be .*\[8, 8\]; got \(0, 2\); for another input .*'depth'",
     ),
     "the mask of another": (
         torch.ones(6, dtype=torch.bool),
         {},
-        r"must have the shape \[8, 8\]; got \[6\]; of another input than the first say \('depth', region\)",
+        r"must have the shape \[8, 8\]; got \[6\]; for another input than the first, write \('depth', region\)",
     ),
     "too far": (("depth", (0, 9)), {}, r"regions\['r'\]: a box must be \(begin, end\) within \[6\]; got \(0, 9\)"),
     "no place": (("depth", None), {}, r"regions\['r'\] must be a mask .*got None"),
     "the map of a layer": (
         ("depth", (0, 2)),
         {"method": "grad_cam", "layer": "conv"},
-        "regions of depth need a method that explains inputs: maps of the layer 'conv', which 'grad_cam' explains",
+        "regions in depth need a method that explains inputs, .*: 'grad_cam' explains the layer 'conv'",
     ),
 }
 

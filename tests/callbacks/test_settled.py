@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_removed_ends_no_training(
         original(*args, **kwargs)
 
     monkeypatch.setattr(owner, method, remove)
-    with pytest.warns(UserWarning, match=r"validation 2: cannot remove epoch=0-step=2.ckpt: .*What was decided stands"):
+    with pytest.warns(UserWarning, match=r"validation 2: cannot remove epoch=0-step=2.ckpt: .*The decision stands"):
         _, gate = fit(tmp_path, GAPS)
     assert [line["gate"] for line in audit(tmp_path)] == ["open"] * 3
     assert checkpoints(tmp_path) == ["epoch=2-step=6.ckpt", "last.ckpt"]

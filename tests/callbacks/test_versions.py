@@ -16,7 +16,7 @@ from xai_lightning.functional.attribution import FIRST, METHODS, versions
 from xai_lightning.functional.attribution.versions import VERSIONS
 from xai_lightning.functional.rng import random_words
 
-CHANGED = "this release makes explanations in another way"
+CHANGED = "this release of xai_lightning computes explanations differently"
 
 
 def test_versions_are_those_of_methods() -> None:
@@ -60,9 +60,9 @@ def test_references_of_another_way_of_explaining_are_not_compared(method: str, s
     else:
         own, theirs = (".".join(map(str, each)) for each in (versions(method), saved or FIRST))
         assert told == [
-            f"AttributionMonitor({method!r}): {CHANGED} (version {own}) than the one that wrote the checkpoint "
-            f"(version {theirs}), which drift would show; drift starts anew. Resume with the release of the checkpoint "
-            "to go on with its drift"
+            f"AttributionMonitor({method!r}): {CHANGED} (version {own}) from the one that wrote the checkpoint "
+            f"(version {theirs}), which would show as drift; drift starts over. To continue with its drift, resume "
+            "with the release that wrote it"
         ]
         assert first == 0
         assert math.isnan(previous)
@@ -85,8 +85,8 @@ def test_an_alarm_of_earlier_rules_starts_anew_and_says_so(cusum: Any, tmp_path:
         fit(Classifier(), [again], tmp_path, max_epochs=4, ckpt_path=tmp_path / "last.ckpt")
     told = [str(warning.message) for warning in caught if "alarm" in str(warning.message)]
     assert told == [
-        "AttributionMonitor('saliency'): this release predicts drift in another way than the one that wrote the "
-        "checkpoint; the alarm starts anew and cannot ring before the ninth validation from here"
+        "AttributionMonitor('saliency'): this release of xai_lightning predicts drift differently from the one "
+        "that wrote the checkpoint; the alarm starts over and cannot fire before the ninth validation from now"
     ] * bool(cusum)
     assert len(again.state_dict()["course"]["cusum"]["recent"]) == (3 if cusum is None else 1)
 
@@ -109,8 +109,8 @@ def test_references_by_other_variables_are_not_compared(features: dict[str, Any]
         warnings.simplefilter("always")
         after = AttributionMonitor("saliency", features=features, **settings)
         found = fit(Classifier(), [after], tmp_path, max_epochs=3, ckpt_path=tmp_path / "last.ckpt").callback_metrics
-    told = [str(warning.message) for warning in caught if "drift starts anew" in str(warning.message)]
-    said = "AttributionMonitor('saliency'): features changed since the references were made; drift starts anew"
+    told = [str(warning.message) for warning in caught if "drift starts over" in str(warning.message)]
+    said = "AttributionMonitor('saliency'): features changed since the references were made; drift starts over"
     assert (told, float(found["xai/errors"])) == ([] if same else [said], 0)
     assert (float(found["drift/saliency/cosine/first/mean"]) > 0) == same
     assert math.isnan(found["drift/saliency/cosine/previous/mean"]) != same

@@ -355,7 +355,7 @@ def test_the_legend_of_a_film_is_whole_whatever_its_length(validations: int) -> 
         range(validations),
         labels=["label 0"],
         scale=0.02,
-        note="of a map's own size",
+        note="of the map's total |attribution|",
     )
     assert (drawn[:, -6:] == 255).all()
     # below frames there is a line of words, and as many more as there is no room for in it
@@ -366,14 +366,16 @@ def test_the_legend_of_a_film_is_whole_whatever_its_length(validations: int) -> 
 def test_the_legend_of_series_is_whole_whatever_their_number(channels: int) -> None:
     maps = torch.zeros(1, channels, 4)
     names = [f"x{i}" for i in range(channels)]
-    drawn = series_bands(None, maps, maps, channels=names, titles=["label 0"], scale=0.02, note="of a map's own size")
+    drawn = series_bands(
+        None, maps, maps, channels=names, titles=["label 0"], scale=0.02, note="of the map's total |attribution|"
+    )
     assert (drawn[:, -6:] == 255).all()
     assert (drawn[-14:] != 255).any()
 
 
 def test_words_of_series_and_texts_can_be_read_in_a_card() -> None:
     """TensorBoard's are 350 pixels wide, or 220 high: what is far larger is made so small that no word can be read."""
-    maps, note = torch.full((4, 6, 4), math.nan), "of a map's own size"
+    maps, note = torch.full((4, 6, 4), math.nan), "of the map's total |attribution|"
     series = series_bands(None, maps, maps, channels=list("abcdef"), titles=["label 0"] * 4, scale=0.02, note=note)
     texts = token_lines([["word"] * 60] * 8, maps.new_full((8, 60), math.nan), None, titles=["t"] * 8, scale=0.02)
     assert series.shape[0] <= 450

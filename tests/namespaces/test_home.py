@@ -127,9 +127,9 @@ def test_a_trainer_of_the_other_is_refused(which):
     callback = callbacks()[which]
     made = theirs("Trainer")(callbacks=[callback], logger=False, max_epochs=1, accelerator="cpu")
     module = theirs("LightningModule")()
-    with pytest.raises(refused(), match=f"Trainer comes from '{OTHER}': write `import {OTHER}` before"):
+    with pytest.raises(refused(), match=f"Trainer comes from '{OTHER}': put `import {OTHER}` before"):
         callback.setup(made, module, "fit")
-    with pytest.raises(TypeError, match=f"one callback of '{HOME}'.*write `import {OTHER}` before"):
+    with pytest.raises(TypeError, match=f"one callback of '{HOME}'.*put `import {OTHER}` before"):
         theirs("Trainer")(callbacks=callbacks()[which])
 
 
@@ -146,7 +146,7 @@ def test_a_fit_with_a_trainer_of_the_other_is_refused(tmp_path):
 
     quiet = {"logger": False, "default_root_dir": tmp_path, "accelerator": "cpu", "enable_progress_bar": False}
     made = theirs("Trainer")(callbacks=callbacks(), max_epochs=1, **quiet)
-    with pytest.raises(refused(), match=f"xai_lightning uses '{HOME}', but the Trainer comes from '{OTHER}': write"):
+    with pytest.raises(refused(), match=f"xai_lightning uses '{HOME}', but the Trainer comes from '{OTHER}': put"):
         made.fit(Theirs(), Data().train_dataloader())
 
 
@@ -158,7 +158,7 @@ def test_parts_of_the_other_in_a_trainer_of_this_one_are_refused(name, tmp_path)
     part = kind(tmp_path) if name.startswith("loggers") else kind(monitor="val_loss")
     parts = {"logger": part, "parts": []} if name.startswith("loggers") else {"logger": False, "parts": [part]}
     made = trainer(tmp_path, [*parts["parts"], *callbacks()], logger=parts["logger"], max_epochs=1)
-    message = f"{kind.__name__} comes from '{OTHER}', but the Trainer from '{HOME}': import both from '{HOME}'"
+    message = f"{kind.__name__} comes from '{OTHER}', but the Trainer comes from '{HOME}': import both from '{HOME}'"
     with pytest.raises(refused(), match=message):
         made.fit(Net(), datamodule=Data())
 

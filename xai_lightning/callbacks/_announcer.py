@@ -26,8 +26,8 @@ class Announcer(Callback):
         """
         if trainer.barebones:
             raise MisconfigurationException(
-                f"{type(self).__name__} logs through self.log, which Trainer(barebones=True) switches off; leave out "
-                "the callback, or barebones"
+                f"{type(self).__name__} logs through self.log, which Trainer(barebones=True) switches off; remove the "
+                "callback, or barebones=True"
             )
         sinks = logger_sinks(trainer.loggers)
         for sink in sinks:
@@ -37,7 +37,7 @@ class Announcer(Callback):
             return
         if trainer.state.fn == "fit" and not trainer.enable_validation:
             rank_zero_warn(
-                f"{type(self).__name__} looks at validations, and this Trainer makes none: it needs a validation_step, "
+                f"{type(self).__name__} observes validations, but this Trainer runs none: it needs a validation_step, "
                 f"a validation loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
             )
         # the loggers of a dry run drop everything
@@ -47,11 +47,11 @@ class Announcer(Callback):
         without = dict.fromkeys(type(sink.logger).__name__ for sink in sinks if not sink.takes_pictures)
         if not sinks:
             rank_zero_info(
-                "xai_lightning: the Trainer has no logger; limits and callback_metrics work, and what is only looked "
-                "at, pictures above all, goes to a monitor's own sinks=[...] and else nowhere"
+                "xai_lightning: the Trainer has no logger; limits and callback_metrics still work, but pictures and "
+                "other results that are only for viewing go nowhere, except to sinks=[...] of a monitor"
             )
         elif without:
             rank_zero_info(
-                f"xai_lightning: {', '.join(without)} takes numbers only, so pictures and histograms are left out "
-                "there; TensorBoardLogger, WandbLogger and MLFlowLogger take pictures"
+                f"xai_lightning: pictures and histograms are not sent to {', '.join(without)}, for which only numbers "
+                "are supported; TensorBoardLogger, WandbLogger and MLFlowLogger also receive pictures"
             )

@@ -54,9 +54,9 @@ class Arguments:
         for name, x in zip(("input", *further), (sample.inputs, *found.columns(sample)), strict=False):
             if x.ndim < 2 or len(x) != len(sample):
                 raise ValueError(
-                    f"{name!r} must be a tensor [N, ...] with a row of numbers for each of {len(sample)} samples to be "
-                    f"explained; got {describe(x)}. Make one number per sample a column, [N, 1], or, if it is not the "
-                    "first, leave it out of inputs=, so that it goes along unexplained"
+                    f"{name!r} must be a tensor [N, ...] with a row of numbers for each of {len(sample)} samples to "
+                    f"be explained; got {describe(x)}. Reshape one number per sample to a column, [N, 1], or, if it "
+                    "is not the first input, leave it out of inputs= so that it is passed along unexplained"
                 )
         return found
 

@@ -109,7 +109,7 @@ class Batches:
         tables = [f"{setting.partition(' ')[0]}={table!r}" for setting, table in self._tables().items()]
         if tables:
             raise ValueError(
-                f"a table holds one value per row of the validation set, and these are other rows; got "
+                "a Table holds one value per row of the validation set, but these are other rows; got "
                 f"{' and '.join(tables)}. Put the values into the batch, or use Column(...) or a callable"
             )
         found = copy.copy(self)
@@ -142,7 +142,7 @@ class Batches:
         sample, real = self.advance(batch)
         if "" in sample.groups and len(self.vocabularies) > 1:
             raise ValueError(
-                f"the batch's third part holds one attribute, but {len(self.vocabularies)} are declared "
+                f"the third element of the batch holds one attribute, but {len(self.vocabularies)} are declared "
                 f"({', '.join(self.vocabularies)}); make it a dict from attribute to values"
             )
         rows = {attribute: self._encoded(attribute, sample, batch) for attribute in self.vocabularies}
@@ -216,7 +216,7 @@ class Batches:
         """
         strange = [name for name in state if name not in self._discovered]
         if strange:
-            raise ValueError(f"only {[*self._discovered]} are discovered here; got the groups of {strange}")
+            raise ValueError(f"only groups of {[*self._discovered]} are discovered here; got those of {strange}")
         loaded = {a: settled(self._discovered[a], [values]) for a, values in state.items()}
         self._decide(self._discovered | loaded)
 

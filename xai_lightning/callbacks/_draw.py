@@ -250,9 +250,9 @@ class Candidates:
         if self.rows is not None and self.rows.inputs.shape[1:] != inputs.shape[1:]:
             earlier, now = list(self.rows.inputs.shape[1:]), list(inputs.shape[1:])
             raise ValueError(
-                f"samples of this batch have the shape {now}, earlier ones {earlier}; the probe needs one shape: pad "
-                "to a fixed length (token ids by pad_to=..., which leaves batches as they are), or give probe=... "
-                "samples of one shape"
+                f"samples of this batch have the shape {now}, but earlier ones {earlier}; the probe needs a single "
+                "shape: pad to a fixed length (for token ids, pad_to=... does so without changing the batches), or "
+                "give probe=... samples of one shape"
             )
         known = known_by(inputs, targets, extras)
         hashes, strata = row_hash(known, self._seed, self._hashed).cpu(), strata.cpu()

@@ -19,13 +19,13 @@ from xai_lightning.callbacks._trainer import OtherRankError, together
 
 T = TypeVar("T")
 MOMENTS = {
-    "_open": ", at its beginning",
+    "_open": ", at its start",
     "_before": ", before a step",
     "_after": ", after a step",
-    "_share_out_together": ", where ranks share out what to do",
+    "_share_out_together": ", while ranks divided the samples",
     "_close": ", after the last batch",
-    "_memory": ", before ranks meet",
-    "_gather_together": ", where ranks meet",
+    "_memory": ", before ranks exchanged results",
+    "_gather_together": ", while ranks exchanged results",
     "_conclude_in_sight": ", at its end",
     "reduce": ", in a hook on a layer",
     "_hear": ", in a hook on the network",
@@ -139,8 +139,8 @@ class Enduring(Observer):
         self._unfinished = True
         number = self._number if self._entry == "fit" else 0
         warnings.warn(
-            f"{self._label} could not {what}{_within(number)}: {described(error)}. Training goes on, and "
-            f"{tags.ERRORS} counts it at the next validation; on_error='raise' stops the training instead.",
+            f"{self._label} could not {what}{_within(number)}: {described(error)}. Training continues, and "
+            f"{tags.ERRORS} counts this at the next validation; set on_error='raise' to stop the training instead.",
             stacklevel=2,
         )
 
@@ -167,8 +167,8 @@ class Enduring(Observer):
         last = self._failures == FAILURES_IN_A_ROW
         end = "It stops here, after three failures in a row, and logs NaN" if last else "It tries again at the next one"
         warnings.warn(
-            f"{self._label} failed{_within(look.number)}{moment} and logged NaN: {described(look.failure)}. "
-            f"{end}. Training goes on; on_error='raise' stops the training instead.",
+            f"{self._label} failed{_within(look.number)}{moment} and logged NaN: {described(look.failure)}. {end}. "
+            "Training continues; set on_error='raise' to stop it instead.",
             stacklevel=2,
         )
 

@@ -113,7 +113,10 @@ class Monitor(Enduring, Announcer):
         lost = isinstance(given, Mapping) and "lost" in given
         if lost:
             self._number = max(self._number, int(given.get("number", 0)))
-            warnings.warn(f"{self._label} could not save its state in this checkpoint and begins anew", stacklevel=2)
+            warnings.warn(
+                f"{self._label}: the checkpoint does not hold its state, which could not be saved; it starts over",
+                stacklevel=2,
+            )
         before = {"version": STATE_VERSION, "number": 0, **copy.deepcopy(self._save())}
         if lost or not take_up(type(self).__name__, given, STATE_VERSION, load=self._take_up, before=before):
             self._forgo()
@@ -152,7 +155,7 @@ class Monitor(Enduring, Announcer):
         if clash:
             raise MisconfigurationException(
                 f"{type(self).__name__} and another monitor would both log {clash[0]!r}; give one of them a name=..., "
-                "which becomes the prefix of all it logs"
+                "which becomes the prefix of all that it logs"
             )
         # names are longest under `test`
         self._meet_loggers(trainer, [tags.within("test", tags.within(self.name, x)) for x in self.logged_names()[0]])
@@ -190,7 +193,9 @@ class Monitor(Enduring, Announcer):
     def _name_left_out(self, loaders: int) -> None:
         left_out = ", ".join(str(i) for i in range(loaders) if i != self.dataloader_idx)
         if left_out and not self._named:
-            rank_zero_info(f"{type(self).__name__} looks at dataloader {self.dataloader_idx}; left out: {left_out}")
+            rank_zero_info(
+                f"{type(self).__name__} observes only dataloader_idx={self.dataloader_idx}; left out: {left_out}"
+            )
             self._named = True
 
     def _due(self) -> bool:

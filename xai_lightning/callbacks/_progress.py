@@ -129,7 +129,7 @@ class _Work:
 
     def _hide(self, error: Exception) -> None:
         self._hidden = True
-        rank_zero_warn(f"xai_lightning: progress of {self._text!r} cannot be shown: {error!r}")
+        rank_zero_warn(f"xai_lightning: the progress of {self._text!r} cannot be shown: {error!r}")
 
 
 _WORK: ContextVar[_Work | None] = ContextVar("work", default=None)

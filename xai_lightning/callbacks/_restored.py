@@ -197,6 +197,6 @@ def restored(module: nn.Module) -> Iterator[None]:
     altered = sorted({type(m.module).__name__ for m in memories if any(_altered(weight) for weight in m.weights)})
     if altered or failures:
         raise RuntimeError(
-            f"an explanation changed what cannot be undone: parameters or gradients of [{', '.join(altered)}]; "
+            f"an explanation made changes that cannot be undone: parameters or gradients of [{', '.join(altered)}]; "
             f"contents of [{', '.join(failures)}]"
         )

@@ -76,10 +76,10 @@ def mask_of(batch: Any, where: Mask) -> Tensor:
     known = isinstance(batch, Mapping) and where in batch
     known |= isinstance(batch, list | tuple) and isinstance(where, int) and where < len(batch)
     if not callable(where) and not known:
-        raise ValueError(f"mask={where!r} is no entry of this batch: {describe(batch)}")
+        raise ValueError(f"mask={where!r} is not an entry of this batch: {describe(batch)}")
     mask = where(batch) if callable(where) else batch[where]
     if not isinstance(mask, Tensor) or mask.dim() == 0:
-        raise ValueError(f"mask must be a tensor with a row per sample; mask={where!r} gave {describe(mask)}")
+        raise ValueError(f"mask must be a tensor with one row per sample; mask={where!r} gave {describe(mask)}")
     return mask.detach().bool()
 
 
@@ -92,7 +92,7 @@ def both(rows: Tensor | None, mask: Tensor | None) -> Tensor | None:
     if rows is None or mask is None:
         return mask if rows is None else rows
     if len(rows) != len(mask):
-        raise ValueError(f"mask must have a row per sample, {len(rows)}; got {describe(mask)}")
+        raise ValueError(f"mask must have one row per sample, {len(rows)} in all; got {describe(mask)}")
     return mask & rows.to(mask.device).view(-1, *[1] * (mask.dim() - 1))
 
 

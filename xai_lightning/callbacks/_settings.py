@@ -99,7 +99,8 @@ def check_references(wanted: Sequence[str] | None, best_of: tuple[str, str] | No
         return [name for name in known if name != "best" or best_of is not None]
     if "best" in wanted and best_of is None:
         raise ValueError(
-            f"references={list(wanted)} with 'best' needs best_of=('val_loss', 'min') or the like; got None"
+            f"references={list(wanted)} with 'best' needs a metric, such as best_of=('val_loss', 'min'); got "
+            "best_of=None"
         )
     return [choose("reference", name, known) for name in wanted]
 
@@ -134,9 +135,11 @@ def check_tokens(pad_token: object, special_tokens: Sequence[object], words: obj
     """
     for name, number in (("pad_token", pad_token), *(("special_tokens", token) for token in special_tokens)):
         if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name} must be given by number, as the tokenizer's convert_tokens_to_ids; got {number!r}")
+            raise TypeError(
+                f"{name} must hold token ids, such as tokenizer.convert_tokens_to_ids(...) returns; got {number!r}"
+            )
     if not (words is None or callable(words) or isinstance(words, Mapping | Sequence)) or isinstance(words, str):
-        raise TypeError(f"words must be a callable from a token's id, a list or a dict; got {words!r}")
+        raise TypeError(f"words must map token ids to words: a callable, a list or a dict; got {words!r}")
 
 
 def check_sample_size(size: Any) -> int | None:
@@ -162,7 +165,7 @@ def check_share(share: Any) -> float | None:
         ValueError: if it does not lie strictly between 0 and 1.
     """
     if share is not None and (not 0 < share < 1):
-        raise ValueError(f"max_overhead must lie between 0 and 1; got {share!r}")
+        raise ValueError(f"max_overhead must lie strictly between 0 and 1; got {share!r}")
     return None if share is None else float(share)
 
 

@@ -54,8 +54,8 @@ def refuse_tensor_parallel(trainer: Trainer) -> None:
         parts = mesh["tensor_parallel"].size()
     if parts > 1:
         raise MisconfigurationException(
-            f"xai_lightning counts the rows of all ranks, and with tensor_parallel_size={parts} so many ranks read the "
-            "same rows; use ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) with fully_shard"
+            f"xai_lightning counts the rows of all ranks, but with tensor_parallel_size={parts}, {parts} ranks read "
+            "the same rows; use ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) with fully_shard"
         )
 
 
@@ -73,9 +73,9 @@ def refuse_unseen(trainer: Trainer, what: str, instead: str) -> None:
     name = unseen(trainer)
     if name:
         raise MisconfigurationException(
-            f"{what} is not supported with {name}, under which it was never run; shard the model with "
-            "ModelParallelStrategy and torch's fully_shard in configure_model, run trainer.validate on one device from "
-            f"a checkpoint, or {instead}"
+            f"{what} is not supported with {name}, under which it has never been run; shard the model with "
+            "ModelParallelStrategy and torch's fully_shard in configure_model, run trainer.validate on one device "
+            f"from a checkpoint, or {instead}"
         )
 
 
@@ -88,8 +88,8 @@ def refuse_unequal_passes(trainer: Trainer, what: str) -> None:
     refuse_unseen(trainer, what, f"leave {what} out")
     if is_sharded(trainer):
         raise MisconfigurationException(
-            f"{what} makes as many passes as each rank's rows need, which ranks of a sharded model cannot; run "
-            f"trainer.validate on one device from a checkpoint, or leave {what} out"
+            f"{what} makes as many passes as each rank's rows need, but the ranks of a sharded model must all make "
+            f"the same passes; run trainer.validate on one device from a checkpoint, or leave {what} out"
         )
 
 
@@ -204,12 +204,13 @@ class Steps:
         self._inside = False
         doing: set[Moment] = {moment for moment, count in zip(MOMENTS, table.tolist(), strict=True) if count}
         if "failed" in doing and mine != "failed":
-            raise OutOfStepError("the explanation failed on another rank, and was given up before the next pass")
+            raise OutOfStepError("the explanation failed on another rank, so it was abandoned before the next pass")
         # ranks that wait join in gradients, on padding, and in nothing else
         busy = doing - {"waits"}
         if mine != "failed" and doing != {mine} and busy != {"gradient"}:
             raise OutOfStepError(
-                f"ranks make other passes through a sharded model: this one {mine!r}, and all of them {sorted(doing)}; "
-                "integrated_gradients with a fixed n_steps makes the same on all"
+                f"ranks make different passes through a sharded model: this one {mine!r}, and all of them "
+                f"{sorted(doing)}; use integrated_gradients with a fixed n_steps, which makes the same passes on all "
+                "ranks"
             )
         return next(iter(busy), "waits")

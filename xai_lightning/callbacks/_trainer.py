@@ -96,8 +96,8 @@ def refuse_hidden_batches(pl_module: LightningModule, stage: str, what: str) -> 
     name = {"fit": "validation_step", "validate": "validation_step", "test": "test_step"}.get(stage)
     if name is not None and "dataloader_iter" in inspect.signature(getattr(pl_module, name)).parameters:
         raise MisconfigurationException(
-            f"{type(pl_module).__name__}.{name} takes dataloader_iter, so that Lightning shows callbacks no batch, and "
-            f"{what} reads batches; let it take (batch, batch_idx)"
+            f"{type(pl_module).__name__}.{name} takes dataloader_iter, so that Lightning passes no batches to "
+            f"callbacks, but {what} reads them; let the step take (batch, batch_idx) instead"
         )
 
 
@@ -121,7 +121,8 @@ def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
         found = submodule(pl_module, name)
         if found is None:
             raise MisconfigurationException(
-                f"network={name!r} is not a submodule; its children are {', '.join(children)}"
+                f"network={name!r} is not a submodule of {type(pl_module).__name__}; its children are "
+                f"{', '.join(children)}"
             )
         return found
     if type(pl_module).forward is not LightningModule.forward:
@@ -130,8 +131,8 @@ def resolve_network(pl_module: LightningModule, name: str | None) -> nn.Module:
         return pl_module.get_submodule(children[0])
     raise MisconfigurationException(
         f"{type(pl_module).__name__} does not override forward and has {len(children)} children with parameters "
-        f"({', '.join(children) or 'none'}); name the network with network=..., or "
-        "override forward, if it takes more than one of them to get from inputs to outputs"
+        f"({', '.join(children) or 'none'}); name the network with network=..., or override forward if more than one "
+        "of them is needed to get from inputs to outputs"
     )
 
 
@@ -171,7 +172,7 @@ def summed(trainer: Trainer, mine: Tensor, how: Literal["sum", "max"]) -> Tensor
 class OtherRankError(RuntimeError):
     """Another rank failed, so this one leaves the exchange as well."""
 
-    def __init__(self, reason: str = "another rank failed, which says why") -> None:
+    def __init__(self, reason: str = "another rank failed; its own message says why") -> None:
         super().__init__(reason)
 
 
@@ -226,7 +227,7 @@ def loader_of(trainer: Trainer, dataloader_idx: int) -> Any:
     loaders = loaders_of(trainer)
     if dataloader_idx >= len(loaders):
         raise MisconfigurationException(
-            f"dataloader_idx={dataloader_idx}, but there are {len(loaders)} loaders, from 0 on"
+            f"dataloader_idx={dataloader_idx} must be below {len(loaders)}, the number of loaders"
         )
     return loaders[dataloader_idx]
 
@@ -256,8 +257,9 @@ class Positions:
         self.pads = isinstance(sampler, DistributedSampler) and sampler.total_size > len(sampler.dataset)  # type: ignore[arg-type]
         if self.pads and not self._in_order:
             raise ValueError(
-                f"batches drawn by {type(batches).__name__} over a DistributedSampler that repeats rows: which samples "
-                "would be counted twice is unknown; make the length of the data a multiple of the number of ranks"
+                f"{type(batches).__name__} draws batches over a DistributedSampler that repeats rows, so it is "
+                "unknown which samples would be counted twice; make the length of the dataset a multiple of the "
+                "number of ranks"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -282,8 +284,8 @@ class Positions:
         first = self._seen - n
         if self._by_batch or not self._in_order:
             raise ValueError(
-                f"groups_from=Table(...) needs a loader that makes its batches (of {n} here) of rows in order; this "
-                "does not. Put the attribute into the batch, or use Column(...) or a callable."
+                f"groups_from=Table(...) needs a loader that makes its batches (of {n} here) of consecutive rows; "
+                "this one does not. Put the attribute into the batch, or use Column(...) or a callable."
             )
         if isinstance(self._sampler, SequentialSampler):
             return torch.arange(first, first + n, device="cpu")
@@ -291,7 +293,7 @@ class Positions:
             if self._order is None:
                 self._order = torch.tensor(list(self._sampler), dtype=torch.int64, device="cpu")
             return self._order[first : first + n]
-        seen = "is of an iterable dataset, whose rows have no numbers"
+        seen = "has an iterable dataset, whose rows have no indices"
         what = seen if self._iterable else f"has the sampler {type(self._sampler).__name__}"
         raise ValueError(
             f"groups_from=Table(...) needs a validation loader that does not shuffle; this one {what}. Put the "

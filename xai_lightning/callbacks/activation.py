@@ -169,7 +169,7 @@ class ActivationMonitor(Monitor):
         absent = self._wanted.absent(self._layers, alone=self._expensive is None)
         if absent and absent not in self._told:
             self._told.add(absent)
-            rank_zero_info(f"ActivationMonitor does not log {absent}: no such layer is watched")
+            rank_zero_info(f"ActivationMonitor watches no layer that has {absent}")
         if self._expensive is not None:
             worst = list(self._wanted.worst(self._layers, fit=True))
             ridges, hidden = self._wanted.histogram, unseen(trainer)
@@ -241,7 +241,7 @@ class ActivationMonitor(Monitor):
         h = readable(output)
         if h is None:
             self._unreadable.add(layer.name)
-            self._tell("return no dense real tensor and log NaN", [layer.name])
+            self._tell("return no dense real tensor, so that NaN is logged", [layer.name])
         return h
 
     @override
@@ -267,7 +267,7 @@ class ActivationMonitor(Monitor):
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:
         merged, steps, silent, more = gathered
         record, found = recorded(self._layers, self._wanted, merged, steps, self._first, fit=look.stage == "fit")
-        self._tell("were never called in a validation step and log NaN", silent if steps else [])
+        self._tell("were never called in a validation step, so that NaN is logged", silent if steps else [])
         if self._expensive is not None:
             self._expensive.conclude(record, look, more, found)
         return record

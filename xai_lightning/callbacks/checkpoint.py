@@ -194,14 +194,18 @@ class GatedCheckpoint(DecidingCheckpoint, Announcer):
         others = [other for other in trainer.checkpoint_callbacks if not isinstance(other, GatedCheckpoint)]
         if others:
             names = ", ".join(type(other).__name__ for other in others)
-            rank_zero_warn(f"{names} beside GatedCheckpoint writes files that no gate has seen")
+            rank_zero_warn(
+                f"{names} beside GatedCheckpoint saves checkpoints that no gate has judged; remove it to keep only "
+                "those that pass"
+            )
 
     def _check_own_files(self, trainer: Trainer) -> None:
         # a gate further down the list learns its folder in its own `setup`
         others = [other for other in callbacks_of(trainer) if isinstance(other, GatedCheckpoint) and other is not self]
         if any(other.dirpath is not None and other.audit_path == self.audit_path for other in others):
             raise MisconfigurationException(
-                f"two gates would write their decisions to {self.audit_path}; give one another name= or dirpath="
+                f"two gates would write their decisions to {self.audit_path}; give one of them another name= or "
+                "dirpath="
             )
 
 
@@ -212,6 +216,6 @@ def _check_choices(fallback: str, save_top_k: int, arbiter: object, certify: obj
     if fallback != "none" and save_top_k == 0:
         raise ValueError(f"fallback={fallback!r} keeps a file, but save_top_k={save_top_k} keeps none; choose one")
     if arbiter is not None and not callable(arbiter):
-        raise TypeError(f"arbiter must be callable with a mapping of metrics; got {arbiter!r}")
+        raise TypeError(f"arbiter must be a callable that takes a mapping of metrics; got {arbiter!r}")
     if certify is not None:
         check_rows(certify)

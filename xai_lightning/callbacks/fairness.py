@@ -187,7 +187,10 @@ def _check_given(given: Mapping[str, str], groups: Mapping[str, Declared]) -> No
     for attribute, other in given.items():
         for name in (attribute, other):
             if name not in groups:
-                raise ValueError(f"given names {name!r}, which is not among the attributes {list(groups)}; declare it")
+                raise ValueError(
+                    f"given={dict(given)!r} names {name!r}, which is not among the attributes {list(groups)}; declare "
+                    "it in groups"
+                )
         if attribute == other:
             raise ValueError(f"given must name another attribute for {attribute!r}; got itself")
 
@@ -198,7 +201,8 @@ def _individuals(
     if not flips and features is None:
         return None
     if judging.numbers or judging.multi_label:
-        raise ValueError(f"flips and consistency_features need one class per sample; got outputs={judging.how.space!r}")
+        got = "multi_label=True" if judging.multi_label else f"outputs={judging.how.space!r}"
+        raise ValueError(f"flips and consistency_features need a single class per sample; got {got}")
     vocabularies = batches.vocabularies
     chosen = None if features is None else list(features)
     return Individuals(

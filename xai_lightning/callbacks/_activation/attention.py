@@ -41,8 +41,9 @@ def heads_of(
     """
     if is_shard(next(module.parameters())):
         raise ValueError(
-            f"where the {module.num_heads} heads look cannot be recomputed from a shard of their weights; call "
-            "fully_shard on the block around nn.MultiheadAttention rather than on it, or do not name it in layers=[...]"
+            f"the attention weights of {module.num_heads} heads cannot be recomputed from a shard of the layer; call "
+            "fully_shard on the block around nn.MultiheadAttention rather than on the layer itself, or name other "
+            "modules with layers=[...]"
         )
     # a hook sees the arguments as the caller passed them, by position or by name
     given = _SIGNATURE.bind(module, *call[0], **call[1])
@@ -113,7 +114,7 @@ def _weights(
             average_attn_weights=False,
         )
     if weights is None:
-        raise ValueError(f"torch returned no weights of attention for inputs {[tuple(x.shape) for x in inputs]}")
+        raise ValueError(f"torch returned no attention weights for inputs of shapes {[tuple(x.shape) for x in inputs]}")
     return weights
 
 

@@ -56,8 +56,9 @@ class KernelReferences:
         changed = bool(self._kernels) and not torch.equal(self._hashes, found.hashes)
         if changed:
             rank_zero_warn(
-                f"ActivationMonitor: the validation data changed ({len(found.hashes)} rows are drawn, not the "
-                f"{len(self._hashes)} of before); CKA is NaN in this validation and starts anew from it"
+                f"ActivationMonitor: the validation data changed ({len(found.hashes)} rows are drawn now, other than "
+                f"the {len(self._hashes)} drawn before); CKA is NaN in this validation, which becomes the new first "
+                "reference"
             )
             self._kernels, self._best = {}, None
         self._choose_best(metric)
@@ -77,7 +78,10 @@ class KernelReferences:
         name, mode = self._best_of
         if math.isnan(metric):
             if not self._told:
-                rank_zero_warn(f"ActivationMonitor: no finite {name!r} was logged; 'best' stays as it is")
+                rank_zero_warn(
+                    f"ActivationMonitor: no finite value of {name!r}, the metric of best_of, was logged, so the "
+                    "reference 'best' stays as it is"
+                )
             self._told = True
             return
         if self._best is None or (metric < self._best if mode == "min" else metric > self._best):

@@ -84,11 +84,14 @@ def find_layers(pl_module: LightningModule, patterns: Sequence[Pattern] | None, 
         inside = [name for name in found if name not in names]
     if inside and (patterns is not None or not names):
         raise MisconfigurationException(
-            f"ActivationMonitor cannot watch what is inside a compiled module, where hooks do not fire: "
-            f"{', '.join(inside)}; compile after the training, or name other modules with layers=[...]"
+            "ActivationMonitor cannot watch modules inside a compiled module, where hooks do not fire: "
+            f"{', '.join(inside)}; compile after training, or name other modules with layers=[...]"
         )
     if inside:
-        rank_zero_warn(f"ActivationMonitor leaves out modules inside a compiled one: {', '.join(inside)}")
+        rank_zero_warn(
+            "ActivationMonitor leaves out modules inside a compiled module, where hooks do not fire: "
+            f"{', '.join(inside)}"
+        )
     if not names:
         raise MisconfigurationException(
             f"ActivationMonitor found no module to watch in {type(pl_module).__name__}; name some with layers=[...]"
@@ -106,7 +109,7 @@ def why_silent(pl_module: LightningModule, name: str) -> str:
         if isinstance(owner, nn.MultiheadAttention):
             return f"{name} (nn.MultiheadAttention uses its weights without calling it)"
         if isinstance(owner, FUSED):
-            return f"{name} (the fused path of nn.{type(owner).__name__} calls nothing inside)"
+            return f"{name} (the fused path of nn.{type(owner).__name__} does not call its submodules)"
         parent = parent.rpartition(".")[0]
     return name
 
@@ -119,7 +122,10 @@ def _by_default(modules: dict[str, nn.Module]) -> list[str]:
         return found
     weighted = [name for name, module in free.items() if is_weighted_leaf(module)]
     if weighted:
-        rank_zero_info("ActivationMonitor: no non-linearity is a module; it watches the layers with weights instead")
+        rank_zero_info(
+            "ActivationMonitor: no module is a non-linearity, such as nn.ReLU, so it watches the layers with weights "
+            "instead"
+        )
     return weighted
 
 
@@ -135,7 +141,7 @@ def _matching(names: Sequence[str], modules: dict[str, nn.Module], patterns: Seq
     for pattern in patterns:
         if not any(_matches(name, modules[name], pattern) for name in callable_):
             raise MisconfigurationException(
-                f"layers: the pattern {pattern!r} matches no module; there are {', '.join(callable_[:40])}"
+                f"layers: the pattern {pattern!r} matches no module; the modules are {', '.join(callable_[:40])}"
             )
     return [name for name in callable_ if any(_matches(name, modules[name], pattern) for pattern in patterns)]
 

@@ -87,15 +87,15 @@ class Wanted:
         """
         lacking = [name for name in self.computed if not any(layer.has(name) for layer in layers)]
         by_kind = {kind: [name for name in lacking if STATISTICS[name].of == kind] for kind in KINDS}
-        said = ", ".join(f"{', '.join(names)} (of {KINDS[kind]})" for kind, names in by_kind.items() if names)
+        said = ", ".join(f"{', '.join(names)} (only for {KINDS[kind]})" for kind, names in by_kind.items() if names)
         if alone and len(lacking) == len(self.computed) and not (self.histogram or self.calls or self.growth):
             watched = ", ".join(layer.name for layer in layers[:8])
             raise MisconfigurationException(
-                f"ActivationMonitor would log nothing: none of {watched} can have {said}; name other layers=[...], or "
-                "statistics that every layer with units has, such as 'dormant_0.025'"
+                f"ActivationMonitor would log nothing: {said} cannot be computed for any of {watched}; name other "
+                "layers=[...], or choose statistics that every layer with units has, such as 'dormant_0.025'"
             )
         stands_in = said and self._instead is not None and self._instead not in lacking
-        return f"{said} but {self._instead}" if stands_in else said
+        return f"{said}; it logs {self._instead} instead" if stands_in else said
 
     def measured(self, layer: Layer) -> Measured:
         """What must be measured in a layer."""

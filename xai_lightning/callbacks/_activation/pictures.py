@@ -92,7 +92,7 @@ def similarities(names: list[str], matrix: Tensor) -> Pictures:
     if not names:
         return {}
     note = "linear CKA, unbiased, of means over positions"
-    draw = partial(layer_similarity, matrix, names, title="what layers represent: how alike", note=note)
+    draw = partial(layer_similarity, matrix, names, title="similarity of layer representations", note=note)
     return {tags.activation_picture("cka"): draw}
 
 
@@ -100,6 +100,7 @@ def tops(top: TopSamples | None) -> Pictures:
     """The samples that activate the most selective units most."""
     if top is None:
         return {}
-    title, note = "samples that move the most selective units most", "means over positions; brightness per sample"
+    title = "top samples of the most selective units"
+    note = "means over positions; brightness scaled per sample"
     draw = partial(unit_samples, top.thumbnails, top.units, top.values, notes=top.notes, title=title, note=note)
     return {tags.activation_picture("top_samples"): draw}

@@ -77,13 +77,14 @@ class Representation:
             if not any(fnmatchcase(layer.name, pattern) for layer in known):
                 names = ", ".join(layer.name for layer in known)
                 raise MisconfigurationException(
-                    f"representation: the pattern {pattern!r} matches no watched module with units; there are {names}"
+                    f"representation: the pattern {pattern!r} matches no watched module with known units; those are "
+                    f"{names}"
                 )
         fit = [x for x in known if self._patterns is None or any(fnmatchcase(x.name, p) for p in self._patterns)]
         if not fit:
             raise MisconfigurationException(
-                f"representation: the units of none of {', '.join(layer.name for layer in watched)} are known; name "
-                "other modules with layers=[...]"
+                "representation: the units are unknown for all watched modules "
+                f"({', '.join(layer.name for layer in watched)}); name other modules with layers=[...]"
             )
         most = min(MOST_LAYERS, len(fit))
         self.layers = [fit[round(i * (len(fit) - 1) / max(most - 1, 1))] for i in range(most)]
@@ -94,8 +95,8 @@ class Representation:
         memory = bytes_needed(self.probe.size, MOST_UNITS, layers=most, references=kept, itemsize=8)
         memory += MOST_BYTES * bool(self.attention)
         rank_zero_info(
-            f"ActivationMonitor samples {self.probe.size} rows to see what {', '.join(x.name for x in self.layers)} "
-            f"represent; that takes at most {memory / 2**20:.0f} MiB, and no pass"
+            f"ActivationMonitor measures the representations of {', '.join(x.name for x in self.layers)} on a sample "
+            f"of {self.probe.size} rows; this takes at most {memory / 2**20:.0f} MiB, and no extra forward pass"
         )
 
     @property

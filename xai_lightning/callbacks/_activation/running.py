@@ -178,7 +178,8 @@ class Running:
             widths = [width for other, width in self._layers if other == name]
             if len(widths) > WIDTHS:
                 raise ValueError(
-                    f"the units of {name!r} are as many as {sorted(widths)}: that dimension holds no units"
+                    f"layer {name!r}: the dimension taken for its units has varying sizes ({sorted(widths)}), so it "
+                    "does not hold units; leave it out with layers=[...]"
                 )
         return self._layers[key]
 

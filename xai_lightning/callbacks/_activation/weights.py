@@ -45,7 +45,7 @@ class WatchedWeights:
             hidden: name of a strategy that flattens or removes weights, so that none can be measured; or empty.
         """
         if hidden:
-            rank_zero_info(f"ActivationMonitor does not look at weights, which {hidden} does not keep as they are")
+            rank_zero_info(f"ActivationMonitor does not measure weights, since {hidden} flattens or removes them")
             self.names = []
             return
         weights = {name: w for name, module in pl_module.named_modules() if (w := _weight(module)) is not None}

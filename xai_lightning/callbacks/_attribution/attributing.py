@@ -157,8 +157,8 @@ class ExplainingMonitor(PassingMonitor):
             attribution.compile_loops(ways.method, ways.options)
         if Baselines(self._explainer.ways).from_data and trainer.world_size > 1:
             raise MisconfigurationException(
-                f"baseline={self._explainer.ways.baseline!r} is taken from the data that one process sees, which would "
-                f"differ among {trainer.world_size} processes; give it as a tensor"
+                f"baseline={self._explainer.ways.baseline!r} is computed from the data of a single process, so it "
+                f"would differ among {trainer.world_size} processes; give it as a tensor"
             )
         self._probe.forget()
         if self._learned_of is None or self._learned_of() is not resolve_network(pl_module, self.network):

@@ -82,8 +82,8 @@ class Baselines:
         spec = self._ways.spec
         if spec is not None and spec.donors and not all(_several(each) for each in self._each):
             raise ValueError(
-                f"method {self._ways.label!r} takes values from other rows: baseline must be 'background' or a tensor "
-                f"of several rows; got {self._ways.baseline!r}"
+                f"method {self._ways.label!r} replaces values by those of other rows: baseline must be 'background' "
+                f"or a tensor of several rows; got {self._ways.baseline!r}"
             )
 
     def suit(self, inputs: Sequence[Tensor]) -> None:
@@ -95,23 +95,26 @@ class Baselines:
         """
         if len(self._each) not in (1, len(inputs)):
             raise ValueError(
-                f"baseline must be one for all inputs, or one for each of {len(inputs)}; got a list of "
-                f"{len(self._each)}: {self._ways.baseline!r}"
+                f"baseline must be a single one for all inputs, or a list with one for each of the {len(inputs)} "
+                f"inputs; got a list of {len(self._each)}: {self._ways.baseline!r}"
             )
         wanted = self._each * len(inputs) if len(self._each) == 1 else self._each
         for x, each in zip(inputs, wanted, strict=True):
             if isinstance(each, str) and each == "pad" and x.is_floating_point():
-                raise ValueError(f"baseline='pad' is for token ids; this input is {describe(x)}: take 'zero' or 'mean'")
+                raise ValueError(
+                    f"baseline='pad' is for token ids, but this input is {describe(x)}; use 'zero' or 'mean'"
+                )
         ids, first = inputs[0], wanted[0]
         if self._ways.special_tokens and ids.is_floating_point():
             raise ValueError(
-                f"special_tokens={list(self._ways.special_tokens)} are token ids; the input is {describe(ids)}"
+                f"special_tokens={list(self._ways.special_tokens)} needs token ids as input, but the input is "
+                f"{describe(ids)}; leave special_tokens out"
             )
         averages = isinstance(first, str) and first in ("mean", "blur")
         broken = is_number(first) and first != int(first)
         if self._ways.tokens and (averages or broken):
             raise ValueError(
-                f"baseline={first!r} is no token id, and an average of ids would be some other token: take 'pad', "
+                f"baseline={first!r} is not a token id, and an average of ids would be an unrelated token; use 'pad', "
                 "'background', an id, or a tensor of ids"
             )
 

@@ -89,7 +89,10 @@ class Canon:
         nameable = inputs[0].ndim == 2 or self.forms[0] == "series"
         if features is not None and (self.forms[0] in ("image", "tokens") or not nameable):
             shape = list(inputs[0].shape)
-            raise ValueError(f"features=... names columns of a table or channels of a series; the inputs are {shape}")
+            raise ValueError(
+                "features=... names columns of a table [N, D] or channels of a series [N, C, T], but the inputs are "
+                f"{shape}; leave features out"
+            )
         self.blocks: tuple[Variables, ...] = ()
         self.columns, place, self.first = Columns(), 0, 0
         for i, (x, layout) in enumerate(zip(inputs, self.forms, strict=True)):

@@ -113,7 +113,7 @@ class Explainer:
         if found is None:
             known = names_within(network, nn.Embedding if role == "embedding" else nn.Module)
             raise ValueError(
-                f"{role}={name!r} is no module of {type(network).__name__}. {listed(name, known, most=40)}"
+                f"{role}={name!r} is not a module of {type(network).__name__}. {listed(name, known, most=40)}"
             )
         return found
 
@@ -195,14 +195,15 @@ class Explainer:
         elsewhere = self.regions.elsewhere
         if ways.explains_layer and elsewhere:
             raise ValueError(
-                f"regions of {', '.join(elsewhere.values())} need a method that explains inputs: maps of the layer "
-                f"{ways.layer!r}, which {ways.label!r} explains, are laid over the first input"
+                f"regions in {', '.join(elsewhere.values())} need a method that explains inputs, such as "
+                f"'integrated_gradients': {ways.label!r} explains the layer {ways.layer!r}, whose maps are laid over "
+                "the first input only"
             )
         if ways.regions and ways.explains_layer and not self.pictured:
             raise ValueError(
-                f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains the layer {ways.layer!r}, of "
-                f"shape {list(shape)}: name a convolution over images, or use a method that explains "
-                "inputs, such as 'integrated_gradients'"
+                f"regions={list(ways.regions)} lie in inputs, but {ways.label!r} explains the layer {ways.layer!r}, "
+                f"of shape {list(shape)}: name a convolution over images with layer=..., or use a method that "
+                "explains inputs, such as 'integrated_gradients'"
             )
 
     def _check_inputs(self, canon: Canon) -> None:
@@ -228,7 +229,7 @@ class Explainer:
             self.n_classes = 2 if count == 1 and self.task == "segmentation" else count
             if not isinstance(self.ways.target, int) or self.ways.target >= self.n_classes:
                 got = f"target={self.ways.target!r} and {count} outputs"
-                what = f"the number of the label or class, in 0 .. {self.n_classes - 1}"
+                what = f"the index of a label or class, in 0 .. {self.n_classes - 1}"
                 raise ValueError(f"task={self.task!r} needs target=, {what}; got {got}")
         elif isinstance(self.ways.target, int):
             count = 1 if outputs.ndim == 1 else int(outputs.shape[1])

@@ -160,7 +160,7 @@ def check_channels(
         fits = layer_shape[0] != shape[0] or layer_shape[1] == shape[0]
     if not fits:
         raise ValueError(
-            f"method {ways.label!r} weighs the channels of a layer that returns {wanted}; {ways.layer!r} returns "
-            f"{['N', *layer_shape]}: name a convolution, or use a method that explains inputs, such as "
+            f"method {ways.label!r} weights the channels of a layer that returns {wanted}, but {ways.layer!r} returns "
+            f"{['N', *layer_shape]}; name a convolution with layer=..., or use a method that explains inputs, such as "
             "'integrated_gradients' or 'occlusion'"
         )

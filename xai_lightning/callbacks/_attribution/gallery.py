@@ -19,7 +19,7 @@ from xai_lightning.callbacks._draw import Rows
 from xai_lightning.callbacks._record import Record
 from xai_lightning.functional import drift, render
 
-SHARES = "of a map's own size"
+SHARES = "of the map's total |attribution|"
 Words = Callable[[int], str] | Sequence[str] | Mapping[int, str]
 
 
@@ -124,7 +124,7 @@ class Gallery:
         grown = now * math.nan if first is None else now / first[shown.places].abs().sum(dim=1)
         columns = shown.columns["probabilities"], shown.columns["targets"].flatten().tolist(), grown.tolist()
         for stratum, p, target, times in zip(shown.rows.strata.tolist(), *columns, strict=True):
-            size = f"\nsize x {_grown(times)}" if math.isfinite(times) else ""
+            size = f"\ntotal x {_grown(times)}" if math.isfinite(times) else ""
             says = self._says(p, target)
             titles.append(self._what(names[stratum], target) + (f"\n{says}" if says else "") + size)
         return titles
@@ -141,11 +141,11 @@ class Gallery:
     def _says(self, p: Tensor, target: float) -> str:
         """The prediction and its confidence, after the explained class if labels are not explained."""
         if len(p) == 1:
-            return f"says {float(p[0]):.3g}"
+            return f"pred {float(p[0]):.3g}"
         if len(p) == 0 or not bool(p.isfinite().all()):
             return ""
         classes = self._explainer.task == "classification" and self._explainer.ways.target != "label"
-        return (f"explains {target:.0f}, " if classes else "") + f"says {int(p.argmax())} ({float(p.max()):.0%})"
+        return (f"explains {target:.0f}, " if classes else "") + f"pred {int(p.argmax())} ({float(p.max()):.0%})"
 
     def _add_grid(
         self, record: Record, found: Gathered, references: References, shown: Shown, titles: Sequence[str]

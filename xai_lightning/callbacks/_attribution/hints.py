@@ -30,14 +30,15 @@ def hints(network: nn.Module, ways: Ways) -> Iterator[None]:
             raise RuntimeError(_without_gradient(network, ways)) from error
         if "Inference tensors cannot be saved" in said:
             raise RuntimeError(
-                f"the network {type(network).__name__} keeps tensors that it made in inference mode (a cached table, "
-                "say), so nothing can be differentiated through it; use Trainer(inference_mode=False)"
+                f"the network {type(network).__name__} keeps tensors that it created in inference mode (such as a "
+                "cached table), so no gradient can pass through it; use Trainer(inference_mode=False)"
             ) from error
         if ways.tokens and not ways.embeds and not out_of_memory(error):
             error.add_note(
                 f"AttributionMonitor({ways.label!r}) calls {type(network).__name__} with tokens replaced by the "
-                "baseline. If it cannot take a text of padding alone, give baseline= another id (of a mask token, "
-                "say), keep special_tokens=, or explain by the embedding, with 'integrated_gradients' and embedding="
+                "baseline. If it cannot process a text of nothing but padding, set baseline= to another id (such as "
+                "that of a mask token), let it keep some tokens with special_tokens=, or explain the embedding with "
+                "'integrated_gradients' and embedding="
             )
         raise
 

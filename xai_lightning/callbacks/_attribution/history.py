@@ -68,21 +68,23 @@ class History:
         if self.references.maps and changed:
             rank_zero_warn(
                 f"AttributionMonitor({self._method!r}): {', '.join(changed)} changed since the references were made; "
-                "drift starts anew"
+                "drift starts over"
             )
         elif self.references.maps:
             rank_zero_warn(
-                f"AttributionMonitor({self._method!r}): this release makes explanations in another way (version "
-                f"{_dotted(self._versions)}) than the one that wrote the checkpoint (version {_dotted(saved)}), which "
-                "drift would show; drift starts anew. Resume with the release of the checkpoint to go on with its drift"
+                f"AttributionMonitor({self._method!r}): this release of xai_lightning computes explanations "
+                f"differently (version {_dotted(self._versions)}) from the one that wrote the checkpoint (version "
+                f"{_dotted(saved)}), which would show as drift; drift starts over. To continue with its drift, resume "
+                "with the release that wrote it"
             )
         self.references, self.course = References(), Course()
 
     def _tell_of_lost_alarm(self, course: Mapping[str, Any]) -> None:
         if course["cusum"] and Course.loses_alarm(course):
             rank_zero_warn(
-                f"AttributionMonitor({self._method!r}): this release predicts drift in another way than the one "
-                "that wrote the checkpoint; the alarm starts anew and cannot ring before the ninth validation from here"
+                f"AttributionMonitor({self._method!r}): this release of xai_lightning predicts drift differently from "
+                "the one that wrote the checkpoint; the alarm starts over and cannot fire before the ninth validation "
+                "from now"
             )
 
     def follow(
@@ -138,7 +140,7 @@ class History:
         if self.references.maps:
             rank_zero_warn(
                 f"AttributionMonitor({self._method!r}): the validation data changed since the references were made, or "
-                "what is drawn of them (other samples are in the probe); drift starts anew"
+                "what is drawn of them (other samples are in the probe); drift starts over"
             )
         self.references, self.course = References(found.hashes, found.strata), Course()
 
@@ -149,8 +151,8 @@ class History:
         name, mode = self._best_of
         if math.isnan(metric):
             rank_zero_warn(
-                f"AttributionMonitor({self._method!r}): no finite {name!r} was logged, so 'best' stays as it is"
-                f"{self._hint}"
+                f"AttributionMonitor({self._method!r}): no finite value of {name!r}, the metric of best_of, was "
+                f"logged, so the reference 'best' stays as it is{self._hint}"
             )
             return
         best = self.course.best

@@ -24,13 +24,13 @@ def check_in_step(ways: Ways) -> None:
     """
     if ways.spec is None:
         raise MisconfigurationException(
-            f"the callable method {ways.label!r} cannot explain a sharded model: how many passes it makes on each rank "
-            "is unknown. Use integrated_gradients or another named method, or run trainer.validate on one device from "
-            "a checkpoint"
+            f"the callable method {ways.label!r} cannot explain a sharded model, since it is unknown how many passes "
+            "it makes on each rank. Use integrated_gradients or another named method, or run trainer.validate on one "
+            "device from a checkpoint"
         )
     if ways.method in UNCOPIED:
         raise MisconfigurationException(
-            f"{ways.label!r} works on a copy of the network, and a sharded model cannot be copied. Use deep_lift or "
+            f"{ways.label!r} works on a copy of the network, but a sharded model cannot be copied. Use deep_lift or "
             "another method, or run trainer.validate on one device from a checkpoint"
         )
 
@@ -47,8 +47,8 @@ def check_root(pl_module: nn.Module, network: nn.Module) -> None:
     if held - known:
         names = [name for name, m in pl_module.named_modules() if hasattr(m, "unshard")]
         raise MisconfigurationException(
-            f"{type(network).__name__} lies inside of the sharded module that gathers its weights, and cannot be "
-            f"called alone; name a whole one with network=..., of {', '.join(names)}"
+            f"{type(network).__name__} lies inside a sharded module that gathers its weights, so it cannot be called "
+            f"alone; name one of the sharded modules with network=...: {', '.join(names)}"
         )
 
 
@@ -74,7 +74,10 @@ def filled(steps: Steps, explainer: Explainer, rows: Rows | None, padding: Rows 
         return None
     some = padding if rows is None else rows
     if some is None:
-        raise ValueError(f"this rank saw no batch, and others explain {most} samples of a sharded model")
+        raise ValueError(
+            f"this rank read no batch, while others explain {most} samples of a sharded model; give each rank at "
+            "least one batch"
+        )
     return some.take(torch.arange(most, device="cpu") % len(some.hashes))
 
 

@@ -42,7 +42,7 @@ class Probe:
             Strata(batches.vocabularies, explainer.task, size, labelled=explainer.ways.target == "label"),
         )
         if isinstance(given, int | float):
-            raise ValueError(f"probe={given!r} holds no samples; to draw so many, give probe_size={given!r}")
+            raise ValueError(f"probe={given!r} holds no samples; to draw that many, set probe_size={given!r}")
         self._explainer, self._given, self._seed = explainer, given, seed
         self._loader: Any = None
         self._candidates: Candidates | None = None
@@ -150,11 +150,11 @@ class Probe:
             return None
         shape, expected = list(self._given_sample(batch).inputs.shape[1:]), list(self._explainer.shape)
         if shape != expected:
-            raise ValueError(f"samples of probe=... must have the shape of the loader's, {expected}; got {shape}")
+            raise ValueError(f"samples of probe=... must have the same shape as the loader's, {expected}; got {shape}")
         try:
             self._given_from.read(batch)
         except ValueError as error:
-            raise ValueError(f"probe=... has no groups: {error}") from error
+            raise ValueError(f"the groups of probe=... cannot be read: {error}") from error
         return self.first(batch)
 
     def take_given(self, trainer: Trainer) -> None:

@@ -44,16 +44,15 @@ def unusable(found: Gathered, ways: Ways) -> str | None:
     broken, missed = int((predicted & ~found.maps.isfinite().all(dim=1)).sum()), int(found.incomplete.sum())
     if 2 * broken > count:
         return (
-            f"{broken} of {count} explanations are not finite, and left out of drift, though predictions are: the "
-            "network has no finite output for what samples are compared with (choose another baseline=...), or no "
-            "finite gradient"
+            f"{broken} of {count} explanations are not finite and so left out of drift, although the predictions are "
+            "finite: either the network's output for the baseline (choose another baseline=...) or its gradient is not"
         )
     if 2 * missed <= count:
         return None
     return (
-        f"{missed} of {count} explanations miss what they should add up to by more than 5 % (the median by "
-        f"{float(errors.nanmedian()):.0%}), and are left out of drift: the method does not suit this network. "
-        f"{_instead(ways)}"
+        f"{missed} of {count} explanations miss what they should add up to by more than 5 % "
+        f"(median error {float(errors.nanmedian()):.0%}), so they are left out of drift. The method does not suit "
+        f"this network. {_instead(ways)}"
     )
 
 
@@ -61,10 +60,10 @@ def _instead(ways: Ways) -> str:
     stepped = ways.spec is not None and "n_steps" in ways.spec.defaults((1,), 1)
     if ways.method != "integrated_gradients":
         steps = f", or more steps: options={{'n_steps': {4 * int(ways.options.get('n_steps', 50))}}}"
-        return "Take 'integrated_gradients'" + steps * stepped
+        return "Use 'integrated_gradients'" + steps * stepped
     if set(ways.options) & {"n_steps", "method"}:
-        return "Leave n_steps and method out of options: steps are added then until the sum is right"
-    return "Take 'feature_ablation' or 'kernel_shap', which need no gradients"
+        return "Leave n_steps and method out of options, so that steps are added until the sum is right"
+    return "Use 'feature_ablation' or 'kernel_shap', which need no gradients"
 
 
 def check_columns(explainer: Explainer, shares: Mapping[str, Sequence[str]], sample: Sample) -> None:
@@ -76,8 +75,8 @@ def check_columns(explainer: Explainer, shares: Mapping[str, Sequence[str]], sam
     for share, variables in shares.items():
         if not explainer.columns.names:
             raise ValueError(
-                f"{share} of {list(variables)} needs a table of variables [N, D], or a series; inputs are "
-                f"{list(sample.inputs.shape)}"
+                f"{share} of {list(variables)} needs a table of variables [N, D], or a series [N, C, T]; got inputs "
+                f"of shape {list(sample.inputs.shape)}"
             )
         explainer.columns.of(variables)
 

@@ -88,7 +88,7 @@ def _parted(region: object) -> tuple[str | None, object]:
 
 
 def _fixed(name: str, place: object, shape: tuple[int, ...], further: Sequence[str]) -> Tensor:
-    hint = f"; of another input than the first say ({further[0]!r}, region)" if further else ""
+    hint = f"; for another input than the first, write ({further[0]!r}, region)" if further else ""
     if isinstance(place, Tensor):
         if place.shape != shape:
             raise ValueError(f"regions[{name!r}] must have the shape {list(shape)}; got {list(place.shape)}{hint}")

@@ -65,9 +65,8 @@ def _masks(sample: Sample) -> Tensor:
     if given is None or given.ndim != 3:
         got = "none" if sample.targets is None else describe(sample.targets)
         raise ValueError(
-            "segmentation needs targets [N, H, W] or [N, 1, H, W], the number of each pixel's class, whose mask is "
-            f"explained; got {got} beside the input {describe(sample.inputs)}: name them with reader={{'input': ..., "
-            "'target': ...}"
+            "task='segmentation' needs the class index of each pixel as targets, [N, H, W] or [N, 1, H, W]; got "
+            f"{got} for the input {describe(sample.inputs)}. Name both with reader={{'input': ..., 'target': ...}}"
         )
     return given.detach().to(torch.int64)
 
@@ -78,7 +77,9 @@ def _numbers(sample: Sample, target: Target) -> Tensor:
         raise ValueError(f"target={target} is none of the {given.shape[1]} targets of a sample, numbered from 0")
     chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
     if chosen.numel() != len(sample):
-        raise ValueError(f"regression needs one target per sample, or target=its number; got {describe(given)}")
+        raise ValueError(
+            f"task='regression' needs one target per sample, or target= the index of one; got {describe(given)}"
+        )
     return exact(chosen.detach().flatten())
 
 

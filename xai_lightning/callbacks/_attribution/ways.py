@@ -122,5 +122,5 @@ def resolve_method(method: str | Custom, options: Mapping[str, Any], smooth: Smo
     except (ImportError, AttributeError) as error:
         raise ValueError(f"method {method!r} is a dotted path that cannot be imported: {error}") from error
     if not callable(found):
-        raise ValueError(f"method {method!r} must lead to a callable; got {type(found).__name__}")
+        raise ValueError(f"method {method!r} must be the path of a callable; got a {type(found).__name__}")
     return cast(Custom, found)

@@ -125,15 +125,17 @@ def ask(
     if isinstance(intersections, bool) or intersections not in (1, 2):
         raise ValueError(f"intersections must be 1 (none) or 2 (pairs of attributes); got {intersections!r}")
     if replicates < 1:
-        raise ValueError(f"replicates must be a number of bootstrap replicates of at least 1; got {replicates!r}")
+        raise ValueError(f"replicates, the number of bootstrap replicates, must be at least 1; got {replicates!r}")
     if strata not in ("worst", "mean") or (multi_label and strata == "mean"):
-        raise ValueError(f"strata must be 'worst', or 'mean' unless labels are strata too; got {strata!r}")
+        raise ValueError(f"strata must be 'worst' or, without multi_label=True, 'mean'; got {strata!r}")
     asked = Asked(chosen, exact, replicates, seed, dict(given or {}), intersections == 2, strata)
     check_kinds(chosen, space, multi_label)
     if given and "counts" not in asked.needs:
-        raise ValueError(f"given={dict(given)!r} compares rates, and there is none in {', '.join(chosen)}")
+        raise ValueError(
+            f"given={dict(given)!r} compares rates, but none of the metrics is made of rates: {', '.join(chosen)}"
+        )
     if multi_label and weighted:
-        raise ValueError("multi_label=True and weights: labels of weighted samples are not counted; leave one out")
+        raise ValueError("multi_label=True and weights cannot be combined; leave one of them out")
     check_limits(chosen, exact=exact, weighted=weighted)
     return asked
 

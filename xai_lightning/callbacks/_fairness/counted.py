@@ -177,7 +177,9 @@ class CountingMonitor(Monitor):
             ValueError: if groups were never fixed, come from a `Table`, or a batch cannot be read.
         """
         if self._batches.undecided:
-            raise ValueError(f"the groups of {self._batches.undecided} were not discovered: no validation was counted")
+            raise ValueError(
+                f"the groups of {self._batches.undecided} were never discovered, since no validation was counted"
+            )
         counting = self._counting.elsewhere(loader)
         individuals = None if self._individuals is None else self._individuals.elsewhere()
         with isolated():
@@ -200,15 +202,15 @@ class CountingMonitor(Monitor):
         self._leads = kin[0] is self
         if kin[0]._reads != self._reads:
             raise MisconfigurationException(
-                f"two FairnessMonitors share the name {self.name!r}, and so utility/…, but read other outputs "
-                f"({kin[0]._reads} and {self._reads}); give one of them a name=..."
+                f"two FairnessMonitors share the name {self.name!r}, and so the metrics utility/…, but read different "
+                f"outputs ({kin[0]._reads} and {self._reads}); give one of them a name=..."
             )
         if self._individuals is not None and self._individuals.flips:
             refuse_unequal_passes(trainer, "FairnessMonitor(flips=...)")
         self._judging.find_network(pl_module)
         if self._individuals is not None and self._individuals.passes_per_row:
             rank_zero_info(
-                f"FairnessMonitor: flips cost {self._individuals.passes_per_row} forward passes of each sampled row"
+                f"FairnessMonitor: flips cost {self._individuals.passes_per_row} forward passes per sampled row"
             )
 
     @override

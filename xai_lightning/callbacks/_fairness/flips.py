@@ -47,8 +47,8 @@ def check_flip(attribute: str, flip: Flip, vocabulary: Vocabulary) -> None:
     if vocabulary.bins is not None or vocabulary.discovered:
         kind = vocabulary.bins or "discover"
         raise ValueError(
-            f"flips[{attribute!r}] needs to know the value that stands for each group, which {kind!r} does not say; "
-            "declare the groups, or change inputs by a callable"
+            f"flips[{attribute!r}] needs to know the value that stands for each group, which groups={kind!r} does not "
+            "tell; declare the groups, or change the inputs with a callable"
         )
     known = codes(vocabulary)
     if len(known) < 2:
@@ -56,7 +56,9 @@ def check_flip(attribute: str, flip: Flip, vocabulary: Vocabulary) -> None:
     kinds = int | float if isinstance(flip.index, int) else int
     if not all(isinstance(code, kinds) for code in known):
         what = "numbers" if isinstance(flip.index, int) else "positions in the one-hot code"
-        raise ValueError(f"flips[{attribute!r}] writes codes of groups, which must be {what}; got {known}")
+        raise ValueError(
+            f"flips[{attribute!r}] writes the codes of groups into the inputs, so they must be {what}; got {known}"
+        )
 
 
 def changed(
@@ -91,8 +93,8 @@ def _others(flip: Callable[[Tensor], Sequence[Tensor]], rows: Tensor) -> list[Te
     given: Sequence[object] = others
     if not given or not all(isinstance(x, Tensor) and x.shape == rows.shape for x in given):
         raise ValueError(
-            f"a callable in flips must return a list of tensors of shape {list(rows.shape)}, one for each other value; "
-            f"got {describe(others)}"
+            f"a callable in flips must return a list of tensors of shape {list(rows.shape)}, one for each other value "
+            f"of the attribute; got {describe(others)}"
         )
     return others
 
@@ -106,8 +108,9 @@ def _place(column: Column, batch: Any, inputs: Sequence[Tensor]) -> int:
     place = next((i for i, x in enumerate(inputs) if x is table), None)
     if place is None or table.ndim != 2:
         raise ValueError(
-            f"the network is not called with a table [N, D] that the batch holds as {column.input!r}; got "
-            f"{describe(table)}. Name the one that it is called with in Column(...), or change inputs by a callable"
+            f"the network is not called with {column.input!r} of the batch, or it is not a table [N, D]; got "
+            f"{describe(table)}. Name the table that it is called with in Column(...), or change the inputs with a "
+            "callable"
         )
     return place
 
@@ -135,11 +138,16 @@ def _with(table: Tensor, where: int | Tensor, values: Tensor) -> Tensor:
 
 def _check_code(block: Tensor, known: Sequence[int]) -> None:
     if not 0 <= min(known) <= max(known) < block.shape[1]:
-        raise ValueError(f"groups stand at the positions {known} of a one-hot code of {block.shape[1]} columns")
+        raise ValueError(
+            f"a one-hot code of {block.shape[1]} columns cannot hold groups at the positions {known}; make Column(...) "
+            "cover all of its columns"
+        )
     wrong = block[(block != 0) & (block != 1)]
     if len(wrong) or bool((block.sum(dim=1) != 1).any()):
-        got = f"got {wrong[0].item():g}" if len(wrong) else "got a row with several"
-        raise ValueError(f"a one-hot code holds a single 1 beside zeros; {got}: change it by a callable instead")
+        got = f"got {wrong[0].item():g}" if len(wrong) else "got a row that does not sum to 1"
+        raise ValueError(
+            f"a one-hot code must hold a single 1 and otherwise zeros; {got}. Change the inputs with a callable instead"
+        )
 
 
 def favour(outputs: Tensor, how: Outputs, positive: int, classes: Tensor) -> Tensor:

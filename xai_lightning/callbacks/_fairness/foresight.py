@@ -49,9 +49,9 @@ def outlook(
     # among strata and labels, report the one with the least evidence, on which the worst of them depends
     sizes, part = min(known, key=lambda pair: (pair[0].can_open, pair[0].smallest))
     group, trials = subject.groups[sizes.group], _trials(metric, part, sizes.rate)
-    where = " in the smallest part" if len(parts_of) > 1 else ""
-    enough = "can be kept by no number of them" if sizes.needed is None else f"needs {sizes.needed:,} per group"
-    opens = "" if sizes.can_open else ", so it cannot open"
+    where = " in the smallest stratum or label" if len(parts_of) > 1 else ""
+    enough = "cannot be kept by any number of them" if sizes.needed is None else f"needs {sizes.needed:,} per group"
+    opens = "" if sizes.can_open else ", so the gate cannot open"
     sentence = f"{full}: {group!r} has {sizes.smallest:,} {trials}{where}; the limit of {threshold:g} {enough}{opens}"
     return Outlook(full, group, trials, sizes.smallest, sizes.needed, sizes.can_open, sentence)
 

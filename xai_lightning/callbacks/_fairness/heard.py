@@ -54,7 +54,7 @@ class NetworkOutput:
         if output is None:
             why, way = ("was not called with the batch's input", "name the network with network=...")
             if self._hidden:
-                why, way = ("is called inside of what is compiled, where hooks do not fire", "compile less")
+                why, way = ("is called inside compiled code, where hooks do not fire", "compile a smaller part")
             usual = f"preds, logits, probs, y_hat, or a tensor of {n} rows"
             looked_for = usual if self._key is None else f"output_key={self._key!r}, of {n} rows"
             raise ValueError(
@@ -72,7 +72,7 @@ class NetworkOutput:
     def _tell(self, output: Any, n: int) -> None:
         choice = None if self._told or self._key is not None else unclear(output, n)
         if choice is not None:
-            rank_zero_warn(f"predictions are read off what {self._label} returned: it {choice}")
+            rank_zero_warn(f"predictions are read from the output of {self._label}: it {choice}")
         self._told = True
 
 

@@ -115,7 +115,7 @@ class Individuals:
     ) -> None:
         for option, size in (("flip_samples", flip_samples), ("consistency_samples", consistency_samples)):
             if size < 1:
-                raise ValueError(f"{option} must be a number of rows of at least 1; got {size!r}")
+                raise ValueError(f"{option}, a number of rows, must be at least 1; got {size!r}")
         if not isinstance(flips, Mapping):
             raise TypeError(f"flips must map attributes to a Column or a callable; got {flips!r}")
         self.flips = {choose("attribute", name, vocabularies): flip for name, flip in flips.items()}
@@ -196,7 +196,7 @@ class Individuals:
         if not self.flips:
             return
         if network is None:
-            raise ValueError(f"flips of {', '.join(self.flips)} need the network: name it with network=..., got None")
+            raise ValueError(f"flips of {', '.join(self.flips)} need the network; name it with network=... (got None)")
         explained = Explained(network, signature=arguments.signature, output_key=self._output_key, writes=True)
         ask = Question(explained, batch, inputs, positive)
         self._effects.offer(hashes, lambda index: self._effect(pl_module, ask, where[index]))
@@ -205,7 +205,9 @@ class Individuals:
         """Features and decision of the rows at ``index``."""
         table = sample.inputs
         if table.ndim != 2:
-            raise ValueError(f"consistency_features are columns of a table [N, D]; got {describe(table)}")
+            raise ValueError(
+                f"consistency_features are columns, so inputs must be a table [N, D]; got {describe(table)}"
+            )
         features = table[index.to(table.device)][:, self._features].cpu().double()
         where = index.to(decision.classes.device)
         favoured = (decision.classes[where] == positive).cpu().double()
@@ -286,9 +288,10 @@ class Individuals:
         if self._unmoved[attribute] == UNMOVED and attribute not in self._told:
             self._told.add(attribute)
             rank_zero_warn(
-                f"flip rate of {attribute!r}: in {UNMOVED} validations no output changed with its value, so it is no "
-                "input of the network. That is fairness through unawareness, not fairness: other inputs can stand for "
-                "the attribute, and its groups may be treated very differently. Look at the metrics between groups."
+                f"flip rate of {attribute!r}: in {UNMOVED} validations no output changed with its value, so the "
+                "network does not use it as an input. That is fairness through unawareness, not fairness: other "
+                "inputs can act as proxies, and groups may still be treated very differently. Look at the metrics "
+                "between groups."
             )
 
 

@@ -158,7 +158,7 @@ class Judging:
     def _decided(self, found: Tensor) -> Decision:
         decision = decide(found, self.how, n_classes=self.n_classes)
         if self._classes and decision.n_classes != self._classes:
-            raise ValueError(f"the network had {self._classes} classes before, and {decision.n_classes} now")
+            raise ValueError(f"the network's number of classes changed from {self._classes} to {decision.n_classes}")
         self.positive(decision.n_classes)
         check_classes(self._asked.metrics, decision.n_classes)
         self._classes = decision.n_classes
@@ -174,8 +174,8 @@ class Judging:
         if chosen is None and n_classes != 2 and not self._free:
             raise ValueError(
                 f"{n_classes} classes: name the class whose prediction is the favourable decision with "
-                f"positive_class=..., or ask for metrics of all classes (multiclass_demographic_parity_difference, "
-                f"multiclass_equalized_odds_difference, accuracy_difference and the like)"
+                "positive_class=..., or choose metrics of all classes (multiclass_demographic_parity_difference, "
+                "multiclass_equalized_odds_difference, accuracy_difference and the like)"
             )
         chosen = min(1, n_classes - 1) if chosen is None else chosen
         if not 0 <= chosen < n_classes:
@@ -185,14 +185,17 @@ class Judging:
 
 def _check_choices(how: Outputs, n_classes: int | None, positive_class: int | None) -> None:
     if n_classes is not None and (how.space != "labels" or n_classes < 2):
-        raise ValueError(f"n_classes must be at least 2, and is for outputs='labels'; got {n_classes} of {how.space!r}")
+        raise ValueError(
+            f"n_classes must be at least 2, and is for outputs='labels' only; got {n_classes} with "
+            f"outputs={how.space!r}"
+        )
     if positive_class is not None and not 0 <= positive_class < (n_classes or math.inf):
-        raise ValueError(f"positive_class must be a class from 0 on, below n_classes; got {positive_class}")
+        raise ValueError(f"positive_class must be at least 0, and below n_classes; got {positive_class}")
 
 
 def _classes_of(targets: Tensor, n_classes: int) -> Tensor:
     try:
         return targets_of(targets, n_classes)
     except ValueError as error:
-        regression = "; of a regression say outputs='values'" if targets.is_floating_point() else ""
+        regression = "; for a regression, set outputs='values'" if targets.is_floating_point() else ""
         raise ValueError(f"{error}{regression}") from error

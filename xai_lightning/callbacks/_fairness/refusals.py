@@ -24,31 +24,35 @@ def check_own(own: Mapping[str, Metric]) -> None:
     given: object = own
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise TypeError(f"own_metrics must map names to Metric objects; got {own!r}")
-    owners = {name: f"{name!r} of the table" for name in METRICS} | dict.fromkeys(TAKEN, "what is logged anyway")
+    owners = {name: f"the built-in metric {name!r}" for name in METRICS} | dict.fromkeys(
+        TAKEN, "a name that is always logged"
+    )
     for name, metric in own.items():
         other = owners.setdefault(tags.part(name), repr(name))
         if other != repr(name):
             raise ValueError(
-                f"own_metrics must have names of their own, also with '/' read as '_'; got {name!r}, the "
-                f"name of {other}"
+                f"own_metrics must have unique names, also when '/' is replaced by '_'; got {name!r}, which is taken "
+                f"by {other}"
             )
         if not isinstance(metric, Metric):
             raise TypeError(
-                f"own_metrics[{name!r}] must be a Metric, such as Metric((fn,), 'difference') of a "
-                f"callable; got {metric!r}"
+                f"own_metrics[{name!r}] must be a Metric, such as Metric((fn,), 'difference') for a callable fn; got "
+                f"{metric!r}"
             )
         _try_out(name, metric)
 
 
 def _try_out(name: str, metric: Metric) -> None:
     """Compute a metric for two groups, as it will be for all of them: its callables are the user's."""
-    wanted = "a tensor [..., G], or numerators and denominators, of counts [..., G]"
+    wanted = "a tensor [..., G], or numerators and denominators, from counts [..., G]"
     try:
         shape = metric.measure(example(metric.needs)).value.shape
     except Exception as error:
-        raise ValueError(f"own_metrics[{name!r}] must make {wanted}; it raised {error!r}") from error
+        raise ValueError(f"own_metrics[{name!r}] must return {wanted}; it raised {error!r}") from error
     if len(shape) != 2 or shape[-1] not in (1, EXAMPLES):
-        raise ValueError(f"own_metrics[{name!r}] must make {wanted}; of {EXAMPLES} groups it made {list(shape)}")
+        raise ValueError(
+            f"own_metrics[{name!r}] must return {wanted}; for {EXAMPLES} groups it returned shape {list(shape)}"
+        )
 
 
 def check_classes(metrics: Mapping[str, Metric], n_classes: int) -> None:
@@ -80,10 +84,15 @@ def check_kinds(metrics: Mapping[str, Metric], space: Space, multi_label: bool) 
     wrong = [name for name, metric in metrics.items() if metric.needs not in allowed]
     if wrong:
         what = "multi_label=True" if multi_label else f"outputs={space!r}"
-        raise ValueError(f"{what} gives {' and '.join(sorted(allowed))}, which {', '.join(wrong)} cannot be made of")
+        raise ValueError(
+            f"{what} gives {' and '.join(sorted(allowed))}, from which {', '.join(wrong)} cannot be computed; leave "
+            "them out of metrics"
+        )
     free = [name for name, metric in metrics.items() if multi_label and _per_class(metric)]
     if free:
-        raise ValueError(f"multi_label=True has no classes to compare, as {', '.join(free)} would")
+        raise ValueError(
+            f"multi_label=True has no classes to compare, as {', '.join(free)} would need; leave them out of metrics"
+        )
 
 
 def check_limits(metrics: Mapping[str, Metric], *, exact: bool, weighted: bool) -> None:
@@ -94,7 +103,7 @@ def check_limits(metrics: Mapping[str, Metric], *, exact: bool, weighted: bool) 
     """
     inexact = [name for name, metric in metrics.items() if not fairness.has_exact_limits(metric)]
     if exact and inexact:
-        raise ValueError(f"exact=True: there are no exact limits of {', '.join(inexact)}; leave them out of metrics")
+        raise ValueError(f"exact=True: there are no exact limits for {', '.join(inexact)}; leave them out of metrics")
     if not weighted:
         return
     if exact:
@@ -102,7 +111,9 @@ def check_limits(metrics: Mapping[str, Metric], *, exact: bool, weighted: bool) 
     wrong = [name for name, metric in metrics.items() if metric.needs != "counts"]
     wrong += [name for name, metric in metrics.items() if name not in wrong and not _takes_weights(metric)]
     if wrong:
-        raise ValueError(f"weights: {', '.join(wrong)} cannot be had of weighted samples; leave them out of metrics")
+        raise ValueError(
+            f"weights: {', '.join(wrong)} cannot be computed from weighted samples; leave them out of metrics"
+        )
 
 
 def _takes_weights(metric: Metric) -> bool:

@@ -48,9 +48,9 @@ class Spending:
         if self.error == 0 and not self._told:
             self._told = True
             rank_zero_info(
-                f"FairnessMonitor: nothing of delta={self.delta:g} is left at validation {look.number}: it was shared "
-                "among those planned when the run began, or what they spent is not known. Bounds are infinite from "
-                "here on; give horizon=... at the beginning of a run that may become longer"
+                f"FairnessMonitor: nothing of delta={self.delta:g} is left at validation {look.number}: it was "
+                "divided among the validations planned when the run began, or it is unknown how much they spent. "
+                "Bounds are infinite from now on; set horizon=... at the start of a run that may become longer"
             )
 
     def save(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Tally:
 
     def _add_numbers(self, name: str, judged: Judged, rows: Tensor, size: int) -> None:
         if judged.values is None:
-            raise ValueError("expected predicted numbers; got none")
+            raise ValueError("predicted numbers are needed; got none")
         self.residuals[name] = fairness.residual_sums(
             judged.values, judged.targets, rows, n_groups=size, into=self.residuals.get(name)
         )

@@ -42,7 +42,8 @@ def rows_of(certify: DataLoader[Any] | Dataset[Any]) -> DataLoader[Any]:
     loader = certify if isinstance(certify, DataLoader) else DataLoader(certify, batch_size=BATCH_SIZE)
     if isinstance(loader.sampler, DistributedSampler):
         raise ValueError(
-            f"certify needs a loader that gives all rows to every rank; got one with {type(loader.sampler).__name__}"
+            f"certify needs a loader that gives all rows to every rank; got one with {type(loader.sampler).__name__}, "
+            "which splits them; leave the sampler out"
         )
     return loader
 
@@ -85,8 +86,9 @@ def read_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:
         if not classes:
             raise
         raise ValueError(
-            f"{path.name} holds objects that are not loaded with weights_only=True, which nothing else is loaded with "
-            f"here: {', '.join(classes)}. Keep them out of hyperparameters and of other callbacks' state"
+            f"{path.name} holds objects that cannot be loaded with weights_only=True, the only way in which "
+            f"checkpoints are loaded here: {', '.join(classes)}. Keep them out of hyperparameters and of other "
+            "callbacks' state"
         ) from error
 
 
@@ -190,7 +192,7 @@ def measure(
     covered = [limit for limit in limits if _can_measure(owners[limit.name])]
     missing = [limit.name for limit in limits if limit not in covered]
     if not covered:
-        return failed(f"nobody can measure {', '.join(missing)} anew", missing)
+        return failed(f"no monitor can measure {', '.join(missing)} on other rows", missing)
     metrics, found = _measured(trainer, pl_module, loader, covered, utility_floor)
     checked = _with_floors(trainer, covered, metrics, utility_floor)
     verdict = gate.decide(checked, metrics, metrics)

@@ -25,7 +25,7 @@ from xai_lightning.functional import gate
 from xai_lightning.functional.pareto import Point
 from xai_lightning.sinks import LoggerSink, logger_sinks
 
-LACKS = "The audit file lacks this line, which also stands in the files written"
+LACKS = "The audit file lacks this line, which the files written also hold"
 
 
 class DecidingCheckpoint(StampedCheckpoint):
@@ -82,7 +82,9 @@ class DecidingCheckpoint(StampedCheckpoint):
         resumed, self._resumed = self._resumed, False
         dropped = 0 if is_dry(trainer) else self._put_in_order(trainer, self._memory.looks, resumed=resumed)
         if dropped:
-            self._feedback.note("resume", f"{dropped} validations came after the file that this run was resumed from")
+            self._feedback.note(
+                "resume", f"{dropped} validations had followed the checkpoint that this run was resumed from"
+            )
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,7 +119,7 @@ class DecidingCheckpoint(StampedCheckpoint):
         point = Point(value, verdict.relative, self._look, trainer.current_epoch)
         self._decide(trainer, judged, point)
         self._try("report on sample sizes", self._report_sizes, trainer)
-        self._try("go on with its timeline", self._timeline.add, self._decision["step"], {n: metrics[n] for n in fresh})
+        self._try("continue its timeline", self._timeline.add, self._decision["step"], {n: metrics[n] for n in fresh})
         self._settle_timeline()
         if not is_dry(trainer):
             self._choose(trainer, point)
@@ -174,7 +176,7 @@ class DecidingCheckpoint(StampedCheckpoint):
                 self._complain(self._unwritable)
             obstacle = obstacle or self._unwritable
         if not trainer.strategy.reduce_boolean_decision(verdict.open and not obstacle, all=True):
-            return False, (obstacle or "another rank said no") if verdict.open else verdict.reason, None
+            return False, (obstacle or "another rank refused") if verdict.open else verdict.reason, None
         if self.arbiter is None:
             return True, verdict.reason, None
         ruling = trainer.strategy.broadcast(ask(self.arbiter, metrics) if trainer.is_global_zero else Ruling(False, ""))
@@ -261,13 +263,13 @@ class DecidingCheckpoint(StampedCheckpoint):
         # a dry run keeps nothing, whatever passes
         self._missing = "" if is_dry(trainer) else self._memory.nothing_passed()
         if self._missing and self.fallback_model_path:
-            self._missing += f" Kept, though it passed nothing: {self.fallback_model_path}."
+            self._missing += f" Kept as the fallback, although it did not pass: {self.fallback_model_path}."
         if self._missing:
             rank_zero_warn(self._missing)
         if self.certify is None or is_dry(trainer) or not self._best_path:
             return
         if self._memory.certificate:
-            rank_zero_info("GatedCheckpoint: this run was certified before, and is not certified a second time")
+            rank_zero_info("GatedCheckpoint: this run has already been certified, and is not certified a second time")
             return
         self._certify(trainer, pl_module, self.certify)
 

@@ -30,7 +30,7 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
     check_one_file(trainer)
     if not trainer.enable_validation:
         raise MisconfigurationException(
-            "GatedCheckpoint decides at validations, and this Trainer makes none: it needs a validation_step, a "
+            "GatedCheckpoint decides at validations, but this Trainer runs none: it needs a validation_step, a "
             f"validation loader, and limit_val_batches above 0 (it is {trainer.limit_val_batches})"
         )
     if "://" in str(dirpath):
@@ -40,8 +40,8 @@ def check_can_decide(trainer: Trainer, dirpath: object) -> None:
         # by name, since a plugin may wrap another and come from either distribution
         if any(kind.__name__ == "AsyncCheckpointIO" for kind in type(plugin).__mro__):
             raise MisconfigurationException(
-                f"GatedCheckpoint hashes each file once it is written, and {type(plugin).__name__} writes it later; "
-                "leave the plugin out, or use one that has written when it returns"
+                f"GatedCheckpoint hashes each file as soon as it is saved, but {type(plugin).__name__} writes it "
+                "later; leave the plugin out, or use one that returns only when the file is written"
             )
         plugin = getattr(plugin, "checkpoint_io", None)
 
@@ -56,10 +56,13 @@ def check_one_file(trainer: Trainer) -> None:
     use = "ModelParallelStrategy(save_distributed_checkpoint=False) with fully_shard in configure_model"
     name = unseen(trainer)
     if name:
-        raise MisconfigurationException(f"GatedCheckpoint was never run with {name}; use {use}, or ModelCheckpoint")
+        raise MisconfigurationException(
+            f"GatedCheckpoint is not supported with {name}, under which it has never been run; use {use}, or "
+            "ModelCheckpoint"
+        )
     if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
         raise MisconfigurationException(
-            "GatedCheckpoint stamps and hashes one file, and this strategy saves a folder of one file per rank "
+            "GatedCheckpoint stamps and hashes a single file, but this strategy saves a folder with one file per rank "
             f"(save_distributed_checkpoint=True); use {use}"
         )
 
@@ -116,7 +119,9 @@ def check_monitor(monitor: str | None, mode: str) -> None:
     best = None if monitor is None else _best(monitor)
     right = {"low": "min", "high": "max", None: mode}[best]
     if mode != right:
-        raise ValueError(f"{best} values of monitor={monitor!r} are good: it needs mode={right!r}; got {mode!r}")
+        raise ValueError(
+            f"{best} values of monitor={monitor!r} are good, so it needs mode={right!r}; got mode={mode!r}"
+        )
 
 
 def _best(name: str) -> Literal["low", "high"] | None:
@@ -137,7 +142,7 @@ def refuse(**options: object) -> None:
         if value is not None:
             raise ValueError(
                 f"GatedCheckpoint refuses {name}={value!r}: it decides at the end of each validation, where the "
-                "metrics are made, and stamps whole checkpoints"
+                f"metrics are computed, and stamps whole checkpoints; leave {name} out"
             )
 
 
@@ -161,7 +166,7 @@ def check_names(trainer: Trainer, wanted: Sequence[str]) -> None:
         try:
             choose("metric", name, sorted(known))
         except ValueError as error:
-            message = f"GatedCheckpoint: nobody logs {name!r} in a validation. {error}"
+            message = f"GatedCheckpoint: nothing logs {name!r} in a validation. {error}"
             raise MisconfigurationException(message) from error
 
 

@@ -18,7 +18,7 @@ from xai_lightning.callbacks._settings import check_on_error
 from xai_lightning.callbacks._trainer import stage_of
 
 T = TypeVar("T")
-CLOSED, STANDS = "The gate is closed for this validation", "What was decided stands"
+CLOSED, STANDS = "The gate is closed for this validation", "The decision stands"
 
 
 class EnduringCheckpoint(OneHome, ModelCheckpoint):
@@ -75,8 +75,9 @@ class EnduringCheckpoint(OneHome, ModelCheckpoint):
     def _tell(self, failure: str, so: str = CLOSED) -> None:
         self._unfinished = True
         warnings.warn(
-            f"{self._label}, validation {self._look}: {failure}. {so}, and training goes on; it is tried again at the "
-            f"next validation, where {tags.ERRORS} counts it. on_error='raise' stops the training instead.",
+            f"{self._label}, validation {self._look}: {failure}. {so}, and training continues; it is tried again at "
+            f"the next validation, where {tags.ERRORS} counts the failure. Set on_error='raise' to stop the training "
+            "instead.",
             stacklevel=2,
         )
 

@@ -19,7 +19,7 @@ LINE = 1 << 14
 Guarantee = Literal["holds", "heuristic", "none"]
 CHECKPOINT_KEY = "xai_lightning"
 CLOSED: Mapping[str, Guarantee | str] = MappingProxyType(
-    {"guarantee": "none", "promise": "The gate was closed: nothing is promised of these weights."}
+    {"guarantee": "none", "promise": "The gate was closed: nothing is promised about these weights."}
 )
 """What replaces the promise if the gate did not open."""
 
@@ -70,7 +70,7 @@ def promise(coverage: Coverage, feedback: Sequence[str]) -> str:
     return (
         f"{kept} Over this whole run, the probability that any checkpoint is kept whose true value breaks one of them "
         f"is at most {coverage.delta:g} (as far as the monitor's confidence limits keep their level), if the "
-        "validation rows are an independent sample of the population meant and did not steer the training. Several "
+        "validation rows are an independent sample of the target population and did not steer the training. Several "
         f"runs on the same validation rows share that error: R runs need delta / R each.{rest}"
     )
 
@@ -82,15 +82,15 @@ def certified(coverage: Coverage, missing: Sequence[str]) -> str:
         coverage: of the limits that it covers.
         missing: names of limits that nobody could measure anew.
     """
-    left = f" Not certified, since nobody can measure it anew: {', '.join(missing)}." if missing else ""
+    left = f" Not certified, since no monitor can measure it on other rows: {', '.join(missing)}." if missing else ""
     rest = _without(coverage.others)
     if not coverage.promised or coverage.delta is None:
-        return f"Measured once, after the training, on rows kept apart from it: no error probability.{left}"
+        return f"Measured once, after training, on held-out rows: no error probability.{left}"
     return (
-        "Measured once, after the training, on rows kept apart from it. If they are an independent sample of the "
-        "population meant and chose nothing, the probability that this is open although a true value breaks one of "
-        f"{', '.join(coverage.promised)} is at most {coverage.delta:g} (as far as the monitor's confidence limits "
-        f"keep their level).{rest}{left}"
+        "Measured once, after training, on held-out rows. If they are an independent sample of the target population "
+        "and were not used to choose anything, the probability that this is open although a true value breaks a limit "
+        f"on one of {', '.join(coverage.promised)} is at most {coverage.delta:g} (as far as the monitor's confidence "
+        f"limits keep their level).{rest}{left}"
     )
 
 

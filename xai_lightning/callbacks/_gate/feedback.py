@@ -65,8 +65,8 @@ class Feedback:
             return
         self._found[kind] = reason
         rank_zero_warn(
-            f"The validation set steers the training: {reason}. Checkpoints are stamped 'heuristic' from here on: "
-            "no error probability is claimed for their limits. Certify the kept one on other rows (certify=...)."
+            f"The validation set steers the training: {reason}. Checkpoints are stamped 'heuristic' from here on: no "
+            "error probability is claimed for their limits. Certify the kept checkpoint on other rows (certify=...)."
         )
 
     def training_starts(self, module: nn.Module) -> None:
@@ -74,7 +74,7 @@ class Feedback:
         before, self._after = self._after, None
         now = weights(module)
         if before is not None and now != before and now in self._seen:
-            self.note("weights", "a later fit went on from weights of an earlier validation")
+            self.note("weights", "a later fit started from weights of an earlier validation")
 
     def validation_begins(self, module: nn.Module) -> None:
         """Before the validation, and before averaged weights are swapped in."""
@@ -113,6 +113,6 @@ def _plateaus(trainer: Trainer, fresh: Collection[str]) -> Iterator[tuple[str, s
         if not (config.reduce_on_plateau or isinstance(config.scheduler, ReduceLROnPlateau)):
             continue
         if not trainer.lightning_module.automatic_optimization:
-            yield name, f"{name} is stepped by hand, on a value that nobody can see"
+            yield name, f"{name} is stepped manually, on a value that cannot be observed"
         elif config.monitor in fresh:
             yield f"{name} {config.monitor}", f"{name} follows {config.monitor}, which is logged in validation"

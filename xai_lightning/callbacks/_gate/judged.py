@@ -70,7 +70,7 @@ def judge(
     verdict = gate.decide(wanted, metrics, fresh)
     coverage = decision.coverage(trainer, asked.limits)
     for name in decision.anew(trainer, coverage.promised, look):
-        reason = f"{name} began its account of delta anew at validation {look}, under other settings than before"
+        reason = f"{name} restarted its account of delta at validation {look}, with other settings than before"
         feedback.note("account", reason)
     reasons = feedback.reasons
     grounds = {

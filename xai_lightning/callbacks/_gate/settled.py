@@ -49,7 +49,7 @@ class SettledCheckpoint(EnduringCheckpoint):
     def _note(self, trainer: Trainer, filepath: str) -> str:
         """Note that a file will be touched; returns why that failed, or an empty string."""
         return (
-            self._failure_of(f"note in {self.in_hand.path.name} which files are touched", self._touch, filepath)
+            self._failure_of(f"note in {self.in_hand.path.name} which files are being changed", self._touch, filepath)
             if trainer.is_global_zero
             else ""
         )
@@ -118,7 +118,7 @@ class SettledCheckpoint(EnduringCheckpoint):
             failure = self._failure_of("write evidence", self._go_on, trainer.global_step, looks, resumed, dropped)
         told, failure = trainer.strategy.broadcast((sum(dropped), failure))
         if failure:
-            self._complain(failure, "Decisions of the run before stand in the audit file")
+            self._complain(failure, "The audit file still holds decisions of the previous run")
         return int(told)
 
     def _go_on(self, step: int, looks: int, resumed: bool, dropped: list[int]) -> None:

@@ -22,8 +22,8 @@ from xai_lightning.callbacks._trainer import is_last_batch, stage_of, summed
 Fallback = Literal["none", "least_violation", "last"]
 FALLBACKS = ("none", "least_violation", "last")
 INFEASIBLE = "INFEASIBLE"
-LAST_NOTE = "Written at the end of every validation, for resuming, whether the gate was open or not; never the best."
-FALLBACK_NOTE = f"{INFEASIBLE}: this checkpoint passed nothing. It was kept because no checkpoint had passed the gate."
+LAST_NOTE = "Written at the end of every validation, to resume from, whether the gate was open or not; never the best."
+FALLBACK_NOTE = f"{INFEASIBLE}: this checkpoint did not pass the gate. It was kept because no checkpoint had passed."
 KEPT_STATE = (
     "best_k_models",
     "_best_path",
@@ -134,7 +134,7 @@ class StampedCheckpoint(SettledCheckpoint):
         try:
             filled = self.format_checkpoint_name({})
         except (ValueError, LookupError) as error:
-            raise ValueError(f"filename={self.filename!r} cannot be filled in: {error!r}") from error
+            raise ValueError(f"filename={self.filename!r} cannot be filled in with metrics: {error!r}") from error
         folder = str(Path(str(self.dirpath), "_"))[:-1] if self.dirpath is not None else ""
         check_within(filled.removeprefix(folder), "filename")
 
@@ -255,11 +255,13 @@ class StampedCheckpoint(SettledCheckpoint):
         failure = trainer.strategy.broadcast(failure)
         if failure:
             last = filepath == self.last_model_path
-            self._complain(failure, "The file for resuming is that of an earlier validation" if last else CLOSED)
+            self._complain(failure, "The file to resume from is that of an earlier validation" if last else CLOSED)
             raise NotKeptError(failure)
         self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
         for logger in trainer.loggers if trainer.is_global_zero else []:
-            self._try(f"tell {type(logger).__name__} of it", logger.after_save_checkpoint, weakref.proxy(self))
+            self._try(
+                f"report the checkpoint to {type(logger).__name__}", logger.after_save_checkpoint, weakref.proxy(self)
+            )
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -248,7 +248,7 @@ def test_equal_images_under_two_masks_are_two_samples_of_a_segmentation() -> Non
 
 def test_one_of_several_targets_of_a_regression_is_to_be_named() -> None:
     data, monitor = Items(lambda i: (draw(4, seed=i), draw(2, seed=i + 50)), 16), AttributionMonitor(task="regression")
-    with pytest.raises(ValueError, match=r"one target per sample, or target= the index of one; got .*2"):
+    with pytest.raises(ValueError, match=r"one target per sample, or target= as the index of one; got .*2"):
         fitted(seeded(lambda: nn.Linear(4, 1)), lambda n, b: n(b[0]).mean(), data, monitor, epochs=1)
 
 

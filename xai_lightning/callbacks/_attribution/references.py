@@ -28,7 +28,7 @@ class References:
         maps: name to ``float32[M, D]``.
         shown: ``float32[S, H, W]``, maps in the pictures of the first reference on this rank.
         shown_hashes: ``int64[S]``, hashes of their samples.
-        scale: colour scale of the pictures, whose maps are shares of their own size: that of the whole probe at the
+        scale: colour scale of the pictures, whose maps are shares of their absolute sum: that of the whole probe at the
             first reference.
         frozen: ``int64[M]``, the class of each row when it was first explained.
         average_scale: colour scale of the average over a fresh sample: that of the first reference.

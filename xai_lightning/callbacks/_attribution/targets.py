@@ -78,7 +78,7 @@ def _numbers(sample: Sample, target: Target) -> Tensor:
     chosen = given[:, target] if isinstance(target, int) and given.ndim == 2 else given
     if chosen.numel() != len(sample):
         raise ValueError(
-            f"task='regression' needs one target per sample, or target= the index of one; got {describe(given)}"
+            f"task='regression' needs one target per sample, or target= as the index of one; got {describe(given)}"
         )
     return exact(chosen.detach().flatten())
 

@@ -1,6 +1,7 @@
 """AttributionMonitor under what users and networks do to it: the bad input that traps and issues list."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,10 +12,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, SubsetRandomSampler
 
 from learners import QUIET, Items, Learner, cross_entropy, curves, draw, fitted, seeded, table, table_net
 from xai_lightning import AttributionMonitor, MemorySink
+from xai_lightning.callbacks._attribution.available import available
 from xai_lightning.callbacks._attribution.course import Course
 from xai_lightning.callbacks._attribution.references import References
 from xai_lightning.callbacks._attribution.strata import Strata
@@ -349,6 +351,62 @@ def test_a_given_probe_is_told_and_halved_at_its_own_size(caplog: pytest.LogCapt
         fitted(seeded(table_net), cross_entropy, Items(table, 48), monitor, epochs=1)
     assert "explains about 8 samples and 4 fresh ones" in caplog.text
     assert curves(sink)["xai/saliency/forward_passes"] == [2 * (8 + 4)]
+
+
+class Unsized(IterableDataset):
+    """Rows of a stream, whose number nobody knows."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([table(i) for i in range(48)])
+
+
+@pytest.mark.parametrize("settings", [{"probe_size": 1000}, {"sample_size": 1000}])
+@pytest.mark.parametrize(
+    ("rows", "options", "most"),
+    [
+        (Items(table, 48), {}, 48),
+        (Items(table, 48), {"limit_val_batches": 2}, 16),
+        (Subset(Items(table, 48), range(10)), {}, 10),
+        (Unsized(), {}, 1000),
+    ],
+)
+@pytest.mark.parametrize("sanity", [0, 1])
+def test_no_more_samples_are_told_than_there_are(
+    rows: Any, options: dict[str, Any], most: int, sanity: int, settings: dict[str, Any], caplog: Any
+) -> None:
+    """Law 7: the cost is told once, before the first validation, and at most what there is to explain."""
+    monitor = AttributionMonitor("saliency", network="net", **settings)
+    quiet = QUIET | {"num_sanity_val_steps": sanity, "max_epochs": 1}
+    begun: list[str] = []
+    first = pl.callbacks.LambdaCallback(on_train_batch_start=lambda *_: begun.append(caplog.text))
+    with caplog.at_level("INFO"):
+        trainer = pl.Trainer(callbacks=[monitor, first], **quiet, **options)
+        model = Learner(seeded(table_net), cross_entropy, lr=0.0)
+        trainer.fit(model, DataLoader(Items(table, 16), 8), DataLoader(rows, 8))
+    told = re.findall(
+        r"explains about (\d+) samples and (\d+) fresh ones at each validation, with at most ([\d,]+) ", caplog.text
+    )
+    assert len(told) == 1
+    probe, fresh, passes = (int(number.replace(",", "")) for number in told[0])
+    assert max(probe, fresh) <= most
+    assert trainer.callback_metrics["xai/saliency/forward_passes"] <= passes
+    if sanity or "probe_size" in settings:
+        assert "explains about" in begun[0]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_rows_of_all_ranks_are_told_where_a_sampler_deals_them_out(ranks: int) -> None:
+    data = Items(table, 50)
+    samplers: list[Any] = [DistributedSampler(data, num_replicas=ranks, rank=0), SubsetRandomSampler(range(5))]
+    found = []
+    for sampler in samplers:
+        loader = DataLoader(data, 8, sampler=sampler)
+        trainer: Any = SimpleNamespace(
+            testing=False, val_dataloaders=loader, num_val_batches=[len(loader)], world_size=ranks
+        )
+        found.append(available(trainer, 0))
+        assert available(trainer, 1) is None
+    assert found == [50, 5 * ranks]
 
 
 def test_a_monitor_learns_anew_in_another_training() -> None:

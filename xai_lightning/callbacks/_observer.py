@@ -57,6 +57,10 @@ class Observer(EvaluationHooks):
         """What a gate stores in a checkpoint beside its verdict; plain types only."""
         return {}
 
+    def lack(self, name: str) -> str:
+        """Which rows the last validation lacked to define the metric ``name``, in words; empty if none are known of."""
+        return ""
+
     def _save(self) -> dict[str, Any]:
         return {}
 

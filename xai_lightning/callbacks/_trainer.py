@@ -67,10 +67,11 @@ def foresees_last_batch(trainer: Trainer) -> bool:
     fetcher: Any = getattr(evaluation_loop(trainer), "_data_fetcher", None)
     if not getattr(fetcher, "prefetch_batches", 0) or fetcher.done:
         return False
-    return fetcher.length is None or all(map(_is_counted, loaders_of(trainer)))
+    return fetcher.length is None or all(map(is_counted, loaders_of(trainer)))
 
 
-def _is_counted(loader: Any) -> bool:
+def is_counted(loader: Any) -> bool:
+    """Whether the length that a loader declares is the number of its batches."""
     rows = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
     own = any(getattr(type(loader), name, None) is not getattr(DataLoader, name) for name in ("__iter__", "__len__"))
     if not rows or own or (loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler):

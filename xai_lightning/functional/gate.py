@@ -143,7 +143,12 @@ def limits(
     return found
 
 
-def decide(limits: Sequence[Limit], metrics: Mapping[str, float], fresh: Container[str]) -> Verdict:
+def decide(
+    limits: Sequence[Limit],
+    metrics: Mapping[str, float],
+    fresh: Container[str],
+    lacks: Mapping[str, str] | None = None,
+) -> Verdict:
     """Whether all limits hold for the metrics of one validation.
 
     The gate is open if every limit holds. A metric that is missing, stale (of an earlier validation), NaN or
@@ -154,6 +159,7 @@ def decide(limits: Sequence[Limit], metrics: Mapping[str, float], fresh: Contain
         limits: At least one limit.
         metrics: Metrics by the name they are logged under.
         fresh: Names of the metrics that this validation logged.
+        lacks: Why a metric is NaN, in words, by its name, where that is known.
 
     Returns:
         The verdict, with one check per limit.
@@ -167,10 +173,15 @@ def decide(limits: Sequence[Limit], metrics: Mapping[str, float], fresh: Contain
         'val_loss 0.75 exceeds 0.5 by 0.25'
         >>> decide(gate, {"val_loss": 0.25, "val_acc": 0.9}, fresh={"val_loss"}).reason
         'val_acc is stale: this validation did not log it'
+        >>> decide(gate[1:], {"val_acc": float("nan")}, {"val_acc"}, lacks={"val_acc": "no row is of class 2"}).reason
+        'val_acc is NaN: no row is of class 2'
     """
     if not limits:
         raise ValueError(f"limits must hold at least one limit, got {limits!r}")
-    checks = tuple(_check(limit, metrics.get(limit.name), limit.name in fresh) for limit in limits)
+    known = lacks or {}
+    checks = tuple(
+        _check(limit, metrics.get(limit.name), limit.name in fresh, known.get(limit.name, "")) for limit in limits
+    )
     failures = [check.reason for check in checks if not check.passed]
     holds = "the only limit holds" if len(checks) == 1 else f"all {len(checks)} limits hold"
     return Verdict(not failures, checks, "; ".join(failures) or holds)
@@ -201,8 +212,8 @@ _COMPARISONS: Mapping[Kind, _Comparison] = MappingProxyType(
 )
 
 
-def _check(limit: Limit, value: float | None, fresh: bool) -> Check:
-    unknown = _unknown(value, fresh)
+def _check(limit: Limit, value: float | None, fresh: bool, lack: str) -> Check:
+    unknown = _unknown(value, fresh, lack)
     if value is None or unknown:
         return Check(*limit, value, passed=False, reason=f"{limit.name} {unknown}", violation=math.inf)
     comparison = _COMPARISONS[limit.kind]
@@ -216,14 +227,14 @@ def _shown(value: float) -> str:
     return f"{round(value, 4):g}" if abs(value) >= 1e-2 else f"{value:.4g}"
 
 
-def _unknown(value: float | None, fresh: bool) -> str:
+def _unknown(value: float | None, fresh: bool, lack: str) -> str:
     """Why a metric cannot be compared with a threshold; empty if it can."""
     if value is None:
         return "is missing: it was never logged"
     if not fresh:  # Lightning keeps the values of earlier validations in `callback_metrics`.
         return "is stale: this validation did not log it"
     if math.isnan(value):
-        return "is NaN: undefined, or not computed"
+        return f"is NaN: {lack or 'undefined, or not computed'}"
     return "" if math.isfinite(value) else f"is {value}: not finite"
 
 

@@ -163,10 +163,7 @@ class ExplainingMonitor(PassingMonitor):
         self._probe.forget()
         if self._learned_of is None or self._learned_of() is not resolve_network(pl_module, self.network):
             # with another network, the first batch is inspected anew, and may fail again
-            self._learned = self._proved = False
-        cost = self._explainer.fixed_cost()
-        if cost is not None and self._probe.strata.fitted and not self._learned:
-            self._tell_cost(cost, self._probe.beside(self._sample_size))
+            self._learned = self._proved = self._told = False
 
     @override
     def _due(self) -> bool:

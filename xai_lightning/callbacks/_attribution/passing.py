@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info
+from xai_lightning.callbacks._attribution.available import available
 from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.explanation import Explaining, Explanation, by_chance
 from xai_lightning.callbacks._attribution.history import History
@@ -65,15 +66,29 @@ class PassingMonitor(TimedMonitor):
         self._rehearsal: list[Rows] = []
         self._steps: Steps | None = None
         self._padding: Rows | None = None
-        self._learned = False
+        self._learned = self._told = False
         self._learned_of: weakref.ref[nn.Module] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         passing = dict.fromkeys(("_explained", "_sampled", "_learned_of", "_steps", "_padding"))
         return {**super().__getstate__(), **passing, "_rehearsal": []}
 
-    def _tell_cost(self, cost: Passes, fresh: int) -> None:
-        probe = self._probe.size
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # without a sanity check, the first validation may be hours away
+        self._tell_early(trainer)
+
+    def _tell_early(self, trainer: Trainer) -> None:
+        """Report the cost before any batch, if it depends neither on an input nor on a size fitted to it (law 7)."""
+        cost = self._explainer.fixed_cost() if self._probe.strata.fitted and not self._learned else None
+        if cost is not None:
+            self._tell_cost(trainer, cost, self._probe.beside(self._sample_size))
+
+    def _tell_cost(self, trainer: Trainer, cost: Passes, fresh: int) -> None:
+        if self._told:
+            return
+        self._told, rows = True, available(trainer, self.dataloader_idx)
+        probe, fresh = self._probe.among(rows), fresh if rows is None else min(fresh, rows)
         count, beside = probe + fresh, f" and {fresh} fresh ones" if fresh else ""
         again = (
             f"; with the reference, and at one in {self.noise_every} of them, at most {probe * cost.forward:,} and "
@@ -88,6 +103,7 @@ class PassingMonitor(TimedMonitor):
     @override
     def _open(self, trainer: Trainer, look: Look) -> None:
         self._explained = self._sampled = None
+        self._tell_early(trainer)
         loader = loader_of(trainer, self.dataloader_idx)
         self._probe.open(loader, look.number, draw=not look.sanity, anew=look.stage != "fit")
 
@@ -120,12 +136,11 @@ class PassingMonitor(TimedMonitor):
             # what fits into memory cannot be found by trying, since a pass that fails cannot be repeated
             explainer.at_once = min(explainer.at_once, explainer.numbers * len(sample))
         check_columns(explainer, self._shares, sample)
-        told = self._probe.strata.fitted and explainer.fixed_cost() is not None
         self._probe.fit(self._sample_size)
         self._learned, self._learned_of = True, weakref.ref(resolve_network(pl_module, self.network))
         cost = explainer.cost()
-        if cost is not None and not told:
-            self._tell_cost(cost, self._probe.fresh.size)
+        if cost is not None:
+            self._tell_cost(pl_module.trainer, cost, self._probe.fresh.size)
 
     @override
     def _share_out(self, trainer: Trainer) -> None:

@@ -79,6 +79,10 @@ class Probe:
             counted = len(self._given_sample(given))
         return self.strata.size if counted is None else counted
 
+    def among(self, rows: int | None) -> int:
+        """About how many samples are explained of a loader with so many ``rows``; None: an unknown number."""
+        return self.size if rows is None or self._given is not None else min(self.size, rows)
+
     @property
     def drawing(self) -> bool:
         """Whether this evaluation draws a probe, rather than using the one that is kept."""

@@ -8,11 +8,12 @@ from typing_extensions import override
 from xai_lightning import tags
 from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_info
 from xai_lightning.callbacks._batches import Batches, Reading
+from xai_lightning.callbacks._fairness import absence
 from xai_lightning.callbacks._fairness import record as records
 from xai_lightning.callbacks._fairness.asked import DEFINITIONS
 from xai_lightning.callbacks._fairness.counting import Counting
 from xai_lightning.callbacks._fairness.foresight import outlook
-from xai_lightning.callbacks._fairness.individual import Gathered, Individuals
+from xai_lightning.callbacks._fairness.individual import Individuals
 from xai_lightning.callbacks._fairness.judging import Counted, Judging
 from xai_lightning.callbacks._fairness.rehearsal import rehearsed
 from xai_lightning.callbacks._fairness.spending import Spending
@@ -60,7 +61,7 @@ class CountingMonitor(Monitor):
         self._counting, self._individuals, self._spending = counting, individuals, spending
         self._total = Tally()
         self._estimates: records.Estimates = {}
-        self._reads, self._leads = reads, True
+        self._reads, self._leads, self._told = reads, True, False
 
     @property
     def _batches(self) -> Batches:
@@ -154,8 +155,13 @@ class CountingMonitor(Monitor):
             return None
         limit = name, name.removeprefix(tags.within(self.name, "")), threshold
         found = subjects(self.asked, self._batches)
-        positive = self._judging.positive(self._total.n_classes) if self._total.n_classes else 0
+        positive = self._judging.favourable(self._total)
         return outlook(limit, self.asked, self._total, found, positive=positive, error=self._spending.error)
+
+    @override
+    def lack(self, name: str) -> str:
+        own = name.removeprefix(tags.within(self.name, ""))
+        return absence.lack(own, self.asked, self._total, self._judging.favourable(self._total))
 
     def measure(
         self, trainer: Trainer, pl_module: LightningModule, loader: Any
@@ -191,7 +197,7 @@ class CountingMonitor(Monitor):
             raise total
         record, estimates = self._concluded(total, self.delta)
         if individuals is not None:
-            self._add_individuals(record, individuals, individuals.alone(), self.delta)
+            records.add_individuals(record, individuals, individuals.alone(), self.delta)
         stamp = self._stamp(total, estimates, self.delta)
         return {tags.within(self.name, name): value for name, value in record.shared.items()}, stamp
 
@@ -199,7 +205,7 @@ class CountingMonitor(Monitor):
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         kin = [c for c in callbacks_of(trainer) if isinstance(c, CountingMonitor) and c.name == self.name]
         # numbers that do not depend on the groups are logged once, by the first of these monitors
-        self._leads = kin[0] is self
+        self._leads, self._told = kin[0] is self, False
         if kin[0]._reads != self._reads:
             raise MisconfigurationException(
                 f"two FairnessMonitors share the name {self.name!r}, and so the metrics utility/…, but read different "
@@ -277,21 +283,14 @@ class CountingMonitor(Monitor):
             spent = {"error": self._spending.error, "error_spent": self._spending.spent}
             record.shared |= {tags.xai("fairness", name): number for name, number in spent.items()}
         if self._individuals is not None:
-            self._add_individuals(record, self._individuals, individuals, self._spending.error)
+            records.add_individuals(record, self._individuals, individuals, self._spending.error)
         if self.custom_scalars:
             record.charts = records.charts(self.asked, subject_names(self.asked, self._batches))
         return record
 
-    @staticmethod
-    def _add_individuals(record: Record, individuals: Individuals, gathered: Gathered, error: float) -> None:
-        shared = individuals.names()[0]
-        numbers = individuals.conclude(gathered, error)
-        record.shared |= {name: numbers[name] for name in shared}
-        record.direct |= {name: number for name, number in numbers.items() if name not in shared}
-
     def _concluded(self, total: Tally, error: float) -> records.Conclusion:
         found = subjects(self.asked, self._batches)
-        positive = self._judging.positive(total.n_classes) if total.n_classes and not total.labels else 1
+        positive = self._judging.favourable(total)
         concluded = records.conclude(self.asked, total, found, positive, error)
         if self._leads:
             missing = records.undefined(self.asked, total, found, positive)
@@ -299,4 +298,5 @@ class CountingMonitor(Monitor):
             records.add_utility(concluded.record, total, self._counting.names[0], error, exact=self.asked.exact)
         if self.pictures:
             records.add_pictures(concluded.record, total, found, positive)
+        self._told = self._told or absence.tell(self._label, self.asked, total, positive, utility=self._leads)
         return concluded

@@ -11,7 +11,7 @@ from xai_lightning.callbacks._compiled import is_hidden
 from xai_lightning.callbacks._fairness.asked import Asked
 from xai_lightning.callbacks._fairness.heard import NetworkOutput
 from xai_lightning.callbacks._fairness.refusals import check_classes
-from xai_lightning.callbacks._fairness.tally import Judged
+from xai_lightning.callbacks._fairness.tally import Judged, Tally
 from xai_lightning.callbacks._guard import Hooks
 from xai_lightning.callbacks._trainer import resolve_network
 from xai_lightning.functional.precision import exact_device, moved
@@ -181,6 +181,10 @@ class Judging:
         if not 0 <= chosen < n_classes:
             raise ValueError(f"positive_class must lie in 0 .. {n_classes - 1}; got {chosen}")
         return chosen
+
+    def favourable(self, total: Tally) -> int:
+        """The favourable class of these counts; 1 for labels and numbers."""
+        return self.positive(total.n_classes) if total.n_classes and not total.labels else 1
 
 
 def _check_choices(how: Outputs, n_classes: int | None, positive_class: int | None) -> None:

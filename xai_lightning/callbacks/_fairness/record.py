@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xai_lightning import tags
 from xai_lightning.callbacks._fairness.asked import Asked
+from xai_lightning.callbacks._fairness.individual import Gathered, Individuals
 from xai_lightning.callbacks._fairness.subjects import Subject
 from xai_lightning.callbacks._fairness.tally import Tally
 from xai_lightning.callbacks._progress import step
@@ -164,6 +165,17 @@ def add_utility(record: Record, tally: Tally, name: str, error: float, *, exact:
     measure = utility_measure(name in tally.residuals)
     for part, number in zip(UTILITY_PARTS, (value, bound, chance), strict=True):
         record.shared[tags.utility(measure, part)] = number
+
+
+# --- individual fairness
+
+
+def add_individuals(record: Record, individuals: Individuals, gathered: Gathered, error: float) -> None:
+    """Add flips and consistency."""
+    shared = individuals.names()[0]
+    numbers = individuals.conclude(gathered, error)
+    record.shared |= {name: numbers[name] for name in shared}
+    record.direct |= {name: number for name, number in numbers.items() if name not in shared}
 
 
 # --- pictures

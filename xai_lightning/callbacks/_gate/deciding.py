@@ -226,14 +226,10 @@ class DecidingCheckpoint(StampedCheckpoint):
         """After the first validation, report whether the data suffice for the limits at all."""
         if self._memory.looks > 1 or not trainer.is_global_zero:
             return
-        if not (found := decision.outlooks(trainer, self.limits)):
-            return
-        self._memory.sizes[tags.xai("gate", "can_open")] = float(all(outlook.can_open for outlook in found))
-        for outlook in found:
-            numbers = {"smallest": outlook.smallest, "needed": math.nan if outlook.needed is None else outlook.needed}
-            self._memory.sizes |= {tags.sample_size(outlook.name, what): float(n) for what, n in numbers.items()}
-        say = rank_zero_info if all(one.can_open for one in found) else rank_zero_warn
-        say(f"Sample sizes: {'; '.join(outlook.sentence for outlook in found)}.")
+        report = decision.sizes(trainer, self.limits, utility_floor=self.utility_floor)
+        if report is not None:
+            self._memory.sizes |= report.numbers
+            (rank_zero_info if report.opens else rank_zero_warn)(report.sentence)
 
     def _publish(self, trainer: Trainer, violation: float) -> None:
         decided = self._decision

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from xai_lightning import tags
 from xai_lightning._lightning import MisconfigurationException, Trainer, rank_zero_warn
@@ -250,6 +250,45 @@ def outlooks(trainer: Trainer, limits: Sequence[Limit]) -> list[Outlook]:
             continue
         found += [outlook] if outlook is not None else []
     return found
+
+
+def lacks(trainer: Trainer, limits: Sequence[Limit]) -> dict[str, str]:
+    """Which rows the limited metrics lack to be defined, by name, as far as their owners know."""
+    owners = {limit.name: owner_of(trainer, limit.name) for limit in limits}
+    found = {name: owner.lack(name) for name, owner in owners.items() if owner is not None}
+    return {name: lack for name, lack in found.items() if lack}
+
+
+class Sizes(NamedTuple):
+    """Whether the rows suffice for the gate to open at all.
+
+    Args:
+        opens: whether they do.
+        numbers: what is logged about it, by name.
+        sentence: the same in words.
+    """
+
+    opens: bool
+    numbers: dict[str, float]
+    sentence: str
+
+
+def sizes(trainer: Trainer, limits: Sequence[Limit], *, utility_floor: bool) -> Sizes | None:
+    """Whether the rows suffice for the given limits and their utility floors; None if no monitor knows."""
+    found = outlooks(trainer, limits)
+    logged = logged_by_monitors(trainer)
+    wanted = all_limits(limits, None, {}, utility_floor=utility_floor, logged=logged)
+    lacking = lacks(trainer, [limit for limit in wanted if limit.name not in {outlook.name for outlook in found}])
+    if not found and not lacking:
+        return None
+    opens = all(outlook.can_open for outlook in found) and not lacking
+    numbers = {tags.xai("gate", "can_open"): float(opens)}
+    for outlook in found:
+        parts = {"smallest": outlook.smallest, "needed": math.nan if outlook.needed is None else outlook.needed}
+        numbers |= {tags.sample_size(outlook.name, part): float(number) for part, number in parts.items()}
+    told = [outlook.sentence for outlook in found]
+    told += [f"{name}: {lack}, so the gate cannot open" for name, lack in lacking.items()]
+    return Sizes(opens, numbers, f"Sample sizes: {'; '.join(told)}.")
 
 
 def evidence_of(trainer: Trainer) -> list[dict[str, Any]]:

@@ -30,8 +30,9 @@ class FairnessMonitor(CountingMonitor):
     limit at the error that this validation may spend, for gating. Costs no forward or backward pass, unless ``flips``
     asks for some: rows sent forward are logged as ``xai/fairness/forward_passes``.
 
-    A group that lacks the samples for a rate makes the metrics of that rate NaN, and a non-finite prediction makes all
-    of them NaN: undefined is never fair. Definitions: `xai_lightning.functional.fairness` and ``docs/metrics.md``.
+    A group that lacks the samples for a rate makes the metrics of that rate NaN, a class without samples makes the
+    balanced accuracy NaN (which a warning says once), and a non-finite prediction makes all of them NaN: undefined is
+    never fair. Definitions: `xai_lightning.functional.fairness` and ``docs/metrics.md``.
 
     Args:
         groups: attribute to its groups: a list of names (matches strings, and integers as positions), a dict from code

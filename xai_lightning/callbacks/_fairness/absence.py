@@ -21,7 +21,7 @@ def absent(tally: Tally) -> Tensor:
     if not tally.counts or tally.nonfinite:
         return torch.zeros(0, dtype=torch.bool, device="cpu")
     # every set of groups counts all rows, those without a group too
-    actual: Tensor = per_class(next(iter(tally.counts.values())).sum(dim=0))[2]
+    actual: Tensor = per_class(next(iter(tally.counts.values())).sum(dim=0))[2].cpu()
     return actual == 0
 
 

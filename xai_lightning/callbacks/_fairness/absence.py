@@ -77,10 +77,12 @@ def tell(label: str, asked: Asked, tally: Tally, positive: int, *, utility: bool
     missing = absent(tally)
     what, named = described(missing), ["utility/balanced_accuracy"] * utility + undefined(asked, missing, positive)
     if what and named:
+        advice = "Add rows of every class to the data, or remove outputs for classes that do not occur"
+        if tally.labels:
+            advice = "Add rows with and without each label to the data, or remove labels that do not vary"
         floor = ", and with utility_floor=True so does one with any other fairness limit" if utility else ""
         rank_zero_warn(
             f"{label}: in this evaluation {what}, which leaves {', '.join(named)} undefined (NaN). A gate with a limit "
-            f"on one of them stays closed{floor}. Add rows of every class to the data, or remove outputs for classes "
-            "that do not occur"
+            f"on one of them stays closed{floor}. {advice}"
         )
     return bool(what and named)

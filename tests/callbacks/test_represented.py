@@ -97,6 +97,30 @@ def test_a_planted_layer_of_rank_one_is_found(tmp_path: Path) -> None:
     assert found["activation_max/rank_collapse"] == pytest.approx(1, abs=1e-5)
 
 
+class Broken(nn.Module):
+    """A layer whose outputs are NaN, or infinite, beside one whose are finite."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value, self.broken, self.head = value, nn.Linear(6, 8), nn.Linear(6, 2)
+        nn.init.constant_(self.broken.bias, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.broken(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_layer_without_a_finite_value_has_no_number_of_massive_units(value: float, tmp_path: Path) -> None:
+    found = evaluated(Broken(value), rows(), tmp_path, layers=["net.broken"])
+    for name in ("activation/net.broken", "activation_max"):
+        assert math.isnan(found[f"{name}/massive_units"])
+        assert math.isnan(found[f"{name}/rank_collapse"])
+    found = evaluated(Broken(value), rows(), tmp_path, layers=["net.broken", "net.head"])
+    assert math.isnan(found["activation/net.broken/massive_units"])
+    assert found["activation_max/massive_units"] == found["activation/net.head/massive_units"] == 0
+
+
 def test_a_unit_that_encodes_the_group_is_found_and_one_that_encodes_the_label_is_not(tmp_path: Path) -> None:
     found = evaluated(Planted(), people(), tmp_path, **WATCHED)
     largest, chance = (

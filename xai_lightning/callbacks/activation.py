@@ -13,6 +13,7 @@ from xai_lightning.callbacks._activation.expensive import Expensive
 from xai_lightning.callbacks._activation.kernels import BestOf
 from xai_lightning.callbacks._activation.layers import Layer, Pattern, find_layers, why_silent
 from xai_lightning.callbacks._activation.names import Wanted
+from xai_lightning.callbacks._activation.packed import elements_of, kept_of, rowless, unfit
 from xai_lightning.callbacks._activation.record import recorded
 from xai_lightning.callbacks._activation.running import Running, gathered
 from xai_lightning.callbacks._batches import Batches
@@ -21,7 +22,7 @@ from xai_lightning.callbacks._guard import Made, in_forward
 from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._monitor import Monitor
 from xai_lightning.callbacks._record import Look, OnError, Record
-from xai_lightning.callbacks._selection import Kept, Mask, both, mask_of, readable
+from xai_lightning.callbacks._selection import Kept, Mask, both, mask_of
 from xai_lightning.callbacks._settings import check_arguments, check_counts, check_seed
 from xai_lightning.callbacks._sharded import unseen
 from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
@@ -162,8 +163,7 @@ class ActivationMonitor(Monitor):
     @override
     def _set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._layers = find_layers(pl_module, self.layers, self.max_layers)
-        self._measured = [self._wanted.measured(layer) for layer in self._layers]
-        self._reducing = []
+        self._measured, self._reducing = [self._wanted.measured(layer) for layer in self._layers], []
         unknown = [layer.name for layer in self._layers if layer.units is None]
         self._tell("have no known units; their statistics are over all elements", unknown)
         absent = self._wanted.absent(self._layers, alone=self._expensive is None)
@@ -172,8 +172,9 @@ class ActivationMonitor(Monitor):
             rank_zero_info(f"ActivationMonitor watches no layer that has {absent}")
         if self._expensive is not None:
             worst = list(self._wanted.worst(self._layers, fit=True))
-            ridges, hidden = self._wanted.histogram, unseen(trainer)
-            self._expensive.set_up(pl_module, self._layers, worst, ridges=ridges, hidden=hidden)
+            self._expensive.set_up(
+                pl_module, self._layers, worst, ridges=self._wanted.histogram, hidden=unseen(trainer)
+            )
 
     def _tell(self, what: str, names: Sequence[str]) -> None:
         """Warn about modules, once each."""
@@ -223,22 +224,23 @@ class ActivationMonitor(Monitor):
 
     def _add(self, layer: Layer, measured: Measured, call: tuple[Any, ...]) -> None:
         h = self._readable(layer, call[-1])
-        if h is None or self._running.again(layer.name, h, self._keep):
+        keep = None if self._keep is None else kept_of(self._keep, call[-1])
+        if h is None or self._running.again(layer.name, h, keep):
             return
         h = h.reshape(1, 1) if h.ndim == 0 else h.unsqueeze(-1) if layer.units is None or h.ndim == 1 else h
         dim = h.ndim - 1 if layer.units is None else layer.unit_dim(h.ndim)
-        keep = None if self._keep is None else self._keep.fitted(h.shape[:dim] + h.shape[dim + 1 :], h.device)
+        keep = None if keep is None else keep.fitted(h.shape[:dim] + h.shape[dim + 1 :], h.device)
         if keep is None and self._keep is not None:
-            self._tell("have outputs that fit neither samples nor mask; all elements are observed", [layer.name])
+            self._tell(unfit(call[-1]), [layer.name])
         self._running.observe(layer.name, h, dim, keep, measured)
 
     def _represent(self, layer: Layer, mask: Tensor | None, call: tuple[Any, ...]) -> None:
         h = self._readable(layer, call[-1])
-        if h is not None and self._expensive is not None:
-            self._expensive.keep(layer, h, mask, call)
+        if h is not None and self._expensive is not None and not self._expensive.keep(layer, h, mask, call):
+            self._tell(rowless(call[-1]), [layer.name])
 
     def _readable(self, layer: Layer, output: Any) -> Tensor | None:
-        h = readable(output)
+        h = elements_of(output)
         if h is None:
             self._unreadable.add(layer.name)
             self._tell("return no dense real tensor, so that NaN is logged", [layer.name])

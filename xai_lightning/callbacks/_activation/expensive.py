@@ -14,6 +14,7 @@ from xai_lightning.callbacks._activation.history import LayerHistory
 from xai_lightning.callbacks._activation.kernels import BestOf
 from xai_lightning.callbacks._activation.layers import Layer
 from xai_lightning.callbacks._activation.names import largest
+from xai_lightning.callbacks._activation.packed import packed_in
 from xai_lightning.callbacks._activation.probe import ActivationProbe, Represented
 from xai_lightning.callbacks._activation.represented import Key, Representation
 from xai_lightning.callbacks._activation.weights import NORM, UPDATE, WatchedWeights
@@ -114,11 +115,17 @@ class Expensive:
         """The layers that need hooks in the coming step."""
         return self.representation.layers if self.representation.probe.before(batch) else []
 
-    def keep(self, layer: Layer, h: Tensor, mask: Tensor | None, call: tuple[Any, ...]) -> None:
-        """Keep a layer's output; ``call`` is the module, its positional and keyword arguments, and its output."""
-        self.representation.probe.keep(layer, h, mask)
+    def keep(self, layer: Layer, h: Tensor, mask: Tensor | None, call: tuple[Any, ...]) -> bool:
+        """Keep a layer's output, from its call: the module, positional and keyword arguments, output.
+
+        Returns:
+            False if the output has no row per sample.
+        """
+        packed = packed_in(call[-1])
+        kept = self.representation.probe.keep(layer, h if packed is None else packed, mask)
         if layer.name in self.representation.attention:
             self.representation.probe.attend(layer, call[0], (call[1], call[2]))
+        return kept
 
     def gather(self, trainer: Trainer) -> tuple[Represented, float]:
         """Combine all ranks: a collective of fixed shapes, which every rank must call."""

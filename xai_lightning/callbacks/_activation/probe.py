@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import MultiheadAttention
+from torch.nn.utils.rnn import PackedSequence
 
 from xai_lightning._lightning import Trainer
 from xai_lightning.callbacks._activation.attention import heads_of
 from xai_lightning.callbacks._activation.layers import Layer
+from xai_lightning.callbacks._activation.packed import packed_by_sample
 from xai_lightning.callbacks._batches import Batches, Reading
 from xai_lightning.callbacks._draw import HASHED, row_hash, smallest
 from xai_lightning.callbacks._sketch import Sketch
@@ -130,8 +132,8 @@ class ActivationProbe:
         new = ~torch.isin(hashes, held.hashes)
         return new & (hashes < held.hashes[-1]) if len(held.hashes) == self._sketch.quota else new
 
-    def keep(self, layer: Layer, h: Tensor, mask: Tensor | None) -> None:
-        """Keep a layer's output for the rows that may enter.
+    def keep(self, layer: Layer, h: Tensor | PackedSequence, mask: Tensor | None) -> bool:
+        """Keep a layer's output for the rows that may enter; False if it has no row per sample.
 
         Args:
             layer: the layer.
@@ -139,9 +141,16 @@ class ActivationProbe:
             mask: ``bool[N, ...]``, true where there is no padding; None: everywhere.
         """
         step = self._step
-        rows = None if step is None else by_sample(h, layer, step.samples, step.places, mask)
-        if step is not None and rows is not None:
+        if step is None:
+            return True
+        if isinstance(h, PackedSequence):
+            rows = packed_by_sample(h, layer, step.samples, step.places, mask)
+            rows = None if rows is None else rows[:, _units(rows.shape[1], rows.device)]
+        else:
+            rows = by_sample(h, layer, step.samples, step.places, mask)
+        if rows is not None:
             step.found[layer.name] = rows
+        return rows is not None
 
     def attend(self, layer: Layer, module: MultiheadAttention, call: tuple[tuple[Any, ...], Mapping[str, Any]]) -> None:
         """Keep where the heads attend in a call (positional and keyword arguments), for the rows that may enter."""

@@ -150,9 +150,10 @@ def _of_layer(rows: Tensor, found: Represented) -> Numbers:
     ranks = dict.fromkeys(RANKS, math.nan) if few else rank_statistics(rows)
     directions = min(rows.shape)
     step()
+    known = not few and bool(rows.isfinite().any())
     numbers: Numbers = {(name,): value for name, value in ranks.items()}
     numbers[COLLAPSE,] = _share(directions - ranks["effective_rank"], directions - 1)
-    numbers[MASSIVE,] = math.nan if few else float((massive_activations(rows) > 0).sum())
+    numbers[MASSIVE,] = float((massive_activations(rows) > 0).sum()) if known else math.nan
     if found.labels is not None:
         selectivity = by_class(rows, found.labels)
         defined = selectivity[selectivity.isfinite()]

@@ -23,6 +23,7 @@ from xai_lightning.functional.render.canvas import (
 )
 from xai_lightning.functional.render.names import module_names
 from xai_lightning.functional.render.sheets import breadth, fitted
+from xai_lightning.functional.render.ticks import round_places
 
 MOST_LAYERS, MOST_COLUMNS, MOST_WRITTEN = 32, 128, 12
 _NAME, _TOP, _WIDTH, _BOTTOM, _BAR, _RIGHT, _SIZE = 200, 40, 576, 62, 12, 84, 8
@@ -74,7 +75,7 @@ def layer_heatmap(
     chart = _Chart(
         shown,
         module_names([names[row] for row in rows], _NAME, _SIZE),
-        [str(numbers[column]) for column in columns],
+        [numbers[column] for column in columns],
         (low, high),
         _WIDTH // len(columns) * len(columns),
         max(13, min(28, 560 // len(rows))),
@@ -112,7 +113,7 @@ def layer_similarity(matrix: Tensor, names: Sequence[str], *, title: str, note: 
     chart = _Chart(
         matrix.detach().double().cpu()[places][:, places],
         [f"{name}   {place + 1}" for name, place in zip(shown, places, strict=True)],
-        [str(place + 1) for place in places],
+        [place + 1 for place in places],
         (0.0, 1.0),
         side * len(places),
         side,
@@ -125,7 +126,7 @@ class _Chart(NamedTuple):
 
     values: Tensor
     rows: list[str]
-    columns: list[str]
+    columns: list[int]
     limits: tuple[float, float]
     width: int
     row: int
@@ -200,10 +201,10 @@ def _label(figure: Figure, chart: _Chart, left: int, axis: str) -> None:
     for row, name in enumerate(chart.rows):
         write(figure, name, left - 8, _TOP + (row + 0.5) * chart.row, "right", size=_SIZE)
     # as many labels as have room for their digits
-    most = max(1, chart.width // (14 + 7 * max(len(name) for name in chart.columns)))
+    most = max(1, chart.width // (14 + 7 * len(str(max(chart.columns)))))
     below = _TOP + chart.height
-    for place in evenly(len(chart.columns), min(most, 16)):
-        write(figure, chart.columns[place], left + (place + 0.5) * chart.column, below + 11, "center", size=8)
+    for place in round_places(chart.columns, min(most, 16)):
+        write(figure, str(chart.columns[place]), left + (place + 0.5) * chart.column, below + 11, "center", size=8)
     write(figure, axis, left + chart.width / 2, below + 27, "center", size=9, ink=FAINT)
     if len(chart.columns) <= MOST_WRITTEN and chart.column >= 40:
         _write_values(figure, chart, left)

@@ -14,6 +14,7 @@ from xai_lightning.functional.render.canvas import FAINT, Picture, check_count, 
 from xai_lightning.functional.render.layers import evenly
 from xai_lightning.functional.render.names import module_names
 from xai_lightning.functional.render.sheets import fitted
+from xai_lightning.functional.render.ticks import round_places
 
 MOST_PANELS, MOST_RIDGES = 6, 16
 _PANEL, _TALL, _LEFT, _TOP, _GAP, _AXIS, _FOOT = 262, 236, 40, 58, 24, 30, 24
@@ -44,7 +45,7 @@ def histogram_ridges(
 
     Returns:
         uint8[H, W, 3], at most 900 pixels wide and 700 high; of more than 6 layers or 16 validations, evenly chosen
-        ones, including the first and the last.
+        ones, and the first and the last. Labels are round numbers at equal distances.
 
     Raises:
         ValueError: if shapes or lengths do not match.
@@ -60,7 +61,7 @@ def histogram_ridges(
     check_count("Layers of `counts` and `names`", (counts.shape[0], len(names)))
     check_count("Validations of `counts` and `numbers`", (counts.shape[1], len(numbers)))
     check_count("Bins of `counts` and `bucket_limits`", (counts.shape[2], len(bucket_limits)))
-    panels, ridges = evenly(len(names), MOST_PANELS), evenly(len(numbers), MOST_RIDGES)
+    panels, ridges = evenly(len(names), MOST_PANELS), sorted({0, *_even(numbers), len(numbers) - 1})
     shown = counts.detach().double().cpu()[panels][:, ridges]
     across = min(3, len(panels))
     down = -(-len(panels) // across)
@@ -77,12 +78,17 @@ def histogram_ridges(
             if not shown[place].any():
                 write(figure, "no values observed", x + _PANEL / 2, y + _TALL / 2, "center", size=9, ink=FAINT)
             if place % across == 0:
-                _number(figure, [numbers[ridge] for ridge in ridges], x, y)
+                _number(figure, [str(numbers[i]) if i in _even(numbers) else "" for i in ridges], x, y)
         notes = [f"{len(panels)} of {len(names)} layers shown"] if len(panels) < len(names) else []
         notes += [f"{len(ridges)} of {len(numbers)} validations shown"] if len(ridges) < len(numbers) else []
-        rows = "last validation in front; height: √share"
+        rows = "first validation at the back, last in front; height: √share"
         write(figure, fitted(["; ".join([rows, *notes])], width - 16, 8)[0], 8, height - 11, "left", size=8, ink=FAINT)
         return pixels(figure)
+
+
+def _even(numbers: Sequence[int]) -> list[int]:
+    """Validations at equal distances, which are labelled; the first and the last are drawn in any case."""
+    return list(range(len(numbers))) if len(numbers) <= MOST_RIDGES else round_places(numbers, MOST_RIDGES - 2)
 
 
 def _base(place: int, count: int) -> float:
@@ -125,9 +131,9 @@ def _power(limit: float) -> str:
     return f"{limit:.3g}".replace("-", "−")
 
 
-def _number(figure: Figure, numbers: Sequence[int], x: float, y: float) -> None:
-    ridges = len(numbers)
+def _number(figure: Figure, labels: Sequence[str], x: float, y: float) -> None:
+    ridges = len(labels)
     span = ridges - 1 + _OVERLAP * 1.05 + 0.2
-    for place in evenly(ridges, 8):
+    for place, label in enumerate(labels):
         down = y + _TALL * (1 - (_base(place, ridges) + 0.2) / span)
-        write(figure, str(numbers[place]), x - 5, down - 3, "right", size=7.5, ink=FAINT)
+        write(figure, label, x - 5, down - 3, "right", size=7.5, ink=FAINT)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xai_lightning.functional.render.canvas import FAINT, INK, Picture, inches, pixels
 from xai_lightning.functional.render.sheets import wrapped
+from xai_lightning.functional.render.ticks import round_places
 
 
 def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture:
@@ -42,7 +43,7 @@ def similarity(matrix: Tensor, numbers: Sequence[int], *, title: str) -> Picture
         low = min(0.0, float(np.nanmin(matrix.numpy(), initial=0.0)))
         shown = axes.imshow(matrix.numpy(), cmap=colours, vmin=low, vmax=1.0, interpolation="nearest")
         count = max(2, min(10, 40 // (len(str(max(numbers))) + 1)))
-        places = sorted({round(i * (len(numbers) - 1) / (count - 1)) for i in range(count)})
+        places = round_places(numbers, count)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(places, labels=[str(numbers[place]) for place in places])
         axes.tick_params(labelsize=10, labelcolor=FAINT, length=0)

@@ -171,10 +171,8 @@ class ActivationMonitor(Monitor):
             self._told.add(absent)
             rank_zero_info(f"ActivationMonitor watches no layer that has {absent}")
         if self._expensive is not None:
-            worst = list(self._wanted.worst(self._layers, fit=True))
-            self._expensive.set_up(
-                pl_module, self._layers, worst, ridges=self._wanted.histogram, hidden=unseen(trainer)
-            )
+            worst, ridges = list(self._wanted.worst(self._layers, fit=True)), self._wanted.histogram
+            self._expensive.set_up(pl_module, self._layers, worst, ridges=ridges, hidden=unseen(trainer))
 
     def _tell(self, what: str, names: Sequence[str]) -> None:
         """Warn about modules, once each."""

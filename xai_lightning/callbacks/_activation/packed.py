@@ -40,7 +40,7 @@ def unfit(output: Any) -> str:
 
 
 def rowless(output: Any) -> str:
-    """What to say of modules whose output has no row per sample, so that it is not known what samples they represent."""
+    """What to say of modules whose output has no row per sample."""
     if packed_in(output) is None:
         return "have outputs with no row per sample; what they represent is NaN"
     return f"return packed sequences that cannot be matched with samples ({_REMEDY}); what they represent is NaN"

@@ -31,9 +31,9 @@ def calibration_in_the_large(scored: Scored) -> Means:
 
     .. math:: \frac1n\sum_i (p_i - y_i)
 
-    0 means that the expected number of positives equals the actual one; above 0, the group's risk is overstated. It
-    does not show errors that cancel between low and high scores. Unlike the expected calibration error, it is unbiased
-    in small groups.
+    0 means that the expected number of positives equals the actual one; above 0, the group's risk is overstated: the
+    sign is opposite to that of :func:`mean_residual`. It does not show errors that cancel between low and high scores.
+    Unlike the expected calibration error, it is unbiased in small groups.
 
     Args:
         scored: Scores of all groups.

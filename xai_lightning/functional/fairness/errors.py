@@ -37,12 +37,12 @@ def mean_prediction(sums: Residuals, origin: float = 0.0) -> Means:
 
 
 def mean_residual(sums: Residuals) -> Means:
-    r"""Mean residual.
+    r"""Mean residual: target minus prediction.
 
     .. math:: \frac1n\sum_i (y_i - \hat y_i)
 
-    0 means right on average, above 0 that predictions for the group are too low. It does not show the size of single
-    errors.
+    0 means right on average, above 0 that predictions for the group are too low: the sign is opposite to that of
+    :func:`calibration_in_the_large`. It does not show the size of single errors.
 
     Args:
         sums: Sums of all samples.

@@ -28,7 +28,7 @@ OF_NUMBERS: dict[str, Quantity] = {
         "residuals",
         (-math.inf, math.inf),
         0.0,
-        "mean of target minus prediction",
+        "mean of target minus prediction: above 0, predictions are too low (the sign is opposite to that of `CIL`)",
         f"errors of both signs that cancel; {TRUSTS}",
     ),
     "mean_absolute_error": Quantity(

@@ -87,7 +87,7 @@ OF_SCORES: dict[str, Quantity] = {
         "scores",
         (-1.0, 1.0),
         0.0,
-        "mean score minus the share of positives",
+        "mean score minus the share of positives: above 0, scores are too high (the sign is opposite to that of `MR`)",
         f"errors that cancel between low and high scores; {TRUSTS}",
     ),
     "calibration_error": Quantity(

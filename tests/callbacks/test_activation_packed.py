@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from watched import validated
-from xai_lightning.callbacks._activation.packed import packed_in
+from xai_lightning.callbacks._activation.packed import packed_in, places_of
 from xai_lightning.functional.activation import observe, statistics
 from xai_lightning.functional.representation import class_selectivity, class_sums, rank_statistics
 
@@ -133,3 +133,12 @@ def test_only_the_first_output_is_taken_for_a_packed_sequence() -> None:
     assert packed_in((torch.zeros(2), packed)) is None
     assert packed_in(()) is None
     assert packed_in(torch.zeros(2)) is None
+
+
+def test_elements_have_no_place_in_a_batch_of_other_samples() -> None:
+    packed = pack_padded_sequence(torch.zeros(3, 2, 1), torch.tensor([1, 2, 1]), batch_first=True, enforce_sorted=False)
+    places = places_of(packed, 3)
+    assert places is not None
+    assert sorted(zip(*(place.tolist() for place in places), strict=True)) == [(0, 0), (1, 0), (1, 1), (2, 0)]
+    assert places_of(packed, 6) is None, "only some of its samples were packed"
+    assert places_of(packed._replace(sorted_indices=None, unsorted_indices=None), 3) is None, "sorted by whom?"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from xai_lightning.callbacks._trainer import Positions
+from xai_lightning.callbacks._positions import Positions
 from xai_lightning.functional.attribution import output_tensor
 from xai_lightning.readers import (
     Column,

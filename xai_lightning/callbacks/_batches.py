@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import DistributedSampler, IterableDataset, SequentialSampler
 
-from xai_lightning.callbacks._trainer import Positions
+from xai_lightning.callbacks._positions import Positions
 from xai_lightning.functional.precision import moved
 from xai_lightning.readers import GroupSource, Reader, Sample, Table, Vocabulary, read, vocabularies
 from xai_lightning.readers.groups import (

@@ -10,13 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from xai_lightning import tags
-from xai_lightning._lightning import (
-    LightningModule,
-    MisconfigurationException,
-    Trainer,
-    check_trainer,
-    rank_zero_info,
-)
+from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, check_trainer, rank_zero_info
 from xai_lightning.callbacks import _progress as progress
 from xai_lightning.callbacks._announcer import Announcer
 from xai_lightning.callbacks._enduring import Enduring

@@ -21,11 +21,12 @@ from xai_lightning.callbacks._draw import Share
 from xai_lightning.callbacks._guard import Made, in_forward
 from xai_lightning.callbacks._kinds import other_than_default
 from xai_lightning.callbacks._monitor import Monitor
+from xai_lightning.callbacks._positions import Positions
 from xai_lightning.callbacks._record import Look, OnError, Record
 from xai_lightning.callbacks._selection import Kept, Mask, both, mask_of
 from xai_lightning.callbacks._settings import check_arguments, check_counts, check_seed
 from xai_lightning.callbacks._sharded import unseen
-from xai_lightning.callbacks._trainer import Positions, Stage, loader_of
+from xai_lightning.callbacks._trainer import Stage, loader_of
 from xai_lightning.functional.activation import Measured, fused
 from xai_lightning.readers import Column, GroupSource, Reader, Table, read_inputs
 from xai_lightning.readers.groups import Declared

@@ -265,9 +265,7 @@ class CountingMonitor(Monitor):
 
     @override
     def _gather(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        total = self._counting.gather(trainer)
-        individuals = None if self._individuals is None else self._individuals.gather(trainer)
-        return total, individuals
+        return self._counting.gather(trainer), None if self._individuals is None else self._individuals.gather(trainer)
 
     @override
     def _conclude(self, trainer: Trainer, look: Look, gathered: Any) -> Record:

@@ -28,8 +28,7 @@ from xai_lightning.readers.predictions import Decision
 FLIP_RATE, SCORE_CHANGE = "flip_rate", "flip_score_change"
 CONSISTENCY = {part: tags.individual("consistency", part) for part in ("value", "rows")}
 PASSES = tags.xai("fairness", "forward_passes")
-WATCHED = 0.025
-UNMOVED = 2
+WATCHED, UNMOVED = 0.025, 2
 
 
 class Question(NamedTuple):
@@ -120,13 +119,11 @@ class Individuals:
             raise TypeError(f"flips must map attributes to a Column or a callable; got {flips!r}")
         self.flips = {choose("attribute", name, vocabularies): flip for name, flip in flips.items()}
         self._vocabularies, self._how, self._n_classes, self._seed = dict(vocabularies), how, n_classes, seed
-        self._output_key = output_key
         for attribute, flip in self.flips.items():
             check_flip(attribute, flip, self._vocabularies[attribute])
-        chosen = consistency_features
-        self._features = chosen if chosen is None or isinstance(chosen, slice) else list(chosen)
+        self._features = f if (f := consistency_features) is None or isinstance(f, slice) else list(f)
         self._effects, self._likes = Sketch(flip_samples), Sketch(consistency_samples)
-        self._passes, self._checked = 0, False
+        self._passes, self._checked, self._output_key = 0, False, output_key
         self._unmoved = dict.fromkeys(self.flips, 0)
         self._told: set[str] = set()
         self.tallies: dict[str, Tally] = {}
@@ -238,8 +235,8 @@ class Individuals:
 
     def alone(self) -> Gathered:
         """The results of this rank."""
-        effects, likes = (sketch.held or nothing(0) for sketch in (self._effects, self._likes))
-        return Gathered(effects, likes if self._features is not None else None, self._passes)
+        likes = None if self._features is None else self._likes.held or nothing(0)
+        return Gathered(self._effects.held or nothing(0), likes, self._passes)
 
     def gather(self, trainer: Trainer) -> Gathered:
         """Combine all ranks and forget the rows: a collective of fixed shapes, which every rank must call."""

@@ -21,6 +21,19 @@ T = TypeVar("T")
 CLOSED, STANDS = "The gate is closed for this validation", "The decision stands"
 
 
+class NotKeptError(RuntimeError):
+    """A file that must not be kept: its weights were not validated, or it or its evidence cannot be written.
+
+    Args:
+        message: which file, and why.
+        written: path of a file that was written and removed again, together with the one that it replaced.
+    """
+
+    def __init__(self, message: str, written: str = "") -> None:
+        super().__init__(message)
+        self.written = written
+
+
 class EnduringCheckpoint(OneHome, ModelCheckpoint):
     """A checkpoint callback whose failures are warnings, and are counted in ``xai/errors`` of the next validation.
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from xai_lightning._lightning import LightningModule, Trainer, TrainerFn, rank_zero_warn
 from xai_lightning.callbacks._gate import evidence
-from xai_lightning.callbacks._gate.enduring import CLOSED, STANDS, settle, writing
+from xai_lightning.callbacks._gate.enduring import CLOSED, STANDS, NotKeptError, settle, writing
 from xai_lightning.callbacks._gate.files import draft_of
 from xai_lightning.callbacks._gate.prints import Print, fingerprint, shards
 from xai_lightning.callbacks._gate.settled import SettledCheckpoint
@@ -34,19 +34,6 @@ KEPT_STATE = (
     "_last_checkpoint_saved",
     "_last_global_step_saved",
 )
-
-
-class NotKeptError(RuntimeError):
-    """A file that must not be kept: its weights were not validated, or it or its evidence cannot be written.
-
-    Args:
-        message: which file, and why.
-        written: path of a file that was written and removed again, together with the one that it replaced.
-    """
-
-    def __init__(self, message: str, written: str = "") -> None:
-        super().__init__(message)
-        self.written = written
 
 
 class StampedCheckpoint(SettledCheckpoint):

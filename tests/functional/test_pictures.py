@@ -322,9 +322,9 @@ def test_what_is_not_known_has_no_colour_of_what_is() -> None:
 
 def test_numbers_of_validations_do_not_run_into_each_other() -> None:
     drawn = similarity(torch.eye(60), [2345 * i for i in range(60)], title="t")
-    inked = np.flatnonzero((drawn[-57:-43, 60:480].max(-1) < 235).any(axis=0))
+    inked = np.flatnonzero((drawn[-50:-36, 60:480].max(-1) < 235).any(axis=0))
     numbers = np.split(inked, np.flatnonzero(np.diff(inked) > 8) + 1)
-    assert len(numbers) > 3
+    assert len(numbers) > 2
     assert all(np.ptp(number) < 60 for number in numbers)
 
 

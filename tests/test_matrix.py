@@ -79,7 +79,7 @@ def test_parts_of_the_product_are_all_of_it():
     whole = {name_of(cell) for cell in product()}
     told = (Path(__file__).parents[1] / "Makefile").read_text()
     assert f"{len(whole):,} combinations" in told
-    assert f"tests run {len(ARRAY)} of them" in told
+    assert f"make test {len(ARRAY)} of them" in told
     assert set().union(*({name_of(cell) for cell in part(f"{i}/7")} for i in range(1, 8))) == whole
     assert sum(len(part(f"{i}/7")) for i in range(1, 8)) == len(whole)
     with pytest.raises(ValueError, match="from 1 on; got '8/7'"):

@@ -141,8 +141,7 @@ class ActivationMonitor(Monitor):
         self._layers: list[Layer] = []
         self._measured: list[Measured] = []
         self._reducing: list[Made] = []
-        self._running = Running()
-        self._positions = Positions(None)
+        self._running, self._positions = Running(), Positions(None)
         self._draw = Share(share, seed, HASHED)
         self._keep: Kept | None = None
         self._first: dict[str, float] = {}

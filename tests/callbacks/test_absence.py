@@ -44,11 +44,13 @@ def gated(
 def test_a_class_without_rows_is_named_once_by_the_monitor_and_in_every_reason(tmp_path: Path) -> None:
     """Law 3: the utility of a class that nobody validates is unknown, and a gate that needs it stays closed."""
     told, decided, looks = gated(tmp_path, 2)
-    named = [text for text in told if text.startswith("FairnessMonitor: in this evaluation no row is of class 2, ")]
+    named = [
+        text for text in told if text.startswith("FairnessMonitor: in this evaluation no row belongs to class 2, ")
+    ]
     assert len(named) == 1
     assert "leaves utility/balanced_accuracy, worst_group_balanced_accuracy undefined (NaN)" in named[0]
-    assert [line["reason"] for line in decided] == [f"{UTILITY} is NaN: no row is of class 2"] * 2
-    assert any(f"{UTILITY}: no row is of class 2, so the gate cannot open" in text for text in told)
+    assert [line["reason"] for line in decided] == [f"{UTILITY} is NaN: no row belongs to class 2"] * 2
+    assert any(f"{UTILITY}: no row belongs to class 2, so the gate cannot open" in text for text in told)
     for look in looks:
         assert look["xai/gate/can_open"] == 0
         assert look["gate/open"] == 0
@@ -124,9 +126,9 @@ def test_labels_that_no_row_or_every_row_has_are_named() -> None:
     ("numbers", "words"),
     [
         ([], ""),
-        ([2], "no row is of class 2"),
-        ([0, 2], "no row is of classes 0, 2"),
-        (list(range(10, 80)), "no row is of 70 classes (10, 11, 12, 13, 14, ...)"),
+        ([2], "no row belongs to class 2"),
+        ([0, 2], "no row belongs to classes 0, 2"),
+        (list(range(10, 80)), "no row belongs to 70 classes (10, 11, 12, 13, 14, ...)"),
     ],
 )
 def test_many_classes_are_counted_and_a_few_named(numbers: list[int], words: str) -> None:

@@ -299,7 +299,7 @@ def test_pairs_of_classes_are_not_set_aside_for_weights_that_nobody_has() -> Non
     """With 20,000 classes 19 gigabytes were asked for, to count nothing in them."""
     y = torch.arange(N)
     out = torch.nn.functional.one_hot(y, 20_000).to(torch.float16)
-    with pytest.warns(UserWarning, match=r"no row is of 19\d\d\d classes \("):
+    with pytest.warns(UserWarning, match=r"no row belongs to 19\d\d\d classes \("):
         found = validate(FairnessMonitor(SEX, metrics=["accuracy_difference"], pictures=False), out=out * 2 - 1, y=y)
     assert found["rate/sex/accuracy/F"] == 1
 

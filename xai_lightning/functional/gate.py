@@ -173,8 +173,8 @@ def decide(
         'val_loss 0.75 exceeds 0.5 by 0.25'
         >>> decide(gate, {"val_loss": 0.25, "val_acc": 0.9}, fresh={"val_loss"}).reason
         'val_acc is stale: this validation did not log it'
-        >>> decide(gate[1:], {"val_acc": float("nan")}, {"val_acc"}, lacks={"val_acc": "no row is of class 2"}).reason
-        'val_acc is NaN: no row is of class 2'
+        >>> decide(gate[1:], {"val_acc": float("nan")}, {"val_acc"}, lacks={"val_acc": "no row of it"}).reason
+        'val_acc is NaN: no row of it'
     """
     if not limits:
         raise ValueError(f"limits must hold at least one limit, got {limits!r}")

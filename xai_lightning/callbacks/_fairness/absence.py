@@ -17,7 +17,7 @@ _NEGATIVES = _BOTH | {"false_positive_rate", "true_negative_rate"}
 
 
 def absent(tally: Tally) -> Tensor:
-    """Which classes no row is of, ``bool[K]``, or ``bool[L, 2]`` for labels; none if rows could not be counted."""
+    """Which classes no row belongs to, ``bool[K]``, or ``bool[L, 2]`` for labels; none if rows could not be counted."""
     if not tally.counts or tally.nonfinite:
         return torch.zeros(0, dtype=torch.bool, device="cpu")
     # every set of groups counts all rows, those without a group too
@@ -26,13 +26,13 @@ def absent(tally: Tally) -> Tensor:
 
 
 def described(missing: Tensor) -> str:
-    """``no row is of class 2``, for example; empty if there are rows of each class."""
+    """``no row belongs to class 2``, for example; empty if there are rows of each class."""
     if missing.ndim == 2:
         without, within = (_listed(part.nonzero().flatten().tolist(), "label") for part in missing.T.flip(0))
         parts = [f"no row has {without}"] * bool(without) + [f"every row has {within}"] * bool(within)
         return ", and ".join(parts)
     classes = missing.nonzero().flatten().tolist()
-    return f"no row is of {_listed(classes, 'class')}" if classes else ""
+    return f"no row belongs to {_listed(classes, 'class')}" if classes else ""
 
 
 def _listed(numbers: list[int], what: str) -> str:

@@ -116,6 +116,23 @@ def test_references_by_other_variables_are_not_compared(features: dict[str, Any]
     assert math.isnan(found["drift/saliency/cosine/previous/mean"]) != same
 
 
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [
+        ("task", "regression"),
+        ("outputs", "probabilities"),
+        ("inputs", ["z"]),
+        ("layout", "NTC"),
+        ("autocast", True),
+        ("pad_token", 1),
+        ("special_tokens", [3]),
+    ],
+)
+def test_a_state_tells_each_setting_that_determines_a_map(setting: str, other: Any) -> None:
+    plain, changed = (AttributionMonitor("saliency", **given).state_dict() for given in ({}, {setting: other}))
+    assert {name for name in plain["making"] if plain["making"][name] != changed["making"][name]} == {setting}
+
+
 NETS = {
     (1, 6, 6): lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3)),
     (2, 40): lambda: nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(120, 3)),

@@ -24,5 +24,6 @@ def available(trainer: Trainer, dataloader_idx: int) -> int | None:
         dataset: Any = loader.dataset
         own = min(len(batches.sampler), int(limits[dataloader_idx]) * int(batches.batch_size))
         return min(own * trainer.world_size, len(dataset))
-    except (TypeError, NotImplementedError):  # how datasets and samplers say that they have no length
+    except (TypeError, NotImplementedError):
+        # the length of a dataset or a sampler that has none raises one or the other
         return None

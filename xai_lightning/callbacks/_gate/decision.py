@@ -232,7 +232,7 @@ def coverage(trainer: Trainer, limits: Sequence[Limit]) -> Coverage:
     return Coverage(tuple(known), tuple(name for name in names if name not in known), max(known.values(), default=None))
 
 
-def anew(trainer: Trainer, names: Sequence[str], look: int) -> list[str]:
+def restarted(trainer: Trainer, names: Sequence[str], look: int) -> list[str]:
     """Owners of the limits ``names`` whose error accounts cover fewer validations than ``look``."""
     owners = {id(owner): owner for owner in (owner_of(trainer, name) for name in names)}
     return [type(owner).__name__ for owner in owners.values() if getattr(owner, "looks", look) < look]

@@ -69,7 +69,7 @@ def judge(
     wanted = decision.all_limits(asked.limits, asked.monitor, metrics, utility_floor=asked.utility_floor, logged=logged)
     verdict = gate.decide(wanted, metrics, fresh, decision.lacks(trainer, wanted))
     coverage = decision.coverage(trainer, asked.limits)
-    for name in decision.anew(trainer, coverage.promised, look):
+    for name in decision.restarted(trainer, coverage.promised, look):
         reason = f"{name} restarted its account of delta at validation {look}, with other settings than before"
         feedback.note("account", reason)
     reasons = feedback.reasons

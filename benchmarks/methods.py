@@ -2,11 +2,11 @@
 
     python benchmarks/methods.py [--repeats 5] [--image] [--table]
 
-"Ideal" is the time of the same number of forward, or forward and backward, passes in a bare loop at the best of several
-micro-batch sizes, over as many inputs, which are ready in memory. "One block" is the same, but over the same few inputs
-again and again, which stay in the processor's cache: less than any method can take. Captum is called with its defaults
-on the whole batch, after the others, since the state in which it leaves the memory would slow them down. Medians of
-alternating repeats, two threads.
+"Ideal" is the time of the same number of forward, or forward and backward, passes of the network alone in a bare loop
+at the best of several micro-batch sizes, over as many inputs, which are ready in memory. "One block" is the same, but
+over the same few inputs again and again, which stay in the processor's cache: less than any method can take. Captum is
+called with its defaults on the whole batch, after the others, since the state in which it leaves the memory would slow
+them down. Medians of alternating repeats, two threads.
 
 Freed memory is kept in the process, as other allocators do. By default glibc returns it, and the system clears it
 again, or does not, depending on what is next to it: that made a pass of the bare loop itself take 290 or 710 ns.
@@ -75,19 +75,18 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def bare(explained: Explained, inputs: Tensor, rows: int, batch: int, *, backward: bool) -> None:
+def bare(network: nn.Module, inputs: Tensor, rows: int, batch: int, *, backward: bool) -> None:
     """Make ``rows`` passes in blocks of ``batch``, over one input after another, repeating them if there are fewer."""
-    ones = torch.ones(batch, dtype=torch.int64)
     with torch.set_grad_enabled(backward):
         for start in range(0, rows, batch):
             count, first = min(batch, rows - start), start % len(inputs)
             block = inputs[first : first + count].requires_grad_(backward)
-            scalars = explained(block, ones[:count])
+            outputs = network(block)
             if backward:
-                torch.autograd.grad(scalars.sum(), block)
+                torch.autograd.grad(outputs.sum(), block)
 
 
-def bare_loops(explained: Explained, x: Tensor, rows: int, *, backward: bool) -> dict[str, Callable[[], Any]]:
+def bare_loops(network: nn.Module, x: Tensor, rows: int, *, backward: bool) -> dict[str, Callable[[], Any]]:
     """The bare loops over as many inputs and over one block, each at the fastest of several micro-batch sizes."""
     sizes = [size for size in (2**i for i in range(2, 15)) if size <= max(4, rows)]
     if x[0].numel() > 10_000:
@@ -95,7 +94,7 @@ def bare_loops(explained: Explained, x: Tensor, rows: int, *, backward: bool) ->
     inputs = x[torch.arange(rows) % len(x)]
 
     def loop(size: int, rows: int, held: int) -> None:
-        bare(explained, inputs[:held], rows, size, backward=backward)
+        bare(network, inputs[:held], rows, size, backward=backward)
 
     def best(one_block: bool) -> Callable[[], None]:
         def per_pass(size: int) -> float:
@@ -139,7 +138,7 @@ def ask(name: str, network: nn.Module, x: Tensor) -> tuple[int, dict[str, Callab
     ours()
     rows, backward = explained.rows, METHODS[name].gradient
     return rows, {
-        **bare_loops(explained, x, rows, backward=backward),
+        **bare_loops(network, x, rows, backward=backward),
         "ours": ours,
         "captum": lambda: captum_defaults(name, explained, x, variables, options),
     }

@@ -51,7 +51,7 @@ class Explainer:
         self.pictured = self.mapped = self.writes = False
         self.shape: tuple[int, ...] = ()
         self.layer_shape: tuple[int, ...] = ()
-        self.numbers, self.at_once = 0, ways.spec.at_once if ways.spec else attribution.NUMBERS_AT_ONCE
+        self.numbers, self.at_once = 0, attribution.NUMBERS_AT_ONCE
         self.regions = Regions(ways.regions)
 
     @property

@@ -129,7 +129,7 @@ def lost_relevance(ways: Ways, explained: Explained, columns: Sequence[Tensor], 
         columns: the first rows of the input, and of the arguments that go along with it.
         outputs: the network's outputs for these rows.
     """
-    few = slice(0, max(1, min(WEIGHED, NUMBERS_AT_ONCE // (2 * columns[0][0].numel()))))
+    few = slice(0, max(1, min(WEIGHED, NUMBERS_AT_ONCE // (4 * columns[0][0].numel()))))
     x, *extras = (column[few] for column in columns)
     target = ways.target if isinstance(ways.target, int) else 0
     targets = torch.full((len(x),), target, device=x.device)

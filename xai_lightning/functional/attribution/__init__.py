@@ -100,7 +100,7 @@ def attribute(
     options: Mapping[str, Any] | None = None,
     layer: nn.Module | None = None,
     smooth: Smooth | None = None,
-    at_once: int | None = None,
+    at_once: int = NUMBERS_AT_ONCE,
 ) -> Found:
     """Attributions of the explained scalar to each number of the inputs, or of a layer.
 
@@ -122,7 +122,7 @@ def attribute(
         options: further arguments of captum's ``attribute``.
         layer: the layer of methods that need one.
         smooth: average over copies of each input with Gaussian noise; ``nt_samples`` and ``stdevs`` are options.
-        at_once: how many input numbers one pass may hold, by default `Method.at_once`; does not change the result.
+        at_once: how many input numbers one pass may hold; does not change the result.
 
     Returns:
         The attributions; a masked method's attribution of a variable is spread evenly over its columns, so that sums
@@ -152,8 +152,7 @@ def attribute(
     parts = (variables,) if isinstance(variables, Variables) else variables
     number = sum(each.number for each in parts)
     resolved = resolve_options(method, options or {}, given[0].shape[1:], number, behind[0].shape[0] if behind else 1)
-    held = METHODS[method].at_once if at_once is None else at_once
-    return run(Run(method, explained, parts, resolved, layer, smooth, held), question, seeds)
+    return run(Run(method, explained, parts, resolved, layer, smooth, at_once), question, seeds)
 
 
 def _tuple(tensors: Tensor | Inputs) -> Inputs:

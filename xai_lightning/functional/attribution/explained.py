@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +29,23 @@ class Signature(NamedTuple):
     inputs: tuple[str | None, ...] = (None,)
     extras: tuple[str | None, ...] = ()
     shared: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class _State:
+    """What changes with each pass: apart, since a module takes a microsecond to set an attribute.
+
+    Args:
+        rows: how many went forward.
+        gradients: how many went backward.
+        announced: whether `passing` was told of the present pass by its caller.
+        counted: whether the caller counts the rows that go backward.
+    """
+
+    rows: int = 0
+    gradients: int = 0
+    announced: bool = False
+    counted: bool = False
 
 
 class Explained(nn.Module):
@@ -66,13 +84,23 @@ class Explained(nn.Module):
         passing: Callable[[Pass], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         super().__init__()
-        self._writes, self._passing, self._within, self._key = writes, passing, False, output_key
+        self._writes, self._passing, self._key = writes, passing, output_key
         self.network, self.head = network, Head(task, kind, probabilities, output)
         self.signature, self.task = signature or Signature(), task
         self._embedding = [] if embedding is None else [embedding]
-        self.rows, self.gradients = 0, 0
+        self._state = _State()
         self.types: tuple[torch.dtype, ...] = ()
         self.told: Callable[[int], None] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows went forward."""
+        return self._state.rows
+
+    @property
+    def gradients(self) -> int:
+        """How many rows went backward."""
+        return self._state.gradients
 
     @property
     def announced(self) -> bool:
@@ -87,26 +115,32 @@ class Explained(nn.Module):
         inputs = tuple(x.to(t) for x, t in zip(inputs, self.types, strict=True)) if self.types else inputs
         masks, rest = (rest[0], rest[1:]) if self.task == "segmentation" else (None, rest)
         self._note(len(inputs[0]))
-        alone = nullcontext() if self._within else self._passing("whole" if torch.is_grad_enabled() else "scalars")
-        with alone:
+        announced = self._state.announced
+        with nullcontext() if announced else self._passing("whole" if torch.is_grad_enabled() else "scalars"):
             outputs = self._chosen(self._call(inputs, rest), len(inputs[0]))
         scalars: Tensor = self.head(outputs, targets, masks)
         return self._counted(scalars, inputs)
 
     @contextmanager
     def differentiated(self) -> Iterator[None]:
-        """Context for one forward pass and its backward pass."""
-        with self._passing("gradient"), self.unannounced():
-            yield
+        """Context for one forward pass and its backward pass, whose rows are counted at the end."""
+        state = self._state
+        before, state.announced, state.counted = state.rows, True, True
+        try:
+            with self._passing("gradient"):
+                yield
+        finally:
+            state.announced, state.counted = False, False
+        state.gradients += state.rows - before
 
     @contextmanager
     def unannounced(self) -> Iterator[None]:
         """Context for passes that are part of one already announced."""
-        self._within = True
+        self._state.announced = True
         try:
             yield
         finally:
-            self._within = False
+            self._state.announced = False
 
     def _call(self, inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> Any:
         if not self._embedding:
@@ -132,17 +166,18 @@ class Explained(nn.Module):
     def _counted(self, scalars: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         if not scalars.requires_grad:
             return scalars
-        scalars.register_hook(self._count)  # type: ignore[no-untyped-call]
+        if not self._state.counted:
+            scalars.register_hook(self._count)  # type: ignore[no-untyped-call]
         # one input of several may be unused: its gradient is zeros, where autograd would raise (trap 27)
         return scalars if len(inputs) == 1 else _Tied.apply(scalars, *inputs)  # type: ignore[no-untyped-call]
 
     def _note(self, rows: int) -> None:
-        self.rows += rows
+        self._state.rows += rows
         if self.told is not None:
             self.told(rows)
 
     def _count(self, gradient: Tensor) -> None:
-        self.gradients += len(gradient)
+        self._state.gradients += len(gradient)
 
     def outputs(self, *arguments: Any) -> Tensor:
         """The network's output for the inputs and extras, ``[N, ...]``, without a gradient."""

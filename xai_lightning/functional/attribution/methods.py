@@ -43,10 +43,11 @@ class Passes(NamedTuple):
     backward: int
 
 
-NUMBERS_AT_ONCE = 2**19
-"""How many input numbers a differentiated pass may hold; others may hold twice as many, since they keep no graph.
+NUMBERS_AT_ONCE = 2**20
+"""How many input numbers one pass may hold.
 
-It bounds memory and does not change results. On CPUs such blocks still fit the caches (`benchmarks/methods.py`)."""
+It bounds memory and does not change results. On CPUs smaller blocks take longer per row, larger ones no less time
+(`benchmarks/methods.py`)."""
 
 
 class Method(NamedTuple):
@@ -107,11 +108,6 @@ class Method(NamedTuple):
     package: str | None = None
     compiled: bool = False
     sparing: bool = False
-
-    @property
-    def at_once(self) -> int:
-        """How many input numbers one pass may hold by default."""
-        return NUMBERS_AT_ONCE if self.gradient else 2 * NUMBERS_AT_ONCE
 
 
 def _window(shape: Sequence[int], variables: int) -> Options:

@@ -11,7 +11,7 @@ from xai_lightning.functional.attribution.explained import Explained
 from xai_lightning.functional.attribution.methods import METHODS, Method, Smooth
 from xai_lightning.functional.attribution.variables import Variables
 
-KEPT = 32
+KEPT = 16
 _UNKNOWN = torch.tensor(math.nan, dtype=torch.float64, device="cpu")
 
 SMOOTH_OPTIONS = {"nt_samples": 10, "stdevs": 0.1}

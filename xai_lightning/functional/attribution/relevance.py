@@ -42,17 +42,14 @@ class Relevance:
             inputs: ``[N, ...]`` each.
             additional_forward_args: further arguments, a row per sample.
         """
-        twin = _twin(self._explained)
-        try:
-            found = captum.attr.LRP(twin).attribute(inputs, additional_forward_args=additional_forward_args)
-            return tuple(each.detach() for each in found)
-        finally:
-            for name in ("rows", "gradients"):
-                setattr(self._explained, name, getattr(twin, name))
+        found = captum.attr.LRP(_twin(self._explained)).attribute(
+            inputs, additional_forward_args=additional_forward_args
+        )
+        return tuple(each.detach() for each in found)
 
 
 def _twin(explained: Explained) -> Explained:
-    """A copy that may be changed, with rules where captum has none."""
+    """A copy that may be changed, with rules where captum has none; both count the passes of either."""
     twin = copy.copy(explained)
     twin._modules = {"network": copy.deepcopy(explained.network), "head": copy.copy(explained.head)}
     for layer in twin.modules():

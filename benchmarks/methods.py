@@ -2,11 +2,11 @@
 
     python benchmarks/methods.py [--repeats 5] [--image] [--table]
 
-"Ideal" is the time of the same number of forward, or forward and backward, passes of the network alone in a bare loop
-at the best of several micro-batch sizes, over as many inputs, which are ready in memory. "One block" is the same, but
-over the same few inputs again and again, which stay in the processor's cache: less than any method can take. Captum is
-called with its defaults on the whole batch, after the others, since the state in which it leaves the memory would slow
-them down. Medians of alternating repeats, two threads.
+"Ideal" is the time of the same number of forward, or forward and backward, passes of the network and its margin, which
+is explained, in a bare loop at the best of several micro-batch sizes, over as many inputs, which are ready in memory.
+"One block" is the same, but over the same few inputs again and again, which stay in the processor's cache: less than
+any method can take. Captum is called with its defaults on the whole batch, after the others, since the state in which
+it leaves the memory would slow them down. Medians of alternating repeats, two threads.
 
 Freed memory is kept in the process, as other allocators do. By default glibc returns it, and the system clears it
 again, or does not, depending on what is next to it: that made a pass of the bare loop itself take 290 or 710 ns.
@@ -32,6 +32,7 @@ from xai_lightning.functional.attribution import (
     Variables,
     attribute,
     grid_variables,
+    margin,
     resolve_options,
     table_variables,
 )
@@ -77,13 +78,14 @@ def seconds(action: Callable[[], Any]) -> float:
 
 def bare(network: nn.Module, inputs: Tensor, rows: int, batch: int, *, backward: bool) -> None:
     """Make ``rows`` passes in blocks of ``batch``, over one input after another, repeating them if there are fewer."""
+    ones = torch.ones(batch, dtype=torch.int64)
     with torch.set_grad_enabled(backward):
         for start in range(0, rows, batch):
             count, first = min(batch, rows - start), start % len(inputs)
             block = inputs[first : first + count].requires_grad_(backward)
-            outputs = network(block)
+            scalars = margin(network(block), ones[:count])
             if backward:
-                torch.autograd.grad(outputs.sum(), block)
+                torch.autograd.grad(scalars.sum(), block)
 
 
 def bare_loops(network: nn.Module, x: Tensor, rows: int, *, backward: bool) -> dict[str, Callable[[], Any]]:

@@ -12,7 +12,7 @@ from xai_lightning.callbacks._fairness.individual import Individuals
 from xai_lightning.callbacks._fairness.judging import Judging
 from xai_lightning.callbacks._fairness.spending import Spending
 from xai_lightning.callbacks._kinds import other_than_default
-from xai_lightning.callbacks._record import OnError, stable
+from xai_lightning.callbacks._record import OnError
 from xai_lightning.callbacks._settings import check_arguments
 from xai_lightning.functional.fairness import REPLICATES, Metric, Strata
 from xai_lightning.readers import Column, GroupSource, Outputs, Reader, Space, Table, WeightSource
@@ -157,12 +157,14 @@ class FairnessMonitor(CountingMonitor):
         )
         identity = {"groups": groups, "outputs": outputs, "positive_class": positive_class, "network": network}
         identity |= {} if output_key is None else {"output_key": output_key}
+        reads: dict[str, object] = {"network": network, "outputs": outputs, "output_key": output_key, "reader": reader}
+        reads |= {"threshold": judging.how.threshold, "n_classes": n_classes, "dataloader_idx": dataloader_idx}
         super().__init__(
             Counting(asked, batches, judging),
             _individuals(batches, judging, flips, consistency_features),
             Spending(delta, horizon),
             identity=identity,
-            reads=stable([network, outputs, output_key, judging.how.threshold, n_classes, dataloader_idx, reader]),
+            reads=reads,
             network=network,
             pictures=pictures,
             custom_scalars=custom_scalars,

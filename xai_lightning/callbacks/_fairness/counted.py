@@ -6,7 +6,7 @@ from typing import Any
 from typing_extensions import override
 
 from xai_lightning import tags
-from xai_lightning._lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_info
+from xai_lightning._lightning import LightningModule, Trainer, rank_zero_info
 from xai_lightning.callbacks._batches import Batches, Reading
 from xai_lightning.callbacks._fairness import absence
 from xai_lightning.callbacks._fairness import record as records
@@ -15,12 +15,13 @@ from xai_lightning.callbacks._fairness.counting import Counting
 from xai_lightning.callbacks._fairness.foresight import outlook
 from xai_lightning.callbacks._fairness.individual import Individuals
 from xai_lightning.callbacks._fairness.judging import Counted, Judging
+from xai_lightning.callbacks._fairness.refusals import refuse_other_readings
 from xai_lightning.callbacks._fairness.rehearsal import rehearsed
 from xai_lightning.callbacks._fairness.spending import Spending
 from xai_lightning.callbacks._fairness.subjects import subject_names, subjects
 from xai_lightning.callbacks._fairness.tally import Tally
 from xai_lightning.callbacks._monitor import Monitor
-from xai_lightning.callbacks._record import STATE_VERSION, Look, Record
+from xai_lightning.callbacks._record import STATE_VERSION, Look, Record, stable
 from xai_lightning.callbacks._sharded import refuse_unequal_passes
 from xai_lightning.callbacks._trainer import Stage, callbacks_of, loader_of, resolve_network
 from xai_lightning.functional.gate import Kind, Outlook
@@ -35,7 +36,7 @@ class CountingMonitor(Monitor):
         individuals: measures flips and consistency, if requested.
         spending: the error that all bounds share.
         identity: the settings that distinguish it from other monitors.
-        reads: how it reads outputs; monitors with the same name must agree on this.
+        reads: the settings that determine how it reads outputs; monitors with the same name must agree on them.
         network: name of the network, or None.
         pictures: whether to draw pictures.
         custom_scalars: whether to lay out margin charts.
@@ -49,7 +50,7 @@ class CountingMonitor(Monitor):
         spending: Spending,
         *,
         identity: Mapping[str, object],
-        reads: str,
+        reads: Mapping[str, object],
         network: str | None,
         pictures: bool,
         custom_scalars: bool,
@@ -61,7 +62,7 @@ class CountingMonitor(Monitor):
         self._counting, self._individuals, self._spending = counting, individuals, spending
         self._total = Tally()
         self._estimates: records.Estimates = {}
-        self._reads, self._leads, self._told = reads, True, False
+        self._reads, self._leads, self._told = {key: stable(value) for key, value in reads.items()}, True, False
 
     @property
     def _batches(self) -> Batches:
@@ -206,11 +207,7 @@ class CountingMonitor(Monitor):
         kin = [c for c in callbacks_of(trainer) if isinstance(c, CountingMonitor) and c.name == self.name]
         # numbers that do not depend on the groups are logged once, by the first of these monitors
         self._leads, self._told = kin[0] is self, False
-        if kin[0]._reads != self._reads:
-            raise MisconfigurationException(
-                f"two FairnessMonitors share the name {self.name!r}, and so the metrics utility/…, but read different "
-                f"outputs ({kin[0]._reads} and {self._reads}); give one of them a name=..."
-            )
+        refuse_other_readings(self.name, kin[0]._reads, self._reads)
         if self._individuals is not None and self._individuals.flips:
             refuse_unequal_passes(trainer, "FairnessMonitor(flips=...)")
         self._judging.find_network(pl_module)

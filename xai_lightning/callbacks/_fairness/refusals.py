@@ -1,8 +1,9 @@
-"""Refuses metrics that a FairnessMonitor cannot compute, before anything is trained."""
+"""Refuses settings with which a FairnessMonitor cannot compute its metrics, before anything is trained."""
 
 from collections.abc import Mapping
 
 from xai_lightning import tags
+from xai_lightning._lightning import MisconfigurationException
 from xai_lightning.functional import fairness
 from xai_lightning.functional.fairness import METRICS, RATES, Metric
 from xai_lightning.functional.fairness.resampling import example
@@ -124,3 +125,23 @@ def _takes_weights(metric: Metric) -> bool:
 def _per_class(metric: Metric) -> bool:
     rows = [RATES.get(rate) for rate in metric.rates if isinstance(rate, str)]
     return any(row is not None and row.per_class for row in rows) or "balanced_accuracy" in metric.rates
+
+
+def refuse_other_readings(name: str, first: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Refuse monitors of one name that read outputs differently, since one would borrow the other's utility.
+
+    Args:
+        name: the name that they share.
+        first: the settings of the first monitor that determine how it reads outputs.
+        own: those of another one.
+
+    Raises:
+        MisconfigurationException: if they differ; names the settings.
+    """
+    differing = [f"{key}={first[key]} and {value}" for key, value in own.items() if value != first[key]]
+    if differing:
+        alike = f"share the name {name!r}" if name else "have no name="
+        raise MisconfigurationException(
+            f"two FairnessMonitors {alike}, and so share the metrics utility/…, but differ in {', '.join(differing)}; "
+            "give one of them a name=..."
+        )

@@ -337,3 +337,56 @@ def test_the_completeness_error_is_relative_to_the_change_of_the_scalar() -> Non
     found = completeness_error(torch.tensor([-1.0, 0.0, 0.1]), torch.tensor([2.0, 4.0, 0.01]))
     assert found.tolist() == pytest.approx([0.5, 0.0, 0.5])  # the last is held against a tenth of the median
     assert completeness_error(torch.tensor([math.nan]), torch.tensor([math.nan])).isnan().all()
+
+
+class Clamped(nn.Module):
+    """A line whose gradient a hook cuts off, in place; no bound is reached here."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.line, self.columns = nn.Linear(3, 1), columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.line(x) if self.columns else self.line(x).squeeze(1)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient.clamp_(-2, 2))  # type: ignore[no-untyped-call]
+        return y
+
+
+@pytest.mark.parametrize("columns", [0, 1])
+@pytest.mark.parametrize("task", ["regression", "classification"])
+@pytest.mark.parametrize("options", [{}, {"tolerance": None}])
+def test_a_network_may_write_into_its_gradient(columns: int, task: Any, options: dict[str, Any]) -> None:
+    """Some clip it so; torch refuses to write into the gradient of a sum, which is one number, expanded."""
+    network, x = Clamped(columns), torch.randn(4, 3)
+    given = {"baselines": torch.zeros(1, 3), "variables": table_variables(3), "seeds": range(4), "options": options}
+    names = ["integrated_gradients"] if options else ["saliency", "input_x_gradient", "integrated_gradients"]
+    for name in names:
+        found = attribute(name, Explained(network, task=task), x, torch.ones(4).long(), **given).values[0]
+        known = network.line.weight.detach() * (1 if name == "saliency" else x)
+        torch.testing.assert_close(found, known.abs().expand(4, 3) if name == "saliency" else known)
+
+
+class Exhausted(nn.Module):
+    """A line for whose gradients there is no memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Sequential(nn.Linear(3, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.line(x + 0)
+        y.register_hook(self.refuse)  # type: ignore[no-untyped-call]
+        return y
+
+    def refuse(self, gradient: Tensor) -> None:
+        raise torch.OutOfMemoryError(f"no room for {list(gradient.shape)}")
+
+
+@pytest.mark.parametrize("method", ["saliency", "integrated_gradients", "guided_backprop"])
+def test_rows_whose_backward_pass_fails_count_as_those_of_their_forward_pass(method: str) -> None:
+    explained, ones = Explained(Exhausted(), task="regression"), torch.ones(2, dtype=torch.int64)
+    given = {"baselines": torch.zeros(1, 3), "variables": table_variables(3), "seeds": range(2)}
+    with pytest.raises(torch.OutOfMemoryError):
+        attribute(method, explained, torch.randn(2, 3), ones, **given)
+    assert explained.rows == explained.gradients > 0

@@ -93,4 +93,4 @@ def differentiate(explained: Explained, inputs: Sequence[Tensor], rest: Sequence
     with explained.unannounced(), torch.enable_grad():
         # clones, since a network may write into its input, which autograd forbids for leaves
         scalars = explained(*(x.clone() for x in given), *rest)
-        torch.autograd.grad(scalars.sum(), [x for x in given if x.requires_grad])
+        torch.autograd.grad(scalars, [x for x in given if x.requires_grad], torch.ones_like(scalars))

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -166,7 +165,7 @@ def captum_attributions(
         inputs = tuple(x.requires_grad_(True) if x.is_floating_point() else x for x in inputs)
     method = spec.make(how.explained, how.layer)
     if plain:
-        method.gradient_func = partial(_gradients, how)
+        method.gradient_func = _gradients
     quiet = _unannounced() if spec.rules else nullcontext()
     with quiet, _at_home(inputs[0].device), torch.set_grad_enabled(spec.gradient):
         found = method.attribute(inputs, **given)
@@ -203,11 +202,10 @@ def _unannounced() -> Iterator[None]:
 
 
 def _gradients(
-    how: Run, forward_fn: Any, inputs: Inputs, target_ind: None, additional_forward_args: tuple[Any, ...]
+    forward_fn: Explained, inputs: Inputs, target_ind: None, additional_forward_args: tuple[Any, ...]
 ) -> Inputs:
     """Gradients of the scalars of all samples at once; captum differentiates them one by one, which is slower."""
-    with torch.enable_grad(), how.explained.differentiated():
-        return torch.autograd.grad(forward_fn(*inputs, *additional_forward_args).sum(), inputs)
+    return forward_fn.differentiate(inputs, *additional_forward_args)[1]
 
 
 def _arguments(how: Run, question: Question) -> dict[str, Any]:

@@ -35,11 +35,13 @@ class Signature(NamedTuple):
 class _State:
     """What changes with each pass: apart, since a module takes a microsecond to set an attribute.
 
+    Shallow copies of an `Explained` share it.
+
     Args:
         rows: how many went forward.
         gradients: how many went backward.
         announced: whether `passing` was told of the present pass by its caller.
-        counted: whether the caller counts the rows that go backward.
+        counted: whether its rows that go backward are counted without a hook.
     """
 
     rows: int = 0
@@ -121,17 +123,26 @@ class Explained(nn.Module):
         scalars: Tensor = self.head(outputs, targets, masks)
         return self._counted(scalars, inputs)
 
-    @contextmanager
-    def differentiated(self) -> Iterator[None]:
-        """Context for one forward pass and its backward pass, whose rows are counted at the end."""
+    def differentiate(self, inputs: tuple[Tensor, ...], *beside: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The scalars ``[N]`` and their gradients, in one forward pass and its backward pass.
+
+        Args:
+            inputs: ``[N, ...]`` each, which require gradients.
+            beside: targets and the further arguments of `forward`.
+
+        Returns:
+            The scalars, detached, and one gradient ``[N, ...]`` per input.
+        """
         state = self._state
-        before, state.announced, state.counted = state.rows, True, True
+        state.announced = state.counted = True
         try:
-            with self._passing("gradient"):
-                yield
+            with self._passing("gradient"), torch.enable_grad():
+                scalars = self(*inputs, *beside)
+                state.gradients += len(scalars)
+                # a tensor of its own, since a network may write into the gradient; that of a sum is one expanded number
+                return scalars.detach(), torch.autograd.grad(scalars, inputs, torch.ones_like(scalars))
         finally:
-            state.announced, state.counted = False, False
-        state.gradients += state.rows - before
+            state.announced = state.counted = False
 
     @contextmanager
     def unannounced(self) -> Iterator[None]:

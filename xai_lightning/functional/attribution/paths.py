@@ -34,9 +34,7 @@ def _gradient(how: Run, piece: Question, points: Inputs, sample: Tensor) -> tupl
 
 def _block(how: Run, points: Inputs, *beside: Tensor) -> tuple[Tensor, Inputs]:
     given = tuple(x.requires_grad_(True) for x in points)
-    with how.explained.differentiated():
-        scalars = how.explained(*given, *beside)
-        return scalars.detach(), torch.autograd.grad(scalars.sum(), given)
+    return how.explained.differentiate(given, *beside)
 
 
 def by_rule(how: Run, question: Question) -> Inputs:

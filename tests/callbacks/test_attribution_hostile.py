@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, SubsetRandomSampler
 
@@ -88,6 +89,20 @@ def test_less_is_computed_at_once_when_memory_runs_out_and_it_is_remembered(meth
         warnings.simplefilter("ignore", UserWarning)
         fitted(seeded(lambda: Small(8)), cross_entropy, Items(table, 16), found, epochs=1, lr=0.0, batch_size=8)
     torch.testing.assert_close(found.state_dict()["references"]["maps"]["first"], wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_a_rank_whose_memory_runs_out_says_so_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 16; the others, which may have more memory, do not know."""
+
+    class Second(pl.Callback):
+        """From the first validation on, this process is taken for the second one."""
+
+        def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            monkeypatch.setattr(rank_zero_only, "rank", 1)
+
+    monitor = AttributionMonitor("saliency", network="net", probe_size=40)
+    with pytest.warns(UserWarning, match=r"'saliency'\) ran out of memory; it now computes at most"):
+        fitted(seeded(lambda: Small(16)), cross_entropy, Items(table, 48), monitor, epochs=1, callbacks=[Second()])
 
 
 def test_what_never_fits_is_skipped_with_a_warning_and_training_goes_on() -> None:

@@ -1,5 +1,6 @@
 """Explains rows of the probe, or of a fresh sample, in one guard that leaves no trace."""
 
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,7 +9,7 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from xai_lightning._lightning import LightningModule, rank_zero_warn
+from xai_lightning._lightning import LightningModule
 from xai_lightning.callbacks._attribution.baselines import Against, Baselines, Seen
 from xai_lightning.callbacks._attribution.explainer import Explainer
 from xai_lightning.callbacks._attribution.hints import hints, never_fits
@@ -142,9 +143,13 @@ class Explaining(NamedTuple):
             # outside of the handler, which keeps the memory of the failed computation alive
             most = explainer.numbers * len(probe.hashes) * (cost.forward if cost is not None else 1)
             explainer.at_once = max(explainer.numbers, min(explainer.at_once, most) // 2)
-            rank_zero_warn(
-                f"AttributionMonitor({self.ways.label!r}) ran out of memory; it now computes at most "
-                f"{explainer.at_once // explainer.numbers} samples at once"
+            trainer = self.pl_module.trainer
+            place = f" on rank {trainer.global_rank}" if trainer.world_size > 1 else ""
+            # each rank has memory of its own, and says so itself
+            warnings.warn(
+                f"AttributionMonitor({self.ways.label!r}) ran out of memory{place}; it now computes at most "
+                f"{explainer.at_once // explainer.numbers} samples at once",
+                stacklevel=2,
             )
 
     def _asked(self, explained: Explained, probe: Rows, seen: Seen | None, frozen: Tensor | None) -> "_Asked":

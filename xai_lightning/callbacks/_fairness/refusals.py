@@ -43,6 +43,26 @@ def check_own(own: Mapping[str, Metric]) -> None:
         _try_out(name, metric)
 
 
+def refuse_other_readings(name: str, first: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Refuse monitors of one name that read outputs differently, since one would borrow the other's utility.
+
+    Args:
+        name: the name that they share.
+        first: the settings of the first monitor that determine how it reads outputs.
+        own: those of another one.
+
+    Raises:
+        MisconfigurationException: if they differ; names the settings.
+    """
+    differing = [f"{key}={first[key]} and {value}" for key, value in own.items() if value != first[key]]
+    if differing:
+        alike = f"share the name {name!r}" if name else "have no name="
+        raise MisconfigurationException(
+            f"two FairnessMonitors {alike}, and so share the metrics utility/…, but differ in {', '.join(differing)}; "
+            "give one of them a name=..."
+        )
+
+
 def _try_out(name: str, metric: Metric) -> None:
     """Compute a metric for two groups, as it will be for all of them: its callables are the user's."""
     wanted = "a tensor [..., G], or numerators and denominators, from counts [..., G]"
@@ -125,23 +145,3 @@ def _takes_weights(metric: Metric) -> bool:
 def _per_class(metric: Metric) -> bool:
     rows = [RATES.get(rate) for rate in metric.rates if isinstance(rate, str)]
     return any(row is not None and row.per_class for row in rows) or "balanced_accuracy" in metric.rates
-
-
-def refuse_other_readings(name: str, first: Mapping[str, str], own: Mapping[str, str]) -> None:
-    """Refuse monitors of one name that read outputs differently, since one would borrow the other's utility.
-
-    Args:
-        name: the name that they share.
-        first: the settings of the first monitor that determine how it reads outputs.
-        own: those of another one.
-
-    Raises:
-        MisconfigurationException: if they differ; names the settings.
-    """
-    differing = [f"{key}={first[key]} and {value}" for key, value in own.items() if value != first[key]]
-    if differing:
-        alike = f"share the name {name!r}" if name else "have no name="
-        raise MisconfigurationException(
-            f"two FairnessMonitors {alike}, and so share the metrics utility/…, but differ in {', '.join(differing)}; "
-            "give one of them a name=..."
-        )

@@ -390,3 +390,35 @@ def test_rows_whose_backward_pass_fails_count_as_those_of_their_forward_pass(met
     with pytest.raises(torch.OutOfMemoryError):
         attribute(method, explained, torch.randn(2, 3), ones, **given)
     assert explained.rows == explained.gradients > 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_differentiated_pass_is_announced_as_such_and_leaves_nothing_behind(fails: bool) -> None:
+    """What follows on the same network is announced and counted as on a fresh one."""
+    told: list[str] = []
+
+    def passing(kind: str) -> Any:
+        told.append(kind)
+        return nullcontext()
+
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    explained, ones = Explained(network, passing=passing), torch.ones(2, dtype=torch.int64)
+    given = {"baselines": torch.zeros(1, 3), "variables": table_variables(3), "seeds": range(2)}
+    if fails:
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            attribute("saliency", explained, torch.randn(2, 5), ones, **given | {"baselines": torch.zeros(1, 5)})
+    attribute("saliency", explained, torch.randn(2, 3), ones, **given)
+    assert told == ["gradient"] * (1 + fails)
+    rows, gradients = explained.rows, explained.gradients
+    attribute("guided_backprop", explained, torch.randn(2, 3), ones, **given)
+    assert (told[1 + fails :], explained.rows - rows, explained.gradients - gradients) == (["whole"], 2, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scalar_of", [margin, centred])
+def test_the_scalar_of_a_single_logit_is_that_logit_up_to_its_sign(scalar_of: Any, dtype: torch.dtype) -> None:
+    logits = torch.tensor([2.5, -0.1, math.inf], dtype=dtype)
+    for outputs in (logits, logits[:, None]):
+        found = scalar_of(outputs, torch.tensor([1, 0, 0]))
+        assert found.dtype == dtype
+        assert torch.equal(found, torch.stack([logits[0], -logits[1], -logits[2]]))
